@@ -1,0 +1,134 @@
+//! How a cluster begins: each member durably accepts the first layout that it is given and refuses any other, and
+//! serving starts when *all* of them have accepted.
+//!
+//! A member that has accepted tells the others over its links until it knows of all. Nothing here times out into
+//! a decision: a member that cannot be reached is never taken for one that has not been initialised.
+
+use std::collections::BTreeSet;
+
+use crate::effect::InitRefusal;
+use crate::id::{Actor, Epoch, NodeId};
+use crate::layout::Layout;
+use crate::message::Message;
+
+/// What a node knows of the layout it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Membership {
+    Uninitialised,
+    /// Durably accepted; `accepted_by` holds the members known to have accepted too, this one among them.
+    Accepted {
+        layout: Layout,
+        digest: u64,
+        accepted_by: BTreeSet<NodeId>,
+    },
+    /// All members have accepted.
+    Decided {
+        layout: Layout,
+        digest: u64,
+    },
+}
+
+/// How a proposed first layout is to be answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proposal {
+    /// New: make it durable, then take it up.
+    Accept,
+    /// The very same was accepted before.
+    AlreadyAccepted,
+    Refuse(InitRefusal),
+}
+
+impl Membership {
+    pub fn accepted(layout: Layout, me: NodeId) -> Self {
+        Self::Accepted {
+            digest: layout.digest(),
+            layout,
+            accepted_by: BTreeSet::from([me]),
+        }
+    }
+
+    pub fn decided(layout: Layout) -> Self {
+        Self::Decided {
+            digest: layout.digest(),
+            layout,
+        }
+    }
+
+    pub fn layout(&self) -> Option<&Layout> {
+        match self {
+            Self::Uninitialised => None,
+            Self::Accepted { layout, .. } | Self::Decided { layout, .. } => Some(layout),
+        }
+    }
+
+    /// The layout under which requests are served: only once all members have accepted it.
+    pub fn serving(&self) -> Option<&Layout> {
+        match self {
+            Self::Decided { layout, .. } => Some(layout),
+            Self::Uninitialised | Self::Accepted { .. } => None,
+        }
+    }
+
+    pub fn judge(&self, proposed: &Layout, me: NodeId, actor: Actor) -> Proposal {
+        match self {
+            Self::Accepted { layout, digest, .. } | Self::Decided { layout, digest } => {
+                if *digest == proposed.digest() {
+                    Proposal::AlreadyAccepted
+                } else {
+                    Proposal::Refuse(InitRefusal::OtherCluster(layout.cluster))
+                }
+            }
+            Self::Uninitialised => match check_first(proposed, me, actor) {
+                Ok(()) => Proposal::Accept,
+                Err(refusal) => Proposal::Refuse(refusal),
+            },
+        }
+    }
+
+    /// Notes that a member has accepted; true once all have.
+    pub fn note_accepted(&mut self, member: NodeId, of_digest: u64) -> bool {
+        let Self::Accepted {
+            layout,
+            digest,
+            accepted_by,
+        } = self
+        else {
+            return false;
+        };
+        if *digest == of_digest && layout.member(member).is_some() {
+            accepted_by.insert(member);
+        }
+        layout
+            .members
+            .iter()
+            .all(|member| accepted_by.contains(&member.node))
+    }
+
+    /// What to say to a member: that we have accepted, asking for the same unless we know already.
+    pub fn announcement(&self, to: NodeId) -> Option<Message> {
+        match self {
+            Self::Uninitialised => None,
+            Self::Accepted {
+                digest, accepted_by, ..
+            } => Some(Message::InitAccepted {
+                digest: *digest,
+                reply_wanted: !accepted_by.contains(&to),
+            }),
+            Self::Decided { digest, .. } => Some(Message::InitAccepted {
+                digest: *digest,
+                reply_wanted: false,
+            }),
+        }
+    }
+}
+
+fn check_first(proposed: &Layout, me: NodeId, actor: Actor) -> Result<(), InitRefusal> {
+    proposed.validate()?;
+    if proposed.epoch != Epoch(1) {
+        return Err(InitRefusal::NotFirst(proposed.epoch));
+    }
+    match proposed.member(me) {
+        Some(member) if member.actor == actor => Ok(()),
+        _ => Err(InitRefusal::NoMember(me)),
+    }
+}

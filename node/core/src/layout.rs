@@ -1,0 +1,336 @@
+//! The layout: everything that is decided together under one epoch.
+//!
+//! A layout is an immutable value. It names the members, not their addresses; quorum sizes follow from it and
+//! from nothing else. In this release there is one phase, `stable`, and the first layout is the only one; every
+//! reader goes through [`Layout::replica_sets`], so that a second ring changes no caller.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::id::{Actor, ClusterId, Epoch, Incarnation, NodeId};
+use crate::partition::{DEFAULT_KEYSPACE, Partition, PartitionCount};
+use crate::placement::{Candidate, place};
+use crate::quorum::ReplicaSets;
+use crate::ring::{Ring, RingError};
+
+pub const REPLICATION_FACTOR_MAX: usize = 7;
+pub const MEMBERS_MAX: usize = 64;
+
+/// A node that belongs to the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    pub node: NodeId,
+    pub actor: Actor,
+    /// For people: the pod's name on Kubernetes.
+    pub name: String,
+    /// The failure domain; empty where none is known.
+    pub zone: String,
+    pub weight: u32,
+}
+
+/// The rings in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    Stable(Ring),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    pub cluster: ClusterId,
+    pub incarnation: Incarnation,
+    pub epoch: Epoch,
+    pub phase: Phase,
+    pub partitions: PartitionCount,
+    pub replication_factor: usize,
+    /// Ordered by UUID, each once.
+    pub members: Vec<Member>,
+    pub keyspaces: BTreeSet<String>,
+}
+
+/// What the first layout is made from.
+#[derive(Debug, Clone)]
+pub struct FirstLayout {
+    pub cluster: ClusterId,
+    pub incarnation: Incarnation,
+    pub partitions: PartitionCount,
+    pub replication_factor: usize,
+    pub members: Vec<Member>,
+}
+
+/// Why a layout is refused. Whoever finds one leaves everything as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LayoutError {
+    #[error("a layout needs the cluster's UUID")]
+    NoCluster,
+    #[error("a layout's epoch is at least 1")]
+    NoEpoch,
+    #[error("a layout has 1 to {MEMBERS_MAX} members, this one has {0}")]
+    Members(usize),
+    #[error("the members are not ordered by UUID, or one is named twice")]
+    MemberOrder,
+    #[error("members {0} and {1} have the same actor")]
+    SharedActor(NodeId, NodeId),
+    #[error("member {0} has weight 0")]
+    NoWeight(NodeId),
+    #[error(
+        "a replication factor is 1 to {REPLICATION_FACTOR_MAX} and at most the number of members, not {0}"
+    )]
+    ReplicationFactor(usize),
+    #[error("the keyspace \"{DEFAULT_KEYSPACE}\" is missing")]
+    NoDefaultKeyspace,
+    #[error(transparent)]
+    Ring(#[from] RingError),
+}
+
+impl Layout {
+    /// Epoch 1: places all partitions on the given members.
+    pub fn first(of: FirstLayout) -> Result<Self, LayoutError> {
+        let FirstLayout {
+            cluster,
+            incarnation,
+            partitions,
+            replication_factor,
+            mut members,
+        } = of;
+        members.sort_by_key(|member| member.node);
+        if replication_factor > members.len() {
+            return Err(LayoutError::ReplicationFactor(replication_factor));
+        }
+        let candidates: Vec<_> = members.iter().map(Member::candidate).collect();
+        let layout = Self {
+            cluster,
+            incarnation,
+            epoch: Epoch(1),
+            phase: Phase::Stable(place(&candidates, partitions, replication_factor, Epoch(1))),
+            partitions,
+            replication_factor,
+            members,
+            keyspaces: BTreeSet::from([DEFAULT_KEYSPACE.to_owned()]),
+        };
+        layout.validate()?;
+        Ok(layout)
+    }
+
+    /// Every rule that a layout keeps by itself, wherever it came from.
+    pub fn validate(&self) -> Result<(), LayoutError> {
+        if self.cluster.is_nil() {
+            return Err(LayoutError::NoCluster);
+        }
+        if self.epoch == Epoch(0) {
+            return Err(LayoutError::NoEpoch);
+        }
+        if !(1..=MEMBERS_MAX).contains(&self.members.len()) {
+            return Err(LayoutError::Members(self.members.len()));
+        }
+        if !self.members.is_sorted_by(|a, b| a.node < b.node) {
+            return Err(LayoutError::MemberOrder);
+        }
+        if !(1..=REPLICATION_FACTOR_MAX.min(self.members.len())).contains(&self.replication_factor) {
+            return Err(LayoutError::ReplicationFactor(self.replication_factor));
+        }
+        if !self.keyspaces.contains(DEFAULT_KEYSPACE) {
+            return Err(LayoutError::NoDefaultKeyspace);
+        }
+        self.validate_members()?;
+        let members = self.members.iter().map(|member| member.node).collect();
+        let Phase::Stable(ring) = &self.phase;
+        ring.validate(
+            usize::from(self.partitions.get()),
+            self.replication_factor,
+            &members,
+        )?;
+        Ok(())
+    }
+
+    fn validate_members(&self) -> Result<(), LayoutError> {
+        let mut actors = BTreeMap::new();
+        for member in &self.members {
+            if member.weight == 0 {
+                return Err(LayoutError::NoWeight(member.node));
+            }
+            if let Some(other) = actors.insert(member.actor, member.node) {
+                return Err(LayoutError::SharedActor(other, member.node));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn member(&self, node: NodeId) -> Option<&Member> {
+        let index = self
+            .members
+            .binary_search_by_key(&node, |member| member.node)
+            .ok()?;
+        self.members.get(index)
+    }
+
+    /// The rings in force, each of which an operation has to satisfy.
+    pub fn rings(&self) -> impl Iterator<Item = &Ring> {
+        let Phase::Stable(ring) = &self.phase;
+        std::iter::once(ring)
+    }
+
+    pub fn replica_sets(&self, partition: Partition) -> ReplicaSets {
+        let nodes = |ring: &Ring| {
+            ring.replicas(partition)
+                .iter()
+                .map(|replica| replica.node)
+                .collect()
+        };
+        ReplicaSets::new(self.rings().map(nodes).collect())
+    }
+
+    pub fn is_replica(&self, partition: Partition, node: NodeId) -> bool {
+        self.rings().any(|ring| ring.is_replica(partition, node))
+    }
+
+    /// How many partitions a node holds in any ring in force.
+    pub fn owned(&self, node: NodeId) -> usize {
+        self.partitions
+            .all()
+            .filter(|partition| self.is_replica(*partition, node))
+            .count()
+    }
+
+    /// Tells two layouts apart without sending them: xxh3 over a fixed encoding of all fields, so that nodes of
+    /// different versions agree.
+    pub fn digest(&self) -> u64 {
+        let mut out = Vec::new();
+        out.extend_from_slice(&self.cluster.0);
+        for number in [
+            self.incarnation.number,
+            self.incarnation.id,
+            self.epoch.0,
+            self.replication_factor as u64,
+        ] {
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        for member in &self.members {
+            out.extend_from_slice(&member.node.0);
+            out.extend_from_slice(&member.actor.0.to_be_bytes());
+            out.extend_from_slice(&member.weight.to_be_bytes());
+            put_text(&mut out, &member.name);
+            put_text(&mut out, &member.zone);
+        }
+        for keyspace in &self.keyspaces {
+            put_text(&mut out, keyspace);
+        }
+        for ring in self.rings() {
+            for (partition, replicas) in ring.iter() {
+                out.extend_from_slice(&partition.0.to_be_bytes());
+                for replica in replicas {
+                    out.extend_from_slice(&replica.node.0);
+                    out.extend_from_slice(&replica.since.0.to_be_bytes());
+                }
+            }
+        }
+        xxh3_64(&out)
+    }
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(&(text.len() as u64).to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+impl Member {
+    fn candidate(&self) -> Candidate {
+        Candidate {
+            node: self.node,
+            zone: self.zone.clone(),
+            weight: self.weight,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(n: u8) -> Member {
+        Member {
+            node: NodeId([n; 16]),
+            actor: Actor(n.into()),
+            name: format!("demo-{n}"),
+            zone: String::new(),
+            weight: 1,
+        }
+    }
+
+    fn first(members: Vec<Member>, replication_factor: usize) -> Result<Layout, LayoutError> {
+        Layout::first(FirstLayout {
+            cluster: ClusterId([9; 16]),
+            incarnation: Incarnation { number: 1, id: 5 },
+            partitions: PartitionCount::new(16).unwrap(),
+            replication_factor,
+            members,
+        })
+    }
+
+    #[test]
+    fn the_first_layout_places_every_partition() {
+        let layout = first(vec![member(3), member(1), member(2)], 3).unwrap();
+        assert_eq!(layout.epoch, Epoch(1));
+        for partition in layout.partitions.all() {
+            assert_eq!(layout.replica_sets(partition).nodes().len(), 3);
+        }
+        assert_eq!(layout.owned(NodeId([2; 16])), 16);
+        assert_eq!(layout.member(NodeId([3; 16])), Some(&member(3)));
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_refused() {
+        let clone = Member {
+            node: NodeId([2; 16]),
+            ..member(1)
+        };
+        let cases = [
+            (first(vec![member(1)], 3), LayoutError::ReplicationFactor(3)),
+            (first(vec![member(1)], 0), LayoutError::ReplicationFactor(0)),
+            (first(vec![], 0), LayoutError::Members(0)),
+            (first(vec![member(1), member(1)], 1), LayoutError::MemberOrder),
+            (
+                first(vec![member(1), clone], 1),
+                LayoutError::SharedActor(NodeId([1; 16]), NodeId([2; 16])),
+            ),
+            (
+                first(
+                    vec![Member {
+                        weight: 0,
+                        ..member(1)
+                    }],
+                    1,
+                ),
+                LayoutError::NoWeight(NodeId([1; 16])),
+            ),
+        ];
+        for (result, error) in cases {
+            assert_eq!(result, Err(error));
+        }
+        let mut other = first(vec![member(1), member(2)], 2).unwrap();
+        other.members.pop();
+        assert_eq!(other.validate(), Err(LayoutError::ReplicationFactor(2)));
+    }
+
+    #[test]
+    fn the_digest_tells_layouts_apart_and_never_changes() {
+        let layout = first(vec![member(1), member(2), member(3)], 3).unwrap();
+        let renamed = first(
+            vec![
+                member(1),
+                member(2),
+                Member {
+                    name: "x".into(),
+                    ..member(3)
+                },
+            ],
+            3,
+        )
+        .unwrap();
+        assert_ne!(layout.digest(), renamed.digest());
+        assert_eq!(layout.digest(), DIGEST_OF_THE_FIRST_RELEASE);
+    }
+
+    const DIGEST_OF_THE_FIRST_RELEASE: u64 = 0;
+}

@@ -1,0 +1,146 @@
+//! Who the other nodes are: which connections and frames are accepted, and over which link a peer is reached.
+//!
+//! Of each UUID the highest (generation, nonce) ever seen is durable before a link with it is accepted. An older
+//! generation, or a second nonce of the same one, is a rolled-back or cloned disk and is refused. A frame counts
+//! only on the link that its sender's present generation opened, so an acknowledgement given before a loss never
+//! counts after it.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use crate::effect::LinkId;
+use crate::id::{Generation, NodeId, Nonce};
+use crate::layout::Layout;
+use crate::message::{Header, Hello};
+
+/// The highest identity seen of each peer: a small durable state.
+pub type PeerIdentities = BTreeMap<NodeId, (Generation, Nonce)>;
+
+/// Why a link is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum LinkRefusal {
+    #[error("this node has not been initialised")]
+    NotInitialized,
+    #[error("the other side belongs to another cluster, incarnation or epoch")]
+    WrongCluster,
+    #[error("the hello is meant for another node, or comes from a node that is no member")]
+    WrongNode,
+    #[error(
+        "the generation is older than one seen before, or another process has the same: a rolled-back or cloned disk"
+    )]
+    StaleGeneration,
+}
+
+/// What a hello changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Greeting {
+    /// The identity is known: the link may be used.
+    Known,
+    /// The identity has to be durable first.
+    Newer,
+}
+
+/// The links in use and the identities behind them.
+#[derive(Debug, Default)]
+pub struct Peers {
+    identities: PeerIdentities,
+    durable: PeerIdentities,
+    links: BTreeMap<NodeId, (LinkId, Generation)>,
+}
+
+impl Peers {
+    pub fn new(identities: PeerIdentities) -> Self {
+        Self {
+            durable: identities.clone(),
+            identities,
+            links: BTreeMap::new(),
+        }
+    }
+
+    /// Judges a hello, and notes a newer identity.
+    pub fn greet(&mut self, hello: &Hello, layout: &Layout, me: NodeId) -> Result<Greeting, LinkRefusal> {
+        let Hello { header, nonce } = hello;
+        if !fits(header, layout) {
+            return Err(LinkRefusal::WrongCluster);
+        }
+        if header.to != me || header.from == me || layout.member(header.from).is_none() {
+            return Err(LinkRefusal::WrongNode);
+        }
+        let offered = (header.generation, *nonce);
+        match self.identities.get(&header.from) {
+            Some(known) if *known == offered => {
+                let is_durable = self.durable.get(&header.from) == Some(&offered);
+                Ok(if is_durable {
+                    Greeting::Known
+                } else {
+                    Greeting::Newer
+                })
+            }
+            Some((generation, _)) if *generation >= header.generation => Err(LinkRefusal::StaleGeneration),
+            _ => {
+                self.identities.insert(header.from, offered);
+                Ok(Greeting::Newer)
+            }
+        }
+    }
+
+    /// True while no newer identity than this hello's has been seen: asked again once it is durable.
+    pub fn is_current(&self, hello: &Hello) -> bool {
+        self.identities.get(&hello.header.from) == Some(&(hello.header.generation, hello.nonce))
+    }
+
+    /// The identity behind this hello has been synced to disk.
+    pub fn make_durable(&mut self, hello: &Hello) {
+        self.durable
+            .insert(hello.header.from, (hello.header.generation, hello.nonce));
+    }
+
+    pub fn identities(&self) -> &PeerIdentities {
+        &self.identities
+    }
+
+    /// Takes a link into use and returns the one that it replaces.
+    pub fn connect(&mut self, link: LinkId, header: &Header) -> Option<LinkId> {
+        self.links
+            .insert(header.from, (link, header.generation))
+            .map(|(old, _)| old)
+    }
+
+    /// Forgets a link and returns the peer that is no longer reached.
+    pub fn disconnect(&mut self, link: LinkId) -> Option<NodeId> {
+        let peer = self
+            .links
+            .iter()
+            .find(|(_, (used, _))| *used == link)
+            .map(|(peer, _)| *peer)?;
+        self.links.remove(&peer);
+        Some(peer)
+    }
+
+    pub fn link(&self, peer: NodeId) -> Option<LinkId> {
+        self.links.get(&peer).map(|(link, _)| *link)
+    }
+
+    pub fn is_connected(&self, peer: NodeId) -> bool {
+        self.links.contains_key(&peer)
+    }
+
+    pub fn connected(&self) -> impl Iterator<Item = (NodeId, Generation)> {
+        self.links
+            .iter()
+            .map(|(peer, (_, generation))| (*peer, *generation))
+    }
+
+    /// True if a frame with this header may be handled: it comes over the link of its sender's present
+    /// generation and is meant for us, in our cluster, incarnation and epoch.
+    pub fn admits(&self, link: LinkId, header: &Header, layout: &Layout, me: NodeId) -> bool {
+        fits(header, layout)
+            && header.to == me
+            && self.links.get(&header.from) == Some(&(link, header.generation))
+    }
+}
+
+fn fits(header: &Header, layout: &Layout) -> bool {
+    (header.cluster, header.incarnation, header.epoch) == (layout.cluster, layout.incarnation, layout.epoch)
+}

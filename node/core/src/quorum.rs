@@ -1,0 +1,114 @@
+//! How many replicas an operation needs, counted in every ring in force.
+//!
+//! Quorum sizes come from the layout alone. An operation has its quorum when each replica set has it, and one
+//! node may count in several sets; it has become impossible as soon as one set can no longer reach its size.
+
+use crate::id::NodeId;
+
+/// What a request asks for; `Quorum` is a majority of the replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Consistency {
+    One,
+    #[default]
+    Quorum,
+    All,
+}
+
+/// What an acknowledged write has reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Durability {
+    /// Written to the log, synced soon: it survives the process, not the machine's power.
+    Periodic,
+    /// Synced to disk.
+    #[default]
+    Synced,
+}
+
+impl Consistency {
+    /// How many of `replicas` make this level; never more than there are, and at least one.
+    pub fn needed(self, replicas: usize) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Quorum => replicas / 2 + 1,
+            Self::All => replicas.max(1),
+        }
+    }
+}
+
+/// The replica sets that an operation on one partition has to satisfy: one, or two while data moves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReplicaSets(Vec<Vec<NodeId>>);
+
+impl ReplicaSets {
+    pub fn new(sets: Vec<Vec<NodeId>>) -> Self {
+        Self(sets)
+    }
+
+    /// Every replica once, in the order of the sets.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        let mut nodes = Vec::new();
+        for node in self.0.iter().flatten() {
+            if !nodes.contains(node) {
+                nodes.push(*node);
+            }
+        }
+        nodes
+    }
+
+    /// True if the nodes for which `counts` holds make the level in every set.
+    pub fn satisfied(&self, level: Consistency, counts: impl Fn(&NodeId) -> bool) -> bool {
+        self.0
+            .iter()
+            .all(|set| set.iter().filter(|node| counts(node)).count() >= level.needed(set.len()))
+    }
+
+    /// The largest number that any set needs: what error messages call `needed`.
+    pub fn needed(&self, level: Consistency) -> usize {
+        self.0
+            .iter()
+            .map(|set| level.needed(set.len()))
+            .max()
+            .unwrap_or(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn node(n: u8) -> NodeId {
+        NodeId([n; 16])
+    }
+
+    #[test]
+    fn levels_of_common_sizes() {
+        for (replicas, quorum) in [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (6, 4), (7, 4)] {
+            assert_eq!(Consistency::One.needed(replicas), 1);
+            assert_eq!(Consistency::Quorum.needed(replicas), quorum);
+            assert_eq!(Consistency::All.needed(replicas), replicas);
+        }
+    }
+
+    #[test]
+    fn every_set_has_to_be_satisfied() {
+        let sets = ReplicaSets::new(vec![
+            vec![node(1), node(2), node(3)],
+            vec![node(3), node(4), node(5)],
+        ]);
+        assert_eq!(sets.nodes().len(), 5);
+        assert!(!sets.satisfied(Consistency::Quorum, |n| [node(1), node(2)].contains(n)));
+        assert!(sets.satisfied(Consistency::Quorum, |n| [node(1), node(3), node(4)].contains(n)));
+    }
+
+    proptest! {
+        #[test]
+        fn two_quorums_share_a_replica(replicas in 1usize..8, a in any::<u8>(), b in any::<u8>()) {
+            let sets = ReplicaSets::new(vec![(0..replicas).map(|n| node(n as u8)).collect()]);
+            let [a, b] = [a, b].map(|bits| move |n: &NodeId| bits & 1 << n.0[0] != 0);
+            if sets.satisfied(Consistency::Quorum, a) && sets.satisfied(Consistency::Quorum, b) {
+                prop_assert!((0..replicas).any(|n| a(&node(n as u8)) && b(&node(n as u8))));
+            }
+        }
+    }
+}
