@@ -1,0 +1,147 @@
+//! `KeyStoreCluster`'s status: what the operator saw last.
+//!
+//! Nothing here is a usage figure (metrics have those), so the status of an idle cluster never changes. Status is
+//! a report: the operator decides from the nodes and their layout.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyStoreClusterStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// How many pods exist.
+    #[serde(default)]
+    pub replicas: i32,
+
+    /// How many pods serve.
+    #[serde(default)]
+    pub ready_replicas: i32,
+
+    /// The label selector of the pods, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+
+    /// The identity of the store, minted once before its nodes are initialised and kept in their volumes.
+    #[serde(default, rename = "clusterID", skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+
+    /// The number of the layout in force; it only grows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<i64>,
+
+    /// The phase of the layout in force: stable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout_phase: Option<LayoutPhase>,
+
+    /// The long-running change that the operator is driving; absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Operation>,
+
+    /// The storage nodes, by pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
+    pub nodes: Vec<NodeStatus>,
+
+    /// Ready, Available, Progressing, Degraded, Stalled and UpdatePending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// The condition types of a KeyStoreCluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConditionType {
+    Ready,
+    Available,
+    Progressing,
+    Degraded,
+    Stalled,
+    UpdatePending,
+}
+
+impl ConditionType {
+    pub const ALL: [Self; 6] = [
+        Self::Ready,
+        Self::Available,
+        Self::Progressing,
+        Self::Degraded,
+        Self::Stalled,
+        Self::UpdatePending,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Available => "Available",
+            Self::Progressing => "Progressing",
+            Self::Degraded => "Degraded",
+            Self::Stalled => "Stalled",
+            Self::UpdatePending => "UpdatePending",
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LayoutPhase {
+    Stable,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+pub struct Operation {
+    /// What is being done: Create.
+    pub kind: OperationKind,
+
+    /// How far it is: WaitingForNodes or Initializing.
+    pub phase: String,
+
+    /// When it began.
+    pub since: Time,
+
+    /// What it is doing or waiting for.
+    pub message: String,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperationKind {
+    Create,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// The pod that the node runs in.
+    pub pod: String,
+
+    /// The node's identity, kept in its volume.
+    #[serde(default, rename = "nodeID", skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<String>,
+
+    /// The zone that the layout names for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+
+    /// The version of its binary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+
+    /// joining (not yet in a layout in force), serving, draining or down.
+    pub state: NodeState,
+
+    /// How many partitions it holds a copy of.
+    #[serde(default)]
+    pub partitions: i32,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    Joining,
+    Serving,
+    Draining,
+    Down,
+}
