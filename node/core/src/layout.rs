@@ -332,5 +332,5 @@ mod tests {
         assert_eq!(layout.digest(), DIGEST_OF_THE_FIRST_RELEASE);
     }
 
-    const DIGEST_OF_THE_FIRST_RELEASE: u64 = 0;
+    const DIGEST_OF_THE_FIRST_RELEASE: u64 = 0xf91d0c534f22f3a6;
 }

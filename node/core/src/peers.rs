@@ -47,6 +47,8 @@ pub struct Peers {
     identities: PeerIdentities,
     durable: PeerIdentities,
     links: BTreeMap<NodeId, (LinkId, Generation)>,
+    /// The generation of each peer's last link, in use or not.
+    linked_as: BTreeMap<NodeId, Generation>,
 }
 
 impl Peers {
@@ -54,7 +56,7 @@ impl Peers {
         Self {
             durable: identities.clone(),
             identities,
-            links: BTreeMap::new(),
+            ..Self::default()
         }
     }
 
@@ -100,6 +102,13 @@ impl Peers {
         &self.identities
     }
 
+    /// True if the peer behind this header was linked before, as another generation.
+    pub fn has_restarted(&self, header: &Header) -> bool {
+        self.linked_as
+            .get(&header.from)
+            .is_some_and(|generation| *generation != header.generation)
+    }
+
     /// Takes a link into use and returns the one that it replaces.
     pub fn connect(&mut self, link: LinkId, header: &Header) -> Option<LinkId> {
         self.links
@@ -132,11 +141,16 @@ impl Peers {
             .map(|(peer, (_, generation))| (*peer, *generation))
     }
 
-    /// True if a frame with this header may be handled: it comes over the link of its sender's present
-    /// generation and is meant for us, in our cluster, incarnation and epoch.
+    /// True if a frame with this header may be handled: it comes over its sender's link, of the highest generation
+    /// heard of, and is meant for us, in our cluster, incarnation and epoch.
     pub fn admits(&self, link: LinkId, header: &Header, layout: &Layout, me: NodeId) -> bool {
+        let is_newest = self
+            .identities
+            .get(&header.from)
+            .is_none_or(|(newest, _)| *newest <= header.generation);
         fits(header, layout)
             && header.to == me
+            && is_newest
             && self.links.get(&header.from) == Some(&(link, header.generation))
     }
 }

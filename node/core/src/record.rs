@@ -76,12 +76,16 @@ impl Record {
 
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.body {
-            Body::Value(value) if value.len() <= 32 => {
-                write!(f, "{:?}=\"{}\"", self.stamp, value.escape_ascii())
-            }
-            Body::Value(value) => write!(f, "{:?}=({} bytes)", self.stamp, value.len()),
-            Body::Tombstone => write!(f, "{:?}=deleted", self.stamp),
+        write!(f, "{:?}={:?}", self.stamp, self.body)
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value(value) if value.len() <= 32 => write!(f, "\"{}\"", value.escape_ascii()),
+            Self::Value(value) => write!(f, "({} bytes)", value.len()),
+            Self::Tombstone => f.write_str("deleted"),
         }
     }
 }

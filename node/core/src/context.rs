@@ -1,0 +1,72 @@
+//! What the state machines of one node share while they handle an event: the time, the layout, the clock that
+//! issues stamps, and the place where messages and effects go.
+
+use std::collections::VecDeque;
+
+use crate::effect::{Effect, Now};
+use crate::id::NodeId;
+use crate::layout::Layout;
+use crate::message::Message;
+use crate::peers::Peers;
+use crate::quorum::{Consistency, Durability};
+use crate::stamp::HybridClock;
+
+/// What an administrator may choose; the same for the life of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// How far ahead of our clocks a fresh write's stamp may be. Larger than the clocks of one cluster ever
+    /// differ; smaller than what a person would notice in an order of writes.
+    pub skew_ms_max: u64,
+    /// How many requests may be under way at one coordinator before more are refused.
+    pub requests_max: usize,
+    /// How many writes may be under way at one replica before more are refused.
+    pub writes_max: usize,
+    /// How often a write may be stamped anew before its outcome is called unknown.
+    pub restamps_max: u32,
+    /// Values of at most this many bytes are sent whole where a digest was asked for.
+    pub digest_bytes_min: usize,
+    /// The levels of requests that name none.
+    pub read: Consistency,
+    pub write: Consistency,
+    pub durability: Durability,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            skew_ms_max: 500,
+            requests_max: 8192,
+            writes_max: 65_536,
+            restamps_max: 5,
+            digest_bytes_min: 1024,
+            read: Consistency::Quorum,
+            write: Consistency::Quorum,
+            durability: Durability::Synced,
+        }
+    }
+}
+
+/// Borrowed by a state machine for one event.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Now,
+    pub(crate) me: NodeId,
+    pub(crate) layout: &'a Layout,
+    pub(crate) settings: &'a Settings,
+    pub(crate) peers: &'a Peers,
+    pub(crate) clock: &'a mut HybridClock,
+    /// No stamp is issued before this moment: see [`crate::node::Start`].
+    pub(crate) stamps_from_ms: u64,
+    /// Messages to other nodes and to this one, delivered after the event.
+    pub(crate) messages: &'a mut VecDeque<(NodeId, Message)>,
+    pub(crate) effects: &'a mut Vec<Effect>,
+}
+
+impl Context<'_> {
+    pub(crate) fn is_reachable(&self, node: NodeId) -> bool {
+        node == self.me || self.peers.is_connected(node)
+    }
+
+    pub(crate) fn send(&mut self, to: NodeId, message: Message) {
+        self.messages.push_back((to, message));
+    }
+}
