@@ -4,9 +4,22 @@
 
 /// The generated messages, clients and servers of package `keystore.v1`.
 pub mod v1 {
-    #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated code")]
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        unused_qualifications,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        reason = "generated code"
+    )]
     tonic::include_proto!("keystore.v1");
 }
 
 /// The descriptors of all services, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+pub mod client;
+pub mod error;
+mod field;
+mod message;
+pub mod peer;

@@ -1,0 +1,236 @@
+//! What clients ask for and are told: levels, requests and the reasons of errors.
+
+use bytes::Bytes;
+use keystore_core::effect::Operation;
+use keystore_core::partition::{DEFAULT_KEYSPACE, RecordKey};
+use keystore_core::quorum::{Consistency, Durability};
+use keystore_core::record::{Body, Record};
+
+use crate::error::WireError;
+use crate::field::{check_value, stamp_bytes};
+use crate::v1;
+
+/// The domain of every `google.rpc.ErrorInfo` of this store.
+pub const ERROR_DOMAIN: &str = "keystore.dev";
+
+/// The `reason` of an error's `google.rpc.ErrorInfo`.
+pub mod reason {
+    pub const QUORUM_UNREACHABLE: &str = "QUORUM_UNREACHABLE";
+    pub const DRAINING: &str = "DRAINING";
+    pub const DISK_FULL: &str = "DISK_FULL";
+    pub const OVERLOADED: &str = "OVERLOADED";
+    pub const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
+    pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
+    pub const INVALID_ARGUMENT: &str = "INVALID_ARGUMENT";
+    pub const KEYSPACE_UNKNOWN: &str = "KEYSPACE_UNKNOWN";
+    pub const NOT_INITIALIZED: &str = "NOT_INITIALIZED";
+    pub const WRONG_CLUSTER: &str = "WRONG_CLUSTER";
+}
+
+/// A client's request, checked: the operation and the levels it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub operation: Operation,
+    /// `None`: the node's default.
+    pub consistency: Option<Consistency>,
+    pub durability: Option<Durability>,
+}
+
+impl TryFrom<v1::GetRequest> for Request {
+    type Error = WireError;
+
+    fn try_from(request: v1::GetRequest) -> Result<Self, WireError> {
+        let v1::GetRequest {
+            keyspace,
+            key,
+            consistency,
+        } = request;
+        Ok(Self {
+            operation: Operation::Get {
+                key: record_key(&keyspace, &key)?,
+            },
+            consistency: consistency_from_wire(consistency)?,
+            durability: None,
+        })
+    }
+}
+
+impl TryFrom<v1::PutRequest> for Request {
+    type Error = WireError;
+
+    fn try_from(request: v1::PutRequest) -> Result<Self, WireError> {
+        let v1::PutRequest {
+            keyspace,
+            key,
+            value,
+            consistency,
+            durability,
+        } = request;
+        check_value(&value)?;
+        Ok(Self {
+            operation: Operation::Put {
+                key: record_key(&keyspace, &key)?,
+                value,
+            },
+            consistency: consistency_from_wire(consistency)?,
+            durability: durability_from_wire(durability)?,
+        })
+    }
+}
+
+impl TryFrom<v1::DeleteRequest> for Request {
+    type Error = WireError;
+
+    fn try_from(request: v1::DeleteRequest) -> Result<Self, WireError> {
+        let v1::DeleteRequest {
+            keyspace,
+            key,
+            consistency,
+            durability,
+        } = request;
+        Ok(Self {
+            operation: Operation::Delete {
+                key: record_key(&keyspace, &key)?,
+            },
+            consistency: consistency_from_wire(consistency)?,
+            durability: durability_from_wire(durability)?,
+        })
+    }
+}
+
+/// What a reader is told: a missing key and a deleted one have no value.
+pub fn read_response(record: Option<Record>) -> v1::GetResponse {
+    let value = match record {
+        Some(Record {
+            stamp,
+            body: Body::Value(value),
+        }) => Some(v1::Value {
+            value,
+            stamp: stamp_bytes(stamp),
+        }),
+        Some(Record {
+            body: Body::Tombstone,
+            ..
+        })
+        | None => None,
+    };
+    v1::GetResponse {
+        values: value.into_iter().collect(),
+    }
+}
+
+fn record_key(keyspace: &str, key: &Bytes) -> Result<RecordKey, WireError> {
+    let keyspace = if keyspace.is_empty() {
+        DEFAULT_KEYSPACE
+    } else {
+        keyspace
+    };
+    Ok(RecordKey::new(keyspace, key)?)
+}
+
+/// `None` for unspecified.
+pub fn consistency_from_wire(value: i32) -> Result<Option<Consistency>, WireError> {
+    match v1::Consistency::try_from(value) {
+        Ok(v1::Consistency::Unspecified) => Ok(None),
+        Ok(v1::Consistency::One) => Ok(Some(Consistency::One)),
+        Ok(v1::Consistency::Quorum) => Ok(Some(Consistency::Quorum)),
+        Ok(v1::Consistency::All) => Ok(Some(Consistency::All)),
+        Err(_) => Err(WireError::UnknownValue {
+            field: "consistency",
+            found: value,
+        }),
+    }
+}
+
+/// `None` for unspecified.
+pub fn durability_from_wire(value: i32) -> Result<Option<Durability>, WireError> {
+    match v1::Durability::try_from(value) {
+        Ok(v1::Durability::Unspecified) => Ok(None),
+        Ok(v1::Durability::Synced) => Ok(Some(Durability::Synced)),
+        Ok(v1::Durability::Periodic) => Ok(Some(Durability::Periodic)),
+        Err(_) => Err(WireError::UnknownValue {
+            field: "durability",
+            found: value,
+        }),
+    }
+}
+
+pub fn durability_to_wire(durability: Durability) -> v1::Durability {
+    match durability {
+        Durability::Synced => v1::Durability::Synced,
+        Durability::Periodic => v1::Durability::Periodic,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keystore_core::id::Actor;
+    use keystore_core::partition::KeyError;
+    use keystore_core::record::VALUE_BYTES_MAX;
+    use keystore_core::stamp::Stamp;
+
+    fn put(keyspace: &str, key: &'static [u8], value_len: usize) -> v1::PutRequest {
+        v1::PutRequest {
+            keyspace: keyspace.to_owned(),
+            key: Bytes::from_static(key),
+            value: vec![7; value_len].into(),
+            consistency: v1::Consistency::All.into(),
+            durability: v1::Durability::Periodic.into(),
+        }
+    }
+
+    #[test]
+    fn a_request_without_a_keyspace_means_the_default_one() {
+        let request = Request::try_from(put("", b"k", 3)).unwrap();
+        let operation = Operation::Put {
+            key: RecordKey::new(DEFAULT_KEYSPACE, b"k").unwrap(),
+            value: Bytes::from_static(&[7; 3]),
+        };
+        assert_eq!(request.operation, operation);
+        assert_eq!(request.consistency, Some(Consistency::All));
+        assert_eq!(request.durability, Some(Durability::Periodic));
+    }
+
+    #[test]
+    fn a_request_that_breaks_a_limit_is_refused() {
+        let unknown = v1::PutRequest {
+            consistency: 9,
+            ..put("", b"k", 0)
+        };
+        let cases = [
+            (put("", b"", 0), WireError::Key(KeyError::KeyLength(0))),
+            (put("", &[0; 1025], 0), WireError::Key(KeyError::KeyLength(1025))),
+            (
+                put("", b"k", VALUE_BYTES_MAX + 1),
+                WireError::ValueLength {
+                    found: VALUE_BYTES_MAX + 1,
+                    max: VALUE_BYTES_MAX,
+                },
+            ),
+            (
+                unknown,
+                WireError::UnknownValue {
+                    field: "consistency",
+                    found: 9,
+                },
+            ),
+        ];
+        for (request, error) in cases {
+            assert_eq!(Request::try_from(request), Err(error));
+        }
+    }
+
+    #[test]
+    fn a_deleted_key_reads_as_a_missing_one() {
+        let stamp = Stamp::new(1, 2, Actor(3));
+        let read = |body| read_response(Some(Record { stamp, body })).values;
+        assert_eq!(read(Body::Tombstone), []);
+        assert_eq!(read_response(None).values, []);
+        let value = v1::Value {
+            value: "v".into(),
+            stamp: stamp_bytes(stamp),
+        };
+        assert_eq!(read(Body::Value("v".into())), [value]);
+    }
+}

@@ -1,0 +1,232 @@
+//! Frames between nodes keep what they carry, and what is malformed is refused.
+
+use bytes::Bytes;
+use keystore_core::id::{Actor, ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
+use keystore_core::message::{
+    Call, Header, Message, Origin, ReadOutcome, Refusal, Want, Write, WriteOutcome,
+};
+use keystore_core::partition::{KeyError, RecordKey};
+use keystore_core::peers::LinkRefusal;
+use keystore_core::quorum::Durability;
+use keystore_core::record::{Body, Record, VALUE_BYTES_MAX, Version};
+use keystore_core::stamp::Stamp;
+use keystore_proto::error::WireError;
+use keystore_proto::peer::{Content, Frame};
+use keystore_proto::v1;
+use prost::Message as _;
+
+fn header() -> Header {
+    Header {
+        cluster: ClusterId([9; 16]),
+        incarnation: Incarnation { number: 1, id: 77 },
+        epoch: Epoch(1),
+        from: NodeId([1; 16]),
+        to: NodeId([2; 16]),
+        generation: Generation(3),
+    }
+}
+
+fn frame(content: Content) -> Frame {
+    Frame {
+        header: header(),
+        content,
+    }
+}
+
+fn key() -> RecordKey {
+    RecordKey::new("default", b"greeting").unwrap()
+}
+
+fn stamp() -> Stamp {
+    Stamp::new(1_700_000_000_000, 7, Actor(42))
+}
+
+fn record(body: Body) -> Record {
+    Record { stamp: stamp(), body }
+}
+
+const CALL: Call = Call {
+    operation: 12,
+    attempt: 1,
+};
+
+fn writes() -> Vec<Message> {
+    let write = |record, origin, durability| {
+        Message::Write(Write {
+            call: CALL,
+            key: key(),
+            record,
+            origin,
+            durability,
+        })
+    };
+    let outcome = |outcome| Message::WriteAnswer { call: CALL, outcome };
+    let client = Origin::Client {
+        deadline_wall_ms: 1_700_000_005_000,
+    };
+    vec![
+        write(record(Body::Value("hello".into())), client, Durability::Synced),
+        write(record(Body::Value(Bytes::new())), client, Durability::Periodic),
+        write(record(Body::Tombstone), Origin::Repair, Durability::Synced),
+        outcome(WriteOutcome::Held(Durability::Synced)),
+        outcome(WriteOutcome::Held(Durability::Periodic)),
+        outcome(WriteOutcome::Superseded(stamp())),
+    ]
+}
+
+fn reads() -> Vec<Message> {
+    let read = |want| Message::Read {
+        call: CALL,
+        key: key(),
+        want,
+    };
+    let outcome = |outcome| Message::ReadAnswer { call: CALL, outcome };
+    vec![
+        read(Want::Full),
+        read(Want::Digest),
+        outcome(ReadOutcome::Missing),
+        outcome(ReadOutcome::Digest(Version {
+            stamp: stamp(),
+            hash: u64::MAX,
+        })),
+        outcome(ReadOutcome::Full(record(Body::Value("hello".into())))),
+        outcome(ReadOutcome::Full(record(Body::Tombstone))),
+        Message::InitAccepted {
+            digest: 5,
+            reply_wanted: true,
+        },
+    ]
+}
+
+fn refusals() -> Vec<Message> {
+    let all = [
+        Refusal::DeadlinePassed,
+        Refusal::ClockSkew,
+        Refusal::InDoubt,
+        Refusal::DiskFull,
+        Refusal::Overloaded,
+        Refusal::NotReplica,
+        Refusal::NotInitialized,
+    ];
+    all.into_iter()
+        .flat_map(|refusal| {
+            [
+                Message::WriteAnswer {
+                    call: CALL,
+                    outcome: WriteOutcome::Refused(refusal),
+                },
+                Message::ReadAnswer {
+                    call: CALL,
+                    outcome: ReadOutcome::Refused(refusal),
+                },
+            ]
+        })
+        .collect()
+}
+
+fn everything() -> Frame {
+    frame(Content::Messages([writes(), reads(), refusals()].concat()))
+}
+
+fn decode(bytes: &[u8]) -> Result<Frame, WireError> {
+    Frame::try_from(v1::PeerFrame::decode(bytes).unwrap())
+}
+
+#[test]
+fn a_frame_reads_back_what_was_sent() {
+    let refusals = [
+        LinkRefusal::NotInitialized,
+        LinkRefusal::WrongCluster,
+        LinkRefusal::WrongNode,
+        LinkRefusal::StaleGeneration,
+    ];
+    let mut frames = vec![frame(Content::Hello(Nonce(u64::MAX))), everything()];
+    frames.extend(refusals.map(|refusal| frame(Content::Refusal(refusal))));
+    for frame in frames {
+        let bytes = v1::PeerFrame::from(frame.clone()).encode_to_vec();
+        assert_eq!(decode(&bytes), Ok(frame));
+    }
+}
+
+#[test]
+fn frames_of_the_first_release_still_read() {
+    assert_eq!(
+        decode(include_bytes!("data/peer-messages-v1.bin")),
+        Ok(everything())
+    );
+    assert_eq!(
+        decode(include_bytes!("data/peer-hello-v1.bin")),
+        Ok(frame(Content::Hello(Nonce(8))))
+    );
+}
+
+fn check_refused(spoil: impl FnOnce(&mut v1::PeerFrame), expected: WireError) {
+    let write = writes().remove(0);
+    let mut wire = v1::PeerFrame::from(frame(Content::Messages(vec![write])));
+    spoil(&mut wire);
+    assert_eq!(Frame::try_from(wire), Err(expected));
+}
+
+fn write_of(frame: &mut v1::PeerFrame) -> &mut v1::WriteMessage {
+    match &mut message_of(frame).kind {
+        Some(v1::peer_message::Kind::Write(write)) => write,
+        other => panic!("not a write: {other:?}"),
+    }
+}
+
+fn message_of(frame: &mut v1::PeerFrame) -> &mut v1::PeerMessage {
+    match &mut frame.kind {
+        Some(v1::peer_frame::Kind::Messages(messages)) => &mut messages.messages[0],
+        other => panic!("no messages: {other:?}"),
+    }
+}
+
+#[test]
+fn a_malformed_frame_is_refused_whole() {
+    let length = |field, found| WireError::Length {
+        field,
+        found,
+        expected: 16,
+    };
+    check_refused(|frame| frame.header = None, WireError::Missing("header"));
+    check_refused(|frame| frame.kind = None, WireError::Missing("kind"));
+    check_refused(
+        |frame| frame.header.as_mut().unwrap().from = Bytes::from_static(b"short"),
+        length("from", 5),
+    );
+    check_refused(
+        |frame| frame.header.as_mut().unwrap().incarnation = None,
+        WireError::Missing("incarnation"),
+    );
+    check_refused(|frame| message_of(frame).kind = None, WireError::Missing("kind"));
+    check_refused(
+        |frame| write_of(frame).record = None,
+        WireError::Missing("record"),
+    );
+    check_refused(
+        |frame| write_of(frame).record.as_mut().unwrap().stamp = Bytes::new(),
+        length("stamp", 0),
+    );
+    check_refused(
+        |frame| write_of(frame).key = Bytes::from_static(b"\x00\x07defaul"),
+        WireError::Key(KeyError::Malformed),
+    );
+    check_refused(
+        |frame| write_of(frame).record.as_mut().unwrap().value = Some(vec![0; VALUE_BYTES_MAX + 1].into()),
+        WireError::ValueLength {
+            found: VALUE_BYTES_MAX + 1,
+            max: VALUE_BYTES_MAX,
+        },
+    );
+    check_refused(
+        |frame| {
+            message_of(frame).kind = Some(v1::peer_message::Kind::WriteAnswer(v1::WriteAnswer {
+                outcome: Some(v1::write_answer::Outcome::Refused(99)),
+            }));
+        },
+        WireError::UnknownValue {
+            field: "refused",
+            found: 99,
+        },
+    );
+}
