@@ -24,6 +24,7 @@ if [ ! -x "$out/$binary" ]; then
     -ldflags "-s -w -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}" .
   rm -f "$out"/kubernetes-v*
   mv "$scratch/$binary" "$out/$binary"
+  rm -rf "$scratch"
 fi
 for component in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl coredns loop-volumes; do
   ln -sf "$binary" "$out/$component"
@@ -32,14 +33,15 @@ done
 pause="pause-$(cat pause.c Dockerfile.pause | sha256sum | cut -c1-12).tar"
 if [ ! -e "$out/$pause" ]; then
   echo "building the pause image"
-  context=$(mktemp -d)
-  gcc -static -Os -s -Wall -Wextra -o "$context/pause" pause.c
+  scratch=$(mktemp -d "$out/building.XXXXXX")
+  trap 'rm -rf "$scratch"' EXIT
+  mkdir "$scratch/context"
+  gcc -static -Os -s -Wall -Wextra -o "$scratch/context/pause" pause.c
   image=keystore.dev/pause:1
-  buildah --storage-driver vfs bud -q --isolation chroot -t $image -f Dockerfile.pause "$context" >/dev/null
+  buildah=(buildah --storage-driver vfs --root "$scratch/storage" --runroot "$scratch/run")
+  "${buildah[@]}" bud -q --isolation chroot -t $image -f Dockerfile.pause "$scratch/context"
+  "${buildah[@]}" push -q $image "oci-archive:$scratch/pause.tar:$image"
   rm -f "$out"/pause*
-  buildah --storage-driver vfs push -q $image "oci-archive:$out/part.tar:$image"
-  buildah --storage-driver vfs rmi $image >/dev/null
-  mv "$out/part.tar" "$out/$pause"
-  rm -r "$context"
+  mv "$scratch/pause.tar" "$out/$pause"
 fi
 ln -sf "$pause" "$out/pause.tar"

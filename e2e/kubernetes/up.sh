@@ -82,8 +82,8 @@ kubeconfig() { # name
   local file="$state/$1.kubeconfig"
   [ -e "$file" ] && return
   kubectl config --kubeconfig "$file" set-cluster keystore --server "https://$host_ip:6443" --certificate-authority ca.crt --embed-certs
-  kubectl config --kubeconfig "$file" set-credentials "$1" --client-certificate "$1.crt" --client-key "$1.key" --embed-certs
-  kubectl config --kubeconfig "$file" set-context keystore --cluster keystore --user "$1"
+  kubectl config --kubeconfig "$file" set-credentials "keystore-$1" --client-certificate "$1.crt" --client-key "$1.key" --embed-certs
+  kubectl config --kubeconfig "$file" set-context keystore --cluster keystore --user "keystore-$1"
   kubectl config --kubeconfig "$file" use-context keystore
 } >/dev/null
 

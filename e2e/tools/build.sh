@@ -1,26 +1,49 @@
 #!/usr/bin/env bash
-# Tests and builds the tools of this directory's go.mod: helm, grpcurl, grpc-health-probe, and our own drift and metrics.
-# Usage: build.sh DIR. They go to DIR/<hash of the sources>/, DIR/bin leads there; what is already built is kept.
+# Builds the tools of this directory's go.mod (helm, grpcurl, grpc-health-probe) and our own, drift and metrics, which
+# are tested first. Usage: build.sh DIR. They go to DIR/bin; one whose sources have not changed is kept.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-out=$(mkdir -p "$1" && cd "$1" && pwd)
+bin=$(mkdir -p "$1/bin" && cd "$1/bin" && pwd)
 command -v go >/dev/null || { echo "Go is missing: install Go 1.26 or newer (https://go.dev/dl)" >&2; exit 1; }
+cd "$here"
 
-hash=$(cd "$here" && cat go.mod go.sum ./*/*.go | sha256sum | cut -c1-12)
-if [ ! -d "$out/$hash" ]; then
-  # A build cache of its own, gone afterwards: it would take gigabytes and is of no use again.
-  scratch=$(mktemp -d "$out/building.XXXXXX")
+mapfile -t packages < <(sed -n '/^tool (/,/^)/s/^\t//p' go.mod)
+packages+=(./drift ./metrics)
+file_of() { # package: its binary with a hash of what it is made from
+  local sources=(build.sh go.mod go.sum)
+  [ ! -d "$1" ] || sources+=("$1"/*.go)
+  echo "$bin/.${1##*/}-$(cat "${sources[@]}" | sha256sum | cut -c1-12)"
+}
+
+# A build cache of its own, gone afterwards: it would take gigabytes and is of no use again.
+prepare() {
+  [ -z "${GOCACHE:-}" ] || return 0
+  scratch=$(mktemp -d "$bin/.building.XXXXXX")
   trap 'rm -rf "$scratch"' EXIT
-  mkdir "$scratch/bin"
-  cd "$here"
-  export GOCACHE="$scratch/cache" CGO_ENABLED=0
-  go vet ./drift ./metrics
-  go test ./drift ./metrics
-  for package in $(sed -n '/^tool (/,/^)/s/^\t//p' go.mod) ./drift ./metrics; do
-    echo "building ${package##*/}"
-    go build -trimpath -ldflags '-s -w' -o "$scratch/bin/" "$package"
+  export GOCACHE="$scratch" CGO_ENABLED=0
+  # What helm says its version is, and that of the Kubernetes that `helm template` renders for.
+  local helm=helm.sh/helm/v3 minor package
+  minor=$(go list -m -f '{{.Version}}' k8s.io/client-go | cut -d. -f2)
+  flags="-s -w -X $helm/internal/version.version=$(go list -m -f '{{.Version}}' $helm)"
+  for package in pkg/lint/rules pkg/chartutil; do
+    flags+=" -X $helm/$package.k8sVersionMajor=1 -X $helm/$package.k8sVersionMinor=$minor"
   done
-  mv "$scratch/bin" "$out/$hash"
-  find "$out" -mindepth 1 -maxdepth 1 -type d ! -name "$hash" ! -name 'building.*' -exec rm -rf {} +
-fi
-ln -sfn "$hash" "$out/bin"
+}
+unset GOCACHE
+
+for package in "${packages[@]}"; do
+  name=${package##*/}
+  file=$(file_of "$package")
+  if [ ! -x "$file" ]; then
+    prepare
+    echo "building $name"
+    if [ -d "$package" ]; then
+      go vet "$package"
+      go test "$package"
+    fi
+    go build -trimpath -ldflags "$flags" -o "$scratch/$name" "$package"
+    rm -f "$bin/.$name"-*
+    mv "$scratch/$name" "$file"
+  fi
+  ln -sf "${file##*/}" "$bin/$name"
+done

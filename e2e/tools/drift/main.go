@@ -134,10 +134,18 @@ func differ(path string, a, b any) []string {
 			return out
 		}
 	}
-	if reflect.DeepEqual(a, b) {
+	if reflect.DeepEqual(plain(a), plain(b)) {
 		return nil
 	}
 	return []string{fmt.Sprintf("%s: - %v + %v", path, a, b)}
+}
+
+// plain makes numbers comparable: the same one may be written as 3 and as 3.0.
+func plain(value any) any {
+	if number, ok := value.(int); ok {
+		return float64(number)
+	}
+	return value
 }
 
 func sortedKeys[V any](a, b map[string]V) []string {

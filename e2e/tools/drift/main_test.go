@@ -21,6 +21,7 @@ func TestDifferencesAreFoundAndHelmsOwnLabelsAreNot(t *testing.T) {
 		"a label of Helm's": {replace("labels: {app: x}", "labels: {app: x, helm.sh/chart: c-1}"), 0},
 		"another label":     {replace("labels: {app: x}", "labels: {app: x, more: y}"), 1},
 		"a value":           {replace("replicas: 1", "replicas: 2"), 1},
+		"a value's form":    {replace("replicas: 1", "replicas: 1.0"), 0},
 		"an item":           {replace("--two", "--three"), 1},
 		"an item more":      {replace("--two", "--two, --three"), 1},
 		"a name":            {replace("name: a,", "name: b,"), 2},
