@@ -51,38 +51,20 @@ impl Coordinator {
     }
 
     pub(crate) fn start(&mut self, request: ClientRequest, context: &mut Context<'_>) {
-        let ClientRequest {
-            id,
-            operation,
-            consistency,
-            durability,
-            deadline,
-        } = request;
-        let sets = context
-            .layout
-            .replica_sets(operation.key().partition(context.layout.partitions));
+        let ClientRequest { id, operation, consistency, durability, deadline } = request;
+        let sets = context.layout.replica_sets(operation.key().partition(context.layout.partitions));
         let settings = context.settings;
         let level = consistency.unwrap_or(match operation {
             Operation::Get { .. } => settings.read,
             Operation::Put { .. } | Operation::Delete { .. } => settings.write,
         });
         if !sets.satisfied(level, |node| context.is_reachable(*node)) {
-            let failure = Failure {
-                reason: FailureReason::QuorumUnreachable,
-                acks: 0,
-                needed: sets.needed(level),
-            };
+            let failure =
+                Failure { reason: FailureReason::QuorumUnreachable, acks: 0, needed: sets.needed(level) };
             return end(id, Answer::Failed(failure), context);
         }
         let durability = durability.unwrap_or(settings.durability);
-        let order = |key, body| WriteOrder {
-            request: id,
-            key,
-            body,
-            level,
-            durability,
-            deadline,
-        };
+        let order = |key, body| WriteOrder { request: id, key, body, level, durability, deadline };
         let operation = match operation {
             Operation::Get { key } => UnderWay::Read(ReadOperation::new(id, deadline, (key, level), sets)),
             Operation::Put { key, value } => {

@@ -54,21 +54,11 @@ pub enum Event {
     /// A connection is gone; what was sent on it and not answered may or may not have arrived.
     LinkClosed { link: LinkId },
     /// Messages of one frame from an accepted connection.
-    Frame {
-        link: LinkId,
-        header: Header,
-        messages: Vec<Message>,
-    },
+    Frame { link: LinkId, header: Header, messages: Vec<Message> },
     /// The answer to `Load`.
-    Loaded {
-        load: LoadId,
-        record: Result<Option<Record>, Damaged>,
-    },
+    Loaded { load: LoadId, record: Result<Option<Record>, Damaged> },
     /// The answer to `Commit`; answers come in the order of the commits.
-    Committed {
-        commit: CommitId,
-        outcome: Result<Durability, CommitRefused>,
-    },
+    Committed { commit: CommitId, outcome: Result<Durability, CommitRefused> },
     /// The answer to `Save`: it is on disk, synced.
     Saved { save: SaveId },
     /// The disk has gone past its hard limit, or is below it again.
@@ -85,11 +75,7 @@ pub enum Effect {
     /// The end of a request.
     Answer { request: RequestId, answer: Answer },
     /// Send on an accepted link. If it cannot be queued, close the link and say `LinkClosed`.
-    Send {
-        link: LinkId,
-        header: Header,
-        message: Message,
-    },
+    Send { link: LinkId, header: Header, message: Message },
     /// The other side may be talked to; it is answered with this hello unless it has had ours already.
     AcceptLink { link: LinkId, hello: Hello },
     /// Say why and close.

@@ -117,19 +117,13 @@ fn write_uuid(bytes: &[u8; 16], f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     let hyphens_fit = match text.len() {
         32 => !text.contains('-'),
-        36 => text
-            .bytes()
-            .enumerate()
-            .all(|(i, c)| (c == b'-') == matches!(i, 8 | 13 | 18 | 23)),
+        36 => text.bytes().enumerate().all(|(i, c)| (c == b'-') == matches!(i, 8 | 13 | 18 | 23)),
         _ => false,
     };
     if !hyphens_fit {
         return None;
     }
-    let mut digits = text
-        .bytes()
-        .filter(|c| *c != b'-')
-        .map(|c| char::from(c).to_digit(16));
+    let mut digits = text.bytes().filter(|c| *c != b'-').map(|c| char::from(c).to_digit(16));
     let mut bytes = [0; 16];
     for byte in &mut bytes {
         let high = digits.next()??;
@@ -153,13 +147,9 @@ mod tests {
 
     #[test]
     fn what_is_no_uuid_is_refused() {
-        for text in [
-            "",
-            "x",
-            "00010203-0405-0607-0809-0a0b0c0d0ef",
-            "0001020304050607-0809-0a0b-0c0d0eff",
-            "zz",
-        ] {
+        for text in
+            ["", "x", "00010203-0405-0607-0809-0a0b0c0d0ef", "0001020304050607-0809-0a0b-0c0d0eff", "zz"]
+        {
             assert!(text.parse::<ClusterId>().is_err(), "{text}");
         }
     }

@@ -40,18 +40,11 @@ pub enum Proposal {
 
 impl Membership {
     pub fn accepted(layout: Layout, me: NodeId) -> Self {
-        Self::Accepted {
-            digest: layout.digest(),
-            layout,
-            accepted_by: BTreeSet::from([me]),
-        }
+        Self::Accepted { digest: layout.digest(), layout, accepted_by: BTreeSet::from([me]) }
     }
 
     pub fn decided(layout: Layout) -> Self {
-        Self::Decided {
-            digest: layout.digest(),
-            layout,
-        }
+        Self::Decided { digest: layout.digest(), layout }
     }
 
     pub fn layout(&self) -> Option<&Layout> {
@@ -87,37 +80,25 @@ impl Membership {
 
     /// Notes that a member has accepted; true once all have.
     pub fn note_accepted(&mut self, member: NodeId, of_digest: u64) -> bool {
-        let Self::Accepted {
-            layout,
-            digest,
-            accepted_by,
-        } = self
-        else {
+        let Self::Accepted { layout, digest, accepted_by } = self else {
             return false;
         };
         if *digest == of_digest && layout.member(member).is_some() {
             accepted_by.insert(member);
         }
-        layout
-            .members
-            .iter()
-            .all(|member| accepted_by.contains(&member.node))
+        layout.members.iter().all(|member| accepted_by.contains(&member.node))
     }
 
     /// What to say to a member: that we have accepted, asking for the same unless we know already.
     pub fn announcement(&self, to: NodeId) -> Option<Message> {
         match self {
             Self::Uninitialised => None,
-            Self::Accepted {
-                digest, accepted_by, ..
-            } => Some(Message::InitAccepted {
-                digest: *digest,
-                reply_wanted: !accepted_by.contains(&to),
-            }),
-            Self::Decided { digest, .. } => Some(Message::InitAccepted {
-                digest: *digest,
-                reply_wanted: false,
-            }),
+            Self::Accepted { digest, accepted_by, .. } => {
+                Some(Message::InitAccepted { digest: *digest, reply_wanted: !accepted_by.contains(&to) })
+            }
+            Self::Decided { digest, .. } => {
+                Some(Message::InitAccepted { digest: *digest, reply_wanted: false })
+            }
         }
     }
 }
@@ -130,5 +111,72 @@ fn check_first(proposed: &Layout, me: NodeId, actor: Actor) -> Result<(), InitRe
     match proposed.member(me) {
         Some(member) if member.actor == actor => Ok(()),
         _ => Err(InitRefusal::NoMember(me)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{ClusterId, Incarnation};
+    use crate::layout::{FirstLayout, Member};
+    use crate::partition::PartitionCount;
+
+    fn node(n: u8) -> NodeId {
+        NodeId([n; 16])
+    }
+
+    fn layout(cluster: u8) -> Layout {
+        let member = |n: u8| Member {
+            node: node(n),
+            actor: Actor(n.into()),
+            name: String::new(),
+            zone: String::new(),
+            weight: 1,
+        };
+        Layout::first(FirstLayout {
+            cluster: ClusterId([cluster; 16]),
+            incarnation: Incarnation { number: 1, id: 1 },
+            partitions: PartitionCount::new(16).unwrap(),
+            replication_factor: 3,
+            members: vec![member(1), member(2), member(3)],
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn the_first_layout_seen_is_accepted_and_any_other_refused() {
+        let uninitialised = Membership::Uninitialised;
+        assert_eq!(uninitialised.judge(&layout(7), node(1), Actor(1)), Proposal::Accept);
+        let refused = InitRefusal::OtherCluster(ClusterId([7; 16]));
+        for membership in [Membership::accepted(layout(7), node(1)), Membership::decided(layout(7))] {
+            assert_eq!(membership.judge(&layout(7), node(1), Actor(1)), Proposal::AlreadyAccepted);
+            assert_eq!(membership.judge(&layout(8), node(1), Actor(1)), Proposal::Refuse(refused.clone()));
+        }
+    }
+
+    #[test]
+    fn a_layout_that_does_not_fit_this_node_is_refused() {
+        let judge = |layout: &Layout, me, actor| Membership::Uninitialised.judge(layout, me, actor);
+        assert_eq!(judge(&layout(7), node(4), Actor(4)), Proposal::Refuse(InitRefusal::NoMember(node(4))));
+        assert_eq!(judge(&layout(7), node(1), Actor(9)), Proposal::Refuse(InitRefusal::NoMember(node(1))));
+        let second = Layout { epoch: Epoch(2), ..layout(7) };
+        assert_eq!(judge(&second, node(1), Actor(1)), Proposal::Refuse(InitRefusal::NotFirst(Epoch(2))));
+        let empty = Layout { members: vec![], ..layout(7) };
+        assert!(matches!(judge(&empty, node(1), Actor(1)), Proposal::Refuse(InitRefusal::Invalid(_))));
+    }
+
+    #[test]
+    fn all_members_have_to_accept_before_anything_is_served() {
+        let mut membership = Membership::accepted(layout(7), node(1));
+        let digest = layout(7).digest();
+        assert!(membership.serving().is_none());
+        assert!(!membership.note_accepted(node(2), digest));
+        assert!(!membership.note_accepted(node(3), digest + 1), "another layout");
+        assert!(!membership.note_accepted(node(9), digest), "no member");
+        assert!(membership.note_accepted(node(3), digest));
+        assert_eq!(
+            membership.announcement(node(2)),
+            Some(Message::InitAccepted { digest, reply_wanted: false })
+        );
     }
 }

@@ -87,13 +87,7 @@ pub enum LayoutError {
 impl Layout {
     /// Epoch 1: places all partitions on the given members.
     pub fn first(of: FirstLayout) -> Result<Self, LayoutError> {
-        let FirstLayout {
-            cluster,
-            incarnation,
-            partitions,
-            replication_factor,
-            mut members,
-        } = of;
+        let FirstLayout { cluster, incarnation, partitions, replication_factor, mut members } = of;
         members.sort_by_key(|member| member.node);
         if replication_factor > members.len() {
             return Err(LayoutError::ReplicationFactor(replication_factor));
@@ -136,11 +130,7 @@ impl Layout {
         self.validate_members()?;
         let members = self.members.iter().map(|member| member.node).collect();
         let Phase::Stable(ring) = &self.phase;
-        ring.validate(
-            usize::from(self.partitions.get()),
-            self.replication_factor,
-            &members,
-        )?;
+        ring.validate(usize::from(self.partitions.get()), self.replication_factor, &members)?;
         Ok(())
     }
 
@@ -158,10 +148,7 @@ impl Layout {
     }
 
     pub fn member(&self, node: NodeId) -> Option<&Member> {
-        let index = self
-            .members
-            .binary_search_by_key(&node, |member| member.node)
-            .ok()?;
+        let index = self.members.binary_search_by_key(&node, |member| member.node).ok()?;
         self.members.get(index)
     }
 
@@ -172,12 +159,7 @@ impl Layout {
     }
 
     pub fn replica_sets(&self, partition: Partition) -> ReplicaSets {
-        let nodes = |ring: &Ring| {
-            ring.replicas(partition)
-                .iter()
-                .map(|replica| replica.node)
-                .collect()
-        };
+        let nodes = |ring: &Ring| ring.replicas(partition).iter().map(|replica| replica.node).collect();
         ReplicaSets::new(self.rings().map(nodes).collect())
     }
 
@@ -187,10 +169,7 @@ impl Layout {
 
     /// How many partitions a node holds in any ring in force.
     pub fn owned(&self, node: NodeId) -> usize {
-        self.partitions
-            .all()
-            .filter(|partition| self.is_replica(*partition, node))
-            .count()
+        self.partitions.all().filter(|partition| self.is_replica(*partition, node)).count()
     }
 
     /// Tells two layouts apart without sending them: xxh3 over a fixed encoding of all fields, so that nodes of
@@ -198,12 +177,9 @@ impl Layout {
     pub fn digest(&self) -> u64 {
         let mut out = Vec::new();
         out.extend_from_slice(&self.cluster.0);
-        for number in [
-            self.incarnation.number,
-            self.incarnation.id,
-            self.epoch.0,
-            self.replication_factor as u64,
-        ] {
+        for number in
+            [self.incarnation.number, self.incarnation.id, self.epoch.0, self.replication_factor as u64]
+        {
             out.extend_from_slice(&number.to_be_bytes());
         }
         for member in &self.members {
@@ -236,11 +212,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 
 impl Member {
     fn candidate(&self) -> Candidate {
-        Candidate {
-            node: self.node,
-            zone: self.zone.clone(),
-            weight: self.weight,
-        }
+        Candidate { node: self.node, zone: self.zone.clone(), weight: self.weight }
     }
 }
 
@@ -281,29 +253,14 @@ mod tests {
 
     #[test]
     fn what_breaks_a_rule_is_refused() {
-        let clone = Member {
-            node: NodeId([2; 16]),
-            ..member(1)
-        };
+        let clone = Member { node: NodeId([2; 16]), ..member(1) };
         let cases = [
             (first(vec![member(1)], 3), LayoutError::ReplicationFactor(3)),
             (first(vec![member(1)], 0), LayoutError::ReplicationFactor(0)),
             (first(vec![], 0), LayoutError::Members(0)),
             (first(vec![member(1), member(1)], 1), LayoutError::MemberOrder),
-            (
-                first(vec![member(1), clone], 1),
-                LayoutError::SharedActor(NodeId([1; 16]), NodeId([2; 16])),
-            ),
-            (
-                first(
-                    vec![Member {
-                        weight: 0,
-                        ..member(1)
-                    }],
-                    1,
-                ),
-                LayoutError::NoWeight(NodeId([1; 16])),
-            ),
+            (first(vec![member(1), clone], 1), LayoutError::SharedActor(NodeId([1; 16]), NodeId([2; 16]))),
+            (first(vec![Member { weight: 0, ..member(1) }], 1), LayoutError::NoWeight(NodeId([1; 16]))),
         ];
         for (result, error) in cases {
             assert_eq!(result, Err(error));
@@ -316,18 +273,7 @@ mod tests {
     #[test]
     fn the_digest_tells_layouts_apart_and_never_changes() {
         let layout = first(vec![member(1), member(2), member(3)], 3).unwrap();
-        let renamed = first(
-            vec![
-                member(1),
-                member(2),
-                Member {
-                    name: "x".into(),
-                    ..member(3)
-                },
-            ],
-            3,
-        )
-        .unwrap();
+        let renamed = first(vec![member(1), member(2), Member { name: "x".into(), ..member(3) }], 3).unwrap();
         assert_ne!(layout.digest(), renamed.digest());
         assert_eq!(layout.digest(), DIGEST_OF_THE_FIRST_RELEASE);
     }

@@ -107,16 +107,8 @@ pub struct Node {
 
 impl Node {
     pub fn new(start: Start, now: Now) -> Self {
-        let Start {
-            node: me,
-            actor,
-            generation,
-            nonce,
-            stamp_ceiling_ms,
-            membership,
-            peers,
-            settings,
-        } = start;
+        let Start { node: me, actor, generation, nonce, stamp_ceiling_ms, membership, peers, settings } =
+            start;
         let membership = match membership {
             None => Membership::Uninitialised,
             Some((layout, false)) => Membership::accepted(layout, me),
@@ -154,23 +146,19 @@ impl Node {
             Event::LinkClosed { link } => {
                 if let Some(peer) = self.peers.disconnect(link) {
                     self.serve(now, effects, |node, context| {
-                        node.coordinator.lose(peer, false, context)
+                        node.coordinator.lose(peer, false, context);
                     });
                 }
             }
-            Event::Frame {
-                link,
-                header,
-                messages,
-            } => self.frame(link, header, messages, now, effects),
+            Event::Frame { link, header, messages } => self.frame((link, header), messages, now, effects),
             Event::Loaded { load, record } => {
                 self.serve(now, effects, |node, context| {
-                    node.replica.loaded(load, record, context)
+                    node.replica.loaded(load, record, context);
                 });
             }
             Event::Committed { commit, outcome } => {
                 self.serve(now, effects, |node, context| {
-                    node.replica.committed(commit, outcome, context)
+                    node.replica.committed(commit, outcome, context);
                 });
             }
             Event::Saved { save } => self.saved(save, now, effects),
@@ -187,24 +175,15 @@ impl Node {
         let announce = matches!(self.membership, Membership::Accepted { .. }).then_some(self.announce_at_ms);
         let stamps = self.coordinator.has_parked().then_some(self.stamps_from_ms);
         // A write that is parked for the disk, not for the clock, is woken by `Saved`, not by a tick.
-        let stamps = stamps.filter(|_| {
-            self.saves
-                .values()
-                .all(|save| !matches!(save, PendingSave::Ceiling(_)))
-        });
-        [announce, stamps, self.coordinator.next_deadline_ms()]
-            .into_iter()
-            .flatten()
-            .min()
+        let stamps =
+            stamps.filter(|_| self.saves.values().all(|save| !matches!(save, PendingSave::Ceiling(_))));
+        [announce, stamps, self.coordinator.next_deadline_ms()].into_iter().flatten().min()
     }
 
     /// What to say first on a connection to another member; `None` before this node has accepted a layout.
     pub fn hello(&self, to: NodeId) -> Option<Hello> {
         let layout = self.membership.layout()?;
-        Some(Hello {
-            header: self.header(layout, to),
-            nonce: self.nonce,
-        })
+        Some(Hello { header: self.header(layout, to), nonce: self.nonce })
     }
 
     /// True while no request and no write is under way: a drain may end.
@@ -262,18 +241,11 @@ impl Node {
             Some(_) => None,
         };
         if let Some(reason) = refusal {
-            let answer = Answer::Failed(Failure {
-                reason,
-                acks: 0,
-                needed: 0,
-            });
-            return effects.push(Effect::Answer {
-                request: request.id,
-                answer,
-            });
+            let answer = Answer::Failed(Failure { reason, acks: 0, needed: 0 });
+            return effects.push(Effect::Answer { request: request.id, answer });
         }
         self.serve(now, effects, |node, context| {
-            node.coordinator.start(request, context)
+            node.coordinator.start(request, context);
         });
     }
 
@@ -292,28 +264,15 @@ impl Node {
             Proposal::AlreadyAccepted => effects.push(answer(Answer::InitAccepted)),
             Proposal::Refuse(refusal) => effects.push(answer(Answer::InitRefused(refusal))),
             Proposal::Accept => {
-                self.accepting = Some(Accepting {
-                    layout: layout.clone(),
-                    requests: vec![request],
-                });
-                self.save(
-                    PendingSave::Accepted,
-                    SavedState::Layout {
-                        layout,
-                        decided: false,
-                    },
-                    effects,
-                );
+                self.accepting = Some(Accepting { layout: layout.clone(), requests: vec![request] });
+                self.save(PendingSave::Accepted, SavedState::Layout { layout, decided: false }, effects);
             }
         }
     }
 
     fn link_offered(&mut self, link: LinkId, hello: Hello, now: Now, effects: &mut Vec<Effect>) {
         let Some(layout) = self.membership.layout() else {
-            return effects.push(Effect::RefuseLink {
-                link,
-                refusal: LinkRefusal::NotInitialized,
-            });
+            return effects.push(Effect::RefuseLink { link, refusal: LinkRefusal::NotInitialized });
         };
         match self.peers.greet(&hello, layout, self.me) {
             Err(refusal) => effects.push(Effect::RefuseLink { link, refusal }),
@@ -336,7 +295,7 @@ impl Node {
         }
         if replaced.is_some() || restarted {
             self.serve(now, effects, |node, context| {
-                node.coordinator.lose(peer, restarted, context)
+                node.coordinator.lose(peer, restarted, context);
             });
         }
         if let Some(message) = self.membership.announcement(peer) {
@@ -346,8 +305,7 @@ impl Node {
 
     fn frame(
         &mut self,
-        link: LinkId,
-        header: Header,
+        (link, header): (LinkId, Header),
         messages: Vec<Message>,
         now: Now,
         effects: &mut Vec<Effect>,
@@ -359,7 +317,7 @@ impl Node {
             effects.push(Effect::CloseLink { link });
             if let Some(peer) = self.peers.disconnect(link) {
                 self.serve(now, effects, |node, context| {
-                    node.coordinator.lose(peer, false, context)
+                    node.coordinator.lose(peer, false, context);
                 });
             }
             return;
@@ -380,10 +338,10 @@ impl Node {
             Message::Write(write) => node.replica.write(from, write, context),
             Message::Read { call, key, want } => node.replica.read(from, call, (key, want), context),
             Message::WriteAnswer { call, outcome } => {
-                node.coordinator.write_answered(from, call, outcome, context)
+                node.coordinator.write_answered(from, call, outcome, context);
             }
             Message::ReadAnswer { call, outcome } => {
-                node.coordinator.read_answered(from, call, outcome, context)
+                node.coordinator.read_answered(from, call, outcome, context);
             }
             Message::InitAccepted { .. } => {}
         });
@@ -393,14 +351,12 @@ impl Node {
     fn refuse_uninitialized(&mut self, from: NodeId, message: Message) {
         let refusal = Refusal::NotInitialized;
         let answer = match message {
-            Message::Write(write) => Message::WriteAnswer {
-                call: write.call,
-                outcome: WriteOutcome::Refused(refusal),
-            },
-            Message::Read { call, .. } => Message::ReadAnswer {
-                call,
-                outcome: ReadOutcome::Refused(refusal),
-            },
+            Message::Write(write) => {
+                Message::WriteAnswer { call: write.call, outcome: WriteOutcome::Refused(refusal) }
+            }
+            Message::Read { call, .. } => {
+                Message::ReadAnswer { call, outcome: ReadOutcome::Refused(refusal) }
+            }
             Message::WriteAnswer { .. } | Message::ReadAnswer { .. } | Message::InitAccepted { .. } => return,
         };
         self.messages.push_back((from, answer));
@@ -422,10 +378,7 @@ impl Node {
             && !self.is_deciding
         {
             self.is_deciding = true;
-            let state = SavedState::Layout {
-                layout: layout.clone(),
-                decided: true,
-            };
+            let state = SavedState::Layout { layout: layout.clone(), decided: true };
             self.save(PendingSave::Decided, state, effects);
         }
     }
@@ -450,10 +403,7 @@ impl Node {
                 if self.peers.is_current(&hello) {
                     self.accept_link(link, &hello, now, effects);
                 } else {
-                    effects.push(Effect::RefuseLink {
-                        link,
-                        refusal: LinkRefusal::StaleGeneration,
-                    });
+                    effects.push(Effect::RefuseLink { link, refusal: LinkRefusal::StaleGeneration });
                 }
             }
         }
@@ -464,10 +414,8 @@ impl Node {
             return;
         };
         self.membership = Membership::accepted(layout, self.me);
-        let answers = requests.into_iter().map(|request| Effect::Answer {
-            request,
-            answer: Answer::InitAccepted,
-        });
+        let answers =
+            requests.into_iter().map(|request| Effect::Answer { request, answer: Answer::InitAccepted });
         effects.extend(answers);
         if let Membership::Accepted { digest, .. } = self.membership
             && self.membership.note_accepted(self.me, digest)
@@ -501,11 +449,7 @@ impl Node {
                 self.message(to, message, now, effects);
             } else if let (Some(link), Some(layout)) = (self.peers.link(to), self.membership.layout()) {
                 let header = self.header(layout, to);
-                effects.push(Effect::Send {
-                    link,
-                    header,
-                    message,
-                });
+                effects.push(Effect::Send { link, header, message });
             }
         }
     }
@@ -516,11 +460,7 @@ impl Node {
             return;
         }
         if let Some(ceiling_ms) = self.clock.wanted_ceiling(now.wall_ms) {
-            self.save(
-                PendingSave::Ceiling(ceiling_ms),
-                SavedState::StampCeiling(ceiling_ms),
-                effects,
-            );
+            self.save(PendingSave::Ceiling(ceiling_ms), SavedState::StampCeiling(ceiling_ms), effects);
         }
     }
 
@@ -553,10 +493,7 @@ impl Node {
             messages: &mut self.messages,
             effects,
         };
-        let mut machines = Machines {
-            coordinator: &mut self.coordinator,
-            replica: &mut self.replica,
-        };
+        let mut machines = Machines { coordinator: &mut self.coordinator, replica: &mut self.replica };
         act(&mut machines, &mut context);
     }
 }

@@ -59,10 +59,7 @@ impl RecordKey {
 
     pub fn keyspace(&self) -> &str {
         let end = 2 + self.keyspace_len();
-        self.0
-            .get(2..end)
-            .and_then(|name| std::str::from_utf8(name).ok())
-            .unwrap_or_default()
+        self.0.get(2..end).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default()
     }
 
     /// The key as the user gave it.
@@ -144,10 +141,7 @@ mod tests {
     use super::*;
 
     fn partition(keyspace: &str, key: &[u8], count: u32) -> u16 {
-        RecordKey::new(keyspace, key)
-            .unwrap()
-            .partition(PartitionCount::new(count).unwrap())
-            .0
+        RecordKey::new(keyspace, key).unwrap().partition(PartitionCount::new(count).unwrap()).0
     }
 
     #[test]
@@ -157,9 +151,7 @@ mod tests {
         assert!(lines.len() >= 8, "the vectors were read");
         for line in lines {
             let fields: Vec<_> = line.split_whitespace().collect();
-            let [keyspace, key, count, expected] = fields[..] else {
-                panic!("malformed vector: {line}")
-            };
+            let [keyspace, key, count, expected] = fields[..] else { panic!("malformed vector: {line}") };
             assert_eq!(
                 partition(keyspace, key.as_bytes(), count.parse().unwrap()),
                 expected.parse().unwrap(),

@@ -53,11 +53,7 @@ pub struct Peers {
 
 impl Peers {
     pub fn new(identities: PeerIdentities) -> Self {
-        Self {
-            durable: identities.clone(),
-            identities,
-            ..Self::default()
-        }
+        Self { durable: identities.clone(), identities, ..Self::default() }
     }
 
     /// Judges a hello, and notes a newer identity.
@@ -73,11 +69,7 @@ impl Peers {
         match self.identities.get(&header.from) {
             Some(known) if *known == offered => {
                 let is_durable = self.durable.get(&header.from) == Some(&offered);
-                Ok(if is_durable {
-                    Greeting::Known
-                } else {
-                    Greeting::Newer
-                })
+                Ok(if is_durable { Greeting::Known } else { Greeting::Newer })
             }
             Some((generation, _)) if *generation >= header.generation => Err(LinkRefusal::StaleGeneration),
             _ => {
@@ -94,8 +86,7 @@ impl Peers {
 
     /// The identity behind this hello has been synced to disk.
     pub fn make_durable(&mut self, hello: &Hello) {
-        self.durable
-            .insert(hello.header.from, (hello.header.generation, hello.nonce));
+        self.durable.insert(hello.header.from, (hello.header.generation, hello.nonce));
     }
 
     pub fn identities(&self) -> &PeerIdentities {
@@ -104,25 +95,18 @@ impl Peers {
 
     /// True if the peer behind this header was linked before, as another generation.
     pub fn has_restarted(&self, header: &Header) -> bool {
-        self.linked_as
-            .get(&header.from)
-            .is_some_and(|generation| *generation != header.generation)
+        self.linked_as.get(&header.from).is_some_and(|generation| *generation != header.generation)
     }
 
     /// Takes a link into use and returns the one that it replaces.
     pub fn connect(&mut self, link: LinkId, header: &Header) -> Option<LinkId> {
-        self.links
-            .insert(header.from, (link, header.generation))
-            .map(|(old, _)| old)
+        self.linked_as.insert(header.from, header.generation);
+        self.links.insert(header.from, (link, header.generation)).map(|(old, _)| old)
     }
 
     /// Forgets a link and returns the peer that is no longer reached.
     pub fn disconnect(&mut self, link: LinkId) -> Option<NodeId> {
-        let peer = self
-            .links
-            .iter()
-            .find(|(_, (used, _))| *used == link)
-            .map(|(peer, _)| *peer)?;
+        let peer = self.links.iter().find(|(_, (used, _))| *used == link).map(|(peer, _)| *peer)?;
         self.links.remove(&peer);
         Some(peer)
     }
@@ -136,18 +120,14 @@ impl Peers {
     }
 
     pub fn connected(&self) -> impl Iterator<Item = (NodeId, Generation)> {
-        self.links
-            .iter()
-            .map(|(peer, (_, generation))| (*peer, *generation))
+        self.links.iter().map(|(peer, (_, generation))| (*peer, *generation))
     }
 
     /// True if a frame with this header may be handled: it comes over its sender's link, of the highest generation
     /// heard of, and is meant for us, in our cluster, incarnation and epoch.
     pub fn admits(&self, link: LinkId, header: &Header, layout: &Layout, me: NodeId) -> bool {
-        let is_newest = self
-            .identities
-            .get(&header.from)
-            .is_none_or(|(newest, _)| *newest <= header.generation);
+        let is_newest =
+            self.identities.get(&header.from).is_none_or(|(newest, _)| *newest <= header.generation);
         fits(header, layout)
             && header.to == me
             && is_newest
@@ -157,4 +137,98 @@ impl Peers {
 
 fn fits(header: &Header, layout: &Layout) -> bool {
     (header.cluster, header.incarnation, header.epoch) == (layout.cluster, layout.incarnation, layout.epoch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Actor, ClusterId, Epoch, Incarnation};
+    use crate::layout::{FirstLayout, Member};
+    use crate::partition::PartitionCount;
+
+    const ME: NodeId = NodeId([1; 16]);
+    const PEER: NodeId = NodeId([2; 16]);
+
+    fn layout() -> Layout {
+        let member = |node, actor| Member {
+            node,
+            actor: Actor(actor),
+            name: String::new(),
+            zone: String::new(),
+            weight: 1,
+        };
+        Layout::first(FirstLayout {
+            cluster: ClusterId([9; 16]),
+            incarnation: Incarnation { number: 1, id: 3 },
+            partitions: PartitionCount::new(16).unwrap(),
+            replication_factor: 2,
+            members: vec![member(ME, 1), member(PEER, 2)],
+        })
+        .unwrap()
+    }
+
+    fn hello(generation: u64, nonce: u64) -> Hello {
+        let Layout { cluster, incarnation, epoch, .. } = layout();
+        let header =
+            Header { cluster, incarnation, epoch, from: PEER, to: ME, generation: Generation(generation) };
+        Hello { header, nonce: Nonce(nonce) }
+    }
+
+    fn knowing(generation: u64, nonce: u64) -> Peers {
+        Peers::new(BTreeMap::from([(PEER, (Generation(generation), Nonce(nonce)))]))
+    }
+
+    #[test]
+    fn a_hello_is_judged_by_what_was_seen_of_its_sender() {
+        let cases = [
+            (5, 50, Ok(Greeting::Known), "the same process"),
+            (6, 60, Ok(Greeting::Newer), "a later start"),
+            (4, 40, Err(LinkRefusal::StaleGeneration), "a disk that was rolled back"),
+            (5, 51, Err(LinkRefusal::StaleGeneration), "a disk that was cloned"),
+        ];
+        for (generation, nonce, expected, what) in cases {
+            assert_eq!(knowing(5, 50).greet(&hello(generation, nonce), &layout(), ME), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_hello_of_another_cluster_or_for_another_node_is_refused() {
+        let spoil = |change: fn(&mut Header)| {
+            let mut hello = hello(5, 50);
+            change(&mut hello.header);
+            Peers::default().greet(&hello, &layout(), ME)
+        };
+        assert_eq!(spoil(|_| {}), Ok(Greeting::Newer));
+        assert_eq!(spoil(|h| h.cluster = ClusterId([8; 16])), Err(LinkRefusal::WrongCluster));
+        assert_eq!(spoil(|h| h.incarnation.id = 4), Err(LinkRefusal::WrongCluster));
+        assert_eq!(spoil(|h| h.epoch = Epoch(2)), Err(LinkRefusal::WrongCluster));
+        assert_eq!(spoil(|h| h.to = PEER), Err(LinkRefusal::WrongNode));
+        assert_eq!(spoil(|h| h.from = ME), Err(LinkRefusal::WrongNode));
+        assert_eq!(spoil(|h| h.from = NodeId([7; 16])), Err(LinkRefusal::WrongNode));
+    }
+
+    #[test]
+    fn an_identity_counts_as_known_only_once_it_is_durable() {
+        let mut peers = Peers::default();
+        assert_eq!(peers.greet(&hello(5, 50), &layout(), ME), Ok(Greeting::Newer));
+        assert_eq!(peers.greet(&hello(5, 50), &layout(), ME), Ok(Greeting::Newer), "not durable yet");
+        peers.make_durable(&hello(5, 50));
+        assert_eq!(peers.greet(&hello(5, 50), &layout(), ME), Ok(Greeting::Known));
+    }
+
+    #[test]
+    fn a_frame_counts_only_on_the_link_of_the_newest_generation() {
+        let mut peers = knowing(5, 50);
+        let (old, new) = (LinkId(1), LinkId(2));
+        peers.connect(old, &hello(5, 50).header);
+        assert!(peers.admits(old, &hello(5, 50).header, &layout(), ME));
+        assert!(!peers.admits(new, &hello(5, 50).header, &layout(), ME));
+        peers.greet(&hello(6, 60), &layout(), ME).unwrap();
+        assert!(!peers.admits(old, &hello(5, 50).header, &layout(), ME), "a later generation was heard of");
+        assert!(peers.has_restarted(&hello(6, 60).header));
+        assert_eq!(peers.connect(new, &hello(6, 60).header), Some(old));
+        assert!(peers.admits(new, &hello(6, 60).header, &layout(), ME));
+        assert_eq!(peers.disconnect(new), Some(PEER));
+        assert!(!peers.has_restarted(&hello(6, 60).header), "a broken link is no restart");
+    }
 }

@@ -31,8 +31,7 @@ impl Load<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
         let ours = (self.partitions + 1) * u64::from(other.candidate.weight);
         let theirs = (other.partitions + 1) * u64::from(self.candidate.weight);
-        ours.cmp(&theirs)
-            .then_with(|| self.candidate.node.cmp(&other.candidate.node))
+        ours.cmp(&theirs).then_with(|| self.candidate.node.cmp(&other.candidate.node))
     }
 }
 
@@ -43,19 +42,10 @@ pub fn place(
     replication_factor: usize,
     since: Epoch,
 ) -> Ring {
-    let mut loads: Vec<_> = candidates
-        .iter()
-        .map(|candidate| Load {
-            candidate,
-            partitions: 0,
-            first: 0,
-        })
-        .collect();
+    let mut loads: Vec<_> =
+        candidates.iter().map(|candidate| Load { candidate, partitions: 0, first: 0 }).collect();
     loads.sort_by_key(|load| load.candidate.node);
-    let ring = partitions
-        .all()
-        .map(|_| place_one(&mut loads, replication_factor, since))
-        .collect();
+    let ring = partitions.all().map(|_| place_one(&mut loads, replication_factor, since)).collect();
     Ring::new(ring)
 }
 
@@ -63,10 +53,7 @@ fn place_one(loads: &mut [Load<'_>], replication_factor: usize, since: Epoch) ->
     let mut chosen: Vec<usize> = Vec::with_capacity(replication_factor);
     while chosen.len() < replication_factor.min(loads.len()) {
         let zone_is_used = |load: &Load<'_>| {
-            chosen
-                .iter()
-                .filter_map(|i| loads.get(*i))
-                .any(|c| c.candidate.zone == load.candidate.zone)
+            chosen.iter().filter_map(|i| loads.get(*i)).any(|c| c.candidate.zone == load.candidate.zone)
         };
         let free = || loads.iter().enumerate().filter(|(i, _)| !chosen.contains(i));
         let best = free()
@@ -87,10 +74,7 @@ fn place_one(loads: &mut [Load<'_>], replication_factor: usize, since: Epoch) ->
     chosen
         .iter()
         .filter_map(|i| loads.get(*i))
-        .map(|load| Replica {
-            node: load.candidate.node,
-            since,
-        })
+        .map(|load| Replica { node: load.candidate.node, since })
         .collect()
 }
 
@@ -150,10 +134,7 @@ mod tests {
         let ring = place_on(&candidates, 3);
         for c in &candidates {
             assert_eq!(ring.owned(c.node), 128);
-            let first = ring
-                .iter()
-                .filter(|(_, replicas)| replicas[0].node == c.node)
-                .count();
+            let first = ring.iter().filter(|(_, replicas)| replicas[0].node == c.node).count();
             assert!((38..=48).contains(&first), "{first}");
         }
     }
@@ -164,9 +145,6 @@ mod tests {
         candidates[0].weight = 2;
         let ring = place_on(&candidates, 1);
         let owned: Vec<_> = candidates.iter().map(|c| ring.owned(c.node)).collect();
-        assert!(
-            owned[0].abs_diff(102) <= 1 && owned[1..].iter().all(|o| o.abs_diff(51) <= 1),
-            "{owned:?}"
-        );
+        assert!(owned[0].abs_diff(102) <= 1 && owned[1..].iter().all(|o| o.abs_diff(51) <= 1), "{owned:?}");
     }
 }

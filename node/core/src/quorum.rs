@@ -57,18 +57,12 @@ impl ReplicaSets {
 
     /// True if the nodes for which `counts` holds make the level in every set.
     pub fn satisfied(&self, level: Consistency, counts: impl Fn(&NodeId) -> bool) -> bool {
-        self.0
-            .iter()
-            .all(|set| set.iter().filter(|node| counts(node)).count() >= level.needed(set.len()))
+        self.0.iter().all(|set| set.iter().filter(|node| counts(node)).count() >= level.needed(set.len()))
     }
 
     /// The largest number that any set needs: what error messages call `needed`.
     pub fn needed(&self, level: Consistency) -> usize {
-        self.0
-            .iter()
-            .map(|set| level.needed(set.len()))
-            .max()
-            .unwrap_or(1)
+        self.0.iter().map(|set| level.needed(set.len())).max().unwrap_or(1)
     }
 }
 
@@ -92,10 +86,7 @@ mod tests {
 
     #[test]
     fn every_set_has_to_be_satisfied() {
-        let sets = ReplicaSets::new(vec![
-            vec![node(1), node(2), node(3)],
-            vec![node(3), node(4), node(5)],
-        ]);
+        let sets = ReplicaSets::new(vec![vec![node(1), node(2), node(3)], vec![node(3), node(4), node(5)]]);
         assert_eq!(sets.nodes().len(), 5);
         assert!(!sets.satisfied(Consistency::Quorum, |n| [node(1), node(2)].contains(n)));
         assert!(sets.satisfied(Consistency::Quorum, |n| [node(1), node(3), node(4)].contains(n)));

@@ -12,10 +12,7 @@ use crate::quorum::{Consistency, Durability, ReplicaSets};
 use crate::record::{Record, Version};
 
 /// The call of a repair whose answer nobody waits for.
-const UNWATCHED: Call = Call {
-    operation: 0,
-    attempt: 0,
-};
+const UNWATCHED: Call = Call { operation: 0, attempt: 0 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reply {
@@ -56,16 +53,7 @@ impl ReadOperation {
         (key, level): (RecordKey, Consistency),
         sets: ReplicaSets,
     ) -> Self {
-        Self {
-            request,
-            deadline,
-            key,
-            level,
-            sets,
-            replies: BTreeMap::new(),
-            best: None,
-            write_back: None,
-        }
+        Self { request, deadline, key, level, sets, replies: BTreeMap::new(), best: None, write_back: None }
     }
 
     pub(crate) fn note_read(&mut self, from: NodeId, outcome: ReadOutcome) {
@@ -91,10 +79,8 @@ impl ReadOperation {
     }
 
     pub(crate) fn note_write_back(&mut self, from: NodeId, outcome: WriteOutcome) {
-        if let Some(reply @ WriteBack::Pending) = self
-            .write_back
-            .as_mut()
-            .and_then(|replies| replies.get_mut(&from))
+        if let Some(reply @ WriteBack::Pending) =
+            self.write_back.as_mut().and_then(|replies| replies.get_mut(&from))
         {
             *reply = match outcome {
                 WriteOutcome::Held(_) | WriteOutcome::Superseded(_) => WriteBack::Holds,
@@ -110,11 +96,7 @@ impl ReadOperation {
             Some(reply @ Reply::Holds(_)) if restarted => *reply = Reply::Failed,
             _ => {}
         }
-        match self
-            .write_back
-            .as_mut()
-            .and_then(|replies| replies.get_mut(&node))
-        {
+        match self.write_back.as_mut().and_then(|replies| replies.get_mut(&node)) {
             Some(reply @ WriteBack::Pending) => *reply = WriteBack::Failed,
             Some(reply @ WriteBack::Holds) if restarted => *reply = WriteBack::Failed,
             _ => {}
@@ -129,19 +111,13 @@ impl ReadOperation {
         if !self.ask(operation, context) {
             return Some(self.failed(FailureReason::QuorumUnreachable));
         }
-        if !self.sets.satisfied(self.level, |node| {
-            matches!(self.replies.get(node), Some(Reply::Holds(_)))
-        }) {
+        if !self.sets.satisfied(self.level, |node| matches!(self.replies.get(node), Some(Reply::Holds(_)))) {
             return None;
         }
         let Some(highest) = self.highest() else {
             return Some(Answer::Read(None));
         };
-        let best = self
-            .best
-            .as_ref()
-            .filter(|best| best.version() >= highest)
-            .cloned();
+        let best = self.best.as_ref().filter(|best| best.version() >= highest).cloned();
         let Some(best) = best else {
             self.fetch(highest, operation, context);
             return None;
@@ -150,16 +126,8 @@ impl ReadOperation {
     }
 
     pub(crate) fn failed(&self, reason: FailureReason) -> Answer {
-        let acks = self
-            .replies
-            .values()
-            .filter(|reply| matches!(reply, Reply::Holds(_)))
-            .count();
-        Answer::Failed(Failure {
-            reason,
-            acks,
-            needed: self.sets.needed(self.level),
-        })
+        let acks = self.replies.values().filter(|reply| matches!(reply, Reply::Holds(_))).count();
+        Answer::Failed(Failure { reason, acks, needed: self.sets.needed(self.level) })
     }
 
     /// Asks as many replicas as can still make the level, ourselves first; false if too few are left.
@@ -189,37 +157,20 @@ impl ReadOperation {
 
     fn send_read(&mut self, node: NodeId, want: Want, operation: u64, context: &mut Context<'_>) {
         self.replies.insert(node, Reply::Pending);
-        let call = Call {
-            operation,
-            attempt: 0,
-        };
-        context.send(
-            node,
-            Message::Read {
-                call,
-                key: self.key.clone(),
-                want,
-            },
-        );
+        let call = Call { operation, attempt: 0 };
+        context.send(node, Message::Read { call, key: self.key.clone(), want });
     }
 
     fn highest(&self) -> Option<Version> {
         let version = |reply: &Reply| {
-            if let Reply::Holds(version) = reply {
-                *version
-            } else {
-                None
-            }
+            if let Reply::Holds(version) = reply { *version } else { None }
         };
         self.replies.values().filter_map(version).max()
     }
 
     /// Asks one that holds the highest version for the whole record.
     fn fetch(&mut self, highest: Version, operation: u64, context: &mut Context<'_>) {
-        let holder = self
-            .replies
-            .iter()
-            .find(|(_, reply)| **reply == Reply::Holds(Some(highest)));
+        let holder = self.replies.iter().find(|(_, reply)| **reply == Reply::Holds(Some(highest)));
         if let Some((holder, _)) = holder {
             self.send_read(*holder, Want::Full, operation, context);
         }
@@ -230,34 +181,13 @@ impl ReadOperation {
         let version = best.version();
         let holds = |node: &NodeId| self.replies.get(node) == Some(&Reply::Holds(Some(version)));
         let enough = self.level == Consistency::One || self.sets.satisfied(Consistency::Quorum, holds);
-        let behind: Vec<_> = self
-            .sets
-            .nodes()
-            .into_iter()
-            .filter(|node| !holds(node))
-            .collect();
-        let call = if enough {
-            UNWATCHED
-        } else {
-            Call {
-                operation,
-                attempt: 1,
-            }
-        };
+        let behind: Vec<_> = self.sets.nodes().into_iter().filter(|node| !holds(node)).collect();
+        let call = if enough { UNWATCHED } else { Call { operation, attempt: 1 } };
         let mut write_back: BTreeMap<_, _> = self
             .sets
             .nodes()
             .into_iter()
-            .map(|node| {
-                (
-                    node,
-                    if holds(&node) {
-                        WriteBack::Holds
-                    } else {
-                        WriteBack::Failed
-                    },
-                )
-            })
+            .map(|node| (node, if holds(&node) { WriteBack::Holds } else { WriteBack::Failed }))
             .collect();
         for node in behind {
             // Those that answered are known to be behind; the others are written to only if they are needed.
@@ -277,19 +207,12 @@ impl ReadOperation {
     }
 
     fn repair(&self, call: Call, record: Record) -> Write {
-        Write {
-            call,
-            key: self.key.clone(),
-            record,
-            origin: Origin::Repair,
-            durability: Durability::Synced,
-        }
+        Write { call, key: self.key.clone(), record, origin: Origin::Repair, durability: Durability::Synced }
     }
 
     fn judge_write_back(&self, replies: &BTreeMap<NodeId, WriteBack>) -> Option<Answer> {
         let makes = |counts: fn(&WriteBack) -> bool| {
-            self.sets
-                .satisfied(Consistency::Quorum, |node| replies.get(node).is_some_and(counts))
+            self.sets.satisfied(Consistency::Quorum, |node| replies.get(node).is_some_and(counts))
         };
         if makes(|reply| *reply == WriteBack::Holds) {
             return Some(Answer::Read(self.best.clone()));

@@ -41,10 +41,7 @@ pub struct Version {
 
 impl Record {
     pub fn version(&self) -> Version {
-        Version {
-            stamp: self.stamp,
-            hash: self.body.hash(),
-        }
+        Version { stamp: self.stamp, hash: self.body.hash() }
     }
 
     /// The one record that both stand for.
@@ -54,10 +51,7 @@ impl Record {
 
     /// True if merging would keep this record and drop the other, different one.
     pub fn supersedes(&self, other: &Self) -> bool {
-        self.stamp
-            .cmp(&other.stamp)
-            .then_with(|| self.body.order(&other.body))
-            == Ordering::Greater
+        self.stamp.cmp(&other.stamp).then_with(|| self.body.order(&other.body)) == Ordering::Greater
     }
 
     /// True if both bear one stamp and say different things: a broken invariant somewhere, worth an alarm.
@@ -101,9 +95,7 @@ impl Body {
     }
 
     fn order(&self, other: &Self) -> Ordering {
-        self.hash()
-            .cmp(&other.hash())
-            .then_with(|| self.bytes().cmp(other.bytes()))
+        self.hash().cmp(&other.hash()).then_with(|| self.bytes().cmp(other.bytes()))
     }
 
     fn bytes(&self) -> &[u8] {
@@ -162,9 +154,7 @@ impl Record {
         if stored.slice(content_len..) != checksum.to_be_bytes()[..] {
             return Err(RecordError::Checksum);
         }
-        let header = content
-            .first_chunk::<HEADER_BYTES>()
-            .ok_or(RecordError::TooShort(stored.len()))?;
+        let header = content.first_chunk::<HEADER_BYTES>().ok_or(RecordError::TooShort(stored.len()))?;
         let [format, stamp @ .., kind] = *header;
         if format != FORMAT {
             return Err(RecordError::Format(format));
@@ -174,10 +164,7 @@ impl Record {
             KIND_TOMBSTONE => Body::Tombstone,
             other => return Err(RecordError::Kind(other)),
         };
-        Ok(Self {
-            stamp: Stamp::from_bytes(stamp),
-            body,
-        })
+        Ok(Self { stamp: Stamp::from_bytes(stamp), body })
     }
 }
 
@@ -193,10 +180,8 @@ mod tests {
             Just(Body::Tombstone),
             prop::collection::vec(0u8..3, 0..3).prop_map(|value| Body::Value(value.into())),
         ];
-        (0u64..4, 0u64..2, body).prop_map(|(millis, actor, body)| Record {
-            stamp: Stamp::new(millis, 0, Actor(actor)),
-            body,
-        })
+        (0u64..4, 0u64..2, body)
+            .prop_map(|(millis, actor, body)| Record { stamp: Stamp::new(millis, 0, Actor(actor)), body })
     }
 
     proptest! {
@@ -231,10 +216,8 @@ mod tests {
     fn bytes_of_the_first_release_still_read() {
         let key = RecordKey::new("default", b"greeting").unwrap();
         let stored = Bytes::from_static(include_bytes!("../tests/data/record-v1.bin"));
-        let record = Record {
-            stamp: Stamp::new(1_700_000_000_000, 7, Actor(42)),
-            body: Body::Value("hello".into()),
-        };
+        let record =
+            Record { stamp: Stamp::new(1_700_000_000_000, 7, Actor(42)), body: Body::Value("hello".into()) };
         assert_eq!(Record::decode(&key, &stored), Ok(record.clone()));
         assert_eq!(record.encode(&key), stored);
     }

@@ -32,22 +32,13 @@ enum KeyWrites {
     /// They wait for the stored record.
     Loading(Vec<(NodeId, Write)>),
     /// The newest record, stored or being committed by `commits`, of which at least one is under way.
-    Merging {
-        newest: Record,
-        commits: usize,
-        last: CommitId,
-    },
+    Merging { newest: Record, commits: usize, last: CommitId },
 }
 
 #[derive(Debug)]
 enum Load {
     Write(RecordKey),
-    Read {
-        key: RecordKey,
-        from: NodeId,
-        call: Call,
-        want: Want,
-    },
+    Read { key: RecordKey, from: NodeId, call: Call, want: Want },
 }
 
 #[derive(Debug)]
@@ -99,23 +90,11 @@ impl Replica {
         (key, want): (RecordKey, Want),
         context: &mut Context<'_>,
     ) {
-        if !context
-            .layout
-            .is_replica(key.partition(context.layout.partitions), context.me)
-        {
+        if !context.layout.is_replica(key.partition(context.layout.partitions), context.me) {
             let outcome = ReadOutcome::Refused(Refusal::NotReplica);
             return context.send(from, Message::ReadAnswer { call, outcome });
         }
-        self.load(
-            Load::Read {
-                key: key.clone(),
-                from,
-                call,
-                want,
-            },
-            key,
-            context,
-        );
+        self.load(Load::Read { key: key.clone(), from, call, want }, key, context);
     }
 
     pub(crate) fn loaded(
@@ -126,12 +105,7 @@ impl Replica {
     ) {
         match self.loads.remove(&load) {
             Some(Load::Write(key)) => self.loaded_for_write(&key, record, context),
-            Some(Load::Read {
-                key,
-                from,
-                call,
-                want,
-            }) => {
+            Some(Load::Read { key, from, call, want }) => {
                 let outcome = read_outcome(record, want, context.settings.digest_bytes_min);
                 if outcome == ReadOutcome::Refused(Refusal::InDoubt) {
                     context.effects.push(Effect::Alarm(Alarm::DamagedRecord { key }));
@@ -172,10 +146,7 @@ impl Replica {
     /// What is refused before anything is read or written. Repairs are refused for want of space only by the log
     /// itself: they live on the reserve above the hard limit.
     fn check(&self, write: &Write, context: &Context<'_>) -> Result<(), Refusal> {
-        if !context
-            .layout
-            .is_replica(write.key.partition(context.layout.partitions), context.me)
-        {
+        if !context.layout.is_replica(write.key.partition(context.layout.partitions), context.me) {
             return Err(Refusal::NotReplica);
         }
         let Origin::Client { deadline_wall_ms } = write.origin else {
@@ -186,10 +157,7 @@ impl Replica {
         if context.now.wall_ms > deadline_wall_ms.saturating_add(skew_ms_max) {
             return Err(Refusal::DeadlinePassed);
         }
-        if context
-            .clock
-            .is_too_far_ahead(write.record.stamp, context.now.wall_ms, skew_ms_max)
-        {
+        if context.clock.is_too_far_ahead(write.record.stamp, context.now.wall_ms, skew_ms_max) {
             return Err(Refusal::ClockSkew);
         }
         if self.disk_full {
@@ -220,9 +188,7 @@ impl Replica {
         let stored = match record {
             Ok(stored) => stored,
             Err(Damaged) => {
-                context
-                    .effects
-                    .push(Effect::Alarm(Alarm::DamagedRecord { key: key.clone() }));
+                context.effects.push(Effect::Alarm(Alarm::DamagedRecord { key: key.clone() }));
                 for (from, write) in waiting {
                     answer(context, from, write.call, WriteOutcome::Refused(Refusal::InDoubt));
                 }
@@ -240,19 +206,12 @@ impl Replica {
 
     /// Commits the write's record if it is the newest now; else says what supersedes it, once that is durable.
     fn merge(&mut self, from: NodeId, write: Write, newest: Option<Record>, context: &mut Context<'_>) {
-        let Write {
-            call,
-            key,
-            record,
-            durability,
-            ..
-        } = write;
+        let Write { call, key, record, durability, .. } = write;
         if let Some(newest) = newest {
             if newest.conflicts_with(&record) {
-                context.effects.push(Effect::Alarm(Alarm::EqualStamps {
-                    key: key.clone(),
-                    stamp: record.stamp,
-                }));
+                context
+                    .effects
+                    .push(Effect::Alarm(Alarm::EqualStamps { key: key.clone(), stamp: record.stamp }));
             }
             if newest.supersedes(&record) {
                 return self.answer_superseded((from, call), &key, newest.stamp, context);
@@ -260,40 +219,20 @@ impl Replica {
         }
         let id = CommitId(self.next_commit);
         self.next_commit += 1;
-        self.commits.insert(
-            id,
-            PendingCommit {
-                key: key.clone(),
-                answers: vec![(from, call, Holding::Ours)],
-            },
-        );
+        self.commits
+            .insert(id, PendingCommit { key: key.clone(), answers: vec![(from, call, Holding::Ours)] });
         match self.keys.get_mut(&key) {
-            Some(KeyWrites::Merging {
-                newest,
-                commits,
-                last,
-            }) => {
+            Some(KeyWrites::Merging { newest, commits, last }) => {
                 *newest = record.clone();
                 *commits += 1;
                 *last = id;
             }
             Some(KeyWrites::Loading(_)) | None => {
-                self.keys.insert(
-                    key.clone(),
-                    KeyWrites::Merging {
-                        newest: record.clone(),
-                        commits: 1,
-                        last: id,
-                    },
-                );
+                self.keys
+                    .insert(key.clone(), KeyWrites::Merging { newest: record.clone(), commits: 1, last: id });
             }
         }
-        context.effects.push(Effect::Commit(Commit {
-            id,
-            key,
-            record,
-            durability,
-        }));
+        context.effects.push(Effect::Commit(Commit { id, key, record, durability }));
     }
 
     fn answer_superseded(

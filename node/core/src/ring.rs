@@ -27,11 +27,7 @@ pub enum RingError {
     #[error("the ring has {found} partitions, not {expected}")]
     Partitions { found: usize, expected: usize },
     #[error("partition {partition} has {found} replicas, not {expected}")]
-    Replicas {
-        partition: Partition,
-        found: usize,
-        expected: usize,
-    },
+    Replicas { partition: Partition, found: usize, expected: usize },
     #[error("partition {partition} names node {node} twice")]
     Twice { partition: Partition, node: NodeId },
     #[error("partition {partition} names node {node}, which is no member")]
@@ -45,29 +41,20 @@ impl Ring {
 
     /// The replicas of a partition, the preferred one first; none for a partition that does not exist.
     pub fn replicas(&self, partition: Partition) -> &[Replica] {
-        self.partitions
-            .get(usize::from(partition.0))
-            .map_or(&[], Vec::as_slice)
+        self.partitions.get(usize::from(partition.0)).map_or(&[], Vec::as_slice)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Partition, &[Replica])> {
-        (0..)
-            .map(Partition)
-            .zip(self.partitions.iter().map(Vec::as_slice))
+        (0..).map(Partition).zip(self.partitions.iter().map(Vec::as_slice))
     }
 
     pub fn is_replica(&self, partition: Partition, node: NodeId) -> bool {
-        self.replicas(partition)
-            .iter()
-            .any(|replica| replica.node == node)
+        self.replicas(partition).iter().any(|replica| replica.node == node)
     }
 
     /// How many partitions a node holds.
     pub fn owned(&self, node: NodeId) -> usize {
-        self.partitions
-            .iter()
-            .filter(|replicas| replicas.iter().any(|replica| replica.node == node))
-            .count()
+        self.partitions.iter().filter(|replicas| replicas.iter().any(|replica| replica.node == node)).count()
     }
 
     /// Checks the number of partitions and replicas, and that each replica is one member, named once.
@@ -78,32 +65,19 @@ impl Ring {
         members: &BTreeSet<NodeId>,
     ) -> Result<(), RingError> {
         if self.partitions.len() != partitions {
-            return Err(RingError::Partitions {
-                found: self.partitions.len(),
-                expected: partitions,
-            });
+            return Err(RingError::Partitions { found: self.partitions.len(), expected: partitions });
         }
         for (partition, list) in self.iter() {
             if list.len() != replicas {
-                return Err(RingError::Replicas {
-                    partition,
-                    found: list.len(),
-                    expected: replicas,
-                });
+                return Err(RingError::Replicas { partition, found: list.len(), expected: replicas });
             }
             let mut seen = BTreeSet::new();
             for Replica { node, .. } in list {
                 if !seen.insert(*node) {
-                    return Err(RingError::Twice {
-                        partition,
-                        node: *node,
-                    });
+                    return Err(RingError::Twice { partition, node: *node });
                 }
                 if !members.contains(node) {
-                    return Err(RingError::NoMember {
-                        partition,
-                        node: *node,
-                    });
+                    return Err(RingError::NoMember { partition, node: *node });
                 }
             }
         }

@@ -24,11 +24,7 @@ pub struct Stamp {
 impl Stamp {
     /// `millis` beyond 48 bits are cut down to the highest that fits.
     pub fn new(millis: u64, counter: u16, actor: Actor) -> Self {
-        Self {
-            millis: millis.min(MILLIS_MAX),
-            counter,
-            actor,
-        }
+        Self { millis: millis.min(MILLIS_MAX), counter, actor }
     }
 
     /// Milliseconds since the Unix epoch.
@@ -50,11 +46,7 @@ impl Stamp {
         let value = u128::from_be_bytes(bytes);
         // The casts keep the low bits on purpose: that is how the fields are packed.
         let high = (value >> 64) as u64;
-        Self {
-            millis: high >> 16,
-            counter: high as u16,
-            actor: Actor(value as u64),
-        }
+        Self { millis: high >> 16, counter: high as u16, actor: Actor(value as u64) }
     }
 
     /// Reads 16 bytes; `None` for any other length.
@@ -98,13 +90,7 @@ pub struct HybridClock {
 impl HybridClock {
     /// `ceiling_ms` is what was durable when the node started; everything issued from now on is above it.
     pub fn new(actor: Actor, ceiling_ms: u64) -> Self {
-        Self {
-            actor,
-            millis: ceiling_ms,
-            counter: 0,
-            ceiling_ms,
-            wanted_ms: ceiling_ms,
-        }
+        Self { actor, millis: ceiling_ms, counter: 0, ceiling_ms, wanted_ms: ceiling_ms }
     }
 
     /// Issues the next stamp: above all issued and all observed before, at least at the wall clock.
@@ -218,10 +204,7 @@ mod tests {
         let last = before.issue(1999).unwrap();
         let mut after = HybridClock::new(Actor(1), 2000);
         after.raise_ceiling(9000);
-        assert!(
-            after.issue(100).unwrap() > last,
-            "even when the wall clock was set back"
-        );
+        assert!(after.issue(100).unwrap() > last, "even when the wall clock was set back");
     }
 
     #[test]
@@ -231,9 +214,6 @@ mod tests {
         assert!(!clock.is_too_far_ahead(stamp(1500), 1000, 500));
         assert!(clock.is_too_far_ahead(stamp(1501), 1000, 500));
         clock.observe(stamp(2000));
-        assert!(
-            !clock.is_too_far_ahead(stamp(2500), 1000, 500),
-            "the logical clock counts as well"
-        );
+        assert!(!clock.is_too_far_ahead(stamp(2500), 1000, 500), "the logical clock counts as well");
     }
 }

@@ -60,14 +60,7 @@ pub(crate) struct WriteOrder {
 
 impl WriteOperation {
     pub(crate) fn new(order: WriteOrder, sets: ReplicaSets) -> Self {
-        let WriteOrder {
-            request,
-            key,
-            body,
-            level,
-            durability,
-            deadline,
-        } = order;
+        let WriteOrder { request, key, body, level, durability, deadline } = order;
         Self {
             request,
             deadline,
@@ -102,18 +95,10 @@ impl WriteOperation {
             }
             self.replies.insert(node, Reply::Pending);
             let write = Write {
-                call: Call {
-                    operation,
-                    attempt: self.attempt,
-                },
+                call: Call { operation, attempt: self.attempt },
                 key: self.key.clone(),
-                record: Record {
-                    stamp,
-                    body: self.body.clone(),
-                },
-                origin: Origin::Client {
-                    deadline_wall_ms: self.deadline.wall_ms,
-                },
+                record: Record { stamp, body: self.body.clone() },
+                origin: Origin::Client { deadline_wall_ms: self.deadline.wall_ms },
                 durability: self.durability,
             };
             context.send(node, Message::Write(write));
@@ -148,11 +133,7 @@ impl WriteOperation {
     /// The highest stamp that stands in the way.
     pub(crate) fn superseded_by(&self) -> Option<Stamp> {
         let stamp = |reply: &Reply| {
-            if let Reply::Superseded(stamp) = reply {
-                Some(*stamp)
-            } else {
-                None
-            }
+            if let Reply::Superseded(stamp) = reply { Some(*stamp) } else { None }
         };
         self.replies.values().filter_map(stamp).max()
     }
@@ -160,8 +141,7 @@ impl WriteOperation {
     pub(crate) fn judge(&self, restamps_max: u32) -> Verdict {
         use Reply::{Held, Pending, Superseded};
         let makes = |counts: fn(&Reply) -> bool| {
-            self.sets
-                .satisfied(self.level, |node| self.replies.get(node).is_some_and(counts))
+            self.sets.satisfied(self.level, |node| self.replies.get(node).is_some_and(counts))
         };
         if makes(|reply| matches!(reply, Held(_))) {
             return Verdict::End(self.done());
@@ -180,12 +160,7 @@ impl WriteOperation {
     fn judge_failed(&self) -> Verdict {
         let untouched = |reply: &Reply| matches!(reply, Reply::NotAsked | Reply::Refused(_));
         let pending = |reply: &Reply| matches!(reply, Reply::Pending);
-        if self.attempt > 1
-            || !self
-                .replies
-                .values()
-                .all(|reply| untouched(reply) || pending(reply))
-        {
+        if self.attempt > 1 || !self.replies.values().all(|reply| untouched(reply) || pending(reply)) {
             return Verdict::End(self.failed(FailureReason::OutcomeUnknown));
         }
         if self.replies.values().any(pending) {
@@ -200,18 +175,11 @@ impl WriteOperation {
     }
 
     pub(crate) fn failed(&self, reason: FailureReason) -> Answer {
-        Answer::Failed(Failure {
-            reason,
-            acks: self.acks(),
-            needed: self.sets.needed(self.level),
-        })
+        Answer::Failed(Failure { reason, acks: self.acks(), needed: self.sets.needed(self.level) })
     }
 
     fn acks(&self) -> usize {
-        self.replies
-            .values()
-            .filter(|reply| matches!(reply, Reply::Held(_)))
-            .count()
+        self.replies.values().filter(|reply| matches!(reply, Reply::Held(_))).count()
     }
 
     fn done(&self) -> Answer {
@@ -220,11 +188,9 @@ impl WriteOperation {
             _ => None,
         });
         match self.stamp {
-            Some(stamp) => Answer::Written {
-                stamp,
-                acks: self.acks(),
-                durability: held.min().unwrap_or_default(),
-            },
+            Some(stamp) => {
+                Answer::Written { stamp, acks: self.acks(), durability: held.min().unwrap_or_default() }
+            }
             None => self.failed(FailureReason::OutcomeUnknown),
         }
     }
@@ -246,19 +212,11 @@ mod tests {
             body: Body::Tombstone,
             level: Consistency::Quorum,
             durability: Durability::Synced,
-            deadline: Deadline {
-                mono_ms: 0,
-                wall_ms: 0,
-            },
+            deadline: Deadline { mono_ms: 0, wall_ms: 0 },
         };
         let sets = ReplicaSets::new(vec![vec![node(1), node(2), node(3)]]);
         let replies = [node(1), node(2), node(3)].into_iter().zip(replies).collect();
-        WriteOperation {
-            attempt,
-            stamp: Some(stamp(5)),
-            replies,
-            ..WriteOperation::new(order, sets)
-        }
+        WriteOperation { attempt, stamp: Some(stamp(5)), replies, ..WriteOperation::new(order, sets) }
     }
 
     fn stamp(millis: u64) -> Stamp {
@@ -271,19 +229,9 @@ mod tests {
         let held = Reply::Held(Durability::Synced);
         let higher = Reply::Superseded(stamp(9));
         let full = Reply::Refused(Refusal::DiskFull);
-        let failed = |reason, acks| {
-            Verdict::End(Answer::Failed(Failure {
-                reason,
-                acks,
-                needed: 2,
-            }))
-        };
+        let failed = |reason, acks| Verdict::End(Answer::Failed(Failure { reason, acks, needed: 2 }));
         let unknown = |acks| failed(FailureReason::OutcomeUnknown, acks);
-        let done = Answer::Written {
-            stamp: stamp(5),
-            acks: 2,
-            durability: Durability::Synced,
-        };
+        let done = Answer::Written { stamp: stamp(5), acks: 2, durability: Durability::Synced };
         let cases = [
             (1, [Pending, Pending, Pending], Verdict::Wait),
             (1, [held, Pending, Pending], Verdict::Wait),
@@ -293,16 +241,8 @@ mod tests {
             (1, [held, full, full], unknown(1)),
             (1, [Lost, Pending, NotAsked], unknown(0)),
             (1, [full, full, Pending], Verdict::Wait),
-            (
-                1,
-                [full, full, full],
-                failed(FailureReason::Refused(Refusal::DiskFull), 0),
-            ),
-            (
-                1,
-                [full, full, NotAsked],
-                failed(FailureReason::Refused(Refusal::DiskFull), 0),
-            ),
+            (1, [full, full, full], failed(FailureReason::Refused(Refusal::DiskFull), 0)),
+            (1, [full, full, NotAsked], failed(FailureReason::Refused(Refusal::DiskFull), 0)),
             (1, [higher, higher, Pending], Verdict::StampAnew),
             (1, [higher, held, Lost], Verdict::StampAnew),
             (1, [higher, Lost, Lost], unknown(0)),
@@ -310,21 +250,13 @@ mod tests {
             (2, [full, full, full], unknown(0)),
         ];
         for (attempt, replies, verdict) in cases {
-            assert_eq!(
-                operation(attempt, replies).judge(5),
-                verdict,
-                "{attempt} {replies:?}"
-            );
+            assert_eq!(operation(attempt, replies).judge(5), verdict, "{attempt} {replies:?}");
         }
     }
 
     #[test]
     fn the_reply_names_the_least_durability_that_counted() {
-        let replies = [
-            Reply::Held(Durability::Synced),
-            Reply::Held(Durability::Periodic),
-            Reply::Pending,
-        ];
+        let replies = [Reply::Held(Durability::Synced), Reply::Held(Durability::Periodic), Reply::Pending];
         let Verdict::End(Answer::Written { durability, .. }) = operation(1, replies).judge(5) else {
             panic!()
         };

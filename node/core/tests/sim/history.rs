@@ -142,11 +142,8 @@ fn check_reads_are_of_writes(operations: &[&Operation]) -> Result<(), Violation>
             (Asked::Delete, Body::Tombstone) => true,
             _ => false,
         };
-        let mut writes = operations
-            .iter()
-            .filter(wrote)
-            .filter(|write| write.asked_at <= *told_at)
-            .peekable();
+        let mut writes =
+            operations.iter().filter(wrote).filter(|write| write.asked_at <= *told_at).peekable();
         if writes.peek().is_none() {
             return Err(Violation::ReadOfWhatWasNeverWritten(format!("{read:?}")));
         }
@@ -168,13 +165,7 @@ mod tests {
 
     fn operation(asked: Asked, asked_at: u64, told: Told) -> Operation {
         let key = RecordKey::new("default", b"k").unwrap();
-        Operation {
-            key,
-            asked,
-            asked_at,
-            deadline: asked_at + 100,
-            told: Some((asked_at + 5, told)),
-        }
+        Operation { key, asked, asked_at, deadline: asked_at + 100, told: Some((asked_at + 5, told)) }
     }
 
     fn put(value: u8, at: u64, told: Told) -> Operation {
@@ -182,10 +173,7 @@ mod tests {
     }
 
     fn get(at: u64, read: Option<(u8, u64)>) -> Operation {
-        let record = read.map(|(value, n)| Record {
-            stamp: stamp(n),
-            body: Body::Value(vec![value].into()),
-        });
+        let record = read.map(|(value, n)| Record { stamp: stamp(n), body: Body::Value(vec![value].into()) });
         operation(Asked::Get, at, Told::Read(record))
     }
 
@@ -198,14 +186,7 @@ mod tests {
             get(14, Some((1, 1))),
             get(20, Some((2, 9))),
             operation(Asked::Delete, 30, Told::Written(stamp(10))),
-            operation(
-                Asked::Get,
-                40,
-                Told::Read(Some(Record {
-                    stamp: stamp(10),
-                    body: Body::Tombstone,
-                })),
-            ),
+            operation(Asked::Get, 40, Told::Read(Some(Record { stamp: stamp(10), body: Body::Tombstone }))),
         ];
         assert_eq!(check(&history), Ok(()));
     }
@@ -218,37 +199,25 @@ mod tests {
             (vec![put(1, 0, written(1)), get(10, None)], |v| {
                 matches!(v, Violation::AcknowledgedWriteLost(_))
             }),
-            (
-                vec![
-                    put(1, 0, written(1)),
-                    put(2, 6, written(2)),
-                    get(20, Some((1, 1))),
-                ],
-                |v| matches!(v, Violation::AcknowledgedWriteLost(_)),
-            ),
-            (
-                vec![put(1, 0, Told::Unknown), get(10, Some((1, 1))), get(20, None)],
-                |v| matches!(v, Violation::QuorumReadWentBack(_)),
-            ),
+            (vec![put(1, 0, written(1)), put(2, 6, written(2)), get(20, Some((1, 1)))], |v| {
+                matches!(v, Violation::AcknowledgedWriteLost(_))
+            }),
+            (vec![put(1, 0, Told::Unknown), get(10, Some((1, 1))), get(20, None)], |v| {
+                matches!(v, Violation::QuorumReadWentBack(_))
+            }),
             (vec![put(1, 0, written(5)), put(2, 10, written(4))], |v| {
                 matches!(v, Violation::LaterWriteGotLowerStamp(_))
             }),
-            (vec![get(10, Some((1, 1)))], |v| {
-                matches!(v, Violation::ReadOfWhatWasNeverWritten(_))
-            }),
+            (vec![get(10, Some((1, 1)))], |v| matches!(v, Violation::ReadOfWhatWasNeverWritten(_))),
             (vec![put(1, 0, Told::Failed), get(10, Some((1, 1)))], |v| {
                 matches!(v, Violation::FailedWriteWasApplied(_))
             }),
             (vec![put(1, 0, written(1)), put(2, 0, written(1))], |v| {
                 matches!(v, Violation::StampUsedTwice(_))
             }),
-            (
-                vec![Operation {
-                    deadline: 1,
-                    ..put(1, 0, written(1))
-                }],
-                |v| matches!(v, Violation::RequestOutlivedItsDeadline(_)),
-            ),
+            (vec![Operation { deadline: 1, ..put(1, 0, written(1)) }], |v| {
+                matches!(v, Violation::RequestOutlivedItsDeadline(_))
+            }),
         ];
         for (history, expected) in cases {
             let violation = check(&history).expect_err("a broken promise");

@@ -9,10 +9,11 @@ use keystore_core::effect::{
 };
 use keystore_core::id::{Actor, ClusterId, Incarnation, NodeId, Nonce};
 use keystore_core::layout::{FirstLayout, Layout, Member};
-use keystore_core::message::{Header, Hello, Message};
+use keystore_core::message::{Call, Header, Hello, Message, Origin, Write, WriteOutcome};
 use keystore_core::node::{Node, NodeState, Settings, Start};
 use keystore_core::partition::{PartitionCount, RecordKey};
 use keystore_core::quorum::Durability;
+use keystore_core::stamp::Stamp;
 
 use crate::disk::Disk;
 use crate::history::{Asked, Operation, Told, told};
@@ -31,37 +32,14 @@ pub(crate) struct Faults {
 
 /// Something that is going to happen.
 enum Pending {
-    Hello {
-        link: LinkId,
-        to: usize,
-        hello: Hello,
-    },
-    Frame {
-        link: LinkId,
-        to: usize,
-        header: Header,
-        message: Message,
-    },
-    Closed {
-        link: LinkId,
-        at: usize,
-    },
-    DiskSync {
-        machine: usize,
-        life: u64,
-    },
-    SaveDone {
-        machine: usize,
-        life: u64,
-    },
-    Tick {
-        machine: usize,
-        life: u64,
-    },
+    Hello { link: LinkId, to: usize, hello: Hello },
+    Frame { link: LinkId, to: usize, header: Header, message: Message },
+    Closed { link: LinkId, at: usize },
+    DiskSync { machine: usize, life: u64 },
+    SaveDone { machine: usize, life: u64 },
+    Tick { machine: usize, life: u64 },
     Dial,
-    Start {
-        machine: usize,
-    },
+    Start { machine: usize },
 }
 
 struct Machine {
@@ -73,6 +51,8 @@ struct Machine {
     life: u64,
     tick_at: Option<u64>,
     requests: BTreeMap<RequestId, usize>,
+    /// The last stamp seen to be issued here, by which call of which life.
+    issued: Option<(Stamp, (u64, Call))>,
     /// The process ends after this many more effects.
     crash_after: Option<u64>,
 }
@@ -125,11 +105,10 @@ impl World {
             life: 0,
             tick_at: None,
             requests: BTreeMap::new(),
+            issued: None,
             crash_after: None,
         };
-        let machines = (0..nodes)
-            .map(|n| machine(n, rng.between(0, faults.clock_skew_ms)))
-            .collect();
+        let machines = (0..nodes).map(|n| machine(n, rng.between(0, faults.clock_skew_ms))).collect();
         let mut world = Self {
             rng,
             now_ms: 0,
@@ -182,21 +161,11 @@ impl World {
         for n in 0..self.nodes() {
             self.last_request += 1;
             let request = RequestId(self.last_request);
-            self.step(
-                n,
-                Event::Init {
-                    request,
-                    layout: layout.clone(),
-                },
-            );
+            self.step(n, Event::Init { request, layout: layout.clone() });
         }
         let deadline = self.now_ms + 60_000;
         while !self.all_serve() {
-            assert!(
-                self.now_ms < deadline,
-                "not all nodes serve after init\n{}",
-                self.trace.join("\n")
-            );
+            assert!(self.now_ms < deadline, "not all nodes serve after init\n{}", self.trace.join("\n"));
             self.run_for(50);
         }
     }
@@ -230,21 +199,12 @@ impl World {
     pub(crate) fn ask(&mut self, machine: usize, key: RecordKey, asked: Asked) {
         let operation = match &asked {
             Asked::Get => CoreOperation::Get { key: key.clone() },
-            Asked::Put(value) => CoreOperation::Put {
-                key: key.clone(),
-                value: value.clone().into(),
-            },
+            Asked::Put(value) => CoreOperation::Put { key: key.clone(), value: value.clone().into() },
             Asked::Delete => CoreOperation::Delete { key: key.clone() },
         };
         let index = self.history.len();
         let deadline = self.now_ms + TIMEOUT_MS;
-        self.history.push(Operation {
-            key,
-            asked,
-            asked_at: self.now_ms,
-            deadline,
-            told: None,
-        });
+        self.history.push(Operation { key, asked, asked_at: self.now_ms, deadline, told: None });
         let Some(target) = self.machines.get_mut(machine) else {
             return;
         };
@@ -259,13 +219,7 @@ impl World {
         let deadline = Deadline::after(now, TIMEOUT_MS);
         self.step(
             machine,
-            Event::Client(ClientRequest {
-                id,
-                operation,
-                consistency: None,
-                durability,
-                deadline,
-            }),
+            Event::Client(ClientRequest { id, operation, consistency: None, durability, deadline }),
         );
     }
 
@@ -284,13 +238,13 @@ impl World {
 
     /// Nothing reaches this machine or leaves it until it is healed; its links break.
     pub(crate) fn cut(&mut self, machine: usize) {
-        self.trace(format!("cut machine {machine}"));
+        self.trace(&format!("cut machine {machine}"));
         self.cut.insert(machine);
         self.close_links_of(machine);
     }
 
     pub(crate) fn heal(&mut self) {
-        self.trace("heal".to_owned());
+        self.trace("heal");
         self.cut.clear();
         self.faults.drop_percent = 0;
         for machine in &mut self.machines {
@@ -298,15 +252,12 @@ impl World {
         }
     }
 
-    fn trace(&mut self, what: String) {
+    fn trace(&mut self, what: &str) {
         self.trace.push(format!("{:>6} {what}", self.now_ms));
     }
 
     fn now(&self, machine: &Machine) -> Now {
-        Now {
-            mono_ms: self.now_ms,
-            wall_ms: EPOCH_MS + self.now_ms + machine.skew_ms,
-        }
+        Now { mono_ms: self.now_ms, wall_ms: EPOCH_MS + self.now_ms + machine.skew_ms }
     }
 
     fn after(&mut self, ms: u64, pending: Pending) {
@@ -323,12 +274,7 @@ impl World {
                     self.step(to, Event::LinkOffered { link, hello });
                 }
             }
-            Pending::Frame {
-                link,
-                to,
-                header,
-                message,
-            } => self.arrive(link, to, header, message),
+            Pending::Frame { link, to, header, message } => self.arrive(link, to, header, message),
             Pending::Closed { link, at } => self.step(at, Event::LinkClosed { link }),
             Pending::DiskSync { machine, life } => self.disk_sync(machine, life),
             Pending::SaveDone { machine, life } => {
@@ -352,13 +298,7 @@ impl World {
             return;
         }
         if let Some(commit) = self.machines[machine].disk.sync_one() {
-            self.step(
-                machine,
-                Event::Committed {
-                    commit: commit.id,
-                    outcome: Ok(Durability::Synced),
-                },
-            );
+            self.step(machine, Event::Committed { commit: commit.id, outcome: Ok(Durability::Synced) });
         }
     }
 
@@ -368,14 +308,7 @@ impl World {
         };
         let side = usize::from(open.machines[1] == to);
         if open.accepted[side] {
-            self.step(
-                to,
-                Event::Frame {
-                    link,
-                    header,
-                    messages: vec![message],
-                },
-            );
+            self.step(to, Event::Frame { link, header, messages: vec![message] });
         } else {
             open.held[side].push((header, message));
         }
@@ -391,31 +324,14 @@ impl World {
                     continue;
                 }
                 let to = self.machines[other].id;
-                let hello = self.machines[dialler]
-                    .node
-                    .as_ref()
-                    .and_then(|node| node.hello(to));
+                let hello = self.machines[dialler].node.as_ref().and_then(|node| node.hello(to));
                 let Some(hello) = hello else { continue };
                 self.last_link += 1;
                 let link = LinkId(self.last_link);
                 let held = [Vec::new(), Vec::new()];
-                self.links.insert(
-                    link,
-                    Link {
-                        machines: [dialler, other],
-                        accepted: [false, false],
-                        held,
-                    },
-                );
+                self.links.insert(link, Link { machines: [dialler, other], accepted: [false, false], held });
                 let delay = self.delay();
-                self.after(
-                    delay,
-                    Pending::Hello {
-                        link,
-                        to: other,
-                        hello,
-                    },
-                );
+                self.after(delay, Pending::Hello { link, to: other, hello });
             }
         }
         self.after(40, Pending::Dial);
@@ -427,6 +343,8 @@ impl World {
 
     fn start(&mut self, n: usize) {
         let nonce = Nonce(self.rng.next());
+        // The wall clock may have been set, forward or back, while the process was away.
+        self.machines[n].skew_ms = self.rng.between(0, self.faults.clock_skew_ms);
         let now = self.now(&self.machines[n]);
         let machine = &mut self.machines[n];
         machine.disk.recover();
@@ -443,7 +361,7 @@ impl World {
         };
         machine.node = Some(Node::new(start, now));
         let generation = machine.disk.generation;
-        self.trace(format!("start machine {n}, generation {generation}"));
+        self.trace(&format!("start machine {n}, generation {generation}"));
         self.step(n, Event::Tick);
     }
 
@@ -458,22 +376,19 @@ impl World {
         machine.disk.crash(&mut self.rng);
         let requests = std::mem::take(&mut machine.requests);
         self.coverage.crashes += 1;
-        self.trace(format!("crash machine {n}"));
+        self.trace(&format!("crash machine {n}"));
         for index in requests.into_values() {
             self.tell(index, Told::Unknown);
         }
         self.close_links_of(n);
-        let pause = self.rng.between(10, 3_000);
+        let pause_ms_max = if self.rng.chance(50) { 100 } else { 3_000 };
+        let pause = self.rng.between(10, pause_ms_max);
         self.after(pause, Pending::Start { machine: n });
     }
 
     fn close_links_of(&mut self, n: usize) {
-        let links: Vec<_> = self
-            .links
-            .iter()
-            .filter(|(_, l)| l.machines.contains(&n))
-            .map(|(id, _)| *id)
-            .collect();
+        let links: Vec<_> =
+            self.links.iter().filter(|(_, l)| l.machines.contains(&n)).map(|(id, _)| *id).collect();
         for link in links {
             self.close(link, n);
         }
@@ -507,10 +422,14 @@ impl World {
             return;
         };
         let mut effects = Vec::new();
-        self.trace
-            .push(format!("{:>6} machine {n}: {event:?}", self.now_ms));
+        self.trace.push(format!("{:>6} machine {n}: {event:?}", self.now_ms));
         node.step(now, event, &mut effects);
+        let life = self.machines[n].life;
         for effect in effects {
+            // An effect may lead to another event, and the process may end in there.
+            if self.machines[n].life != life {
+                return;
+            }
             if let Some(left) = &mut self.machines[n].crash_after {
                 match left.checked_sub(1) {
                     Some(fewer) => *left = fewer,
@@ -529,10 +448,7 @@ impl World {
         if self.machines[n].tick_at.is_none_or(|at| wakeup < at) {
             self.machines[n].tick_at = Some(wakeup);
             let life = self.machines[n].life;
-            self.after(
-                wakeup.saturating_sub(self.now_ms),
-                Pending::Tick { machine: n, life },
-            );
+            self.after(wakeup.saturating_sub(self.now_ms), Pending::Tick { machine: n, life });
         }
     }
 
@@ -540,11 +456,7 @@ impl World {
         let life = self.machines[n].life;
         match effect {
             Effect::Answer { request, answer } => self.answer(n, request, answer),
-            Effect::Send {
-                link,
-                header,
-                message,
-            } => self.send(n, link, header, message),
+            Effect::Send { link, header, message } => self.send(n, link, header, message),
             Effect::AcceptLink { link, hello } => self.accept_link(n, link, hello),
             Effect::RefuseLink { link, .. } | Effect::CloseLink { link } => self.close(link, n),
             Effect::Load { load, key } => {
@@ -567,10 +479,7 @@ impl World {
 
     fn answer(&mut self, n: usize, request: RequestId, answer: Answer) {
         if let Some(index) = self.machines[n].requests.remove(&request) {
-            self.trace.push(format!(
-                "{:>6} machine {n}: answers {request:?} {answer:?}",
-                self.now_ms
-            ));
+            self.trace.push(format!("{:>6} machine {n}: answers {request:?} {answer:?}", self.now_ms));
             self.tell(index, told(answer));
         }
     }
@@ -584,60 +493,50 @@ impl World {
         open.accepted[side] = true;
         let held = std::mem::take(&mut open.held[side]);
         for (header, message) in held {
-            self.after(
-                0,
-                Pending::Frame {
-                    link,
-                    to: n,
-                    header,
-                    message,
-                },
-            );
+            self.after(0, Pending::Frame { link, to: n, header, message });
         }
         if side == 1 {
             let delay = self.delay();
-            self.after(
-                delay,
-                Pending::Hello {
-                    link,
-                    to: dialler,
-                    hello,
-                },
-            );
+            self.after(delay, Pending::Hello { link, to: dialler, hello });
         }
     }
 
     fn send(&mut self, n: usize, link: LinkId, header: Header, message: Message) {
         self.count(&message);
+        self.check_issued(n, &message);
         let Some(open) = self.links.get(&link) else { return };
         let to = open.machines[usize::from(open.machines[0] == n)];
         if self.rng.chance(self.faults.drop_percent) {
             self.coverage.drops += 1;
-            self.trace
-                .push(format!("{:>6} dropped {n} -> {to}: {message:?}", self.now_ms));
+            self.trace.push(format!("{:>6} dropped {n} -> {to}: {message:?}", self.now_ms));
             return;
         }
         let delay = self.delay();
-        self.after(
-            delay,
-            Pending::Frame {
-                link,
-                to,
-                header,
-                message,
-            },
-        );
+        self.after(delay, Pending::Frame { link, to, header, message });
+    }
+
+    /// Rule 6: whatever happens to the clock, a node's stamps only grow, from one life to the next.
+    fn check_issued(&mut self, n: usize, message: &Message) {
+        let Message::Write(Write { call, record, origin: Origin::Client { .. }, .. }) = message else {
+            return;
+        };
+        let life = self.machines[n].life;
+        let now = (record.stamp, (life, *call));
+        if let Some(last) = self.machines[n].issued
+            && last != now
+        {
+            assert!(last.0 < now.0, "a stamp was not above the last of its node: {last:?}, then {now:?}");
+        }
+        self.machines[n].issued = Some(now);
     }
 
     fn count(&mut self, message: &Message) {
-        use keystore_core::message::{Origin, WriteOutcome};
         match message {
             Message::Write(write) if write.origin == Origin::Repair => self.coverage.repairs += 1,
             Message::Write(write) if write.call.attempt > 1 => self.coverage.stamped_anew += 1,
-            Message::WriteAnswer {
-                outcome: WriteOutcome::Superseded(_),
-                ..
-            } => self.coverage.superseded += 1,
+            Message::WriteAnswer { outcome: WriteOutcome::Superseded(_), .. } => {
+                self.coverage.superseded += 1
+            }
             _ => {}
         }
     }
