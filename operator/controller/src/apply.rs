@@ -1,0 +1,140 @@
+//! Step 4, the only writes but the report: carries out a plan, in its order, and chooses nothing.
+//!
+//! An object that exists is overwritten only with its UID as precondition; one that did not exist is not forced, so
+//! that somebody else's, made in the meantime, is never taken.
+
+use keystore_operator_core::names::{FIELD_MANAGER, Names};
+use keystore_operator_core::observed::Observed;
+use keystore_operator_core::plan::{Hold, HoldReason, Kind, NodeStep, Plan, Write};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use serde_json::Value;
+use thiserror::Error;
+use tracing::info;
+
+use crate::context::Context;
+use crate::kinds::api;
+use crate::nodes::{NodeAddress, NodeError};
+
+#[derive(Debug, Error)]
+pub(crate) enum ApplyError {
+    /// The objects written before this one stay.
+    #[error("cannot apply {kind} {name}")]
+    Apply {
+        kind: Kind,
+        name: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
+    #[error("cannot delete ConfigMap {name}")]
+    Delete {
+        name: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The nodes asked before this one have accepted; the same layout is sent again.
+    #[error("cannot give {pod} its first layout")]
+    Init {
+        pod: String,
+        #[source]
+        source: NodeError,
+    },
+}
+
+impl ApplyError {
+    /// A refusal that no retry will change: what a person has to know.
+    pub(crate) fn rejection(&self) -> Option<Hold> {
+        let Self::Apply { kind, name, source } = self else { return None };
+        let kube::Error::Api(status) = source.as_ref() else { return None };
+        let is_final = matches!(status.code, 403 | 422) && !is_namespace_terminating(source);
+        is_final.then(|| Hold {
+            reason: HoldReason::Rejected,
+            message: format!("the API server refuses {kind} {name}: {}", status.message),
+        })
+    }
+
+    pub(crate) fn is_namespace_terminating(&self) -> bool {
+        match self {
+            Self::Apply { source, .. } | Self::Delete { source, .. } => is_namespace_terminating(source),
+            Self::Init { .. } => false,
+        }
+    }
+}
+
+/// Nothing can be made in a namespace that is going away, and nothing has to.
+pub(crate) fn is_namespace_terminating(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
+    status.code == 403 && causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
+pub(crate) async fn apply(
+    context: &Context,
+    names: &Names,
+    observed: &Observed,
+    plan: &Plan,
+) -> Result<(), ApplyError> {
+    for write in &plan.writes {
+        match write {
+            Write::Apply { kind, name, object, live_uid } => {
+                apply_object(context, names, (*kind, name), (object, live_uid.as_deref())).await?;
+            }
+            Write::DeleteConfigMap { name, uid } => delete_config_map(context, names, name, uid).await?,
+        }
+    }
+    match &plan.node_step {
+        // The report writes it, before any node learns of it.
+        NodeStep::Nothing | NodeStep::RecordCluster(_) => Ok(()),
+        NodeStep::Init { layout, ordinals } => {
+            for ordinal in ordinals {
+                let pod = names.pod(*ordinal);
+                let ip = observed.pods.get(ordinal).and_then(|pod| pod.status.as_ref()?.pod_ip.clone());
+                let address = NodeAddress { pod: pod.clone(), ip: ip.unwrap_or_default() };
+                let sent = context.nodes.init(&address, layout).await;
+                sent.map_err(|source| ApplyError::Init { pod: pod.clone(), source })?;
+                info!(pod, cluster = %layout.cluster, epoch = layout.epoch.0, "node accepted its first layout");
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn apply_object(
+    context: &Context,
+    names: &Names,
+    (kind, name): (Kind, &str),
+    (object, live_uid): (&Value, Option<&str>),
+) -> Result<(), ApplyError> {
+    let mut object = object.clone();
+    let mut params = PatchParams::apply(FIELD_MANAGER);
+    if let Some(uid) = live_uid {
+        params = params.force();
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("uid".to_owned(), Value::from(uid));
+        }
+    }
+    context.metrics.writing(kind.as_str());
+    let applied =
+        api(&context.client, kind, &names.namespace).patch(name, &params, &Patch::Apply(&object)).await;
+    applied.map_err(|source| ApplyError::Apply { kind, name: name.to_owned(), source: Box::new(source) })?;
+    info!(kind = kind.as_str(), name, existed = live_uid.is_some(), "object applied");
+    Ok(())
+}
+
+async fn delete_config_map(
+    context: &Context,
+    names: &Names,
+    name: &str,
+    uid: &str,
+) -> Result<(), ApplyError> {
+    let params = DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    context.metrics.writing(Kind::ConfigMap.as_str());
+    let deleted = api(&context.client, Kind::ConfigMap, &names.namespace).delete(name, &params).await;
+    match deleted {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(source) => Err(ApplyError::Delete { name: name.to_owned(), source: Box::new(source) }),
+    }
+}

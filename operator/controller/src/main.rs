@@ -1,0 +1,21 @@
+//! The operator of KeyStore clusters: keeps what each `KeyStoreCluster` describes true.
+//!
+//! The only crate that talks to Kubernetes; every decision is `operator-core`'s. Modules in reading order.
+
+mod cli;
+mod metrics;
+mod nodes;
+mod kinds;
+mod context;
+mod observe;
+mod apply;
+mod report;
+mod reconcile;
+mod http;
+mod run;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let options = cli::parse();
+    run::run(options).await
+}

@@ -1,0 +1,123 @@
+//! What the operator counts.
+//!
+//! Labels come from closed sets, apart from a cluster's namespace and name, whose series go with the cluster.
+
+use std::fmt::Error;
+use std::time::Duration;
+
+use keystore_crds::{ConditionType, KeyStoreClusterStatus};
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// The steps of a reconcile, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Observe,
+    Plan,
+    Apply,
+    Status,
+}
+
+impl Step {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Plan => "plan",
+            Self::Apply => "apply",
+            Self::Status => "status",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabels {
+    step: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConditionLabels {
+    namespace: String,
+    name: String,
+    r#type: &'static str,
+}
+
+pub(crate) struct Metrics {
+    registry: Registry,
+    duration: Histogram,
+    errors: Family<StepLabels, Counter>,
+    writes: Family<KindLabels, Counter>,
+    conditions: Family<ConditionLabels, Gauge>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("keystore_operator");
+        // From 5 ms to about 40 s, when a reconcile runs into its deadlines.
+        let duration = Histogram::new(exponential_buckets(0.005, 2.0, 14));
+        let errors = Family::default();
+        let writes = Family::default();
+        let conditions = Family::default();
+        registry.register("reconcile_duration_seconds", "How long reconciles took", duration.clone());
+        registry.register("reconcile_errors", "Reconciles that failed, by step", errors.clone());
+        registry.register("api_writes", "Writes sent to the API server, by kind of object", writes.clone());
+        registry.register(
+            "cluster_condition",
+            "Whether a condition of a KeyStoreCluster is true (1), false (0) or unknown (-1)",
+            conditions.clone(),
+        );
+        Self { registry, duration, errors, writes, conditions }
+    }
+
+    pub(crate) fn reconciled(&self, took: Duration) {
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn failed(&self, step: Step) {
+        self.errors.get_or_create(&StepLabels { step: step.as_str() }).inc();
+    }
+
+    /// To be called for each POST, PUT, PATCH and DELETE, before it is sent.
+    pub(crate) fn writing(&self, kind: &'static str) {
+        self.writes.get_or_create(&KindLabels { kind }).inc();
+    }
+
+    pub(crate) fn show_conditions(&self, namespace: &str, name: &str, status: &KeyStoreClusterStatus) {
+        for type_ in ConditionType::ALL {
+            let Some(condition) = status.conditions.iter().find(|c| c.type_ == type_.as_str()) else {
+                continue;
+            };
+            let value = match condition.status.as_str() {
+                "True" => 1,
+                "False" => 0,
+                _ => -1,
+            };
+            self.conditions.get_or_create(&labels(namespace, name, type_)).set(value);
+        }
+    }
+
+    /// The cluster is gone.
+    pub(crate) fn forget(&self, namespace: &str, name: &str) {
+        for type_ in ConditionType::ALL {
+            self.conditions.remove(&labels(namespace, name, type_));
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Result<String, Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+}
+
+fn labels(namespace: &str, name: &str, type_: ConditionType) -> ConditionLabels {
+    ConditionLabels { namespace: namespace.to_owned(), name: name.to_owned(), r#type: type_.as_str() }
+}

@@ -1,0 +1,151 @@
+//! One reconcile: observe → validate → plan → apply → status, and what to do when a step fails.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::jiff::Timestamp;
+use keystore_crds::KeyStoreCluster;
+use keystore_operator_core::names::Names;
+use keystore_operator_core::observed::ClusterId;
+use keystore_operator_core::pace::next_look;
+use keystore_operator_core::plan::{PlanError, PlanInput, plan};
+use keystore_operator_core::status::{StatusInput, plan_invalid_status, plan_status};
+use keystore_operator_core::validate::{InvalidSpec, identify, validate};
+use kube::runtime::controller::Action;
+use thiserror::Error;
+use tracing::{Instrument, debug, error_span, warn};
+
+use crate::apply::{ApplyError, apply, is_namespace_terminating};
+use crate::context::{Context, jittered};
+use crate::metrics::Step;
+use crate::observe::{ObserveError, observe, observe_cluster};
+use crate::report::{ReportError, report};
+
+/// More than every deadline within a reconcile of the largest cluster; nothing may hold a place for ever.
+const RECONCILE_MAX: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Error)]
+pub(crate) enum ReconcileError {
+    #[error("observing failed")]
+    Observe(#[from] ObserveError),
+    #[error("the resource cannot be identified")]
+    Identify(#[source] InvalidSpec),
+    #[error("planning failed")]
+    Plan(#[from] PlanError),
+    #[error("applying failed")]
+    Apply(#[from] ApplyError),
+    #[error("reporting failed")]
+    Report(#[from] ReportError),
+    #[error("the reconcile took longer than {} s", RECONCILE_MAX.as_secs())]
+    Deadline,
+}
+
+impl ReconcileError {
+    fn step(&self) -> Step {
+        match self {
+            Self::Observe(_) | Self::Deadline => Step::Observe,
+            Self::Identify(_) | Self::Plan(_) => Step::Plan,
+            Self::Apply(_) => Step::Apply,
+            Self::Report(_) => Step::Status,
+        }
+    }
+
+    /// The first and the longest wait before the next try.
+    fn waits(&self) -> (Duration, Duration) {
+        let seconds = |first, most| (Duration::from_secs(first), Duration::from_secs(most));
+        match self {
+            // Somebody changed the object meanwhile, or a node is still starting: soon is right.
+            Self::Report(_) | Self::Apply(ApplyError::Init { .. }) => seconds(1, 15),
+            Self::Observe(_) | Self::Deadline => seconds(2, 60),
+            Self::Apply(error) if error.rejection().is_some() => seconds(10, 300),
+            Self::Apply(_) => seconds(2, 60),
+            // Only another version of the resource or of the operator helps.
+            Self::Identify(_) | Self::Plan(_) => seconds(60, 600),
+        }
+    }
+
+    fn is_namespace_terminating(&self) -> bool {
+        match self {
+            Self::Apply(error) => error.is_namespace_terminating(),
+            Self::Report(ReportError::Write { source, .. }) => is_namespace_terminating(source),
+            Self::Observe(_) | Self::Identify(_) | Self::Plan(_) | Self::Deadline => false,
+        }
+    }
+}
+
+pub(crate) async fn reconcile(
+    cluster: Arc<KeyStoreCluster>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    let started = Instant::now();
+    let (names, _) = identify(&cluster).map_err(ReconcileError::Identify)?;
+    let span = error_span!("reconcile", namespace = names.namespace, cluster = names.cluster);
+    let run = tokio::time::timeout(RECONCILE_MAX, run(&context, &names)).instrument(span);
+    let result = run.await.unwrap_or(Err(ReconcileError::Deadline));
+    context.metrics.reconciled(started.elapsed());
+    let action = result?;
+    context.failures.forget(&key(&names));
+    Ok(action)
+}
+
+fn key(names: &Names) -> String {
+    format!("{}/{}", names.namespace, names.cluster)
+}
+
+async fn run(context: &Context, names: &Names) -> Result<Action, ReconcileError> {
+    let Some(cluster) = observe_cluster(context, names).await? else {
+        context.metrics.forget(&names.namespace, &names.cluster);
+        return Ok(Action::await_change());
+    };
+    if cluster.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let observed = observe(context, names, &cluster).await?;
+    let valid = match validate(&cluster, &context.node_image) {
+        Ok(valid) => valid,
+        Err(error) => {
+            let status = plan_invalid_status(&cluster, &error, Timestamp::now());
+            report(context, names, &cluster, &status).await?;
+            return Ok(Action::requeue(jittered(next_look(&status))));
+        }
+    };
+    let fresh = ClusterId(*uuid::Uuid::new_v4().as_bytes());
+    let mut plan = plan(&PlanInput { cluster: &cluster, valid: &valid, observed: &observed, fresh })?;
+    let applied = apply(context, names, &observed, &plan).await;
+    if let Some(rejection) = applied.as_ref().err().and_then(ApplyError::rejection) {
+        plan.hold = Some(rejection);
+    }
+    let input = StatusInput {
+        cluster: &cluster,
+        valid: &valid,
+        observed: &observed,
+        plan: &plan,
+        now: Timestamp::now(),
+    };
+    let status = plan_status(input);
+    let reported = report(context, names, &cluster, &status).await;
+    applied?;
+    reported?;
+    Ok(Action::requeue(jittered(next_look(&status))))
+}
+
+/// Every failure is logged here, once, and tried again after a wait that fits it.
+pub(crate) fn on_error(cluster: &KeyStoreCluster, error: &ReconcileError, context: &Context) -> Action {
+    let Ok((names, _)) = identify(cluster) else { return Action::await_change() };
+    if error.is_namespace_terminating() {
+        debug!(namespace = names.namespace, cluster = names.cluster, "namespace is going away");
+        return Action::await_change();
+    }
+    context.metrics.failed(error.step());
+    let (first, most) = error.waits();
+    let delay = context.failures.delay(&key(&names), first, most);
+    warn!(
+        namespace = names.namespace,
+        cluster = names.cluster,
+        step = error.step().as_str(),
+        retry_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+        error = error as &dyn std::error::Error,
+        "reconcile failed"
+    );
+    Action::requeue(delay)
+}

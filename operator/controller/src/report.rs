@@ -1,0 +1,91 @@
+//! Step 5: writes the status where it changed, and tells what changed as events and metrics.
+
+use keystore_crds::{KeyStoreCluster, KeyStoreClusterStatus};
+use keystore_operator_core::events::{EventDraft, plan_events};
+use keystore_operator_core::names::{FIELD_MANAGER, Names};
+use kube::api::{Patch, PatchParams};
+use kube::runtime::events::{Event, EventType};
+use kube::{Api, Resource};
+use serde_json::{Value, json};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::context::Context;
+
+#[derive(Debug, Error)]
+pub(crate) enum ReportError {
+    #[error("cannot write the status of KeyStoreCluster {name}")]
+    Write {
+        name: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+/// `cluster` is the resource that the status was made from: if it has changed since, nothing is written, so that a
+/// cluster UUID is never recorded over another one.
+pub(crate) async fn report(
+    context: &Context,
+    names: &Names,
+    cluster: &KeyStoreCluster,
+    status: &KeyStoreClusterStatus,
+) -> Result<(), ReportError> {
+    context.metrics.show_conditions(&names.namespace, &names.cluster, status);
+    if cluster.status.as_ref() == Some(status) {
+        return Ok(());
+    }
+    write_status(context, names, cluster, status)
+        .await
+        .map_err(|source| ReportError::Write { name: names.cluster.clone(), source: Box::new(source) })?;
+    for draft in plan_events(cluster.status.as_ref(), status) {
+        publish(context, cluster, draft).await;
+    }
+    Ok(())
+}
+
+async fn write_status(
+    context: &Context,
+    names: &Names,
+    cluster: &KeyStoreCluster,
+    status: &KeyStoreClusterStatus,
+) -> Result<(), kube::Error> {
+    let api: Api<KeyStoreCluster> = Api::namespaced(context.client.clone(), &names.namespace);
+    let patch: Value = json!({
+        "apiVersion": KeyStoreCluster::api_version(&()),
+        "kind": KeyStoreCluster::kind(&()),
+        "metadata": {"name": names.cluster, "resourceVersion": cluster.metadata.resource_version},
+        "status": status,
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    context.metrics.writing("KeyStoreCluster");
+    api.patch_status(&names.cluster, &params, &Patch::Apply(&patch)).await?;
+    Ok(())
+}
+
+/// An event that cannot be told is no reason to do anything again.
+async fn publish(context: &Context, cluster: &KeyStoreCluster, draft: EventDraft) {
+    let EventDraft { is_warning, reason, action, note } = draft;
+    info!(reason, note, "condition changed");
+    let event = Event {
+        type_: if is_warning { EventType::Warning } else { EventType::Normal },
+        reason,
+        note: Some(shortened(note)),
+        action: action.to_owned(),
+        secondary: None,
+    };
+    context.metrics.writing("Event");
+    if let Err(error) = context.recorder.publish(&event, &cluster.object_ref(&())).await {
+        warn!(error = &error as &dyn std::error::Error, "event not written");
+    }
+}
+
+/// The API server takes notes of at most 1 KiB.
+fn shortened(note: String) -> String {
+    const NOTE_BYTES_MAX: usize = 1024;
+    if note.len() <= NOTE_BYTES_MAX {
+        return note;
+    }
+    let end =
+        (0..=NOTE_BYTES_MAX - '…'.len_utf8()).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
+    note.get(..end).map(|start| format!("{start}…")).unwrap_or_default()
+}

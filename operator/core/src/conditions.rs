@@ -1,0 +1,246 @@
+//! The six conditions, each with a reason and a sentence that a tired person understands.
+//!
+//! Sentences hold names and decided numbers only, no error texts or times that change from look to look: the status
+//! of a cluster at rest must not change.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use keystore_crds::ConditionType;
+
+use crate::health::{Availability, Health};
+use crate::identity::Identity;
+use crate::names::APPROVE_ANNOTATION;
+use crate::observed::{Observed, is_ready};
+use crate::plan::{Kind, Plan, Write};
+use crate::validate::ValidCluster;
+
+/// A condition before it has a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub type_: ConditionType,
+    pub status: &'static str,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// What the verdicts are made from.
+pub struct Assessed<'a> {
+    pub valid: &'a ValidCluster,
+    pub observed: &'a Observed,
+    pub plan: &'a Plan,
+    pub health: &'a Health,
+}
+
+pub(crate) const TRUE: &str = "True";
+const FALSE: &str = "False";
+const UNKNOWN: &str = "Unknown";
+
+fn verdict(
+    type_: ConditionType,
+    status: &'static str,
+    reason: &'static str,
+    message: impl Into<String>,
+) -> Verdict {
+    Verdict { type_, status, reason, message: message.into() }
+}
+
+pub fn judge(of: &Assessed<'_>) -> Vec<Verdict> {
+    let available = judge_available(of);
+    let progressing = judge_progressing(of);
+    let degraded = judge_degraded(of);
+    let stalled = judge_stalled(of);
+    let ready = judge_ready(of, [&stalled, &progressing, &available, &degraded]);
+    vec![ready, available, progressing, degraded, stalled, judge_update_pending(of)]
+}
+
+/// True only if nothing speaks against it; otherwise the first of what does.
+fn judge_ready(of: &Assessed<'_>, [stalled, progressing, available, degraded]: [&Verdict; 4]) -> Verdict {
+    let not = |reason, message: &str| verdict(ConditionType::Ready, FALSE, reason, message);
+    if stalled.status == TRUE {
+        return not("Held", &stalled.message);
+    }
+    if of.plan.kept_back > 0 {
+        return not(
+            "Held",
+            "spec.paused is true and changes wait for it: set it to false to let the operator go on",
+        );
+    }
+    if progressing.status == TRUE {
+        let initializing = progressing.reason == "Creating";
+        return not(if initializing { "Initializing" } else { "OperationInProgress" }, &progressing.message);
+    }
+    if degraded.status == TRUE {
+        return not("Degraded", &degraded.message);
+    }
+    if available.status != TRUE {
+        return not("NotAvailable", &available.message);
+    }
+    let message = format!("{} nodes serve, as the spec says", of.plan.replicas);
+    verdict(ConditionType::Ready, TRUE, "Converged", message)
+}
+
+fn judge_available(of: &Assessed<'_>) -> Verdict {
+    let partitions = of.valid.partitions.get();
+    let (status, reason, message) = match of.health.availability {
+        Availability::NotInitialized => {
+            (FALSE, "NotInitialized", "the store is not initialised yet".to_owned())
+        }
+        Availability::Met => {
+            (TRUE, "QuorumAvailable", format!("all {partitions} partitions have their write quorum"))
+        }
+        Availability::Lost { partitions: lost } => {
+            (FALSE, "QuorumLost", format!("{lost} of {partitions} partitions lack their write quorum"))
+        }
+        Availability::Unseen => {
+            (UNKNOWN, "NodesUnreachable", "no node tells the operator how the store is".to_owned())
+        }
+    };
+    verdict(ConditionType::Available, status, reason, message)
+}
+
+fn judge_progressing(of: &Assessed<'_>) -> Verdict {
+    let running = |reason, message: String| verdict(ConditionType::Progressing, TRUE, reason, message);
+    match &of.plan.identity {
+        Identity::InForce { .. } => match rollout_progress(of) {
+            Some(message) => running("Upgrading", message),
+            None => verdict(ConditionType::Progressing, FALSE, "Idle", "no operation runs"),
+        },
+        identity => match creation_progress(of, identity) {
+            Some((_, message)) => running("Creating", message),
+            None => verdict(ConditionType::Progressing, FALSE, "Idle", "no operation runs"),
+        },
+    }
+}
+
+/// The phase of a creation and what it waits for; `None` where nothing is being created.
+pub fn creation_progress(of: &Assessed<'_>, identity: &Identity) -> Option<(&'static str, String)> {
+    match identity {
+        Identity::Unknown { .. } if of.health.availability == Availability::Unseen => None,
+        Identity::Unknown { silent } => {
+            let pods: Vec<_> = silent.iter().map(|ordinal| of.valid.names.pod(*ordinal)).collect();
+            Some(("WaitingForNodes", format!("waiting for {} to answer", pods.join(", "))))
+        }
+        Identity::Nameless | Identity::Empty { .. } => {
+            Some(("Initializing", "giving the nodes their first layout".to_owned()))
+        }
+        Identity::Accepting { .. } => {
+            Some(("Initializing", "waiting until every node has accepted the first layout".to_owned()))
+        }
+        Identity::InForce { .. }
+        | Identity::AllReplaced
+        | Identity::Conflict { .. }
+        | Identity::Impossible { .. } => None,
+    }
+}
+
+/// What is still on its way to the pods, if anything is.
+fn rollout_progress(of: &Assessed<'_>) -> Option<String> {
+    let applies = of.plan.writes.iter().any(|w| matches!(w, Write::Apply { kind: Kind::StatefulSet, .. }));
+    if applies {
+        return Some("applying changes to the pods".to_owned());
+    }
+    let replicas = of.plan.replicas;
+    let updated = of.observed.children.stateful_set.as_ref().and_then(updated_replicas).unwrap_or(0);
+    if updated != replicas {
+        return Some(format!("{updated} of {replicas} pods are up to date, the others follow one by one"));
+    }
+    let pods = of.observed.pods.len();
+    if pods > replicas as usize {
+        return Some(format!("{pods} pods exist and {replicas} belong to the store; the others are removed"));
+    }
+    None
+}
+
+/// Pods of the newest template, or `None` while the StatefulSet's own status is behind.
+fn updated_replicas(set: &StatefulSet) -> Option<u32> {
+    let status = set.status.as_ref()?;
+    let seen = status.observed_generation.unwrap_or_default() >= set.metadata.generation.unwrap_or_default();
+    let settled = status.current_revision == status.update_revision;
+    let updated = if settled { status.current_replicas } else { status.updated_replicas };
+    if seen { u32::try_from(updated.unwrap_or(0)).ok() } else { None }
+}
+
+fn judge_degraded(of: &Assessed<'_>) -> Verdict {
+    let bad = |reason, message: String| verdict(ConditionType::Degraded, TRUE, reason, message);
+    let Health { replaced, down, availability: _ } = of.health;
+    if of.plan.identity == Identity::AllReplaced {
+        return bad(
+            "NodeReplaced",
+            "every node came back with an empty volume; nothing is initialised anew: bring the volumes back, or delete \
+             this resource and its volumes to begin again without the data"
+                .to_owned(),
+        );
+    }
+    if !replaced.is_empty() {
+        let pods = replaced.join(", ");
+        return bad(
+            "NodeReplaced",
+            format!(
+                "{pods} came back with another volume than the one that belongs to the store, and does not serve; \
+                 nothing is initialised anew, and this version cannot rebuild it: bring the volume back"
+            ),
+        );
+    }
+    if !down.is_empty() {
+        return bad("NodeDown", format!("{} does not serve", down.join(", ")));
+    }
+    let unready = unready_pods(of);
+    if !unready.is_empty() && matches!(of.plan.identity, Identity::InForce { .. }) {
+        return bad("NodeDown", format!("{} is not ready", unready.join(", ")));
+    }
+    verdict(ConditionType::Degraded, FALSE, "AsPromised", "no node is missing")
+}
+
+fn unready_pods(of: &Assessed<'_>) -> Vec<String> {
+    let ready = |ordinal: &u32| of.observed.pods.get(ordinal).is_some_and(is_ready);
+    (0..of.plan.replicas)
+        .filter(|ordinal| !ready(ordinal))
+        .map(|ordinal| of.valid.names.pod(ordinal))
+        .collect()
+}
+
+fn judge_stalled(of: &Assessed<'_>) -> Verdict {
+    match &of.plan.hold {
+        Some(hold) => verdict(ConditionType::Stalled, TRUE, hold.reason.as_str(), hold.message.clone()),
+        None => verdict(ConditionType::Stalled, FALSE, "NothingHeld", "nothing waits for a person"),
+    }
+}
+
+fn judge_update_pending(of: &Assessed<'_>) -> Verdict {
+    match &of.plan.pending_update {
+        Some(hash) => verdict(
+            ConditionType::UpdatePending,
+            TRUE,
+            "OperatorUpgraded",
+            format!(
+                "this version of the operator would change the pods, and restart them one by one; to let it, run: \
+                 kubectl -n {} annotate ksc {} --overwrite {APPROVE_ANNOTATION}={hash}",
+                of.valid.names.namespace, of.valid.names.cluster
+            ),
+        ),
+        None => verdict(
+            ConditionType::UpdatePending,
+            FALSE,
+            "UpToDate",
+            "the pods are as this operator makes them",
+        ),
+    }
+}
+
+/// Conditions with times: a condition whose status stays keeps the time of its last change.
+pub fn date(verdicts: Vec<Verdict>, old: &[Condition], generation: i64, now: Timestamp) -> Vec<Condition> {
+    let since = |verdict: &Verdict| {
+        let before = old.iter().find(|condition| condition.type_ == verdict.type_.as_str());
+        before.filter(|condition| condition.status == verdict.status).map(|c| c.last_transition_time.clone())
+    };
+    let dated = |verdict: Verdict| Condition {
+        last_transition_time: since(&verdict).unwrap_or(Time(now)),
+        type_: verdict.type_.as_str().to_owned(),
+        status: verdict.status.to_owned(),
+        reason: verdict.reason.to_owned(),
+        message: verdict.message,
+        observed_generation: Some(generation),
+    };
+    verdicts.into_iter().map(dated).collect()
+}

@@ -1,0 +1,63 @@
+//! What is worth an event: each start, end, hold and halt, read off the change of the conditions.
+//!
+//! Derived from the two statuses alone, so an event is told once and a cluster at rest tells none.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use keystore_crds::{ConditionType, KeyStoreClusterStatus};
+
+/// An event before it has an object and a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventDraft {
+    pub is_warning: bool,
+    /// What happened, in one word.
+    pub reason: String,
+    /// The condition that changed.
+    pub action: &'static str,
+    pub note: String,
+}
+
+pub fn plan_events(old: Option<&KeyStoreClusterStatus>, new: &KeyStoreClusterStatus) -> Vec<EventDraft> {
+    let before = old.map(|status| status.conditions.as_slice()).unwrap_or_default();
+    ConditionType::ALL
+        .into_iter()
+        .filter_map(|type_| {
+            let now = find(&new.conditions, type_)?;
+            plan_event(type_, find(before, type_), now)
+        })
+        .collect()
+}
+
+fn find(conditions: &[Condition], type_: ConditionType) -> Option<&Condition> {
+    conditions.iter().find(|condition| condition.type_ == type_.as_str())
+}
+
+fn plan_event(type_: ConditionType, old: Option<&Condition>, new: &Condition) -> Option<EventDraft> {
+    let was = old.is_some_and(|old| old.status == "True");
+    let is = new.status == "True";
+    let other_reason = is && old.is_some_and(|old| old.reason != new.reason);
+    let (is_warning, reason) = match (type_, was, is) {
+        (ConditionType::Ready, false, true) => (false, "Ready".to_owned()),
+        (ConditionType::Progressing, false, true) => (false, new.reason.clone()),
+        (ConditionType::Progressing, true, true) if other_reason => (false, new.reason.clone()),
+        (ConditionType::Progressing, true, false) => (false, format!("{}Ended", old?.reason)),
+        (ConditionType::Available, true, false) => (true, new.reason.clone()),
+        (ConditionType::Degraded | ConditionType::Stalled, false, true) => (true, new.reason.clone()),
+        (ConditionType::Degraded | ConditionType::Stalled, true, true) if other_reason => {
+            (true, new.reason.clone())
+        }
+        (ConditionType::Degraded, true, false) => (false, "Recovered".to_owned()),
+        (ConditionType::Stalled, true, false) => (false, "Resumed".to_owned()),
+        (ConditionType::UpdatePending, false, true) => (false, "UpdatePending".to_owned()),
+        (
+            ConditionType::Ready
+            | ConditionType::Available
+            | ConditionType::Progressing
+            | ConditionType::Degraded
+            | ConditionType::Stalled
+            | ConditionType::UpdatePending,
+            _,
+            _,
+        ) => return None,
+    };
+    Some(EventDraft { is_warning, reason, action: type_.as_str(), note: new.message.clone() })
+}

@@ -1,0 +1,104 @@
+//! How the store is, as far as the operator can see.
+//!
+//! A member counts as up only if it answered, under the UUID that the layout names, that it serves. What was not
+//! seen is reported as unseen, never as gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keystore_core::id::NodeId;
+use keystore_core::layout::{Layout, Member};
+use keystore_core::quorum::Consistency;
+
+use crate::identity::{Identity, replaced};
+use crate::observed::{NodeAnswer, NodeMode, Observed};
+use crate::validate::ValidCluster;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Availability {
+    /// No layout is in force yet.
+    NotInitialized,
+    /// Every partition has its write quorum.
+    Met,
+    /// So many partitions lack it.
+    Lost { partitions: usize },
+    /// No node says anything about it.
+    Unseen,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    pub availability: Availability,
+    /// Pods whose node should serve and does not, or cannot be reached.
+    pub down: Vec<String>,
+    /// Pods whose node came back as another one.
+    pub replaced: Vec<String>,
+}
+
+/// `was_in_force`: the status remembers a layout that nobody shows at the moment.
+pub fn assess(valid: &ValidCluster, identity: &Identity, observed: &Observed, was_in_force: bool) -> Health {
+    match identity {
+        Identity::InForce { layout } => assess_layout(valid, layout, observed),
+        Identity::Unknown { silent } if was_in_force => Health {
+            availability: Availability::Unseen,
+            down: silent.iter().map(|ordinal| valid.names.pod(*ordinal)).collect(),
+            replaced: Vec::new(),
+        },
+        Identity::AllReplaced => Health {
+            availability: Availability::Lost { partitions: usize::from(valid.partitions.get()) },
+            down: Vec::new(),
+            replaced: observed.heard().map(|(ordinal, _)| valid.names.pod(ordinal)).collect(),
+        },
+        Identity::Conflict { .. } => {
+            Health { availability: Availability::Unseen, down: Vec::new(), replaced: Vec::new() }
+        }
+        Identity::Unknown { .. }
+        | Identity::Accepting { .. }
+        | Identity::Empty { .. }
+        | Identity::Nameless
+        | Identity::Impossible { .. } => {
+            Health { availability: Availability::NotInitialized, down: Vec::new(), replaced: Vec::new() }
+        }
+    }
+}
+
+fn assess_layout(valid: &ValidCluster, layout: &Layout, observed: &Observed) -> Health {
+    let heard = by_node(observed);
+    let replaced = replaced(valid, layout, observed);
+    let serving: BTreeSet<NodeId> =
+        layout.members.iter().filter(|m| serves(m, &heard)).map(|m| m.node).collect();
+    let is_replaced = |member: &Member| replaced.values().any(|node| *node == member.node);
+    let down = layout.members.iter().filter(|member| !serving.contains(&member.node) && !is_replaced(member));
+    Health {
+        availability: availability(layout, &serving, heard.is_empty()),
+        down: in_order(valid, down.map(|member| member.name.clone()).collect()),
+        replaced: replaced.keys().map(|ordinal| valid.names.pod(*ordinal)).collect(),
+    }
+}
+
+/// demo-2 before demo-10.
+fn in_order(valid: &ValidCluster, mut pods: Vec<String>) -> Vec<String> {
+    pods.sort_by_key(|pod| (valid.names.ordinal(pod), pod.clone()));
+    pods
+}
+
+/// What was heard, by the UUID that answered.
+pub fn by_node(observed: &Observed) -> BTreeMap<NodeId, &NodeAnswer> {
+    observed.heard().map(|(_, answer)| (answer.node, answer)).collect()
+}
+
+fn serves(member: &Member, heard: &BTreeMap<NodeId, &NodeAnswer>) -> bool {
+    heard.get(&member.node).is_some_and(|answer| answer.mode == NodeMode::Serving)
+}
+
+fn availability(layout: &Layout, serving: &BTreeSet<NodeId>, nobody_answers: bool) -> Availability {
+    if nobody_answers {
+        return Availability::Unseen;
+    }
+    let has_quorum = |partition: &_| {
+        layout.replica_sets(*partition).satisfied(Consistency::Quorum, |node| serving.contains(node))
+    };
+    match layout.partitions.all().filter(|partition| !has_quorum(partition)).count() {
+        0 => Availability::Met,
+        partitions => Availability::Lost { partitions },
+    }
+}

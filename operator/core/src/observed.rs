@@ -1,0 +1,118 @@
+//! What one look at Kubernetes and at the nodes saw.
+//!
+//! Filled by the controller's observe step and by nothing else. A node that did not answer is `Unreachable`, which
+//! says nothing about what it holds.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+pub use keystore_core::id::{Actor, ClusterId, NodeId};
+pub use keystore_core::layout::Layout;
+use keystore_crds::KeyStoreCluster;
+
+/// Everything a reconcile knows. Children are as they live in the API server, `None` where there is none.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    pub children: Children,
+    /// By ordinal: every pod of the StatefulSet's range that exists.
+    pub pods: BTreeMap<u32, Pod>,
+    /// By ordinal: what each expected node said.
+    pub answers: BTreeMap<u32, Answer>,
+    /// By ordinal: the zone of the Kubernetes node that the pod runs on; absent where it has none or no label.
+    pub zones: BTreeMap<u32, String>,
+    /// The newest layout that any node holds.
+    pub layout: Option<HeldLayout>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Children {
+    pub service_account: Option<ServiceAccount>,
+    pub headless_service: Option<Service>,
+    pub client_service: Option<Service>,
+    pub budget: Option<PodDisruptionBudget>,
+    pub stateful_set: Option<StatefulSet>,
+    /// By name: all that are named as this cluster's and controlled by it, and the wanted one whoever owns it.
+    pub config_maps: BTreeMap<String, ConfigMap>,
+    /// The names of ConfigMaps that a ControllerRevision of the StatefulSet still needs.
+    pub config_maps_in_use: Vec<String>,
+}
+
+/// What a node said when it was asked for its status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Here(NodeAnswer),
+    /// No pod, no address, no connection, no answer in time, or an answer from another node.
+    Unreachable,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeAnswer {
+    pub node: NodeId,
+    pub actor: Actor,
+    pub version: String,
+    pub mode: NodeMode,
+    /// The cluster that it belongs to, once it has accepted a first layout.
+    pub cluster: Option<ClusterId>,
+    pub epoch: u64,
+    pub partitions: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeMode {
+    Uninitialized,
+    Accepted,
+    Serving,
+    Draining,
+}
+
+/// A layout as one node holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldLayout {
+    pub layout: Layout,
+    /// True once all members have accepted it: it is in force.
+    pub decided: bool,
+}
+
+impl Answer {
+    pub fn here(&self) -> Option<&NodeAnswer> {
+        match self {
+            Self::Here(answer) => Some(answer),
+            Self::Unreachable => None,
+        }
+    }
+}
+
+impl Observed {
+    /// The nodes that answered, by ordinal.
+    pub fn heard(&self) -> impl Iterator<Item = (u32, &NodeAnswer)> {
+        self.answers.iter().filter_map(|(ordinal, answer)| Some((*ordinal, answer.here()?)))
+    }
+
+    /// How many pods the live StatefulSet asks for.
+    pub fn live_replicas(&self) -> Option<u32> {
+        let spec = self.children.stateful_set.as_ref()?.spec.as_ref()?;
+        u32::try_from(spec.replicas.unwrap_or(1)).ok()
+    }
+}
+
+/// How many nodes have to be asked before anything may be concluded from silence: those the spec asks for, those
+/// that the StatefulSet runs, and those that once belonged.
+pub fn expected_nodes(cluster: &KeyStoreCluster, live_replicas: Option<u32>) -> u32 {
+    let asked = u32::try_from(cluster.spec.replicas).unwrap_or(0);
+    let status = cluster.status.as_ref();
+    let minted = status.is_some_and(|status| status.cluster_id.is_some());
+    let known = status.map_or(0, |status| status.nodes.len());
+    if minted {
+        asked.max(live_replicas.unwrap_or(0)).max(u32::try_from(known).unwrap_or(0))
+    } else {
+        asked.max(live_replicas.unwrap_or(0))
+    }
+}
+
+/// True if the kubelet reports the pod as ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
