@@ -535,7 +535,7 @@ impl World {
             Message::Write(write) if write.origin == Origin::Repair => self.coverage.repairs += 1,
             Message::Write(write) if write.call.attempt > 1 => self.coverage.stamped_anew += 1,
             Message::WriteAnswer { outcome: WriteOutcome::Superseded(_), .. } => {
-                self.coverage.superseded += 1
+                self.coverage.superseded += 1;
             }
             _ => {}
         }

@@ -1,0 +1,332 @@
+//! A node as a replica, event by event: what it refuses, and when it answers.
+
+#![allow(clippy::unwrap_used, reason = "a broken harness may panic")]
+
+use bytes::Bytes;
+use keystore_core::effect::{
+    Alarm, CommitId, CommitRefused, Damaged, Effect, Event, LinkId, LoadId, Now, RequestId, SaveId,
+};
+use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, NodeId, Nonce};
+use keystore_core::layout::{FirstLayout, Layout, Member};
+use keystore_core::message::{
+    Call, Header, Hello, Message, Origin, ReadOutcome, Refusal, Want, Write, WriteOutcome,
+};
+use keystore_core::node::{Node, Settings, Start};
+use keystore_core::partition::{PartitionCount, RecordKey};
+use keystore_core::peers::LinkRefusal;
+use keystore_core::quorum::Durability;
+use keystore_core::record::{Body, Record};
+use keystore_core::stamp::Stamp;
+
+const WALL_MS: u64 = 1_700_000_000_000;
+const ME: NodeId = NodeId([1; 16]);
+const PEER: NodeId = NodeId([2; 16]);
+const LINK: LinkId = LinkId(1);
+
+struct Bench {
+    node: Node,
+    calls: u64,
+}
+
+impl Bench {
+    /// A node of two that serves, linked to the other.
+    fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    fn with(settings: Settings) -> Self {
+        let mut bench = Self { node: Node::new(start(true, settings), now(0)), calls: 0 };
+        let effects = bench.step(Event::LinkOffered { link: LINK, hello: hello(7) });
+        assert!(matches!(effects[..], [Effect::Save { save: SaveId(0), .. }]), "the identity is saved first");
+        let effects = bench.step(Event::Saved { save: SaveId(0) });
+        assert!(matches!(effects[0], Effect::AcceptLink { link: LINK, .. }));
+        bench
+    }
+
+    fn step(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.node.step(now(0), event, &mut effects);
+        effects
+    }
+
+    fn frame(&mut self, message: Message) -> Vec<Effect> {
+        self.step(Event::Frame { link: LINK, header: header(7), messages: vec![message] })
+    }
+
+    /// The peer writes; returns the call and what the node wants done.
+    fn write(&mut self, millis: u64, origin: Origin) -> (Call, Vec<Effect>) {
+        self.calls += 1;
+        let call = Call { operation: self.calls, attempt: 1 };
+        let write =
+            Write { call, key: key(), record: record(millis), origin, durability: Durability::Synced };
+        (call, self.frame(Message::Write(write)))
+    }
+
+    fn client_write(&mut self, millis: u64) -> (Call, Vec<Effect>) {
+        self.write(millis, Origin::Client { deadline_wall_ms: WALL_MS + 1_000 })
+    }
+
+    fn loaded(&mut self, load: u64, record: Result<Option<Record>, Damaged>) -> Vec<Effect> {
+        self.step(Event::Loaded { load: LoadId(load), record })
+    }
+
+    fn committed(&mut self, commit: u64) -> Vec<Effect> {
+        self.step(Event::Committed { commit: CommitId(commit), outcome: Ok(Durability::Synced) })
+    }
+}
+
+fn now(ms: u64) -> Now {
+    Now { mono_ms: ms, wall_ms: WALL_MS + ms }
+}
+
+fn key() -> RecordKey {
+    RecordKey::new("default", b"k").unwrap()
+}
+
+fn record(millis: u64) -> Record {
+    let value = Bytes::from(millis.to_string());
+    Record { stamp: Stamp::new(WALL_MS + millis, 0, Actor(2)), body: Body::Value(value) }
+}
+
+fn layout() -> Layout {
+    let member = |node, actor| Member {
+        node,
+        actor: Actor(actor),
+        name: String::new(),
+        zone: String::new(),
+        weight: 1,
+    };
+    Layout::first(FirstLayout {
+        cluster: ClusterId([9; 16]),
+        incarnation: Incarnation { number: 1, id: 1 },
+        partitions: PartitionCount::new(16).unwrap(),
+        replication_factor: 2,
+        members: vec![member(ME, 1), member(PEER, 2)],
+    })
+    .unwrap()
+}
+
+fn start(decided: bool, settings: Settings) -> Start {
+    Start {
+        node: ME,
+        actor: Actor(1),
+        generation: Generation(1),
+        nonce: Nonce(1),
+        stamp_ceiling_ms: 0,
+        membership: Some((layout(), decided)),
+        peers: Default::default(),
+        settings,
+    }
+}
+
+fn header(generation: u64) -> Header {
+    let Layout { cluster, incarnation, epoch, .. } = layout();
+    Header { cluster, incarnation, epoch, from: PEER, to: ME, generation: Generation(generation) }
+}
+
+fn hello(generation: u64) -> Hello {
+    Hello { header: header(generation), nonce: Nonce(generation) }
+}
+
+/// The answers to writes among some effects.
+fn answers(effects: &[Effect]) -> Vec<(Call, WriteOutcome)> {
+    let answer = |effect: &Effect| match effect {
+        Effect::Send { message: Message::WriteAnswer { call, outcome }, .. } => Some((*call, *outcome)),
+        _ => None,
+    };
+    effects.iter().filter_map(answer).collect()
+}
+
+fn commits(effects: &[Effect]) -> usize {
+    effects.iter().filter(|effect| matches!(effect, Effect::Commit(_))).count()
+}
+
+#[test]
+fn a_write_is_answered_only_after_its_commit() {
+    let mut bench = Bench::new();
+    let (call, effects) = bench.client_write(5);
+    assert_eq!(effects, [Effect::Load { load: LoadId(0), key: key() }]);
+    let effects = bench.loaded(0, Ok(None));
+    assert_eq!((commits(&effects), answers(&effects)), (1, vec![]));
+    let effects = bench.committed(0);
+    assert_eq!(answers(&effects), [(call, WriteOutcome::Held(Durability::Synced))]);
+}
+
+#[test]
+fn a_superseded_write_is_answered_only_after_what_supersedes_it_is_durable() {
+    let mut bench = Bench::new();
+    let (higher, _) = bench.client_write(9);
+    bench.loaded(0, Ok(None));
+    let (lower, effects) = bench.client_write(5);
+    assert_eq!(effects, [], "the higher record is not durable yet");
+    let effects = bench.committed(0);
+    let superseded = WriteOutcome::Superseded(record(9).stamp);
+    assert_eq!(answers(&effects), [(higher, WriteOutcome::Held(Durability::Synced)), (lower, superseded)]);
+}
+
+#[test]
+fn writes_that_wait_for_one_load_are_merged_in_their_order() {
+    let mut bench = Bench::new();
+    bench.client_write(5);
+    bench.client_write(9);
+    bench.client_write(7);
+    let effects = bench.loaded(0, Ok(Some(record(1))));
+    assert_eq!(commits(&effects), 2, "5 and 9 replace what is stored, 7 does not");
+}
+
+#[test]
+fn a_write_below_the_stored_record_is_answered_at_once() {
+    let mut bench = Bench::new();
+    let (call, _) = bench.client_write(5);
+    let effects = bench.loaded(0, Ok(Some(record(6))));
+    assert_eq!(answers(&effects), [(call, WriteOutcome::Superseded(record(6).stamp))]);
+    assert_eq!(commits(&effects), 0);
+}
+
+#[test]
+fn the_same_record_again_is_committed_again() {
+    let mut bench = Bench::new();
+    bench.write(6, Origin::Repair);
+    let effects = bench.loaded(0, Ok(Some(record(6))));
+    assert_eq!(commits(&effects), 1, "it may have been written without a sync before");
+}
+
+#[test]
+fn a_client_write_is_refused_past_its_deadline_far_ahead_or_without_space() {
+    let late = Origin::Client { deadline_wall_ms: WALL_MS - 501 };
+    let in_time = Origin::Client { deadline_wall_ms: WALL_MS + 1 };
+    let cases = [
+        (5, late, false, Refusal::DeadlinePassed),
+        (501, in_time, false, Refusal::ClockSkew),
+        (5, in_time, true, Refusal::DiskFull),
+    ];
+    for (millis, origin, disk_full, refusal) in cases {
+        let mut bench = Bench::new();
+        bench.step(Event::DiskFull(disk_full));
+        let (call, effects) = bench.write(millis, origin);
+        assert_eq!(answers(&effects), [(call, WriteOutcome::Refused(refusal))]);
+        let (_, effects) = bench.write(millis, Origin::Repair);
+        assert!(matches!(effects[..], [Effect::Load { .. }]), "a repair is not refused: {effects:?}");
+    }
+}
+
+#[test]
+fn more_writes_than_the_limit_are_refused() {
+    let mut bench = Bench::with(Settings { writes_max: 1, ..Settings::default() });
+    bench.client_write(5);
+    let (call, effects) = bench.client_write(6);
+    assert_eq!(answers(&effects), [(call, WriteOutcome::Refused(Refusal::Overloaded))]);
+}
+
+#[test]
+fn a_damaged_record_is_neither_read_nor_written_over_and_raises_an_alarm() {
+    let mut bench = Bench::new();
+    let alarm = Effect::Alarm(Alarm::DamagedRecord { key: key() });
+    let (call, _) = bench.client_write(5);
+    let effects = bench.loaded(0, Err(Damaged));
+    assert_eq!(answers(&effects), [(call, WriteOutcome::Refused(Refusal::InDoubt))]);
+    assert!(effects.contains(&alarm));
+    bench.frame(Message::Read { call, key: key(), want: Want::Full });
+    let effects = bench.loaded(1, Err(Damaged));
+    let outcome = ReadOutcome::Refused(Refusal::InDoubt);
+    assert!(effects.contains(&alarm));
+    let is_refusal = |effect: &Effect| matches!(effect, Effect::Send { message, .. } if *message == Message::ReadAnswer { call, outcome: outcome.clone() });
+    assert!(effects.iter().any(is_refusal));
+}
+
+#[test]
+fn a_full_log_refuses_the_write_and_all_that_was_merged_under_it() {
+    let mut bench = Bench::new();
+    let (higher, _) = bench.client_write(9);
+    bench.loaded(0, Ok(None));
+    let (lower, _) = bench.client_write(5);
+    let effects = bench.step(Event::Committed { commit: CommitId(0), outcome: Err(CommitRefused) });
+    let refused = WriteOutcome::Refused(Refusal::DiskFull);
+    assert_eq!(answers(&effects), [(higher, refused), (lower, refused)]);
+    let (_, effects) = bench.client_write(6);
+    assert!(matches!(effects[..], [Effect::Load { .. }]), "nothing of the refused write is remembered");
+}
+
+#[test]
+fn two_contents_under_one_stamp_raise_an_alarm() {
+    let mut bench = Bench::new();
+    bench.client_write(5);
+    let other = Record { body: Body::Tombstone, ..record(5) };
+    let effects = bench.loaded(0, Ok(Some(other)));
+    assert!(effects.contains(&Effect::Alarm(Alarm::EqualStamps { key: key(), stamp: record(5).stamp })));
+}
+
+#[test]
+fn a_small_value_comes_whole_and_a_large_one_as_its_digest() {
+    let call = Call { operation: 1, attempt: 0 };
+    let large = Record { body: Body::Value(vec![1; 2_000].into()), ..record(5) };
+    let cases = [
+        (None, ReadOutcome::Missing),
+        (Some(record(5)), ReadOutcome::Full(record(5))),
+        (Some(large.clone()), ReadOutcome::Digest(large.version())),
+    ];
+    for (stored, outcome) in cases {
+        let mut bench = Bench::new();
+        bench.frame(Message::Read { call, key: key(), want: Want::Digest });
+        let effects = bench.loaded(0, Ok(stored));
+        let expected = Message::ReadAnswer { call, outcome };
+        assert!(matches!(&effects[..], [Effect::Send { message, .. }] if *message == expected));
+    }
+}
+
+#[test]
+fn a_member_that_does_not_know_of_all_refuses_requests() {
+    let mut node = Node::new(start(false, Settings::default()), now(0));
+    let mut effects = Vec::new();
+    node.step(now(0), Event::LinkOffered { link: LINK, hello: hello(7) }, &mut effects);
+    node.step(now(0), Event::Saved { save: SaveId(0) }, &mut effects);
+    effects.clear();
+    let call = Call { operation: 1, attempt: 1 };
+    let origin = Origin::Repair;
+    let write = Write { call, key: key(), record: record(5), origin, durability: Durability::Synced };
+    let event = Event::Frame { link: LINK, header: header(7), messages: vec![Message::Write(write)] };
+    node.step(now(0), event, &mut effects);
+    assert_eq!(answers(&effects), [(call, WriteOutcome::Refused(Refusal::NotInitialized))]);
+}
+
+#[test]
+fn serving_starts_when_all_members_have_accepted_and_that_is_durable() {
+    let mut node = Node::new(start(false, Settings::default()), now(0));
+    let mut effects = Vec::new();
+    node.step(now(0), Event::LinkOffered { link: LINK, hello: hello(7) }, &mut effects);
+    node.step(now(0), Event::Saved { save: SaveId(0) }, &mut effects);
+    let digest = layout().digest();
+    let messages = vec![Message::InitAccepted { digest, reply_wanted: true }];
+    effects.clear();
+    node.step(now(0), Event::Frame { link: LINK, header: header(7), messages }, &mut effects);
+    assert!(!node.status(now(0)).ready, "not before it is saved");
+    let reply = Message::InitAccepted { digest, reply_wanted: false };
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Send { message, .. } if *message == reply)));
+    node.step(now(0), Event::Saved { save: SaveId(1) }, &mut effects);
+    assert!(node.status(now(0)).ready);
+}
+
+#[test]
+fn a_frame_that_does_not_fit_closes_its_link() {
+    let mut bench = Bench::new();
+    let message = Message::InitAccepted { digest: 1, reply_wanted: true };
+    let stale = Event::Frame { link: LINK, header: header(6), messages: vec![message] };
+    assert_eq!(bench.step(stale), [Effect::CloseLink { link: LINK }]);
+    assert!(bench.node.status(now(0)).connected.is_empty());
+}
+
+#[test]
+fn an_uninitialised_node_refuses_links_and_a_second_first_layout() {
+    let uninitialised = Start { membership: None, ..start(false, Settings::default()) };
+    let mut node = Node::new(uninitialised, now(0));
+    let mut effects = Vec::new();
+    node.step(now(0), Event::LinkOffered { link: LINK, hello: hello(7) }, &mut effects);
+    assert_eq!(effects, [Effect::RefuseLink { link: LINK, refusal: LinkRefusal::NotInitialized }]);
+    effects.clear();
+    node.step(now(0), Event::Init { request: RequestId(1), layout: layout() }, &mut effects);
+    assert!(matches!(effects[..], [Effect::Save { .. }]), "answered once it is durable");
+    let other = Layout { cluster: ClusterId([8; 16]), ..layout() };
+    effects.clear();
+    node.step(now(0), Event::Init { request: RequestId(2), layout: other }, &mut effects);
+    assert!(matches!(effects[..], [Effect::Answer { request: RequestId(2), .. }]), "refused even meanwhile");
+}
