@@ -1,0 +1,98 @@
+//! The client of one node's Admin service. Nothing is retried: whoever administers decides what to do next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keystore_core::layout::Layout;
+use keystore_proto::v1;
+use prost::Message;
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::{Detail, Error, Reason};
+use crate::node::Node;
+use crate::options::TIMEOUT_DEFAULT;
+use crate::status::{NodeState, NodeStatus};
+use crate::verdict::{Kind, Verdict};
+
+const GET_STATUS: &str = "/keystore.v1.Admin/GetStatus";
+const INIT: &str = "/keystore.v1.Admin/Init";
+const GET_LAYOUT: &str = "/keystore.v1.Admin/GetLayout";
+
+/// Clones share the connection, which is opened anew when it has broken.
+#[derive(Clone)]
+pub struct AdminClient {
+    node: Arc<Node>,
+    timeout: Duration,
+}
+
+impl AdminClient {
+    /// Connects to `address`, host:port of a node's Admin service.
+    pub async fn connect(address: impl Into<String>) -> Result<Self, Error> {
+        Self::connect_within(address, TIMEOUT_DEFAULT).await
+    }
+
+    /// `timeout` is for this and for each request afterwards.
+    pub async fn connect_within(address: impl Into<String>, timeout: Duration) -> Result<Self, Error> {
+        let node = Node::new(address.into());
+        match timeout_at(Instant::now() + timeout, node.connection()).await {
+            Ok(Ok(_)) => Ok(Self { node, timeout }),
+            Ok(Err(error)) => Err(Verdict::of_dial(&error).error),
+            Err(_) => Err(Error::Connect(Detail::new(
+                Reason::CANNOT_CONNECT,
+                format!("{} did not answer in time", node.address()),
+            ))),
+        }
+    }
+
+    pub fn address(&self) -> &str {
+        self.node.address()
+    }
+
+    pub async fn get_status(&self) -> Result<NodeStatus, Error> {
+        let response: v1::GetStatusResponse =
+            self.call(Kind::Read, GET_STATUS, &v1::GetStatusRequest {}).await?;
+        NodeStatus::try_from(response).map_err(|problem| self.bad_answer(problem))
+    }
+
+    /// Gives the node its first layout. Giving it the same one again is answered alike; another one is refused
+    /// with `WRONG_CLUSTER`.
+    pub async fn init(&self, layout: &Layout) -> Result<NodeState, Error> {
+        let request = v1::InitRequest { layout: Some(v1::Layout::from(layout)) };
+        let response: v1::InitResponse = self.call(Kind::Write, INIT, &request).await?;
+        NodeState::from_proto(response.state())
+            .ok_or_else(|| self.bad_answer("the node's state is not known"))
+    }
+
+    /// The layout that the node has accepted, and whether all members have; `None` before init.
+    pub async fn get_layout(&self) -> Result<Option<(Layout, bool)>, Error> {
+        let response: v1::GetLayoutResponse =
+            self.call(Kind::Read, GET_LAYOUT, &v1::GetLayoutRequest {}).await?;
+        let layout = response.layout.map(Layout::try_from).transpose();
+        let layout = layout.map_err(|problem| self.bad_answer(problem))?;
+        Ok(layout.map(|layout| (layout, response.decided)))
+    }
+
+    async fn call<Q: Message, A: Message + Default>(
+        &self,
+        kind: Kind,
+        path: &'static str,
+        request: &Q,
+    ) -> Result<A, Error> {
+        let deadline = Instant::now() + self.timeout;
+        let silence = |kind| Verdict::of_silence(kind, self.address()).error;
+        let connection = timeout_at(deadline, self.node.connection())
+            .await
+            .map_err(|_| silence(Kind::Read))?
+            .map_err(|error| Verdict::of_dial(&error).error)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        timeout_at(deadline, connection.call(path, request, left))
+            .await
+            .map_err(|_| silence(kind))?
+            .map_err(|error| Verdict::of_call(kind, self.address(), error).error)
+    }
+
+    fn bad_answer(&self, problem: impl std::fmt::Display) -> Error {
+        let message = format!("the answer of {} makes no sense: {problem}", self.address());
+        Error::Failed(Detail::new(Reason::BAD_ANSWER, message))
+    }
+}

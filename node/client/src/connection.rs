@@ -1,0 +1,186 @@
+//! One HTTP/2 connection to one node, and the task that drives it.
+//!
+//! The connection ends when its last holder drops it, when it breaks, or when calls are under way and the node has
+//! not answered a ping in time: a frozen node must not hold requests until their deadlines.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{Builder, Connection as H2Connection};
+use h2::{Ping, PingPong};
+use http::uri::Authority;
+use prost::Message;
+use rand::seq::SliceRandom;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::grpc::{CallError, Caller, unary};
+
+/// For the whole of looking the name up, connecting and shaking hands.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// For one of several addresses of a name.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a connection with calls under way is tested, and how long the answer may take.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// Large enough for a few values of 1 MiB in flight.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const HEADER_LIST_BYTES_MAX: u32 = 64 << 10;
+
+/// Why there is no connection. Nothing was sent.
+#[derive(Debug, Clone, Error)]
+pub(crate) enum DialError {
+    #[error("\"{0}\" is not HOST:PORT")]
+    Address(String),
+    #[error("{address}: {error}")]
+    Io { address: String, error: Arc<std::io::Error> },
+    #[error("{address} has no addresses")]
+    NoAddress { address: String },
+    #[error("{address} does not speak HTTP/2: {error}")]
+    Handshake { address: String, error: Arc<h2::Error> },
+    #[error("{address} did not answer within {CONNECT_TIMEOUT:?}")]
+    Timeout { address: String },
+}
+
+pub(crate) struct Connection {
+    caller: Caller,
+    closed: CancellationToken,
+    in_flight: Arc<AtomicUsize>,
+    /// Ends the driver with the last holder of the connection.
+    _driver: AbortOnDropHandle<()>,
+}
+
+impl Connection {
+    pub(crate) async fn dial(address: &str) -> Result<Self, DialError> {
+        let authority: Authority = address
+            .parse()
+            .ok()
+            .filter(|authority: &Authority| authority.port().is_some())
+            .ok_or_else(|| DialError::Address(address.to_owned()))?;
+        timeout(CONNECT_TIMEOUT, Self::dial_authority(address, authority))
+            .await
+            .map_err(|_| DialError::Timeout { address: address.to_owned() })?
+    }
+
+    async fn dial_authority(address: &str, authority: Authority) -> Result<Self, DialError> {
+        let stream = connect(address).await?;
+        let (sender, connection) = Builder::new()
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(HEADER_LIST_BYTES_MAX)
+            .handshake(stream)
+            .await
+            .map_err(|error| DialError::Handshake { address: address.to_owned(), error: Arc::new(error) })?;
+        let closed = CancellationToken::new();
+        let in_flight = Arc::new(AtomicUsize::new(0));
+        let driver = drive(connection, in_flight.clone(), closed.clone());
+        Ok(Self {
+            caller: Caller { sender, authority },
+            closed,
+            in_flight,
+            _driver: AbortOnDropHandle::new(tokio::spawn(driver)),
+        })
+    }
+
+    /// False once nothing can be sent any more; true says only that the end has not been noticed.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.closed.is_cancelled()
+    }
+
+    pub(crate) async fn call<Q: Message, A: Message + Default>(
+        &self,
+        path: &'static str,
+        request: &Q,
+        timeout: Duration,
+    ) -> Result<A, CallError> {
+        let _in_flight = InFlight::enter(&self.in_flight);
+        let result = unary(self.caller.clone(), path, request, timeout).await;
+        if let Err(CallError::NotSent(_) | CallError::Broken(_)) = result {
+            // Whatever the other side still answers, new requests go over a new connection.
+            self.closed.cancel();
+        }
+        result
+    }
+}
+
+/// Counts a call also when its future is dropped half-way.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl<'a> InFlight<'a> {
+    fn enter(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Tries the addresses of a name in random order: a name of several nodes spreads its clients over them.
+async fn connect(address: &str) -> Result<TcpStream, DialError> {
+    let io_error = |error| DialError::Io { address: address.to_owned(), error: Arc::new(error) };
+    let mut addresses: Vec<_> = tokio::net::lookup_host(address).await.map_err(io_error)?.collect();
+    addresses.shuffle(&mut rand::rng());
+    let mut last = DialError::NoAddress { address: address.to_owned() };
+    for socket in addresses {
+        match timeout(ADDRESS_TIMEOUT, TcpStream::connect(socket)).await {
+            Ok(Ok(stream)) => {
+                // Requests are small and each is waited for.
+                stream.set_nodelay(true).map_err(io_error)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = io_error(error),
+            Err(_) => {
+                last = DialError::Timeout { address: address.to_owned() };
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Runs the connection until it ends, by itself or for lack of an answer to a ping.
+async fn drive(
+    mut connection: H2Connection<TcpStream, Bytes>,
+    in_flight: Arc<AtomicUsize>,
+    closed: CancellationToken,
+) {
+    let _closed = closed.drop_guard();
+    let pings = connection.ping_pong();
+    tokio::select! {
+        result = connection => {
+            if let Err(error) = result {
+                tracing::debug!(%error, "connection ended");
+            }
+        }
+        () = watch(pings, &in_flight) => tracing::debug!("connection dropped, a ping was not answered"),
+    }
+}
+
+/// Returns when calls are under way and a ping is not answered in time.
+async fn watch(pings: Option<PingPong>, in_flight: &AtomicUsize) {
+    let Some(mut pings) = pings else {
+        return std::future::pending().await;
+    };
+    loop {
+        sleep(PING_INTERVAL).await;
+        if in_flight.load(Ordering::Relaxed) == 0 {
+            continue;
+        }
+        match timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection is ending, and its own future says so.
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}

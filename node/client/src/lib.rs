@@ -1,0 +1,46 @@
+//! The client of a KeyStore cluster: its KeyStore and Admin services, with outcomes that can be relied upon.
+//!
+//! It routes requests to owners (or, as a proxy's client, to the given endpoints only), keeps deadlines, and
+//! retries by itself only reads and what surely was not applied. It knows nothing of Kubernetes and decides
+//! nothing about data. The invariant of the crate: an error of which [`Error::surely_not_applied`] is true means
+//! that no replica will ever show the write, and any other error of a write means that one may.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), keystore_client::Error> {
+//! use keystore_client::{Client, ReadOptions, WriteOptions};
+//! let client = Client::builder().endpoints(["127.0.0.1:7400"]).connect().await?;
+//! let written = client.put("default", "greeting", "hello", WriteOptions::default()).await?;
+//! let read = client.get("default", "greeting", ReadOptions::default()).await?;
+//! assert!(read.value().is_some_and(|value| value.stamp >= written.stamp));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Modules in reading order; each uses only those before it.
+
+mod error;
+mod options;
+mod grpc;
+mod connection;
+mod node;
+mod verdict;
+mod pool;
+mod routes;
+mod trail;
+mod router;
+mod execute;
+mod client;
+mod status;
+mod admin;
+pub mod init;
+#[cfg(feature = "fake")]
+pub mod fake;
+
+pub use admin::AdminClient;
+pub use client::{Client, ClientBuilder};
+pub use error::{Detail, Error, Reason};
+pub use keystore_core::quorum::{Consistency, Durability};
+pub use keystore_core::stamp::Stamp;
+pub use options::{Read, ReadOptions, Routing, StampedValue, WriteOptions, Written};
+pub use routes::{RouteNode, Routes};
+pub use status::{DiskStatus, NodeState, NodeStatus, PeerStatus};
