@@ -21,5 +21,6 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 pub mod client;
 pub mod error;
 mod field;
+pub mod layout;
 mod message;
 pub mod peer;

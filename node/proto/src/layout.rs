@@ -1,0 +1,213 @@
+//! The layout on the wire and on disk: one message for both.
+//!
+//! Whatever is read is validated as a layout before anybody sees it, so a layout that came from a peer, an
+//! administrator or a file keeps the same rules as one that was made here.
+
+use bytes::Bytes;
+use keystore_core::id::{Actor, ClusterId, Epoch, NodeId};
+use keystore_core::layout::{Layout, LayoutError, Member, Phase};
+use keystore_core::partition::{PartitionCount, PartitionCountError};
+use keystore_core::ring::{Replica, Ring};
+use thiserror::Error;
+
+use crate::error::WireError;
+use crate::{field, v1};
+
+/// Why a message is no layout. Nothing of it has been used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LayoutWireError {
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    Partitions(#[from] PartitionCountError),
+    #[error("the layout's phase is {0}, which this version does not know")]
+    Phase(i32),
+    #[error("a replica names member number {index}, but there are {members}")]
+    MemberIndex { index: u32, members: usize },
+    #[error("the keyspace \"{0}\" is named twice")]
+    KeyspaceTwice(String),
+    #[error(transparent)]
+    Invalid(#[from] LayoutError),
+}
+
+impl From<&Layout> for v1::Layout {
+    fn from(layout: &Layout) -> Self {
+        let Layout {
+            cluster,
+            incarnation,
+            epoch,
+            phase: Phase::Stable(ring),
+            partitions,
+            replication_factor,
+            members,
+            keyspaces,
+        } = layout;
+        Self {
+            cluster_id: field::uuid_bytes(&cluster.0),
+            incarnation: Some((*incarnation).into()),
+            epoch: epoch.0,
+            phase: v1::LayoutPhase::Stable.into(),
+            partitions: partitions.get().into(),
+            replication_factor: u32::try_from(*replication_factor)
+                .expect("a valid layout's replication factor is below 8"),
+            members: members.iter().map(v1::Member::from).collect(),
+            keyspaces: keyspaces.iter().map(|name| v1::Keyspace { name: name.clone() }).collect(),
+            ring: ring
+                .iter()
+                .map(|(_, replicas)| v1::PartitionReplicas {
+                    replicas: replicas.iter().map(|replica| replica_to_wire(replica, members)).collect(),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::Layout> for Layout {
+    type Error = LayoutWireError;
+
+    fn try_from(message: v1::Layout) -> Result<Self, LayoutWireError> {
+        let v1::Layout {
+            cluster_id,
+            incarnation,
+            epoch,
+            phase,
+            partitions,
+            replication_factor,
+            members,
+            keyspaces,
+            ring,
+        } = message;
+        if phase != i32::from(v1::LayoutPhase::Stable) {
+            return Err(LayoutWireError::Phase(phase));
+        }
+        let members = members.into_iter().map(Member::try_from).collect::<Result<Vec<_>, _>>()?;
+        let mut names = std::collections::BTreeSet::new();
+        for v1::Keyspace { name } in keyspaces {
+            if let Some(twice) = names.replace(name) {
+                return Err(LayoutWireError::KeyspaceTwice(twice));
+            }
+        }
+        let layout = Self {
+            cluster: ClusterId(field::sixteen("cluster_id", &cluster_id)?),
+            incarnation: incarnation.ok_or(WireError::Missing("incarnation"))?.into(),
+            epoch: Epoch(epoch),
+            phase: Phase::Stable(ring_from_wire(&ring, &members)?),
+            partitions: PartitionCount::new(partitions)?,
+            replication_factor: usize::try_from(replication_factor).unwrap_or(usize::MAX),
+            members,
+            keyspaces: names,
+        };
+        layout.validate()?;
+        Ok(layout)
+    }
+}
+
+impl From<&Member> for v1::Member {
+    fn from(member: &Member) -> Self {
+        let Member { node, actor, name, zone, weight } = member;
+        Self {
+            node_id: Bytes::copy_from_slice(&node.0),
+            actor: actor.0,
+            name: name.clone(),
+            zone: zone.clone(),
+            weight: *weight,
+        }
+    }
+}
+
+impl TryFrom<v1::Member> for Member {
+    type Error = WireError;
+
+    fn try_from(message: v1::Member) -> Result<Self, WireError> {
+        let v1::Member { node_id, actor, name, zone, weight } = message;
+        Ok(Self {
+            node: NodeId(field::sixteen("node_id", &node_id)?),
+            actor: Actor(actor),
+            name,
+            zone,
+            weight,
+        })
+    }
+}
+
+fn replica_to_wire(replica: &Replica, members: &[Member]) -> v1::Replica {
+    let index = members
+        .iter()
+        .position(|member| member.node == replica.node)
+        .expect("a valid layout's replicas are members");
+    v1::Replica {
+        member: u32::try_from(index).expect("a valid layout has at most 64 members"),
+        since_epoch: replica.since.0,
+    }
+}
+
+fn ring_from_wire(ring: &[v1::PartitionReplicas], members: &[Member]) -> Result<Ring, LayoutWireError> {
+    let replica = |wire: &v1::Replica| {
+        let member = usize::try_from(wire.member).ok().and_then(|index| members.get(index));
+        let member =
+            member.ok_or(LayoutWireError::MemberIndex { index: wire.member, members: members.len() })?;
+        Ok(Replica { node: member.node, since: Epoch(wire.since_epoch) })
+    };
+    let partitions = ring.iter().map(|partition| partition.replicas.iter().map(replica).collect());
+    Ok(Ring::new(partitions.collect::<Result<Vec<_>, LayoutWireError>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keystore_core::id::Incarnation;
+    use keystore_core::layout::FirstLayout;
+    use prost::Message as _;
+
+    fn layout() -> Layout {
+        let member = |n: u8| Member {
+            node: NodeId([n; 16]),
+            actor: Actor(u64::from(n) << 40),
+            name: format!("demo-{n}"),
+            zone: format!("zone-{}", n % 2),
+            weight: n.into(),
+        };
+        Layout::first(FirstLayout {
+            cluster: ClusterId([9; 16]),
+            incarnation: Incarnation { number: 1, id: 77 },
+            partitions: PartitionCount::new(32).unwrap(),
+            replication_factor: 3,
+            members: (1..=4).map(member).collect(),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_layout_reads_back_from_its_bytes() {
+        let bytes = v1::Layout::from(&layout()).encode_to_vec();
+        let message = v1::Layout::decode(bytes.as_slice()).unwrap();
+        let read = Layout::try_from(message).unwrap();
+        assert_eq!(read, layout());
+        assert_eq!(read.digest(), layout().digest());
+    }
+
+    #[test]
+    fn a_message_that_is_no_layout_is_refused() {
+        type Spoil = fn(&mut v1::Layout);
+        let cases: [(Spoil, LayoutWireError); 7] = [
+            (|it| it.phase = 7, LayoutWireError::Phase(7)),
+            (|it| it.incarnation = None, WireError::Missing("incarnation").into()),
+            (|it| it.partitions = 33, LayoutWireError::Partitions(PartitionCountError(33))),
+            (|it| it.ring[0].replicas[0].member = 4, LayoutWireError::MemberIndex { index: 4, members: 4 }),
+            (
+                |it| it.keyspaces.push(it.keyspaces[0].clone()),
+                LayoutWireError::KeyspaceTwice("default".into()),
+            ),
+            (
+                |it| it.cluster_id = Bytes::from_static(b"short"),
+                WireError::Length { field: "cluster_id", found: 5, expected: 16 }.into(),
+            ),
+            (|it| it.epoch = 0, LayoutWireError::Invalid(LayoutError::NoEpoch)),
+        ];
+        for (spoil, error) in cases {
+            let mut message = v1::Layout::from(&layout());
+            spoil(&mut message);
+            assert_eq!(Layout::try_from(message), Err(error));
+        }
+    }
+}
