@@ -1,0 +1,3 @@
+//! A storage node: performs what `keystore-core` decides, on real disks and sockets.
+
+pub mod storage;
