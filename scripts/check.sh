@@ -39,12 +39,14 @@ formatted() {
 }
 
 generated() {
-  local crd=keystoreclusters.keystore.dev.yaml crdgen=(cargo run --locked --profile "$profile" -p keystore-crds --bin crdgen --)
+  local crd=keystoreclusters.keystore.dev.yaml
+  # All of the workspace, as everywhere: for one package alone, cargo would compile its dependencies anew.
+  cargo build --locked --profile "$profile" --workspace --bins
   if [ -n "$fix" ]; then
-    "${crdgen[@]}"
+    "$binaries/crdgen"
     cp "crds/generated/$crd" "$chart/crds/"
   fi
-  "${crdgen[@]}" --check
+  "$binaries/crdgen" --check
   diff -u "crds/generated/$crd" "$chart/crds/$crd"
 }
 
