@@ -20,7 +20,7 @@ if [ ! -x "$out/$binary" ]; then
   trap 'rm -rf "$scratch"' EXIT
   package=k8s.io/component-base/version
   minor=${version#v1.}
-  GOCACHE="$scratch/cache" CGO_ENABLED=0 go build -trimpath -o "$scratch/$binary" \
+  GOCACHE="$scratch/cache" CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$scratch/$binary" \
     -ldflags "-s -w -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}" .
   rm -f "$out"/kubernetes-v*
   mv "$scratch/$binary" "$out/$binary"

@@ -41,7 +41,7 @@ for package in "${packages[@]}"; do
       go vet "$package"
       go test "$package"
     fi
-    go build -trimpath -ldflags "$flags" -o "$scratch/$name" "$package"
+    go build -trimpath -buildvcs=false -ldflags "$flags" -o "$scratch/$name" "$package"
     rm -f "$bin/.$name"-*
     mv "$scratch/$name" "$file"
   fi
