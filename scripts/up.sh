@@ -25,6 +25,20 @@ demo_ready() {
   done
 }
 
+# A new node image is the operator's own change, which waits for approval: no operator restarts a database unasked.
+approve_new_image() {
+  local image approval
+  [ -z "$(kubectl get ksc demo -o jsonpath='{.spec.image}')" ] || return 0
+  image=$(kubectl get statefulset demo --ignore-not-found -o jsonpath='{.spec.template.spec.containers[0].image}')
+  if [ -z "$image" ] || [ "$image" = "$(image_of node)" ]; then return 0; fi
+  kubectl wait --for=condition=UpdatePending --timeout=60s ksc/demo
+  approval=$(kubectl get ksc demo -o jsonpath='{.status.conditions[?(@.type=="UpdatePending")].message}' \
+    | grep -o 'keystore.dev/approve-update=[0-9a-z]*')
+  kubectl annotate --overwrite ksc demo "$approval"
+  kubectl wait --for=jsonpath='{.spec.template.spec.containers[0].image}'="$(image_of node)" --timeout=60s statefulset/demo
+  kubectl rollout status statefulset/demo --timeout=300s
+}
+
 # Writes a key and reads it back: through the Service where this machine reaches it, elsewhere through port-forwards.
 write_and_read() {
   local value ctl address
@@ -42,6 +56,7 @@ step "build the images" "$top/scripts/images.sh"
 cluster_load
 step "install the operator" operator_install
 kubectl get ksc demo >/dev/null 2>&1 || kubectl apply -f "$top/config/samples/minimal.yaml"
+step "bring a new node image to demo, if there is one" approve_new_image
 step "wait until demo is Ready" demo_ready
 step "write and read a key" write_and_read
 merge_kubeconfig
