@@ -16,10 +16,10 @@ arguments=()
 while [ $# -gt 0 ]; do
   case $1 in
     --cluster)
-      export KEYSTORE_CLUSTER=${2:?--cluster needs packages, kind or minikube}
+      export KEYSTORE_KUBERNETES=${2:?--cluster needs packages, kind or minikube}
       shift
       ;;
-    --cluster=*) export KEYSTORE_CLUSTER=${1#*=} ;;
+    --cluster=*) export KEYSTORE_KUBERNETES=${1#*=} ;;
     *) arguments+=("$1") ;;
   esac
   shift

@@ -11,9 +11,9 @@ export PATH=$kubernetes:$PATH
 
 cluster_kind() {
   local kind
-  case ${KEYSTORE_CLUSTER:-} in
+  case ${KEYSTORE_KUBERNETES:-} in
     packages | kind | minikube)
-      echo "$KEYSTORE_CLUSTER"
+      echo "$KEYSTORE_KUBERNETES"
       return
       ;;
     ?*) fail "--cluster is packages, kind or minikube" ;;

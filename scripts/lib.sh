@@ -19,6 +19,10 @@ user_kubeconfig=${user_kubeconfig%%:*}
 export KUBECONFIG=$cache/kubeconfig
 export PATH=$cache/bin:$cache/tools/bin:$PATH
 
+# What people have set for their own calls of keystorectl is not meant for these scripts.
+unset KEYSTORE_ENDPOINTS KEYSTORE_ADMIN_ENDPOINTS KEYSTORE_CLUSTER KEYSTORE_NAMESPACE KEYSTORE_KEYSPACE \
+  KEYSTORE_CONSISTENCY KEYSTORE_TIMEOUT KEYSTORE_OUTPUT
+
 fail() { # sentence
   echo "$1" >&2
   exit 1

@@ -71,7 +71,7 @@ initialise() {
   local k endpoints=()
   [ ! -e "$home/initialised" ] || return 0
   for k in $(seq "$nodes"); do endpoints+=(--admin-endpoint "127.0.0.1:$(port "$k" 1)"); done
-  keystorectl "${endpoints[@]}" init
+  keystorectl "${endpoints[@]}" init --replication-factor $((nodes < 3 ? nodes : 3))
   touch "$home/initialised"
 }
 
