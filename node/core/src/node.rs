@@ -20,7 +20,7 @@ use crate::message::{Header, Hello, Message, ReadOutcome, Refusal, WriteOutcome}
 use crate::peers::{Greeting, LinkRefusal, PeerIdentities, Peers};
 use crate::quorum::Consistency;
 use crate::replica::Replica;
-use crate::stamp::{CEILING_STEP_MS, HybridClock};
+use crate::stamp::{CEILING_STEP_MS, HybridClock, Stamp};
 
 /// How often a member that has accepted tells those of which it does not know the same.
 const ANNOUNCE_EVERY_MS: u64 = 500;
@@ -66,6 +66,8 @@ pub struct Status<'a> {
     pub requests_under_way: usize,
     pub writes_under_way: usize,
     pub stamp_ceiling_ms: u64,
+    /// The highest stamp that this node has issued or seen.
+    pub latest_stamp: Stamp,
 }
 
 #[derive(Debug)]
@@ -214,6 +216,7 @@ impl Node {
             requests_under_way: self.coordinator.under_way(),
             writes_under_way: self.replica.under_way(),
             stamp_ceiling_ms: self.clock.ceiling_ms(),
+            latest_stamp: self.clock.latest(),
         }
     }
 

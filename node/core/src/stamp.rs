@@ -129,6 +129,11 @@ impl HybridClock {
         self.ceiling_ms
     }
 
+    /// The highest stamp issued or observed, as this actor's.
+    pub fn latest(&self) -> Stamp {
+        Stamp::new(self.millis, self.counter, self.actor)
+    }
+
     /// True for the stamp of a fresh write that lies more than `skew_ms_max` ahead of the higher of both clocks.
     pub fn is_too_far_ahead(&self, stamp: Stamp, wall_ms: u64, skew_ms_max: u64) -> bool {
         stamp.millis > self.millis.max(wall_ms).saturating_add(skew_ms_max)

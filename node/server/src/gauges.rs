@@ -1,0 +1,74 @@
+//! Metrics that are read when asked for: the node's view, its links, gossip and disk.
+
+use std::fmt;
+use std::sync::Arc;
+
+use keystore_core::node::NodeState;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
+use tokio::sync::watch;
+
+use crate::disk::DiskUse;
+use crate::gossip::Gossiped;
+use crate::handle::CoreHandle;
+use crate::peers::Links;
+
+#[derive(Debug)]
+pub struct Gauges {
+    pub core: CoreHandle,
+    pub links: Arc<Links>,
+    pub gossiped: watch::Receiver<Arc<Gossiped>>,
+    pub disk: watch::Receiver<DiskUse>,
+}
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let view = self.core.view();
+        let epoch = view.layout.as_ref().map_or(0, |layout| layout.epoch.0);
+        let is_serving = view.state == NodeState::Serving;
+        let mut gauge = |name, help, unit: Option<&Unit>, value: u64| {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
+        };
+        gauge("epoch", "The epoch of the layout in force, 0 before init", None, epoch)?;
+        gauge("ready", "1 while this node serves requests", None, self.core.obstacle().is_none().into())?;
+        gauge("serving", "1 once all members have accepted the layout", None, is_serving.into())?;
+        gauge(
+            "partitions_owned",
+            "Partitions of which this node is a replica",
+            None,
+            view.partitions_owned as u64,
+        )?;
+        gauge(
+            "partitions_available",
+            "Partitions of which this node reaches a write quorum",
+            None,
+            view.partitions_available as u64,
+        )?;
+        gauge("requests_under_way", "Client requests under way here", None, view.requests_under_way as u64)?;
+        gauge("writes_under_way", "Replicated writes under way here", None, view.writes_under_way as u64)?;
+        gauge("peer_links", "Links to other members that are up", None, view.connected.len() as u64)?;
+        gauge(
+            "peer_links_open",
+            "Streams to other nodes, accepted or not yet",
+            None,
+            self.links.count() as u64,
+        )?;
+        let gossiped = self.gossiped.borrow().clone();
+        let alive = gossiped.values().filter(|known| known.alive).count();
+        gauge("gossip_nodes", "Other nodes that gossip knows", None, gossiped.len() as u64)?;
+        gauge("gossip_nodes_alive", "Other nodes that gossip believes alive", None, alive as u64)?;
+        let disk = *self.disk.borrow();
+        let bytes = Some(&Unit::Bytes);
+        gauge("storage_disk_used", "Used on the data directory's file system", bytes, disk.used)?;
+        gauge("storage_disk_available", "Free to this node on that file system", bytes, disk.available)?;
+        gauge(
+            "storage_disk_full",
+            "1 while client writes are refused for want of space",
+            None,
+            disk.full.into(),
+        )
+    }
+}

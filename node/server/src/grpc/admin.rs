@@ -1,0 +1,152 @@
+//! The service for administrators: status, init, layout. Answers in every state.
+
+use std::sync::Arc;
+
+use keystore_core::effect::{Answer, InitRefusal};
+use keystore_core::id::{Actor, Generation, NodeId};
+use keystore_core::layout::{Layout, Member};
+use keystore_core::node::NodeState;
+use keystore_proto::client::reason;
+use keystore_proto::v1;
+use keystore_proto::v1::admin_server::Admin;
+use tokio::sync::watch;
+use tonic::{Code, Request, Response, Status};
+
+use super::outcome::status;
+use crate::config::{Config, Engine};
+use crate::disk::DiskUse;
+use crate::gossip::{Gossiped, SelfAddresses};
+use crate::handle::CoreHandle;
+use crate::view::View;
+
+#[derive(Debug, Clone)]
+pub struct AdminService {
+    pub core: CoreHandle,
+    pub config: Arc<Config>,
+    pub node: NodeId,
+    pub actor: Actor,
+    pub generation: Generation,
+    pub gossiped: watch::Receiver<Arc<Gossiped>>,
+    pub ours: watch::Receiver<SelfAddresses>,
+    pub disk: watch::Receiver<DiskUse>,
+}
+
+impl AdminService {
+    fn peer(&self, member: &Member, view: &View) -> v1::PeerStatus {
+        let link = view.connected.iter().find(|(node, _)| *node == member.node);
+        let gossiped = self.gossiped.borrow();
+        let known = gossiped.get(&member.node);
+        v1::PeerStatus {
+            node_id: member.node.0.to_vec().into(),
+            name: member.name.clone(),
+            zone: member.zone.clone(),
+            connected: link.is_some(),
+            client_address: known.map(|known| known.client_address.clone()).unwrap_or_default(),
+            peer_address: known
+                .and_then(|known| known.peer_address)
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
+            alive: known.is_some_and(|known| known.alive),
+            generation: link
+                .map(|(_, generation)| *generation)
+                .or_else(|| known.map(|known| known.generation))
+                .map_or(0, |generation| generation.0),
+        }
+    }
+
+    fn disk(&self) -> v1::DiskStatus {
+        let disk = *self.disk.borrow();
+        v1::DiskStatus { total_bytes: disk.total(), available_bytes: disk.available, full: disk.full }
+    }
+
+    fn status(&self, view: &View) -> v1::GetStatusResponse {
+        let layout = view.layout.as_deref();
+        let SelfAddresses { client, peer } = self.ours.borrow().clone();
+        let others = layout.map_or(&[][..], |layout| &layout.members);
+        let others = others.iter().filter(|member| member.node != self.node);
+        v1::GetStatusResponse {
+            node_id: self.node.0.to_vec().into(),
+            actor: self.actor.0,
+            name: self.config.node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: state_to_wire(view.state).into(),
+            cluster_id: layout.map(|layout| layout.cluster.0.to_vec().into()).unwrap_or_default(),
+            incarnation: layout.map(|layout| layout.incarnation.into()),
+            epoch: layout.map_or(0, |layout| layout.epoch.0),
+            generation: self.generation.0,
+            partitions_owned: saturated(view.partitions_owned),
+            peers: others.map(|member| self.peer(member, view)).collect(),
+            disk: Some(self.disk()),
+            partitions_available: saturated(view.partitions_available),
+            client_address: client,
+            peer_address: peer,
+            engine: match self.config.storage.engine {
+                Engine::Sled => "sled".to_owned(),
+            },
+            clock: view.latest_stamp.to_bytes().to_vec().into(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn get_status(
+        &self,
+        _request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        Ok(Response::new(self.status(&self.core.view())))
+    }
+
+    async fn init(&self, request: Request<v1::InitRequest>) -> Result<Response<v1::InitResponse>, Status> {
+        let invalid = |message: String| status(Code::InvalidArgument, reason::INVALID_ARGUMENT, message);
+        let layout =
+            request.into_inner().layout.ok_or_else(|| invalid("the layout is missing".to_owned()))?;
+        let layout = Layout::try_from(layout).map_err(|error| invalid(error.to_string()))?;
+        match self.core.init(layout).await {
+            Ok(Answer::InitAccepted) => Ok(Response::new(v1::InitResponse {
+                state: match self.core.view().state {
+                    // Accepted just now, and not shown yet.
+                    NodeState::Uninitialized => v1::NodeState::Accepted.into(),
+                    state => state_to_wire(state).into(),
+                },
+            })),
+            Ok(Answer::InitRefused(refusal)) => Err(match refusal {
+                InitRefusal::OtherCluster(_) => {
+                    status(Code::FailedPrecondition, reason::WRONG_CLUSTER, refusal.to_string())
+                }
+                InitRefusal::NoMember(_) | InitRefusal::NotFirst(_) | InitRefusal::Invalid(_) => {
+                    invalid(refusal.to_string())
+                }
+            }),
+            Ok(other) => {
+                tracing::error!(?other, "an answer of the wrong kind");
+                Err(Status::new(Code::Unknown, "an answer of the wrong kind"))
+            }
+            Err(stopped) => Err(status(Code::Unknown, reason::OUTCOME_UNKNOWN, stopped.to_string())),
+        }
+    }
+
+    async fn get_layout(
+        &self,
+        _request: Request<v1::GetLayoutRequest>,
+    ) -> Result<Response<v1::GetLayoutResponse>, Status> {
+        let view = self.core.view();
+        Ok(Response::new(v1::GetLayoutResponse {
+            layout: view.layout.as_deref().map(Into::into),
+            decided: matches!(view.state, NodeState::Serving | NodeState::Draining),
+        }))
+    }
+}
+
+fn state_to_wire(state: NodeState) -> v1::NodeState {
+    match state {
+        NodeState::Uninitialized => v1::NodeState::Uninitialized,
+        NodeState::Accepted => v1::NodeState::Accepted,
+        NodeState::Serving => v1::NodeState::Serving,
+        NodeState::Draining => v1::NodeState::Draining,
+    }
+}
+
+fn saturated(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,163 @@
+//! The service for clients: checks requests, hands them to the core, tells their outcome.
+
+use std::sync::Arc;
+
+use keystore_core::effect::{Answer, Deadline, FailureReason};
+use keystore_core::quorum::Durability;
+use keystore_core::stamp::Stamp;
+use keystore_proto::client::{Request as Checked, durability_to_wire, read_response};
+use keystore_proto::error::WireError;
+use keystore_proto::v1;
+use keystore_proto::v1::key_store_server::KeyStore;
+use tokio::sync::watch;
+use tonic::{Code, Request, Response, Status};
+
+use super::outcome::{failed, invalid, lost, refused};
+use super::timeout::timeout_ms;
+use crate::gossip::{Gossiped, SelfAddresses};
+use crate::handle::{self, CoreHandle};
+use crate::metrics::{Kind, RequestMetrics};
+
+#[derive(Debug, Clone)]
+pub struct KeyStoreService {
+    core: CoreHandle,
+    gossiped: watch::Receiver<Arc<Gossiped>>,
+    ours: watch::Receiver<SelfAddresses>,
+    me: keystore_core::id::NodeId,
+    metrics: RequestMetrics,
+}
+
+/// What a write has reached.
+struct Written {
+    stamp: Stamp,
+    acks: usize,
+    durability: Durability,
+}
+
+impl KeyStoreService {
+    pub fn new(
+        core: CoreHandle,
+        me: keystore_core::id::NodeId,
+        gossiped: watch::Receiver<Arc<Gossiped>>,
+        ours: watch::Receiver<SelfAddresses>,
+        metrics: RequestMetrics,
+    ) -> Self {
+        Self { core, gossiped, ours, me, metrics }
+    }
+
+    /// From request to answer. Once the core has it, no error says that nothing was applied unless the core does.
+    async fn perform<T>(&self, kind: Kind, request: Request<T>) -> Result<Answer, Status>
+    where
+        Checked: TryFrom<T, Error = WireError>,
+    {
+        let timer = self.metrics.start(kind);
+        let result = self.ask(kind, request).await;
+        timer.stop(result.as_ref().map_or_else(Status::code, |_| Code::Ok));
+        result
+    }
+
+    async fn ask<T>(&self, kind: Kind, request: Request<T>) -> Result<Answer, Status>
+    where
+        Checked: TryFrom<T, Error = WireError>,
+    {
+        let timeout_ms = timeout_ms(request.metadata())?;
+        let checked = Checked::try_from(request.into_inner()).map_err(|error| invalid(&error))?;
+        let Checked { operation, consistency, durability } = checked;
+        let request = handle::Request {
+            operation,
+            consistency,
+            durability,
+            deadline: Deadline::after(self.core.clock().now(), timeout_ms),
+        };
+        let answered = self.core.request(request).map_err(|_full| refused(FailureReason::Overloaded))?;
+        let is_read = kind == Kind::Get;
+        match answered.await {
+            Ok(Answer::Failed(failure)) => Err(failed(failure, is_read)),
+            Ok(answer) => Ok(answer),
+            Err(_stopped) => Err(lost(is_read)),
+        }
+    }
+
+    async fn write<T>(&self, kind: Kind, request: Request<T>) -> Result<Written, Status>
+    where
+        Checked: TryFrom<T, Error = WireError>,
+    {
+        match self.perform(kind, request).await? {
+            Answer::Written { stamp, acks, durability } => Ok(Written { stamp, acks, durability }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn client_address(&self, node: keystore_core::id::NodeId) -> String {
+        if node == self.me {
+            return self.ours.borrow().client.clone();
+        }
+        let gossiped = self.gossiped.borrow();
+        gossiped.get(&node).map(|known| known.client_address.clone()).unwrap_or_default()
+    }
+}
+
+#[tonic::async_trait]
+impl KeyStore for KeyStoreService {
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        match self.perform(Kind::Get, request).await? {
+            Answer::Read(record) => Ok(Response::new(read_response(record))),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        let Written { stamp, acks, durability } = self.write(Kind::Put, request).await?;
+        Ok(Response::new(v1::PutResponse {
+            stamp: stamp.to_bytes().to_vec().into(),
+            acks: saturated(acks),
+            durability: durability_to_wire(durability).into(),
+        }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
+        let Written { stamp, acks, durability } = self.write(Kind::Delete, request).await?;
+        Ok(Response::new(v1::DeleteResponse {
+            stamp: stamp.to_bytes().to_vec().into(),
+            acks: saturated(acks),
+            durability: durability_to_wire(durability).into(),
+        }))
+    }
+
+    async fn get_routing(
+        &self,
+        _request: Request<v1::GetRoutingRequest>,
+    ) -> Result<Response<v1::GetRoutingResponse>, Status> {
+        let view = self.core.view();
+        let layout = view.layout.as_ref().ok_or_else(|| refused(FailureReason::NotInitialized))?;
+        let nodes = layout.members.iter().map(|member| v1::RoutingNode {
+            node_id: member.node.0.to_vec().into(),
+            name: member.name.clone(),
+            client_address: self.client_address(member.node),
+        });
+        let owners = layout.partitions.all().map(|partition| {
+            let nodes = layout.replica_sets(partition).nodes();
+            let index = |node| layout.members.iter().position(|member| member.node == node);
+            v1::PartitionOwners { node: nodes.into_iter().filter_map(index).map(saturated).collect() }
+        });
+        Ok(Response::new(v1::GetRoutingResponse {
+            epoch: layout.epoch.0,
+            partitions: layout.partitions.get().into(),
+            nodes: nodes.collect(),
+            owners: owners.collect(),
+        }))
+    }
+}
+
+fn saturated(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// The core answers each kind of request with its own kind of answer.
+fn unexpected(answer: &Answer) -> Status {
+    tracing::error!(?answer, "an answer of the wrong kind");
+    Status::new(Code::Unknown, "the outcome is unknown: an answer of the wrong kind")
+}

@@ -1,0 +1,132 @@
+//! How every other task talks to the core thread.
+
+use std::sync::Arc;
+
+use keystore_core::effect::{Answer, Deadline, Event, LinkId, Operation};
+use keystore_core::id::NodeId;
+use keystore_core::layout::Layout;
+use keystore_core::message::{Header, Hello, Message};
+use keystore_core::quorum::{Consistency, Durability};
+use thiserror::Error;
+use tokio::sync::{oneshot, watch};
+
+use crate::clock::Clock;
+use crate::inbox::{Full, Inbox};
+use crate::view::View;
+
+/// What the core thread takes from its inbox.
+#[derive(Debug)]
+pub enum Input {
+    Request {
+        request: Request,
+        answer: oneshot::Sender<Answer>,
+    },
+    Init {
+        layout: Layout,
+        answer: oneshot::Sender<Answer>,
+    },
+    /// What is to be said first to a peer that is about to be dialled.
+    HelloTo {
+        peer: NodeId,
+        answer: oneshot::Sender<Option<Hello>>,
+    },
+    /// Anything else that core knows by itself.
+    Event(Event),
+    /// What the log has done, in order.
+    Committed(Vec<Event>),
+    /// End the thread.
+    Stop,
+}
+
+/// A client's request, on its way to the core.
+#[derive(Debug)]
+pub struct Request {
+    pub operation: Operation,
+    pub consistency: Option<Consistency>,
+    pub durability: Option<Durability>,
+    pub deadline: Deadline,
+}
+
+/// The core thread has ended without an answer: the process is about to end too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the node stopped before it answered")]
+pub struct Stopped;
+
+#[derive(Debug, Clone)]
+pub struct CoreHandle {
+    inbox: Arc<Inbox<Input>>,
+    view: watch::Receiver<Arc<View>>,
+    stopping: watch::Receiver<bool>,
+    clock: Clock,
+}
+
+impl CoreHandle {
+    /// `stopping` becomes true when the process has been told to stop, before the core hears of it.
+    pub fn new(
+        inbox: Arc<Inbox<Input>>,
+        view: watch::Receiver<Arc<View>>,
+        stopping: watch::Receiver<bool>,
+        clock: Clock,
+    ) -> Self {
+        Self { inbox, view, stopping, clock }
+    }
+
+    /// Why clients should not come here, for a person; `None` if they should.
+    pub fn obstacle(&self) -> Option<&'static str> {
+        if *self.stopping.borrow() {
+            return Some("this node is about to stop");
+        }
+        self.view.borrow().obstacle()
+    }
+
+    pub fn watch_stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.clone()
+    }
+
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    pub fn watch_view(&self) -> watch::Receiver<Arc<View>> {
+        self.view.clone()
+    }
+
+    /// Hands a request over, or refuses it at once. If the receiver yields an error, the request's fate is unknown.
+    pub fn request(&self, request: Request) -> Result<oneshot::Receiver<Answer>, Full> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox.offer(Input::Request { request, answer })?;
+        Ok(answered)
+    }
+
+    pub async fn init(&self, layout: Layout) -> Result<Answer, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox.put(Input::Init { layout, answer }).await;
+        answered.await.map_err(|_| Stopped)
+    }
+
+    /// `None` before this node has accepted a layout.
+    pub async fn hello_to(&self, peer: NodeId) -> Option<Hello> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox.put(Input::HelloTo { peer, answer }).await;
+        answered.await.ok().flatten()
+    }
+
+    /// Waits while the core is behind, and the peer waits with us.
+    pub async fn frame(&self, link: LinkId, header: Header, messages: Vec<Message>) {
+        let event = Event::Frame { link, header, messages };
+        self.inbox.put(Input::Event(event)).await;
+    }
+
+    /// For what is rare and never turned away.
+    pub fn tell(&self, event: Event) {
+        self.inbox.push(Input::Event(event));
+    }
+
+    pub fn stop(&self) {
+        self.inbox.push(Input::Stop);
+    }
+}

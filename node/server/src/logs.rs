@@ -1,0 +1,15 @@
+//! Structured logs on standard error: constant messages, data in fields.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// To be called once. The filter was checked when the configuration was read.
+pub fn start(log: &Log) {
+    let filter = EnvFilter::new(&log.level);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.init(),
+    }
+}

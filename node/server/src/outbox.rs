@@ -1,0 +1,118 @@
+//! What the core thread has for the other tasks after a batch of events: answers, verdicts on links, frames.
+//!
+//! Messages to one peer are gathered into as few frames as their size allows, and everything crosses to the other
+//! thread as one value, so that many requests cost one wake-up.
+
+use std::collections::BTreeMap;
+
+use keystore_core::effect::{Answer, LinkId};
+use keystore_core::message::{Header, Hello, Message, ReadOutcome};
+use keystore_core::peers::LinkRefusal;
+use keystore_proto::peer::{Content, Frame};
+use tokio::sync::oneshot;
+
+/// What is counted for a message beside its key and value: ids, stamp, tags.
+const MESSAGE_BYTES: usize = 64;
+
+/// In the order in which it has to be delivered: verdicts, then frames, then closings.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    pub answers: Vec<(oneshot::Sender<Answer>, Answer)>,
+    pub verdicts: Vec<(LinkId, Verdict)>,
+    pub frames: Vec<OutgoingFrame>,
+    pub closings: Vec<LinkId>,
+    open: BTreeMap<LinkId, OutgoingFrame>,
+}
+
+#[derive(Debug)]
+pub enum Verdict {
+    Accepted(Hello),
+    Refused(LinkRefusal),
+}
+
+#[derive(Debug)]
+pub struct OutgoingFrame {
+    pub link: LinkId,
+    pub frame: Frame,
+    /// About how large it is on the wire.
+    pub bytes: usize,
+}
+
+impl Outbox {
+    pub fn send(&mut self, link: LinkId, header: Header, message: Message, frame_bytes_max: usize) {
+        let bytes = message_bytes(&message);
+        if let Some(open) = self.open.get_mut(&link)
+            && open.frame.header == header
+            && open.bytes < frame_bytes_max
+            && let Content::Messages(messages) = &mut open.frame.content
+        {
+            open.bytes += bytes;
+            messages.push(message);
+            return;
+        }
+        let frame =
+            OutgoingFrame { link, frame: Frame { header, content: Content::Messages(vec![message]) }, bytes };
+        self.frames.extend(self.open.insert(link, frame));
+    }
+
+    /// Everything so far, complete; `None` if there is nothing.
+    pub fn take(&mut self) -> Option<Self> {
+        self.frames.extend(std::mem::take(&mut self.open).into_values());
+        let is_empty = self.answers.is_empty()
+            && self.verdicts.is_empty()
+            && self.frames.is_empty()
+            && self.closings.is_empty();
+        (!is_empty).then(|| std::mem::take(self))
+    }
+}
+
+fn message_bytes(message: &Message) -> usize {
+    let variable = match message {
+        Message::Write(write) => write.key.encoded().len() + write.record.value_len(),
+        Message::Read { key, .. } => key.encoded().len(),
+        Message::ReadAnswer { outcome: ReadOutcome::Full(record), .. } => record.value_len(),
+        Message::ReadAnswer { .. } | Message::WriteAnswer { .. } | Message::InitAccepted { .. } => 0,
+    };
+    MESSAGE_BYTES + variable
+}
+
+#[cfg(test)]
+mod tests {
+    use keystore_core::id::{ClusterId, Epoch, Generation, Incarnation, NodeId};
+
+    use super::*;
+
+    const HEADER: Header = Header {
+        cluster: ClusterId([1; 16]),
+        incarnation: Incarnation { number: 1, id: 2 },
+        epoch: Epoch(1),
+        from: NodeId([3; 16]),
+        to: NodeId([4; 16]),
+        generation: Generation(5),
+    };
+
+    fn message(digest: u64) -> Message {
+        Message::InitAccepted { digest, reply_wanted: false }
+    }
+
+    #[test]
+    fn messages_of_one_link_share_frames_in_order() {
+        let mut outbox = Outbox::default();
+        for digest in 0..5 {
+            outbox.send(LinkId(digest % 2), HEADER, message(digest), 2 * MESSAGE_BYTES);
+        }
+        let frames: Vec<_> = outbox
+            .take()
+            .unwrap()
+            .frames
+            .into_iter()
+            .map(|outgoing| (outgoing.link, outgoing.frame.content))
+            .collect();
+        let content = |digests: &[u64]| Content::Messages(digests.iter().copied().map(message).collect());
+        assert_eq!(
+            frames,
+            [(LinkId(0), content(&[0, 2])), (LinkId(0), content(&[4])), (LinkId(1), content(&[1, 3])),]
+        );
+        assert!(outbox.take().is_none());
+    }
+}

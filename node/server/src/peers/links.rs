@@ -1,0 +1,189 @@
+//! The links that are open, by id: where the core's verdicts and frames go.
+//!
+//! What waits for one peer is bounded in bytes and frames. A link whose queue is full is given up: its peer does
+//! not read, and the core has to know that.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use futures::Stream;
+use keystore_core::effect::LinkId;
+use keystore_core::message::{Header, Hello};
+use keystore_core::peers::LinkRefusal;
+use keystore_proto::peer::{Content, Frame};
+use keystore_proto::v1;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::outbox::{OutgoingFrame, Verdict};
+
+/// How many frames may wait for one peer; their bytes have a limit of their own.
+const QUEUED_FRAMES_MAX: usize = 4_096;
+
+/// All open links of this node.
+#[derive(Debug)]
+pub struct Links {
+    open: Mutex<BTreeMap<LinkId, Open>>,
+    next: AtomicU64,
+    queue_bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct Open {
+    queue: mpsc::Sender<Queued>,
+    queued_bytes: Arc<AtomicUsize>,
+    /// What the other side said first; taken with the verdict.
+    offered: Option<Offered>,
+    cancelled: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Offered {
+    hello: Hello,
+    /// True on the accepting side: the dialler has said hello before it knew of the link.
+    answers_hello: bool,
+    decided: oneshot::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct Queued {
+    frame: v1::PeerFrame,
+    bytes: usize,
+}
+
+/// The frames for one peer, as the body of its stream.
+#[derive(Debug)]
+pub(super) struct OutgoingFrames {
+    queue: mpsc::Receiver<Queued>,
+    queued_bytes: Arc<AtomicUsize>,
+}
+
+impl Stream for OutgoingFrames {
+    type Item = v1::PeerFrame;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<v1::PeerFrame>> {
+        let polled = self.queue.poll_recv(context);
+        polled.map(|queued| {
+            queued.map(|Queued { frame, bytes }| {
+                self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                frame
+            })
+        })
+    }
+}
+
+/// The sending half of a link that nobody knows yet.
+#[derive(Debug)]
+pub(super) struct NewLink {
+    queue: mpsc::Sender<Queued>,
+    queued_bytes: Arc<AtomicUsize>,
+}
+
+/// A stream of frames and its sending half.
+pub(super) fn outgoing() -> (NewLink, OutgoingFrames) {
+    let (queue, receiver) = mpsc::channel(QUEUED_FRAMES_MAX);
+    let queued_bytes = Arc::new(AtomicUsize::new(0));
+    let link = NewLink { queue, queued_bytes: Arc::clone(&queued_bytes) };
+    let frames = OutgoingFrames { queue: receiver, queued_bytes };
+    (link, frames)
+}
+
+impl NewLink {
+    /// For the dialler, whose hello comes before any verdict.
+    pub(super) fn say_hello(&self, hello: &Hello) {
+        // The queue is empty and never refuses its first frame.
+        let _ = self.queue.try_send(hello_frame(hello));
+    }
+}
+
+impl Links {
+    pub fn new(queue_bytes_max: usize) -> Self {
+        Self { open: Mutex::default(), next: AtomicU64::new(1), queue_bytes_max }
+    }
+
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Names a link and gets it ready for the verdict on `hello`: true if it is accepted.
+    pub(super) fn register(
+        &self,
+        link: NewLink,
+        hello: Hello,
+        answers_hello: bool,
+        cancelled: CancellationToken,
+    ) -> (LinkId, oneshot::Receiver<bool>) {
+        let id = LinkId(self.next.fetch_add(1, Ordering::Relaxed));
+        let (decided, verdict) = oneshot::channel();
+        let NewLink { queue, queued_bytes } = link;
+        let open =
+            Open { queue, queued_bytes, offered: Some(Offered { hello, answers_hello, decided }), cancelled };
+        self.lock().insert(id, open);
+        (id, verdict)
+    }
+
+    /// What is still queued is sent; nothing more is.
+    pub(super) fn remove(&self, link: LinkId) {
+        self.lock().remove(&link);
+    }
+
+    pub fn decide(&self, link: LinkId, verdict: Verdict) {
+        let mut open = self.lock();
+        let Some(Open { queue, offered, .. }) = open.get_mut(&link) else {
+            return;
+        };
+        let Some(offered) = offered.take() else { return };
+        let accepted = match verdict {
+            Verdict::Accepted(hello) => !offered.answers_hello || queue.try_send(hello_frame(&hello)).is_ok(),
+            Verdict::Refused(refusal) => {
+                // If it cannot be queued, the other side sees the link close without a word.
+                let _ = queue.try_send(refusal_frame(&offered.hello.header, refusal));
+                false
+            }
+        };
+        // The link's task may be gone already.
+        let _ = offered.decided.send(accepted);
+    }
+
+    pub fn send(&self, outgoing: OutgoingFrame) {
+        let OutgoingFrame { link, frame, bytes } = outgoing;
+        let mut all = self.lock();
+        let Some(open) = all.get(&link) else { return };
+        let queued_bytes = open.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let queued = Queued { frame: frame.into(), bytes };
+        if queued_bytes > self.queue_bytes_max || open.queue.try_send(queued).is_err() {
+            warn!(link = link.0, queued_bytes, "too much waits for a member, closing the link to it");
+            open.cancelled.cancel();
+            all.remove(&link);
+        }
+    }
+
+    pub fn close(&self, link: LinkId) {
+        if let Some(open) = self.lock().remove(&link) {
+            open.cancelled.cancel();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<LinkId, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn hello_frame(hello: &Hello) -> Queued {
+    let Hello { header, nonce } = hello;
+    let frame = Frame { header: *header, content: Content::Hello(*nonce) };
+    Queued { frame: frame.into(), bytes: 0 }
+}
+
+/// Bears the refused header turned round: this side may belong to no cluster that it could name.
+fn refusal_frame(refused: &Header, refusal: LinkRefusal) -> Queued {
+    let frame = Frame {
+        header: Header { from: refused.to, to: refused.from, ..*refused },
+        content: Content::Refusal(refusal),
+    };
+    Queued { frame: frame.into(), bytes: 0 }
+}

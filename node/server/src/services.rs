@@ -1,0 +1,88 @@
+//! Which services stand behind which port.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use futures::future::Either;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use keystore_proto::DESCRIPTORS;
+use keystore_proto::v1::admin_server::AdminServer;
+use keystore_proto::v1::key_store_server::{KeyStoreServer, SERVICE_NAME as KEY_STORE};
+use keystore_proto::v1::peer_server::PeerServer;
+use thiserror::Error;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
+use tower::Service;
+
+use crate::grpc::{self, AdminService, FRAME_DECODED_BYTES_MAX, KeyStoreService};
+use crate::peers::PeerService;
+
+/// The descriptors compiled into the binary cannot be read: a broken build.
+#[derive(Debug, Error)]
+#[error("the descriptors for reflection cannot be read: {0}")]
+pub struct ReflectionError(#[from] tonic_reflection::server::Error);
+
+/// The client port. Requests for the store itself skip the router: it is half of what such a call would cost here.
+#[derive(Clone)]
+pub struct ClientServices {
+    key_store: KeyStoreServer<KeyStoreService>,
+    others: Routes,
+}
+
+impl ClientServices {
+    pub async fn new(key_store: KeyStoreService) -> Result<(Self, HealthReporter), ReflectionError> {
+        let key_store = KeyStoreServer::new(key_store);
+        let (reporter, health) = grpc::client_health().await;
+        let others = Routes::new(key_store.clone()).add_service(health);
+        let others = with_reflection(others, &["keystore.v1.KeyStore"])?;
+        Ok((Self { key_store, others }, reporter))
+    }
+}
+
+impl Service<Request<Incoming>> for ClientServices {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<
+        <KeyStoreServer<KeyStoreService> as Service<Request<Incoming>>>::Future,
+        <Routes as Service<Request<Incoming>>>::Future,
+    >;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let service = request.uri().path().trim_start_matches('/').split('/').next();
+        if service == Some(KEY_STORE) {
+            Either::Left(self.key_store.call(request))
+        } else {
+            Either::Right(self.others.call(request))
+        }
+    }
+}
+
+/// The port for other nodes and administrators.
+pub async fn peer_services(peers: PeerService, admin: AdminService) -> Result<Routes, ReflectionError> {
+    let peers = PeerServer::new(peers).max_decoding_message_size(FRAME_DECODED_BYTES_MAX);
+    let routes =
+        Routes::new(peers).add_service(AdminServer::new(admin)).add_service(grpc::peer_health().await);
+    with_reflection(routes, &["keystore.v1.Peer", "keystore.v1.Admin"])
+}
+
+/// Both versions of reflection, listing only what this port has.
+fn with_reflection(routes: Routes, services: &[&str]) -> Result<Routes, ReflectionError> {
+    let builder = || {
+        let mut builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("grpc.health.v1.Health");
+        for service in services {
+            builder = builder.with_service_name(*service);
+        }
+        builder
+    };
+    let routes = routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
+    Ok(routes.prepare())
+}

@@ -1,0 +1,101 @@
+//! What the core thread shows of the node to everybody else: a snapshot, replaced as a whole.
+
+use std::sync::Arc;
+
+use keystore_core::id::{Generation, NodeId};
+use keystore_core::layout::Layout;
+use keystore_core::node::{NodeState, Status};
+use keystore_core::stamp::Stamp;
+
+/// The node as it was a moment ago; never older than a second while the core thread lives.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub state: NodeState,
+    /// True if this node serves requests.
+    pub ready: bool,
+    pub layout: Option<Arc<Layout>>,
+    pub connected: Vec<(NodeId, Generation)>,
+    pub partitions_owned: usize,
+    pub partitions_available: usize,
+    pub requests_under_way: usize,
+    pub writes_under_way: usize,
+    pub latest_stamp: Stamp,
+    pub disk_full: bool,
+    pub is_idle: bool,
+    /// When this was published, by the monotonic clock: how the core thread shows that it lives.
+    pub published_ms: u64,
+}
+
+impl View {
+    /// Before the core thread has run.
+    pub fn starting() -> Self {
+        Self {
+            state: NodeState::Uninitialized,
+            ready: false,
+            layout: None,
+            connected: Vec::new(),
+            partitions_owned: 0,
+            partitions_available: 0,
+            requests_under_way: 0,
+            writes_under_way: 0,
+            latest_stamp: Stamp::from_bytes([0; 16]),
+            disk_full: false,
+            is_idle: true,
+            published_ms: 0,
+        }
+    }
+
+    /// The view that follows this one.
+    pub fn next(&self, status: Status<'_>, facts: Facts) -> Self {
+        let Status {
+            state,
+            ready,
+            layout,
+            connected,
+            partitions_owned,
+            partitions_available,
+            requests_under_way,
+            writes_under_way,
+            stamp_ceiling_ms: _,
+            latest_stamp,
+        } = status;
+        let layout = match (&self.layout, layout) {
+            (Some(shown), Some(layout)) if **shown == *layout => Some(Arc::clone(shown)),
+            (_, layout) => layout.map(|layout| Arc::new(layout.clone())),
+        };
+        let Facts { disk_full, is_idle, published_ms } = facts;
+        Self {
+            state,
+            ready,
+            layout,
+            connected,
+            partitions_owned,
+            partitions_available,
+            requests_under_way,
+            writes_under_way,
+            latest_stamp,
+            disk_full,
+            is_idle,
+            published_ms,
+        }
+    }
+
+    /// Why this node does not serve, for a person; `None` while it does.
+    pub fn obstacle(&self) -> Option<&'static str> {
+        match self.state {
+            NodeState::Uninitialized => Some("this node belongs to no cluster yet: it waits for init"),
+            NodeState::Accepted => Some("waiting until all members have accepted the first layout"),
+            NodeState::Draining => Some("this node is about to stop"),
+            NodeState::Serving if self.ready => None,
+            NodeState::Serving => Some("starting: the clock has not yet passed the stamps of the run before"),
+        }
+    }
+}
+
+/// What the core thread knows beside the state machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    pub disk_full: bool,
+    pub is_idle: bool,
+    pub published_ms: u64,
+}
