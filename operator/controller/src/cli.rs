@@ -1,5 +1,6 @@
 //! The command line, and the log that it asks for.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 
 use clap::{Parser, ValueEnum};
@@ -31,10 +32,13 @@ pub(crate) enum LogFormat {
 /// Reads the command line (a mistake there ends the process with status 2) and starts the log.
 pub(crate) fn parse() -> Options {
     let options = Options::parse();
-    // The libraries' own warnings about retries would only repeat ours.
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_client=error"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // The libraries' own words about retries and reconciles would only repeat ours.
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,kube_client=error,kube_runtime=error"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match options.log_format {
         LogFormat::Json => log.json().init(),
         LogFormat::Text => log.init(),

@@ -2,6 +2,7 @@
 //!
 //! Labels come from closed sets, apart from a cluster's namespace and name, whose series go with the cluster.
 
+use std::collections::BTreeSet;
 use std::fmt::Error;
 use std::time::Duration;
 
@@ -113,11 +114,64 @@ impl Metrics {
 
     pub(crate) fn encode(&self) -> Result<String, Error> {
         let mut out = String::new();
-        text::encode(&mut out, &self.registry)?;
-        Ok(out)
+        text::encode_registry(&mut out, &self.registry)?;
+        Ok(in_prometheus_text(&out))
     }
+}
+
+/// The same in Prometheus' own text format, which every scraper and checker reads: there, a counter is described
+/// under the name of its sample, `_total` included.
+fn in_prometheus_text(open_metrics: &str) -> String {
+    let counter = |line: &str| Some(line.strip_prefix("# TYPE ")?.strip_suffix(" counter")?.to_owned());
+    let counters: BTreeSet<String> = open_metrics.lines().filter_map(counter).collect();
+    let describe = |line: &str| {
+        let mut words = line.splitn(4, ' ');
+        let (Some("#"), Some(what), Some(name), Some(rest)) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            return format!("{line}\n");
+        };
+        let suffix = if counters.contains(name) { "_total" } else { "" };
+        format!("# {what} {name}{suffix} {rest}\n")
+    };
+    open_metrics.lines().map(describe).collect()
 }
 
 fn labels(namespace: &str, name: &str, type_: ConditionType) -> ConditionLabels {
     ConditionLabels { namespace: namespace.to_owned(), name: name.to_owned(), r#type: type_.as_str() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_described_under_the_name_of_their_samples() {
+        let metrics = Metrics::new();
+        metrics.writing("Service");
+        metrics.reconciled(Duration::from_millis(3));
+        let text = metrics.encode().unwrap();
+        for line in [
+            "# TYPE keystore_operator_api_writes_total counter",
+            "keystore_operator_api_writes_total{kind=\"Service\"} 1",
+            "# TYPE keystore_operator_reconcile_duration_seconds histogram",
+            "# TYPE keystore_operator_cluster_condition gauge",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("# EOF"));
+    }
+
+    #[test]
+    fn the_series_of_a_cluster_go_with_it() {
+        let metrics = Metrics::new();
+        let condition = serde_json::json!({"conditions": [{
+            "type": "Ready", "status": "True", "reason": "Converged", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]});
+        metrics.show_conditions("shop", "demo", &serde_json::from_value(condition).unwrap());
+        assert!(metrics.encode().unwrap().contains("{namespace=\"shop\",name=\"demo\",type=\"Ready\"} 1"));
+        metrics.forget("shop", "demo");
+        assert!(!metrics.encode().unwrap().contains("shop"));
+    }
 }

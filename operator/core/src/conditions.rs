@@ -116,6 +116,7 @@ fn judge_progressing(of: &Assessed<'_>) -> Verdict {
 /// The phase of a creation and what it waits for; `None` where nothing is being created.
 pub fn creation_progress(of: &Assessed<'_>, identity: &Identity) -> Option<(&'static str, String)> {
     match identity {
+        _ if of.plan.is_hands_off => None,
         Identity::Unknown { .. } if of.health.availability == Availability::Unseen => None,
         Identity::Unknown { silent } => {
             let pods: Vec<_> = silent.iter().map(|ordinal| of.valid.names.pod(*ordinal)).collect();

@@ -127,7 +127,9 @@ pub struct Plan {
     pub pending_update: Option<String>,
     /// How many pods there should be.
     pub replicas: u32,
-    /// Writes that `spec.paused` keeps back.
+    /// Nothing may be written: paused, or held altogether.
+    pub is_hands_off: bool,
+    /// How many steps that keeps back.
     pub kept_back: usize,
 }
 
@@ -171,13 +173,14 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     let mut plan = Plan {
         node_step: plan_node_step(&identity, valid, observed, fresh),
         identity,
-        writes: if untouchable { Vec::new() } else { plan_writes(wanted, observed) },
+        writes: plan_writes(wanted, observed),
         hold,
         pending_update,
         replicas,
+        is_hands_off: untouchable || cluster.spec.paused,
         kept_back: 0,
     };
-    if untouchable || cluster.spec.paused {
+    if plan.is_hands_off {
         plan.keep_back();
     }
     Ok(plan)

@@ -153,7 +153,7 @@ fn joining_nodes(valid: &ValidCluster, observed: &Observed, replicas: u32) -> Ve
             node_id: answer.map(|answer| answer.node.to_string()),
             zone: observed.zones.get(&ordinal).cloned(),
             version: answer.map(|answer| answer.version.clone()),
-            state: if answer.is_some() { NodeState::Joining } else { NodeState::Down },
+            state: NodeState::Joining,
             partitions: 0,
         }
     };

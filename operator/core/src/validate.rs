@@ -14,6 +14,8 @@ use crate::names::Names;
 pub const GRACE_SECONDS: i64 = 60;
 /// How much of that is left to the kubelet and to syncing after requests were drained.
 const GRACE_RESERVE_SECONDS: i64 = 10;
+/// How long a node goes on serving after it was told to stop, unless `drain.grace_ms` says otherwise.
+const NODE_NOTICE_MS: i64 = 3_000;
 /// Draining longer than this helps nobody.
 const DRAIN_SECONDS_MAX: i64 = 30;
 
@@ -43,10 +45,10 @@ pub enum InvalidSpec {
     #[error("spec.config.{section}.{setting} is set by the operator ({instead}): remove it")]
     ProtectedSetting { section: &'static str, setting: &'static str, instead: &'static str },
     #[error(
-        "spec.config.drain.timeout_ms has to be a number below {grace_ms}, the pods' grace period: lower it or raise \
-         spec.podTemplate.spec.terminationGracePeriodSeconds"
+        "spec.config.drain: grace_ms and timeout_ms have to be numbers whose sum is below {grace_ms}, the pods' grace \
+         period in ms: lower them or raise spec.podTemplate.spec.terminationGracePeriodSeconds"
     )]
-    DrainTimeout { grace_ms: i64 },
+    Drain { grace_ms: i64 },
 }
 
 /// A spec that has been checked.
@@ -122,14 +124,19 @@ fn pod_grace_seconds(spec: &KeyStoreClusterSpec) -> i64 {
     settings.and_then(|settings| settings.termination_grace_period_seconds).unwrap_or(GRACE_SECONDS)
 }
 
-/// Draining has to end before the kubelet kills, whoever chose the two numbers.
+/// Draining has to end before the kubelet kills, whoever chose the numbers.
 fn drain_timeout_ms(spec: &KeyStoreClusterSpec, grace_seconds: i64) -> Result<i64, InvalidSpec> {
-    let grace_ms = grace_seconds * 1000;
-    match spec.config.get("drain").and_then(|drain| drain.get("timeout_ms")) {
-        None => Ok((grace_seconds - GRACE_RESERVE_SECONDS).clamp(1, DRAIN_SECONDS_MAX) * 1000),
-        Some(value) => value
-            .as_i64()
-            .filter(|ms| (0..grace_ms).contains(ms))
-            .ok_or(InvalidSpec::DrainTimeout { grace_ms }),
-    }
+    let setting = |name: &str| spec.config.get("drain").and_then(|drain| drain.get(name));
+    let too_long = InvalidSpec::Drain { grace_ms: grace_seconds * 1000 };
+    let number = |value: Option<&serde_json::Value>, default| match value {
+        None => Some(default),
+        Some(value) => value.as_i64().filter(|ms| *ms >= 0),
+    };
+    let default = (grace_seconds - GRACE_RESERVE_SECONDS).clamp(1, DRAIN_SECONDS_MAX) * 1000;
+    let (Some(timeout), Some(notice)) =
+        (number(setting("timeout_ms"), default), number(setting("grace_ms"), NODE_NOTICE_MS))
+    else {
+        return Err(too_long);
+    };
+    if timeout.saturating_add(notice) < grace_seconds * 1000 { Ok(timeout) } else { Err(too_long) }
 }

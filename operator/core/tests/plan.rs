@@ -1,0 +1,236 @@
+//! What is written, what is held, and that a cluster at rest is left alone.
+
+mod fixtures;
+
+use fixtures::{
+    CLUSTER, IMAGE, at_rest, cluster, decided, empty, healthy, look, plan_of, plan_with_image, remembers, serving,
+    settle,
+};
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use keystore_crds::KeyStoreCluster;
+use keystore_operator_core::names::APPROVE_ANNOTATION;
+use keystore_operator_core::observed::Observed;
+use keystore_operator_core::plan::{HoldReason, NodeStep, Plan, Write};
+use serde_json::{Value, json};
+
+/// `Kind name` of each write.
+fn writes(plan: &Plan) -> Vec<String> {
+    let describe = |write: &Write| match write {
+        Write::Apply { kind, name, .. } => format!("{kind} {name}"),
+        Write::DeleteConfigMap { name, .. } => format!("delete {name}"),
+    };
+    plan.writes.iter().map(describe).collect()
+}
+
+fn changed(cluster: &KeyStoreCluster, spec: &Value) -> KeyStoreCluster {
+    let mut all = serde_json::to_value(&cluster.spec).unwrap();
+    for (key, value) in spec.as_object().unwrap() {
+        all[key] = value.clone();
+    }
+    KeyStoreCluster { spec: serde_json::from_value(all).unwrap(), ..cluster.clone() }
+}
+
+#[test]
+fn a_new_cluster_gets_its_children_in_an_order_in_which_pods_find_them() {
+    let plan = plan_of(&cluster(&json!({}), None), &Observed::default());
+    let config = plan.writes.iter().find_map(|write| match write {
+        Write::Apply { name, .. } if name.starts_with("demo-config-") => Some(name.clone()),
+        Write::Apply { .. } | Write::DeleteConfigMap { .. } => None,
+    });
+    assert_eq!(
+        writes(&plan),
+        [
+            "ServiceAccount demo".to_owned(),
+            format!("ConfigMap {}", config.unwrap()),
+            "Service demo-nodes".to_owned(),
+            "Service demo".to_owned(),
+            "PodDisruptionBudget demo".to_owned(),
+            "StatefulSet demo".to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn a_cluster_at_rest_is_left_alone() {
+    for spec in [
+        json!({}),
+        json!({"resources": {"requests": {"cpu": "1000m", "memory": "0.5Gi"}}, "storage": {"size": "1024Mi"}}),
+        json!({"podTemplate": {"spec": {"env": [{"name": "EMPTY", "value": ""}], "nodeSelector": {"a": "b"}}}}),
+    ] {
+        let (cluster, observed) = at_rest(&spec);
+        let plan = plan_of(&cluster, &observed);
+        assert_eq!(writes(&plan), Vec::<String>::new());
+        assert_eq!((plan.node_step, plan.hold, plan.pending_update), (NodeStep::Nothing, None, None));
+    }
+}
+
+#[test]
+fn what_others_change_or_delete_is_put_back() {
+    let (cluster, observed) = at_rest(&json!({}));
+    let check = |name: &str, edit: fn(&mut Observed), expected: &[&str]| {
+        let mut edited = observed.clone();
+        edit(&mut edited);
+        assert_eq!(writes(&plan_of(&cluster, &edited)), expected, "{name}");
+    };
+    check("deleted Service", |seen| seen.children.client_service = None, &["Service demo"]);
+    check("deleted StatefulSet", |seen| seen.children.stateful_set = None, &["StatefulSet demo"]);
+    check(
+        "edited label",
+        |seen| {
+            let labels = seen.children.budget.as_mut().unwrap().metadata.labels.as_mut().unwrap();
+            labels.insert("keystore.dev/cluster".into(), "other".into());
+        },
+        &["PodDisruptionBudget demo"],
+    );
+    check(
+        "scaled by hand",
+        |seen| seen.children.stateful_set.as_mut().unwrap().spec.as_mut().unwrap().replicas = Some(1),
+        &["StatefulSet demo"],
+    );
+    check(
+        "added label",
+        |seen| {
+            let labels = seen.children.budget.as_mut().unwrap().metadata.labels.as_mut().unwrap();
+            labels.insert("team".into(), "a".into());
+        },
+        &[],
+    );
+}
+
+#[test]
+fn a_setting_that_is_taken_away_is_applied_though_no_wanted_field_differs() {
+    let (before, observed) = at_rest(&json!({"podTemplate": {"spec": {"nodeSelector": {"disk": "ssd"}}}}));
+    let after = changed(&before, &json!({"podTemplate": null}));
+    assert_eq!(writes(&plan_of(&after, &observed)), ["StatefulSet demo"]);
+}
+
+#[test]
+fn a_changed_number_of_nodes_is_held_and_the_pods_stay() {
+    let (before, observed) = at_rest(&json!({}));
+    for replicas in [5, 2] {
+        let after = changed(&before, &json!({"replicas": replicas}));
+        let plan = plan_of(&after, &observed);
+        let hold = plan.hold.clone().unwrap();
+        assert_eq!(hold.reason, HoldReason::ScalingNotSupported);
+        assert!(hold.message.contains(&format!("spec.replicas is {replicas} and the store has 3 nodes")));
+        assert_eq!((plan.replicas, writes(&plan)), (3, Vec::new()));
+    }
+}
+
+#[test]
+fn silence_never_scales_anything_away() {
+    let (before, observed) = at_rest(&json!({}));
+    let silent = Observed { children: observed.children, ..look(vec![None, None, None], None) };
+    let after = changed(&before, &json!({"replicas": 1, "replicationFactor": 1}));
+    assert_eq!(plan_of(&after, &silent).replicas, 3);
+
+    let mut scaled_away = silent;
+    scaled_away.children.stateful_set.as_mut().unwrap().spec.as_mut().unwrap().replicas = Some(0);
+    assert_eq!(plan_of(&before, &scaled_away).replicas, 3, "the status still knows the members");
+}
+
+#[test]
+fn before_anything_exists_people_may_change_their_mind() {
+    let three_of_five = look(vec![Some(empty(0)), Some(empty(1)), Some(empty(2)), None, None], None);
+    let plan = plan_of(&cluster(&json!({"replicas": 3}), None), &three_of_five);
+    assert_eq!(plan.replicas, 3);
+    assert!(matches!(plan.node_step, NodeStep::RecordCluster(_)));
+
+    let below = cluster(&json!({"replicas": 2}), remembers(CLUSTER, None));
+    let plan = plan_of(&below, &look(vec![Some(empty(0)), Some(empty(1))], None));
+    assert_eq!(plan.node_step, NodeStep::Nothing);
+    assert_eq!(plan.hold.unwrap().reason, HoldReason::BelowReplicationFactor);
+}
+
+#[test]
+fn volumes_of_another_shape_are_adopted_and_the_difference_is_held() {
+    let recreated = cluster(&json!({"partitions": 64}), None);
+    let plan = plan_of(&recreated, &healthy());
+    assert_eq!(plan.hold.unwrap().reason, HoldReason::LayoutMismatch);
+    let plan = plan_of(&cluster(&json!({"replicas": 5}), None), &healthy());
+    assert_eq!((plan.hold.unwrap().reason, plan.replicas), (HoldReason::ScalingNotSupported, 3));
+}
+
+#[test]
+fn somebody_elses_object_is_never_taken() {
+    let mut observed = Observed::default();
+    observed.children.client_service = Some(Service::default());
+    observed.children.client_service.as_mut().unwrap().metadata.name = Some("demo".into());
+    let plan = plan_of(&cluster(&json!({}), None), &observed);
+    let hold = plan.hold.clone().unwrap();
+    assert_eq!(hold.reason, HoldReason::NameConflict);
+    assert!(hold.message.starts_with("Service demo exists and does not belong"), "{}", hold.message);
+    assert_eq!((writes(&plan), plan.node_step), (Vec::new(), NodeStep::Nothing));
+}
+
+#[test]
+fn a_paused_cluster_is_watched_only() {
+    let (before, mut observed) = at_rest(&json!({}));
+    observed.children.client_service = None;
+    let paused = changed(&before, &json!({"paused": true}));
+    let plan = plan_of(&paused, &observed);
+    assert_eq!((writes(&plan), plan.kept_back), (Vec::new(), 1));
+
+    let new = cluster(&json!({"paused": true}), None);
+    let plan = plan_of(&new, &look(vec![Some(empty(0)), Some(empty(1)), Some(empty(2))], None));
+    assert_eq!((writes(&plan), plan.node_step), (Vec::new(), NodeStep::Nothing));
+}
+
+#[test]
+fn another_default_image_waits_for_approval_and_a_change_of_the_spec_does_not() {
+    let (before, observed) = at_rest(&json!({}));
+    let newer = "keystore.dev/keystore-node:0.2.0";
+    let image = |plan: &Plan| {
+        plan.writes.iter().find_map(|write| match write {
+            Write::Apply { object, .. } => {
+                object.pointer("/spec/template/spec/containers/0/image").and_then(Value::as_str).map(str::to_owned)
+            }
+            Write::DeleteConfigMap { .. } => None,
+        })
+    };
+    let held = plan_with_image(&before, &observed, newer);
+    let hash = held.pending_update.clone().unwrap();
+    assert!(image(&held).is_none_or(|image| image == IMAGE), "{:?}", image(&held));
+
+    let mut approved = before.clone();
+    approved.metadata.annotations = Some([(APPROVE_ANNOTATION.to_owned(), hash)].into());
+    let plan = plan_with_image(&approved, &observed, newer);
+    assert_eq!((plan.pending_update.as_deref(), image(&plan).as_deref()), (None, Some(newer)));
+
+    let asked = changed(&before, &json!({"config": {"log": {"level": "debug"}}}));
+    let plan = plan_with_image(&asked, &observed, newer);
+    assert_eq!((plan.pending_update.as_deref(), image(&plan).as_deref()), (None, Some(newer)));
+}
+
+#[test]
+fn a_cluster_that_never_served_gets_a_better_image_at_once() {
+    let resource = cluster(&json!({}), remembers(CLUSTER, None));
+    let mut observed = look(vec![None, None, None], None);
+    let plan = plan_of(&resource, &observed);
+    settle(&mut observed, &plan);
+    assert_eq!(plan_with_image(&resource, &observed, "keystore.dev/keystore-node:0.2.0").pending_update, None);
+}
+
+#[test]
+fn a_configuration_goes_when_no_revision_names_it() {
+    let (before, observed) = at_rest(&json!({}));
+    let old = observed.children.config_maps.keys().next().unwrap().clone();
+    let after = changed(&before, &json!({"config": {"log": {"level": "debug"}}}));
+    let plan = plan_of(&after, &observed);
+    assert!(!writes(&plan).iter().any(|write| write.starts_with("delete")), "the live template names it");
+
+    let mut rolled = observed.clone();
+    settle(&mut rolled, &plan);
+    rolled.children.config_maps_in_use = vec![old.clone()];
+    assert_eq!(writes(&plan_of(&after, &rolled)), Vec::<String>::new());
+    rolled.children.config_maps_in_use.clear();
+    assert_eq!(writes(&plan_of(&after, &rolled)), [format!("delete {old}")]);
+    rolled.children.config_maps.insert(old, ConfigMap::default());
+    assert_eq!(writes(&plan_of(&after, &rolled)), Vec::<String>::new(), "without a UID nothing is deleted");
+}
+
+#[test]
+fn a_look_that_saw_one_node_decides_by_the_layout() {
+    let seen = look(vec![Some(serving(0)), None, None], decided());
+    assert_eq!(plan_of(&cluster(&json!({}), None), &seen).replicas, 3);
+}
