@@ -33,19 +33,19 @@ stopped() {
 
 # Pods outlive their containerd, so they go first; the kubelet before them, or it would start them again.
 stop_node() { # directory
-  local dir=$1 k=${1##*-} id network
+  local dir=$1 k=${1##*-} id
   stop "kubelet-$k" "kube-proxy-$k"
   local containers=(timeout 30 ctr --address "$dir/containerd/containerd.sock" --namespace k8s.io)
   if running "containerd-$k"; then
     for id in $("${containers[@]}" containers ls -q 2>/dev/null); do
-      network=$("${containers[@]}" containers info "$id" 2>/dev/null | grep -o '/run/netns/cni-[0-9a-f-]*' | head -1)
       "${containers[@]}" tasks delete -f "$id" >/dev/null 2>&1
-      [ -z "$network" ] || ip netns del "${network##*/}" 2>/dev/null
     done
   fi
   stop "containerd-$k"
 }
 
+# The names of the pods' network namespaces are in what containerd told runc.
+pod_networks=$(grep -hoE '/run/netns/cni-[0-9a-f-]+' "$state"/node-*/containerd/state/*/k8s.io/*/config.json 2>/dev/null | sort -u)
 for dir in "$state"/node-*/; do
   [ ! -d "$dir" ] || stop_node "${dir%/}"
 done
@@ -58,7 +58,7 @@ for cgroup in $cgroups; do
 done
 pgrep -f "^[^ ]*containerd-shim[^ ]* .*-address $state/" | xargs -r kill -KILL 2>/dev/null
 awk -v under="$state/" 'index($2, under) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount --lazy
-for namespace in /run/netns/keystore-node-*; do
+for namespace in $pod_networks /run/netns/keystore-node-*; do
   [ ! -e "$namespace" ] || ip netns del "${namespace##*/}"
 done
 ip link del keystore0 2>/dev/null
