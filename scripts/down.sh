@@ -6,11 +6,17 @@ set -euo pipefail
 [ $# = 0 ] || fail "usage: ./dev.sh down [--cluster packages|kind|minikube]"
 
 cluster_stop
-# Takes the context out of the user's kubeconfig again, with the cluster and the user that only it names.
+
+# Takes the context out of the user's kubeconfig again, with the cluster and the user that it names.
 if [ -e "$user_kubeconfig" ] && command -v kubectl >/dev/null; then
   export KUBECONFIG=$user_kubeconfig
-  if [ "$(kubectl config current-context 2>/dev/null)" = keystore ]; then kubectl config unset current-context >/dev/null; fi
-  kubectl config delete-context keystore >/dev/null 2>&1 || true
-  kubectl config delete-cluster keystore >/dev/null 2>&1 || true
-  kubectl config delete-user keystore-admin >/dev/null 2>&1 || true
+  context='{.contexts[?(@.name=="keystore")].context'
+  cluster=$(kubectl config view -o jsonpath="$context.cluster}")
+  user=$(kubectl config view -o jsonpath="$context.user}")
+  if [ -n "$cluster" ]; then
+    if [ "$(kubectl config current-context 2>/dev/null)" = keystore ]; then kubectl config unset current-context; fi
+    kubectl config delete-context keystore
+    kubectl config delete-cluster "$cluster"
+    kubectl config delete-user "$user"
+  fi >/dev/null
 fi
