@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keystore_core::partition::RecordKey;
 use keystore_core::quorum::{Consistency, Durability};
+use keystore_core::record::VALUE_BYTES_MAX;
 use keystore_core::stamp::Stamp;
 use keystore_proto::client::durability_to_wire;
 use keystore_proto::v1;
@@ -129,12 +130,17 @@ impl Client {
         value: impl Into<Bytes>,
         options: WriteOptions,
     ) -> Result<Written, Error> {
-        let key = key.into();
+        let (key, value) = (key.into(), value.into());
         let record_key = record_key(keyspace, &key)?;
+        if value.len() > VALUE_BYTES_MAX {
+            let problem =
+                format!("a value has at most {VALUE_BYTES_MAX} bytes, this one has {}", value.len());
+            return Err(Error::BadRequest(Detail::new(Reason::INVALID_ARGUMENT, problem)));
+        }
         let request = v1::PutRequest {
             keyspace: keyspace.to_owned(),
             key,
-            value: value.into(),
+            value,
             consistency: self.consistency(options.consistency),
             durability: self.durability(options.durability),
         };

@@ -1,7 +1,9 @@
 //! One HTTP/2 connection to one node, and the task that drives it.
 //!
-//! The connection ends when its last holder drops it, when it breaks, or when calls are under way and the node has
-//! not answered a ping in time: a frozen node must not hold requests until their deadlines.
+//! A connection is not used before the other side has answered a first ping: a kernel accepts connections for a
+//! process that is frozen, and a forwarder for one that is gone, and a write sent into those has no known outcome.
+//! It ends when its last holder drops it, when it breaks, or when calls are under way and the node has not answered
+//! a ping in time: a frozen node must not hold requests until their deadlines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +17,7 @@ use prost::Message;
 use rand::seq::SliceRandom;
 use thiserror::Error;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -44,6 +47,8 @@ pub(crate) enum DialError {
     NoAddress { address: String },
     #[error("{address} does not speak HTTP/2: {error}")]
     Handshake { address: String, error: Arc<h2::Error> },
+    #[error("{address} accepted the connection and closed it")]
+    Closed { address: String },
     #[error("{address} did not answer within {CONNECT_TIMEOUT:?}")]
     Timeout { address: String },
 }
@@ -80,13 +85,11 @@ impl Connection {
             .map_err(|error| DialError::Handshake { address: address.to_owned(), error: Arc::new(error) })?;
         let closed = CancellationToken::new();
         let in_flight = Arc::new(AtomicUsize::new(0));
-        let driver = drive(connection, in_flight.clone(), closed.clone());
-        Ok(Self {
-            caller: Caller { sender, authority },
-            closed,
-            in_flight,
-            _driver: AbortOnDropHandle::new(tokio::spawn(driver)),
-        })
+        let (answered, first_answer) = oneshot::channel();
+        let driver = drive(connection, in_flight.clone(), closed.clone(), answered);
+        let driver = AbortOnDropHandle::new(tokio::spawn(driver));
+        first_answer.await.map_err(|_| DialError::Closed { address: address.to_owned() })?;
+        Ok(Self { caller: Caller { sender, authority }, closed, in_flight, _driver: driver })
     }
 
     /// False once nothing can be sent any more; true says only that the end has not been noticed.
@@ -153,24 +156,26 @@ async fn drive(
     mut connection: H2Connection<TcpStream, Bytes>,
     in_flight: Arc<AtomicUsize>,
     closed: CancellationToken,
+    answered: oneshot::Sender<()>,
 ) {
     let _closed = closed.drop_guard();
-    let pings = connection.ping_pong();
+    let pings = connection.ping_pong().expect("taken for the first time");
     tokio::select! {
         result = connection => {
             if let Err(error) = result {
                 tracing::debug!(%error, "connection ended");
             }
         }
-        () = watch(pings, &in_flight) => tracing::debug!("connection dropped, a ping was not answered"),
+        () = watch(pings, &in_flight, answered) => tracing::debug!("connection dropped, a ping was not answered"),
     }
 }
 
-/// Returns when calls are under way and a ping is not answered in time.
-async fn watch(pings: Option<PingPong>, in_flight: &AtomicUsize) {
-    let Some(mut pings) = pings else {
-        return std::future::pending().await;
-    };
+/// Tells of the first answer to a ping; returns when calls are under way and a later one is not answered in time.
+async fn watch(mut pings: PingPong, in_flight: &AtomicUsize, answered: oneshot::Sender<()>) {
+    if pings.ping(Ping::opaque()).await.is_ok() {
+        // Whoever dials may have given up already.
+        let _ = answered.send(());
+    }
     loop {
         sleep(PING_INTERVAL).await;
         if in_flight.load(Ordering::Relaxed) == 0 {

@@ -58,7 +58,7 @@ impl fmt::Display for Reason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detail {
     pub reason: Reason,
-    /// One sentence.
+    /// One sentence; a node's own names the numbers below.
     pub message: String,
     /// How many replicas are known to hold the write, and how many had to; `None` where no node has said.
     pub acks: Option<u32>,
@@ -73,11 +73,7 @@ impl Detail {
 
 impl fmt::Display for Detail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        match (self.acks, self.needed) {
-            (Some(acks), Some(needed)) => write!(f, " ({acks} of {needed} replicas)"),
-            _ => Ok(()),
-        }
+        f.write_str(&self.message)
     }
 }
 

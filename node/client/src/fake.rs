@@ -148,9 +148,13 @@ impl FakeCluster {
 impl FakeNode {
     fn start(number: u8, shared: SharedRef) -> std::io::Result<Self> {
         let (client, admin) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
+        // Two clusters of one test have no node in common: ports differ.
+        let port = client.local_addr()?.port();
+        let mut node = [number; 16];
+        node[14..].copy_from_slice(&port.to_be_bytes());
         let own = Own {
-            node: NodeId([number; 16]),
-            actor: Actor(u64::from(number)),
+            node: NodeId(node),
+            actor: Actor(port.into()),
             name: format!("fake-{}", number - 1),
             client_address: client.local_addr()?,
             admin_address: admin.local_addr()?,

@@ -65,6 +65,8 @@ impl Node {
             if let Some(connection) = self.open() {
                 return Ok(connection);
             }
+            // The old connection ends with the requests that are still under way on it.
+            self.live.store(None);
             slot.get_or_insert_with(|| start_dial(self.address.clone())).clone()
         };
         let result = dial.clone().await;

@@ -110,7 +110,9 @@ impl Router {
     async fn connect_any(&self, limit: Duration) -> Result<(), Error> {
         let mut last = Error::Connect(Detail::new(Reason::CANNOT_CONNECT, "no endpoint answered in time"));
         let deadline = Instant::now() + limit;
-        for node in &self.endpoints {
+        // The first request finds its connection open: its turn is the same.
+        let turn = self.turn.load(Ordering::Relaxed);
+        for node in self.endpoints.iter().cycle().skip(turn).take(self.endpoints.len()) {
             match timeout_at(deadline, node.connection()).await {
                 Ok(Ok(_)) => return Ok(()),
                 Ok(Err(error)) => {

@@ -300,6 +300,9 @@ async fn a_request_that_breaks_a_limit_is_not_even_sent() {
         let error = put(&client, &key).await.unwrap_err();
         assert_eq!(told(&error), Told::BadRequest, "{error}");
     }
+    let large = vec![0; keystore_client::VALUE_BYTES_MAX + 1];
+    let error = client.put("default", "k", large, WriteOptions::default()).await.unwrap_err();
+    assert_eq!(told(&error), Told::BadRequest, "{error}");
     assert_eq!(cluster.requests(), 0);
 }
 
@@ -316,4 +319,21 @@ async fn many_requests_share_one_connection_and_all_are_answered() {
         result.unwrap().unwrap();
     }
     assert_eq!(cluster.writes_applied(), 500);
+}
+
+/// As behind a kernel that accepts for a frozen process, or a forwarder that accepts for one that is gone.
+#[tokio::test]
+async fn a_write_is_not_sent_to_whoever_accepts_a_connection_but_says_nothing() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let cluster = FakeCluster::serving(1).unwrap();
+    let endpoints = [silent.local_addr().unwrap().to_string(), cluster.nodes[0].endpoint()];
+    let builder = Client::builder().endpoints(endpoints.clone()).mode(Routing::Proxy);
+    let client = builder.connect().await.unwrap();
+    for key in ["a", "b"] {
+        put(&client, key).await.unwrap();
+    }
+    assert_eq!(cluster.writes_applied(), 2);
+    let only = Client::builder().endpoints(&endpoints[..1]).mode(Routing::Proxy).timeout(SHORT);
+    let error = only.connect().await.err().unwrap();
+    assert_eq!(told(&error), Told::Connect, "{error}");
 }

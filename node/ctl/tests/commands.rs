@@ -1,0 +1,260 @@
+//! The commands against fake nodes: what goes to stdout and stderr, and the exit status.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use keystore_client::fake::{FakeCluster, Misbehaviour, outcome};
+use tonic::Code;
+
+struct Ran {
+    status: i32,
+    stdout: Vec<u8>,
+    stderr: String,
+}
+
+impl Ran {
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap()
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.stdout).unwrap()
+    }
+
+    fn error(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stderr).unwrap()
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code().unwrap(),
+            stdout: output.stdout,
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// The command, with no settings of whoever runs the tests.
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keystorectl"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("KEYSTORE_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
+}
+
+fn run_on(cluster: &FakeCluster, arguments: &[&str]) -> Ran {
+    command_on(cluster).args(arguments).output().unwrap().into()
+}
+
+fn command_on(cluster: &FakeCluster) -> Command {
+    let mut command = command();
+    command
+        .env("KEYSTORE_ENDPOINTS", cluster.endpoints().join(","))
+        .env("KEYSTORE_ADMIN_ENDPOINTS", cluster.admin_endpoints().join(","));
+    command
+}
+
+fn run_with_stdin(cluster: &FakeCluster, arguments: &[&str], stdin: &[u8]) -> Ran {
+    let mut command = command_on(cluster);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // A command that refuses early may not read all of it.
+    let _ = child.stdin.take().unwrap().write_all(stdin);
+    child.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn what_was_put_is_got_raw_and_with_nothing_added() {
+    let cluster = FakeCluster::serving(3).unwrap();
+    let put = run_on(&cluster, &["put", "greeting", "hello"]);
+    assert_eq!((put.status, put.stderr.as_str()), (0, ""));
+    let stamp = put.text().trim_end();
+    assert_eq!(stamp.len(), 32, "a stamp: {stamp}");
+    let get = run_on(&cluster, &["get", "greeting"]);
+    assert_eq!((get.status, get.stdout.as_slice(), get.stderr.as_str()), (0, &b"hello"[..], ""));
+    let json = run_on(&cluster, &["get", "greeting", "-o", "json"]).json();
+    assert_eq!(json, serde_json::json!({"values": ["hello"], "encoding": "utf-8", "stamp": stamp}));
+}
+
+#[test]
+fn a_value_of_any_bytes_passes_through_stdin_and_stdout() {
+    let cluster = FakeCluster::serving(1).unwrap();
+    let value: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+    let put = run_with_stdin(&cluster, &["put", "bytes", "-", "-o", "json"], &value);
+    assert_eq!(put.status, 0, "{}", put.stderr);
+    assert_eq!((&put.json()["acks"], &put.json()["durability"]), (&3.into(), &"synced".into()));
+    assert_eq!(run_on(&cluster, &["get", "bytes"]).stdout, value);
+    let json = run_on(&cluster, &["get", "bytes", "-o", "json"]).json();
+    assert_eq!(json["encoding"], "base64");
+    let empty = run_with_stdin(&cluster, &["put", "empty", "-"], b"");
+    assert_eq!(empty.status, 0);
+    let get = run_on(&cluster, &["get", "empty"]);
+    assert_eq!((get.status, get.stdout.len()), (0, 0), "an empty value is a value");
+}
+
+#[test]
+fn a_key_that_does_not_exist_has_an_exit_status_of_its_own() {
+    let cluster = FakeCluster::serving(1).unwrap();
+    let get = run_on(&cluster, &["get", "nobody"]);
+    assert_eq!((get.status, get.text(), get.stderr.as_str()), (3, "", "keystorectl: no such key\n"));
+    let delete = run_on(&cluster, &["delete", "nobody"]);
+    assert_eq!(delete.status, 0, "deleting what does not exist is done");
+    run_on(&cluster, &["put", "k", "v"]);
+    run_on(&cluster, &["delete", "k"]);
+    assert_eq!(run_on(&cluster, &["get", "k"]).status, 3);
+}
+
+#[test]
+fn every_outcome_has_its_exit_status_and_its_json() {
+    let cases = [
+        (outcome(Code::Unavailable, "QUORUM_UNREACHABLE", 1, 2), 4),
+        (outcome(Code::ResourceExhausted, "DISK_FULL", 1, 2), 4),
+        (outcome(Code::Unknown, "OUTCOME_UNKNOWN", 1, 2), 5),
+        (outcome(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", 1, 2), 5),
+        (outcome(Code::FailedPrecondition, "WRONG_CLUSTER", 1, 2), 6),
+    ];
+    for (status, exit) in cases {
+        let cluster = FakeCluster::serving(1).unwrap();
+        (0..20).for_each(|_| cluster.nodes[0].misbehave(Misbehaviour::Answer(status.clone())));
+        let put = run_on(&cluster, &["put", "k", "v", "--timeout", "300ms", "-o", "json"]);
+        assert_eq!((put.status, put.text()), (exit, ""), "{}", put.stderr);
+        let error = put.error();
+        assert_eq!((&error["acks"], &error["needed"]), (&1.into(), &2.into()), "{error}");
+        assert!(!error["reason"].as_str().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_write_that_nobody_answers_is_unknown_and_a_read_has_failed() {
+    let cluster = FakeCluster::serving(1).unwrap();
+    (0..2).for_each(|_| cluster.nodes[0].misbehave(Misbehaviour::Hang));
+    assert_eq!(run_on(&cluster, &["put", "k", "v", "--timeout", "200ms"]).status, 5);
+    assert_eq!(run_on(&cluster, &["get", "k", "--timeout", "200ms"]).status, 4);
+}
+
+#[test]
+fn what_cannot_be_reached_or_parsed_is_told_in_one_sentence() {
+    let mut cluster = FakeCluster::serving(1).unwrap();
+    cluster.nodes[0].crash();
+    for arguments in [&["get", "k"][..], &["put", "k", "v"], &["status"], &["ring"], &["nodes"], &["bench"]] {
+        let ran = run_on(&cluster, arguments);
+        assert_eq!((ran.status, ran.text()), (7, ""), "{arguments:?}: {}", ran.stderr);
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    }
+    let json = run_on(&cluster, &["get", "k", "-o", "json"]);
+    assert_eq!(json.error()["reason"], "CANNOT_CONNECT");
+    for arguments in [
+        &["put", "k"][..],
+        &["frobnicate"],
+        &["get", "k", "--timeout", "5"],
+        &["get", "k", "--consistency", "most"],
+        &["get", "k", "-n", "somewhere"],
+        &["bench", "--read-share", "2"],
+    ] {
+        let ran = run_on(&cluster, arguments);
+        assert_eq!((ran.status, ran.text()), (2, ""), "{arguments:?}: {}", ran.stderr);
+        let with_json = [arguments, &["-o", "json"]].concat();
+        assert_eq!(run_on(&cluster, &with_json).error()["reason"], "USAGE", "{with_json:?}");
+    }
+    assert_eq!(run_on(&cluster, &["--help"]).status, 0);
+    assert_eq!(run_on(&cluster, &["--version"]).status, 0);
+}
+
+#[test]
+fn a_request_that_breaks_a_limit_is_a_usage_error_and_an_unknown_keyspace_is_refused() {
+    let cluster = FakeCluster::serving(1).unwrap();
+    assert_eq!(run_on(&cluster, &["get", ""]).status, 2);
+    assert_eq!(run_on(&cluster, &["get", &"k".repeat(1025)]).status, 2);
+    let too_large = vec![0; (1 << 20) + 1];
+    assert_eq!(run_with_stdin(&cluster, &["put", "k", "-"], &too_large).status, 2);
+    assert_eq!(run_on(&cluster, &["get", "k", "--keyspace", "nothing"]).status, 6);
+}
+
+#[test]
+fn init_makes_a_cluster_once() {
+    let cluster = FakeCluster::uninitialized(3).unwrap();
+    assert_eq!(run_on(&cluster, &["get", "k"]).status, 6, "nothing serves before init");
+    let status = run_on(&cluster, &["status"]);
+    assert_eq!((status.status, status.text()), (0, "not initialised: 3 nodes belong to no cluster\n"));
+    assert_eq!(run_on(&cluster, &["init", "--replication-factor", "4"]).status, 2);
+    assert_eq!(run_on(&cluster, &["init", "--partitions", "100"]).status, 2);
+    let first = run_on(&cluster, &["init", "--partitions", "32", "-o", "json"]);
+    assert_eq!(first.status, 0, "{}", first.stderr);
+    assert_eq!(first.json()["initialized"], true);
+    let again = run_on(&cluster, &["init", "-o", "json"]);
+    assert_eq!(again.json()["initialized"], false);
+    assert_eq!(again.json()["clusterId"], first.json()["clusterId"]);
+    let status = run_on(&cluster, &["status", "-o", "json"]).json();
+    assert_eq!(status["clusterId"], first.json()["clusterId"]);
+    assert_eq!((&status["members"], &status["membersServing"]), (&3.into(), &3.into()));
+    assert_eq!((&status["partitions"], &status["partitionsAvailable"]), (&32.into(), &32.into()));
+    assert_eq!(run_on(&cluster, &["put", "k", "v"]).status, 0);
+}
+
+#[test]
+fn init_does_nothing_unless_every_node_answers() {
+    let mut cluster = FakeCluster::uninitialized(3).unwrap();
+    cluster.nodes[1].crash();
+    assert_eq!(run_on(&cluster, &["init"]).status, 7);
+    cluster.nodes[1].restart().unwrap();
+    assert!(run_on(&cluster, &["status"]).text().starts_with("not initialised"));
+    let twice = cluster.nodes[0].admin_endpoint();
+    let ran = command().args(["init", "--admin-endpoint", &twice, "--admin-endpoint", &twice]).output();
+    assert_eq!(Ran::from(ran.unwrap()).status, 2);
+}
+
+#[test]
+fn init_does_not_mix_clusters() {
+    let one = FakeCluster::serving(1).unwrap();
+    let other = FakeCluster::uninitialized(1).unwrap();
+    let endpoints = [one.nodes[0].admin_endpoint(), other.nodes[0].admin_endpoint()].join(",");
+    let mut init = command();
+    init.args(["init", "--replication-factor", "1", "--admin-endpoint", &endpoints]);
+    let ran = Ran::from(init.output().unwrap());
+    assert_eq!(ran.status, 6, "{}", ran.stderr);
+}
+
+#[test]
+fn nodes_and_ring_show_every_member_and_partition() {
+    let mut cluster = FakeCluster::serving(3).unwrap();
+    let nodes = run_on(&cluster, &["nodes"]);
+    let lines: Vec<_> = nodes.text().lines().collect();
+    assert!(lines[0].starts_with("NAME    ID "), "{}", lines[0]);
+    assert_eq!(lines.len(), 4);
+    assert!(lines[1].starts_with("fake-0 ") && lines[1].contains(" serving ") && lines[1].contains(" 2/2 "));
+    let ring = run_on(&cluster, &["ring"]);
+    assert_eq!(ring.text().lines().count(), 17);
+    let json = run_on(&cluster, &["ring", "-o", "json"]).json();
+    assert_eq!(json[15]["owners"].as_array().unwrap().len(), 3);
+    cluster.nodes[2].crash();
+    let json = run_on(&cluster, &["nodes", "-o", "json"]).json();
+    assert_eq!((&json[2]["name"], &json[2]["state"]), (&"fake-2".into(), &"unreachable".into()));
+    assert_eq!(run_on(&cluster, &["status", "-o", "json"]).json()["membersServing"], 2);
+}
+
+#[test]
+fn bench_counts_what_it_did() {
+    let cluster = FakeCluster::serving(3).unwrap();
+    let arguments =
+        ["bench", "--clients", "7", "--threads", "2", "--seconds", "1", "--keys", "50", "-o", "json"];
+    let ran = run_on(&cluster, &arguments);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let report = ran.json();
+    let [get, put] = &report["operations"].as_array().unwrap()[..] else { panic!("{report}") };
+    assert_eq!((&get["operation"], &put["operation"]), (&"get".into(), &"put".into()));
+    let done = |of: &serde_json::Value| usize::try_from(of["done"].as_u64().unwrap()).unwrap();
+    assert_eq!(cluster.writes_applied(), 50 + done(put));
+    assert_eq!(cluster.requests(), 50 + done(put) + done(get));
+    for of in [get, put] {
+        assert_eq!((&of["missing"], &of["failed"], &of["unknown"]), (&0.into(), &0.into(), &0.into()));
+        assert!(of["p99Ms"].as_f64().unwrap() >= of["p50Ms"].as_f64().unwrap());
+    }
+}
