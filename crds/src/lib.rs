@@ -4,10 +4,7 @@
 //! `crdgen` writes to `generated/`; there is no webhook. What a field makes the operator do is `operator-core`'s.
 //! Invariant: a field that does nothing is not in the schema.
 
-#![allow(
-    unreachable_pub,
-    reason = "derive(KubeSchema) repeats its structs inside a function"
-)]
+#![allow(unreachable_pub, reason = "derive(KubeSchema) repeats its structs inside a function")]
 
 pub mod manifest;
 mod pod_template;

@@ -65,14 +65,8 @@ pub enum ConditionType {
 }
 
 impl ConditionType {
-    pub const ALL: [Self; 6] = [
-        Self::Ready,
-        Self::Available,
-        Self::Progressing,
-        Self::Degraded,
-        Self::Stalled,
-        Self::UpdatePending,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Ready, Self::Available, Self::Progressing, Self::Degraded, Self::Stalled, Self::UpdatePending];
 
     pub fn as_str(self) -> &'static str {
         match self {

@@ -16,9 +16,7 @@ fn main() -> ExitCode {
         eprintln!("usage: crdgen [--check] [DIRECTORY]");
         return ExitCode::from(2);
     }
-    let directory = directories
-        .first()
-        .map_or_else(|| PathBuf::from("crds/generated"), PathBuf::from);
+    let directory = directories.first().map_or_else(|| PathBuf::from("crds/generated"), PathBuf::from);
     match run(&directory.join(CLUSTER_FILE), !flags.is_empty()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
@@ -37,9 +35,6 @@ fn run(file: &Path, check: bool) -> Result<(), String> {
     if current == manifest {
         Ok(())
     } else {
-        Err(format!(
-            "{} differs from the types: run crdgen and commit the result",
-            file.display()
-        ))
+        Err(format!("{} differs from the types: run crdgen and commit the result", file.display()))
     }
 }

@@ -13,6 +13,8 @@ mod report;
 mod reconcile;
 mod http;
 mod run;
+#[cfg(test)]
+mod tests;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -155,7 +155,6 @@ mod tests {
             "# TYPE keystore_operator_api_writes_total counter",
             "keystore_operator_api_writes_total{kind=\"Service\"} 1",
             "# TYPE keystore_operator_reconcile_duration_seconds histogram",
-            "# TYPE keystore_operator_cluster_condition gauge",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

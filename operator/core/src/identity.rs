@@ -49,7 +49,10 @@ pub fn decide(cluster: &ValidCluster, observed: &Observed, remembered: Remembere
     }
     if let Some(held) = &observed.layout {
         let layout = held.layout.clone();
-        return if held.decided { Identity::InForce { layout } } else { Identity::Accepting { layout } };
+        // Members that do not know yet whether all have accepted, and a status that does.
+        let in_force =
+            held.decided || (remembered.was_in_force && remembered.cluster == Some(layout.cluster));
+        return if in_force { Identity::InForce { layout } } else { Identity::Accepting { layout } };
     }
     let silent = silent(cluster, observed, remembered);
     if !silent.is_empty() {

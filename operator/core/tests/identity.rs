@@ -1,10 +1,12 @@
 //! Which store do the pods hold? One table, from what was seen to what is concluded and done.
 
+#![allow(clippy::unwrap_used, reason = "a test's support may panic as the test itself")]
+
 mod fixtures;
 
 use fixtures::{
-    CLUSTER, FRESH, OTHER_CLUSTER, accepted, cluster, decided, empty, layout, look, node, of, plan_of, remembers,
-    serving,
+    CLUSTER, FRESH, OTHER_CLUSTER, accepted, cluster, decided, empty, layout, look, node, of, plan_of,
+    remembers, serving,
 };
 use keystore_core::id::NodeId;
 use keystore_crds::KeyStoreClusterStatus;
@@ -83,6 +85,13 @@ fn the_first_layout_comes_only_from_nodes_that_all_said_they_are_empty() {
             minted(),
             "unknown {0}, nothing",
         ),
+        (
+            "the layout was in force and its nodes have yet to find each other again",
+            vec![is_accepted(0), None, Some(empty(2))],
+            accepted(),
+            served(),
+            "in force, nothing",
+        ),
         ("all accepted", (0..3).map(is_accepted).collect(), accepted(), minted(), "accepting, nothing"),
         (
             "old volumes are adopted, also while one pod is slow",
@@ -134,7 +143,11 @@ fn an_interrupted_init_is_repeated_with_the_very_same_layout() {
     let again = plan_of(&resource, &look(all_empty(), None));
     assert_eq!(first.node_step, again.node_step);
     let NodeStep::Init { layout: sent, .. } = first.node_step else { panic!("{:?}", first.node_step) };
-    assert_eq!(sent, layout(CLUSTER, 3), "zones and members come from what was seen, the UUID from the status");
+    assert_eq!(
+        sent,
+        layout(CLUSTER, 3),
+        "zones and members come from what was seen, the UUID from the status"
+    );
 }
 
 #[test]

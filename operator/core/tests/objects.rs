@@ -1,5 +1,7 @@
 //! The objects that a cluster wants, as they are sent.
 
+#![allow(clippy::unwrap_used, reason = "a test's support may panic as the test itself")]
+
 mod fixtures;
 
 use fixtures::{cluster, plan_of, valid};
@@ -60,7 +62,10 @@ fn the_children_of_a_minimal_cluster() {
 
 #[test]
 fn every_setting_of_the_spec_reaches_its_object() {
-    insta::assert_yaml_snapshot!("every_setting_config_map", build_config_map(&valid(&every_setting())).unwrap());
+    insta::assert_yaml_snapshot!(
+        "every_setting_config_map",
+        build_config_map(&valid(&every_setting())).unwrap()
+    );
     insta::assert_yaml_snapshot!("every_setting_stateful_set", stateful_set(&every_setting()));
 }
 

@@ -1,10 +1,12 @@
 //! What is written, what is held, and that a cluster at rest is left alone.
 
+#![allow(clippy::unwrap_used, reason = "a test's support may panic as the test itself")]
+
 mod fixtures;
 
 use fixtures::{
-    CLUSTER, IMAGE, at_rest, cluster, decided, empty, healthy, look, plan_of, plan_with_image, remembers, serving,
-    settle,
+    CLUSTER, IMAGE, at_rest, cluster, decided, empty, healthy, look, plan_of, plan_with_image, remembers,
+    serving, settle,
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use keystore_crds::KeyStoreCluster;
@@ -182,9 +184,10 @@ fn another_default_image_waits_for_approval_and_a_change_of_the_spec_does_not() 
     let newer = "keystore.dev/keystore-node:0.2.0";
     let image = |plan: &Plan| {
         plan.writes.iter().find_map(|write| match write {
-            Write::Apply { object, .. } => {
-                object.pointer("/spec/template/spec/containers/0/image").and_then(Value::as_str).map(str::to_owned)
-            }
+            Write::Apply { object, .. } => object
+                .pointer("/spec/template/spec/containers/0/image")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
             Write::DeleteConfigMap { .. } => None,
         })
     };
@@ -208,7 +211,10 @@ fn a_cluster_that_never_served_gets_a_better_image_at_once() {
     let mut observed = look(vec![None, None, None], None);
     let plan = plan_of(&resource, &observed);
     settle(&mut observed, &plan);
-    assert_eq!(plan_with_image(&resource, &observed, "keystore.dev/keystore-node:0.2.0").pending_update, None);
+    assert_eq!(
+        plan_with_image(&resource, &observed, "keystore.dev/keystore-node:0.2.0").pending_update,
+        None
+    );
 }
 
 #[test]

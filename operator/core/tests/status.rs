@@ -1,10 +1,12 @@
 //! What a person reads of a cluster in each state, and which events tell of the way there.
 
+#![allow(clippy::unwrap_used, reason = "a test's support may panic as the test itself")]
+
 mod fixtures;
 
 use fixtures::{
-    CLUSTER, OTHER_CLUSTER, accepted, at_rest, cluster, condition, decided, empty, look, of, plan_of, remembers,
-    serving, settle, status_of,
+    CLUSTER, OTHER_CLUSTER, accepted, at_rest, cluster, condition, decided, empty, look, of, plan_of,
+    remembers, serving, settle, status_of,
 };
 use keystore_core::id::NodeId;
 use keystore_crds::KeyStoreClusterStatus;
@@ -14,7 +16,11 @@ use keystore_operator_core::validate::validate;
 use serde_json::{Value, json};
 
 /// The status after a look at a cluster whose children are as wanted.
-fn seen(spec: &Value, remembered: Option<KeyStoreClusterStatus>, mut observed: Observed) -> KeyStoreClusterStatus {
+fn seen(
+    spec: &Value,
+    remembered: Option<KeyStoreClusterStatus>,
+    mut observed: Observed,
+) -> KeyStoreClusterStatus {
     let cluster = cluster(spec, remembered);
     let plan = plan_of(&cluster, &observed);
     settle(&mut observed, &plan);
@@ -46,7 +52,8 @@ fn a_new_cluster_says_what_it_waits_for() {
     assert!(named.cluster_id.is_some(), "recorded before any node learns of it");
 
     let accepts = |ordinal| Some(of(CLUSTER, NodeMode::Accepted, ordinal));
-    let half = seen(&json!({}), remembers(CLUSTER, None), look(vec![accepts(0), accepts(1), None], accepted()));
+    let half =
+        seen(&json!({}), remembers(CLUSTER, None), look(vec![accepts(0), accepts(1), None], accepted()));
     assert!(condition(&half, "Ready").starts_with("False Initializing"));
     assert_eq!(half.operation.unwrap().phase, "Initializing");
     assert_eq!(half.epoch, None);
@@ -61,7 +68,10 @@ fn a_node_that_is_down_degrades_and_the_quorum_decides_on_available() {
     assert!(condition(&one, "Ready").starts_with("False Degraded"));
 
     let two = seen(&json!({}), served(), look(vec![Some(serving(0)), None, None], decided()));
-    assert_eq!(condition(&two, "Available"), "False QuorumLost: 256 of 256 partitions lack their write quorum");
+    assert_eq!(
+        condition(&two, "Available"),
+        "False QuorumLost: 256 of 256 partitions lack their write quorum"
+    );
 
     let mut silent = seen(&json!({}), served(), look(vec![None, None, None], None));
     assert!(condition(&silent, "Available").starts_with("Unknown NodesUnreachable"));
@@ -99,7 +109,8 @@ fn what_waits_for_a_person_is_stalled_and_not_ready() {
     assert!(condition(&scaled, "Available").starts_with("True"));
 
     let foreign = Some(of(OTHER_CLUSTER, NodeMode::Serving, 1));
-    let status = seen(&json!({}), remembers(CLUSTER, Some(1)), look(vec![Some(serving(0)), foreign, None], decided()));
+    let status =
+        seen(&json!({}), remembers(CLUSTER, Some(1)), look(vec![Some(serving(0)), foreign, None], decided()));
     assert!(condition(&status, "Stalled").starts_with("True IdentityConflict"));
     assert!(condition(&status, "Available").starts_with("Unknown"));
 }
@@ -132,7 +143,10 @@ fn each_start_end_and_hold_is_one_event() {
     assert_eq!(reasons(Some(&new), &rest), ["Ready", "CreatingEnded"]);
     assert_eq!(reasons(Some(&rest), &rest), Vec::<String>::new());
 
-    let down = Observed { children: observed.children.clone(), ..look(vec![Some(serving(0)), None, None], decided()) };
+    let down = Observed {
+        children: observed.children.clone(),
+        ..look(vec![Some(serving(0)), None, None], decided())
+    };
     let down = status_of(&resource, &down, 5);
     assert_eq!(reasons(Some(&rest), &down), ["!QuorumLost", "!NodeDown"]);
     assert_eq!(reasons(Some(&down), &rest), ["Ready", "Recovered"]);
