@@ -36,8 +36,8 @@ fn update_refusal(old: &KeyStoreCluster, new: &KeyStoreCluster) -> Option<String
     refusal(Validator::new().validate(&schema, &new, Some(&old)))
 }
 
-fn check(result: Option<String>, expected: Option<&str>) {
-    match (&result, expected) {
+fn check(result: &Option<String>, expected: Option<&str>) {
+    match (result, expected) {
         (None, None) => {}
         (Some(message), Some(part)) => assert!(message.contains(part), "{message:?} does not say {part:?}"),
         _ => panic!("expected {expected:?}, got {result:?}"),
@@ -52,7 +52,7 @@ fn an_empty_spec_is_a_cluster_of_three() {
     assert_eq!((spec.storage.size.as_str(), spec.storage.durability), ("1Gi", Durability::Synced));
     assert_eq!(spec.zone_topology_key, "topology.kubernetes.io/zone");
     assert!(!spec.paused);
-    check(refusal(cluster.validate_cel()), None);
+    check(&refusal(cluster.validate_cel()), None);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn names_that_would_make_bad_pod_names_are_refused() {
         ("demo.eu", Some("no dots")),
         ("demo-", Some("no '-' at the end")),
     ] {
-        check(refusal(cluster(name, &json!({})).validate_cel()), expected);
+        check(&refusal(cluster(name, &json!({})).validate_cel()), expected);
     }
 }
 
@@ -87,7 +87,7 @@ fn bad_values_are_refused_at_creation() {
         (json!({"config": {"listen": {}}}), Some("set by the operator")),
         (json!({"config": {"consistency": {"read": "one"}}}), Some("use spec.consistency")),
     ] {
-        check(refusal(cluster("demo", &spec).validate_cel()), expected);
+        check(&refusal(cluster("demo", &spec).validate_cel()), expected);
     }
 }
 
@@ -109,7 +109,7 @@ fn what_a_running_cluster_cannot_change_is_refused_with_a_way_out() {
     ] {
         let mut changed = base.clone();
         merge(&mut changed, &spec);
-        check(update_refusal(&cluster("demo", &base), &cluster("demo", &changed)), expected);
+        check(&update_refusal(&cluster("demo", &base), &cluster("demo", &changed)), expected);
     }
 }
 
@@ -121,14 +121,14 @@ fn the_operators_own_labels_and_settings_are_refused_in_the_pod_template() {
         (json!({"app.kubernetes.io/name": "b"}), Some("use other names")),
     ] {
         let result = PodMetadata::validate_cel(&json!({"labels": labels}), None);
-        check(refusal(result.map_err(|errors| format!("{errors:?}"))), expected);
+        check(&refusal(result.map_err(|errors| format!("{errors:?}"))), expected);
     }
     for (name, expected) in [("TZ", None), ("KEYSTORE_DATA_DIR", Some("use spec.config"))] {
         let result = PodSettings::validate_cel(&json!({"env": [{"name": name, "value": "x"}]}), None);
-        check(refusal(result.map_err(|errors| format!("{errors:?}"))), expected);
+        check(&refusal(result.map_err(|errors| format!("{errors:?}"))), expected);
     }
     let storage = serde_json::to_value(StorageSpec::default()).unwrap();
-    check(refusal(StorageSpec::validate_cel(&storage, Some(&storage)).map_err(|e| format!("{e:?}"))), None);
+    check(&refusal(StorageSpec::validate_cel(&storage, Some(&storage)).map_err(|e| format!("{e:?}"))), None);
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn judge_ready(of: &Assessed<'_>, [stalled, progressing, available, degraded]: [
     if stalled.status == TRUE {
         return not("Held", &stalled.message);
     }
-    if of.plan.kept_back > 0 {
+    if of.plan.kept_back > 0 && of.plan.waits_for.is_none() {
         return not(
             "Held",
             "spec.paused is true and changes wait for it: set it to false to let the operator go on",
@@ -102,7 +102,7 @@ fn judge_available(of: &Assessed<'_>) -> Verdict {
 fn judge_progressing(of: &Assessed<'_>) -> Verdict {
     let running = |reason, message: String| verdict(ConditionType::Progressing, TRUE, reason, message);
     match &of.plan.identity {
-        Identity::InForce { .. } => match rollout_progress(of) {
+        Identity::InForce { .. } if of.plan.waits_for.is_none() => match rollout_progress(of) {
             Some(message) => running("Upgrading", message),
             None => verdict(ConditionType::Progressing, FALSE, "Idle", "no operation runs"),
         },
@@ -115,6 +115,10 @@ fn judge_progressing(of: &Assessed<'_>) -> Verdict {
 
 /// The phase of a creation and what it waits for; `None` where nothing is being created.
 pub fn creation_progress(of: &Assessed<'_>, identity: &Identity) -> Option<(&'static str, String)> {
+    if let Some(leftover) = &of.plan.waits_for {
+        let message = format!("waiting for {leftover} of an earlier resource of this name to be gone");
+        return Some(("WaitingForNames", message));
+    }
     match identity {
         _ if of.plan.is_hands_off => None,
         Identity::Unknown { .. } if of.health.availability == Availability::Unseen => None,

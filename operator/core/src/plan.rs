@@ -5,7 +5,7 @@
 //! while the resource is paused or being deleted, or while a child's name belongs to someone else, nothing is written.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use keystore_core::id::ClusterId;
 use keystore_core::layout::Layout;
 use keystore_crds::KeyStoreCluster;
@@ -127,7 +127,9 @@ pub struct Plan {
     pub pending_update: Option<String>,
     /// How many pods there should be.
     pub replicas: u32,
-    /// Nothing may be written: paused, or held altogether.
+    /// An object of an earlier resource of this name that is still being collected.
+    pub waits_for: Option<String>,
+    /// Nothing may be written: paused, held altogether, or waiting for an earlier resource to be gone.
     pub is_hands_off: bool,
     /// How many steps that keeps back.
     pub kept_back: usize,
@@ -168,7 +170,9 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     let pending_update = rollout.pending.clone();
     let wanted = wanted_children(valid, &config_map, rollout, replicas)?;
     let hold = plan_hold(input, &identity, &wanted);
+    let waits_for = find_leftover(valid, observed, &wanted);
     let untouchable = cluster.metadata.deletion_timestamp.is_some()
+        || waits_for.is_some()
         || hold.as_ref().is_some_and(|hold| hold.reason.stops_everything());
     let mut plan = Plan {
         node_step: plan_node_step(&identity, valid, observed, fresh),
@@ -177,6 +181,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         hold,
         pending_update,
         replicas,
+        waits_for,
         is_hands_off: untouchable || cluster.spec.paused,
         kept_back: 0,
     };
@@ -401,7 +406,10 @@ fn plan_first_layout_hold(valid: &ValidCluster, identity: &Identity) -> Option<H
 /// A child's name that is taken by an object which this very resource does not control.
 fn plan_name_conflict(valid: &ValidCluster, observed: &Observed, wanted: &[Wanted]) -> Option<Hold> {
     let taken = wanted.iter().find(|wanted| {
-        live(wanted, observed).is_some_and(|live| !is_controlled_by(&live.metadata, &valid.uid))
+        live(wanted, observed).is_some_and(|live| match owner(&live.metadata) {
+            None => true,
+            Some(owner) => owner.uid != valid.uid && !is_predecessor(valid, owner),
+        })
     })?;
     Some(Hold {
         reason: HoldReason::NameConflict,
@@ -412,9 +420,21 @@ fn plan_name_conflict(valid: &ValidCluster, observed: &Observed, wanted: &[Wante
     })
 }
 
-fn is_controlled_by(metadata: &ObjectMeta, uid: &str) -> bool {
-    let owners = metadata.owner_references.as_deref().unwrap_or_default();
-    owners.iter().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+/// A child of a deleted resource of the same name: Kubernetes collects it, and then its name is free.
+fn find_leftover(valid: &ValidCluster, observed: &Observed, wanted: &[Wanted]) -> Option<String> {
+    let leftover = wanted.iter().find(|wanted| {
+        live(wanted, observed)
+            .is_some_and(|live| owner(&live.metadata).is_some_and(|o| is_predecessor(valid, o)))
+    })?;
+    Some(format!("{} {}", leftover.kind, leftover.name))
+}
+
+fn owner(metadata: &ObjectMeta) -> Option<&OwnerReference> {
+    metadata.owner_references.as_deref()?.iter().find(|owner| owner.controller == Some(true))
+}
+
+fn is_predecessor(valid: &ValidCluster, owner: &OwnerReference) -> bool {
+    owner.kind == KeyStoreCluster::kind(&()) && owner.name == valid.names.cluster && owner.uid != valid.uid
 }
 
 /// A first layout that can never take force, because a member's volume is gone before it accepted.

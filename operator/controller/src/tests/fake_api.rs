@@ -46,6 +46,11 @@ impl FakeApi {
         self.0.lock().unwrap().objects.remove(path);
     }
 
+    /// What the garbage collector does when their owner is gone.
+    pub(super) fn collect_children(&self) {
+        self.0.lock().unwrap().objects.retain(|_, object| object["metadata"]["ownerReferences"].is_null());
+    }
+
     /// From now on.
     pub(super) fn refuse_writes_to(&self, part: &str, status: Value) {
         self.0.lock().unwrap().refusal = Some((part.to_owned(), status));

@@ -156,15 +156,13 @@ async fn a_new_resource_adopts_what_old_volumes_hold_even_while_one_pod_is_slow(
     let before = world.status()["clusterID"].clone();
 
     world.create(&json!({}));
-    for path in [STATEFUL_SET, SERVICE, "/api/v1/namespaces/shop/services/demo-nodes"] {
-        world.api.remove(path);
-    }
-    world.api.remove("/api/v1/namespaces/shop/serviceaccounts/demo");
-    world.api.remove("/apis/policy/v1/namespaces/shop/poddisruptionbudgets/demo");
-    let config_maps = world.api.get(CLUSTER).unwrap();
-    assert!(config_maps["status"].is_null());
     let slow = world.nodes.stop("demo-2").unwrap();
-    world.settle_after_removing_config_maps().await;
+    world.settle().await;
+    assert!(world.status()["operation"]["message"].as_str().unwrap().contains("of an earlier resource"));
+    assert_eq!(world.is("Stalled"), None);
+
+    world.api.collect_children();
+    world.settle().await;
     assert_eq!(world.status()["clusterID"], before);
     assert_eq!(world.is("Degraded").as_deref(), Some("NodeDown"));
 
@@ -172,18 +170,6 @@ async fn a_new_resource_adopts_what_old_volumes_hold_even_while_one_pod_is_slow(
     world.settle().await;
     assert_eq!(world.is("Ready").as_deref(), Some("Converged"));
     assert_eq!(world.nodes.layouts_seen().len(), 3, "nothing was initialised anew");
-}
-
-impl World {
-    /// Garbage collection of the old resource's configuration, whose name the new one wants again.
-    async fn settle_after_removing_config_maps(&self) {
-        self.reconcile().await.unwrap();
-        assert_eq!(self.is("Stalled").as_deref(), Some("NameConflict"));
-        let message = self.status()["conditions"].to_string();
-        let name = message.split("ConfigMap ").nth(1).unwrap().split(' ').next().unwrap();
-        self.api.remove(&format!("/api/v1/namespaces/shop/configmaps/{name}"));
-        self.settle().await;
-    }
 }
 
 #[tokio::test]
