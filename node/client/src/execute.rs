@@ -16,6 +16,10 @@ use crate::verdict::{Kind, Verdict};
 /// A read that a node leaves unanswered goes to another one after half of the time left, but not sooner than this.
 const READ_ATTEMPT_MIN: Duration = Duration::from_millis(100);
 
+/// The node keeps the same deadline: what it says then is worth waiting for, since it may know more than that time
+/// has run out.
+const ANSWER_GRACE: Duration = Duration::from_millis(50);
+
 /// What is to be kept about a request, beside its message.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
@@ -87,8 +91,12 @@ async fn attempt<Q: Message, A: Message + Default>(
         Err(_) => return Err(Verdict::of_silence(Kind::Read, node.address())),
     };
     let left = until.saturating_duration_since(Instant::now());
-    match timeout_at(until, connection.call(path, request, left)).await {
+    match timeout_at(until + ANSWER_GRACE, connection.call(path, request, left)).await {
         Ok(Ok(answer)) => Ok(answer),
+        // Whatever cut the call off then did it because of the deadline: a server's own timeout, for one.
+        Ok(Err(error)) if Instant::now() >= until && error.proves_nothing() => {
+            Err(Verdict::of_silence(kind, node.address()))
+        }
         Ok(Err(error)) => Err(Verdict::of_call(kind, node.address(), error)),
         Err(_) => Err(Verdict::of_silence(kind, node.address())),
     }

@@ -10,10 +10,12 @@ use h2::{Reason, RecvStream};
 use http::header::{CONTENT_TYPE, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
+use keystore_proto::client::ERROR_DOMAIN;
 use prost::Message;
 use std::time::Duration;
 use thiserror::Error;
 use tonic::{Code, Status};
+use tonic_types::{ErrorInfo, StatusExt};
 
 /// The largest answer: a value of 1 MiB or the layout of the largest cluster, with room to spare.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
@@ -34,6 +36,23 @@ pub(crate) enum CallError {
     BadAnswer(String),
     #[error(transparent)]
     Status(Status),
+}
+
+impl CallError {
+    /// The ErrorInfo of our domain, which only a node's own answer has.
+    pub(crate) fn node_info(&self) -> Option<ErrorInfo> {
+        match self {
+            Self::Status(status) => {
+                status.get_details_error_info().filter(|info| info.domain == ERROR_DOMAIN)
+            }
+            Self::NotSent(_) | Self::Broken(_) | Self::BadAnswer(_) => None,
+        }
+    }
+
+    /// True if the request may have been served, and its node has not said how.
+    pub(crate) fn proves_nothing(&self) -> bool {
+        !matches!(self, Self::NotSent(_)) && self.node_info().is_none()
+    }
 }
 
 /// What every call on one connection has in common.

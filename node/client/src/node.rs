@@ -81,9 +81,19 @@ impl Node {
         result
     }
 
+    /// True while others are to be preferred. When the time is up, one caller finds out for all whether the node is
+    /// back: to that one it is not suspect.
     pub(crate) fn is_suspect(&self) -> bool {
-        self.failures.load(Ordering::Relaxed) > 0
-            && self.now_ms() < self.suspect_until_ms.load(Ordering::Relaxed)
+        if self.failures.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let (until_ms, now_ms) = (self.suspect_until_ms.load(Ordering::Relaxed), self.now_ms());
+        let extended = now_ms + SUSPECT_MS_MAX;
+        let claim = || {
+            let ordering = Ordering::Relaxed;
+            self.suspect_until_ms.compare_exchange(until_ms, extended, ordering, ordering)
+        };
+        now_ms < until_ms || claim().is_err()
     }
 
     pub(crate) fn note_failure(&self) {
@@ -117,4 +127,29 @@ fn start_dial(address: String) -> Dial {
     }
     .boxed()
     .shared()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_failed_is_tried_by_one_caller_at_a_time_until_it_succeeds() {
+        let node = Node::new("127.0.0.1:1".to_owned());
+        assert!(!node.is_suspect());
+        node.note_failure();
+        assert!(node.is_suspect());
+        tokio::time::advance(Duration::from_millis(SUSPECT_MS_FIRST)).await;
+        assert!(!node.is_suspect(), "one caller may try");
+        assert!(node.is_suspect(), "the others wait for it");
+        node.note_success();
+        assert!(!node.is_suspect());
+        for _ in 0..70 {
+            node.note_failure();
+        }
+        tokio::time::advance(Duration::from_millis(SUSPECT_MS_MAX - 1)).await;
+        assert!(node.is_suspect());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!node.is_suspect(), "however often it failed");
+    }
 }

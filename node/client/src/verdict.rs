@@ -5,9 +5,8 @@
 //! word, which is an ErrorInfo of its domain. A bare status code may come from whatever stands between and proves
 //! nothing, save those that find fault with the request itself.
 
-use keystore_proto::client::ERROR_DOMAIN;
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic_types::ErrorInfo;
 
 use crate::connection::DialError;
 use crate::error::{Detail, Error, Reason};
@@ -58,6 +57,7 @@ impl Verdict {
 
     pub(crate) fn of_call(kind: Kind, address: &str, error: CallError) -> Self {
         let message = format!("{address}: {error}");
+        let info = error.node_info();
         match error {
             CallError::NotSent(_) => Self {
                 error: Error::Connect(Detail::new(Reason::CANNOT_CONNECT, message)),
@@ -74,7 +74,7 @@ impl Verdict {
                 retry: kind.retry_if_read(Retry::ElsewhereOnce),
                 blames_node: true,
             },
-            CallError::Status(status) => of_status(kind, &status),
+            CallError::Status(status) => of_status(kind, &status, info),
         }
     }
 }
@@ -96,8 +96,7 @@ impl Kind {
     }
 }
 
-fn of_status(kind: Kind, status: &Status) -> Verdict {
-    let info = status.get_details_error_info().filter(|info| info.domain == ERROR_DOMAIN);
+fn of_status(kind: Kind, status: &Status, info: Option<ErrorInfo>) -> Verdict {
     let count = |name: &str| info.as_ref()?.metadata.get(name)?.parse().ok();
     let (acks, needed) = (count("acks"), count("needed"));
     let from_node = info.is_some();
