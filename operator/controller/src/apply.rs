@@ -3,9 +3,11 @@
 //! An object that exists is overwritten only with its UID as precondition; one that did not exist is not forced, so
 //! that somebody else's, made in the meantime, is never taken.
 
+use keystore_operator_core::children::{Kind, Write};
+use keystore_operator_core::hold::{Hold, HoldReason};
 use keystore_operator_core::names::{FIELD_MANAGER, Names};
 use keystore_operator_core::observed::Observed;
-use keystore_operator_core::plan::{Hold, HoldReason, Kind, NodeStep, Plan, Write};
+use keystore_operator_core::plan::{NodeStep, Plan};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::Value;
 use thiserror::Error;

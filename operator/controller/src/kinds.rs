@@ -3,7 +3,7 @@
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use keystore_operator_core::plan::Kind;
+use keystore_operator_core::children::Kind;
 use kube::api::{ApiResource, DynamicObject};
 use kube::{Api, Client};
 

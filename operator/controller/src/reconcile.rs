@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use keystore_crds::KeyStoreCluster;
+use keystore_operator_core::children::ChildError;
 use keystore_operator_core::names::Names;
 use keystore_operator_core::observed::ClusterId;
 use keystore_operator_core::pace::next_look;
-use keystore_operator_core::plan::{PlanError, PlanInput, plan};
+use keystore_operator_core::plan::{PlanInput, plan};
 use keystore_operator_core::status::{StatusInput, plan_invalid_status, plan_status};
 use keystore_operator_core::validate::{InvalidSpec, identify, validate};
 use kube::runtime::controller::Action;
@@ -31,7 +32,7 @@ pub(crate) enum ReconcileError {
     #[error("the resource cannot be identified")]
     Identify(#[source] InvalidSpec),
     #[error("planning failed")]
-    Plan(#[from] PlanError),
+    Plan(#[from] ChildError),
     #[error("applying failed")]
     Apply(#[from] ApplyError),
     #[error("reporting failed")]

@@ -8,11 +8,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use keystore_crds::ConditionType;
 
+use crate::children::{Kind, Write};
 use crate::health::{Availability, Health};
 use crate::identity::Identity;
 use crate::names::APPROVE_ANNOTATION;
 use crate::observed::{Observed, is_ready};
-use crate::plan::{Kind, Plan, Write};
+use crate::plan::Plan;
 use crate::validate::ValidCluster;
 
 /// A condition before it has a time.

@@ -11,6 +11,8 @@ pub mod identity;
 pub mod build;
 pub mod differ;
 pub mod rollout;
+pub mod children;
+pub mod hold;
 pub mod plan;
 pub mod health;
 pub mod conditions;

@@ -8,8 +8,8 @@ use fixtures::{cluster, plan_of, valid};
 use keystore_operator_core::build::{
     build_budget, build_client_service, build_config_map, build_headless_service, build_service_account,
 };
+use keystore_operator_core::children::{Kind, Write};
 use keystore_operator_core::observed::Observed;
-use keystore_operator_core::plan::{Kind, Write};
 use serde_json::{Value, json};
 
 fn every_setting() -> Value {

@@ -10,9 +10,11 @@ use fixtures::{
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use keystore_crds::KeyStoreCluster;
+use keystore_operator_core::children::Write;
+use keystore_operator_core::hold::HoldReason;
 use keystore_operator_core::names::APPROVE_ANNOTATION;
 use keystore_operator_core::observed::Observed;
-use keystore_operator_core::plan::{HoldReason, NodeStep, Plan, Write};
+use keystore_operator_core::plan::{NodeStep, Plan};
 use serde_json::{Value, json};
 
 /// `Kind name` of each write.

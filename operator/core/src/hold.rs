@@ -1,0 +1,155 @@
+//! What is asked for and not done, with a sentence that says why and what helps.
+//!
+//! A hold never undoes anything: the store that runs goes on running as it is.
+
+use keystore_core::layout::Layout;
+
+use crate::children::{Wanted, find_taken};
+use crate::identity::{Identity, replaced};
+use crate::observed::Observed;
+use crate::validate::ValidCluster;
+
+/// Why something that people asked for is not done, for the condition `Stalled`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    pub reason: HoldReason,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HoldReason {
+    IdentityConflict,
+    NameConflict,
+    BelowReplicationFactor,
+    LayoutMismatch,
+    ScalingNotSupported,
+    /// The API server refused what was planned; set by the step that applies it.
+    Rejected,
+}
+
+impl HoldReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IdentityConflict => "IdentityConflict",
+            Self::NameConflict => "NameConflict",
+            Self::BelowReplicationFactor => "BelowReplicationFactor",
+            Self::LayoutMismatch => "LayoutMismatch",
+            Self::ScalingNotSupported => "ScalingNotSupported",
+            Self::Rejected => "Rejected",
+        }
+    }
+}
+
+impl HoldReason {
+    /// True where not even children may be written.
+    pub(crate) fn stops_everything(self) -> bool {
+        match self {
+            Self::IdentityConflict | Self::NameConflict => true,
+            // The store that runs goes on running, and a person may change their mind.
+            Self::BelowReplicationFactor
+            | Self::LayoutMismatch
+            | Self::ScalingNotSupported
+            | Self::Rejected => false,
+        }
+    }
+}
+
+pub(crate) fn plan_hold(
+    valid: &ValidCluster,
+    observed: &Observed,
+    identity: &Identity,
+    wanted: &[Wanted],
+) -> Option<Hold> {
+    if let Identity::Conflict { clusters } = identity {
+        let clusters: Vec<_> = clusters.iter().map(ToString::to_string).collect();
+        return Some(Hold {
+            reason: HoldReason::IdentityConflict,
+            message: format!(
+                "the volumes hold {} different stores ({}); nothing is touched until only the volumes of one are left",
+                clusters.len(),
+                clusters.join(", ")
+            ),
+        });
+    }
+    let name_conflict = plan_name_conflict(valid, observed, wanted);
+    name_conflict.or_else(|| match identity.held_layout() {
+        Some(layout) => plan_accepting_hold(valid, observed, identity)
+            .or_else(|| plan_layout_mismatch(valid, layout))
+            .or_else(|| plan_scaling_hold(valid, layout)),
+        None => plan_first_layout_hold(valid, identity),
+    })
+}
+
+/// A first layout that cannot be made of what is there.
+fn plan_first_layout_hold(valid: &ValidCluster, identity: &Identity) -> Option<Hold> {
+    if (valid.replicas as usize) < valid.replication_factor {
+        return Some(Hold {
+            reason: HoldReason::BelowReplicationFactor,
+            message: format!(
+                "spec.replicas is {} and replicationFactor {}: set spec.replicas to at least {}",
+                valid.replicas, valid.replication_factor, valid.replication_factor
+            ),
+        });
+    }
+    let Identity::Impossible { error } = identity else { return None };
+    Some(Hold {
+        reason: HoldReason::IdentityConflict,
+        message: format!("the nodes cannot form a store: {error}; a volume may be a copy of another"),
+    })
+}
+
+/// A child's name that is taken by an object which this very resource does not control.
+fn plan_name_conflict(valid: &ValidCluster, observed: &Observed, wanted: &[Wanted]) -> Option<Hold> {
+    let taken = find_taken(valid, observed, wanted)?;
+    Some(Hold {
+        reason: HoldReason::NameConflict,
+        message: format!(
+            "{} {} exists and does not belong to this resource; delete or rename it, or give this resource another name",
+            taken.kind, taken.name
+        ),
+    })
+}
+
+/// A first layout that can never take force, because a member's volume is gone before it accepted.
+fn plan_accepting_hold(valid: &ValidCluster, observed: &Observed, identity: &Identity) -> Option<Hold> {
+    let Identity::Accepting { layout } = identity else { return None };
+    let replaced = replaced(valid, layout, observed);
+    let pod = valid.names.pod(*replaced.keys().next()?);
+    Some(Hold {
+        reason: HoldReason::IdentityConflict,
+        message: format!(
+            "{pod} lost its volume before the store was initialised, so its first layout can never take force; nothing \
+             was stored yet: delete this resource and its volumes, and create it again"
+        ),
+    })
+}
+
+fn plan_layout_mismatch(valid: &ValidCluster, layout: &Layout) -> Option<Hold> {
+    let (factor, partitions) = (layout.replication_factor, layout.partitions);
+    if factor == valid.replication_factor && partitions == valid.partitions {
+        return None;
+    }
+    Some(Hold {
+        reason: HoldReason::LayoutMismatch,
+        message: format!(
+            "the volumes hold a store with replicationFactor {factor} and partitions {}, which the spec cannot change; \
+             delete this resource (volumes are kept) and create it with these values",
+            partitions.get()
+        ),
+    })
+}
+
+fn plan_scaling_hold(valid: &ValidCluster, layout: &Layout) -> Option<Hold> {
+    let members = layout.members.len();
+    if valid.replicas as usize == members {
+        return None;
+    }
+    Some(Hold {
+        reason: HoldReason::ScalingNotSupported,
+        message: format!(
+            "spec.replicas is {} and the store has {members} nodes; this version cannot scale a store that is \
+             initialised: set spec.replicas back to {members}",
+            valid.replicas
+        ),
+    })
+}
