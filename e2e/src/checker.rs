@@ -148,11 +148,11 @@ fn check_key(mut operations: Vec<&Operation>) -> Vec<Violation> {
     for operation in operations {
         match &operation.action {
             Action::Put { value, outcome: WriteOutcome::Done(stamp) } => {
-                check.write(operation, *stamp, Some(value))
+                check.write(operation, *stamp, Some(value));
             }
             Action::Delete { outcome: WriteOutcome::Done(stamp) } => check.write(operation, *stamp, None),
             Action::Get { outcome: ReadOutcome::Found { value, stamp } } => {
-                check.found(operation, value, *stamp)
+                check.found(operation, value, *stamp);
             }
             Action::Get { outcome: ReadOutcome::Missing } => check.missing(operation),
             Action::Put { outcome: WriteOutcome::Failed(_) | WriteOutcome::Unknown(_), .. }

@@ -26,7 +26,7 @@ pub use report::{Allowance, Report, Summary};
 /// A client stops early rather than let a history outgrow memory.
 const OPERATIONS_MAX: usize = 400_000;
 /// How many keys are read back at a time.
-const READERS: usize = 16;
+const READERS: u32 = 16;
 /// Between two attempts to read a key back.
 const READ_BACK_PAUSE: Duration = Duration::from_millis(200);
 
@@ -106,34 +106,37 @@ impl<S: Store> Load<S> {
             }
         }
         let stopped_ns = self.recorder.now_ns();
-        self.read_back().await;
-        let operations = self.recorder.with(std::mem::take);
-        Report { operations, faults_ns: self.faults_ns, stopped_ns, seed: self.settings.seed }
+        read_back(&self.store, &self.recorder, self.settings).await;
+        let Self { settings, recorder, faults_ns, .. } = self;
+        let operations = recorder.with(std::mem::take);
+        Report { started: recorder.started, operations, faults_ns, stopped_ns, settings }
     }
+}
 
-    async fn read_back(&self) {
-        let keys: BTreeSet<String> = self
-            .recorder
-            .with(|operations| operations.iter().map(|operation| operation.key.clone()).collect());
-        let deadline = Instant::now() + self.settings.read_back_within;
-        let keys = Arc::new(Mutex::new(keys.into_iter()));
-        let mut readers = JoinSet::new();
-        for reader in 0..READERS {
-            let (store, recorder, keys) = (self.store.clone(), self.recorder.clone(), keys.clone());
-            // Numbers that no client has.
-            let id = self.settings.clients.saturating_add(u32::try_from(reader).unwrap_or(u32::MAX));
-            readers.spawn(async move {
-                loop {
-                    let key = keys.lock().unwrap_or_else(PoisonError::into_inner).next();
-                    let Some(key) = key else { break };
-                    while !recorder.get(id, &store, &key).await && Instant::now() < deadline {
-                        tokio::time::sleep(READ_BACK_PAUSE).await;
-                    }
+/// Reads every key of the history until it is answered; says how many keys that were.
+async fn read_back<S: Store>(store: &S, recorder: &Arc<Recorder>, settings: Settings) -> usize {
+    let keys: BTreeSet<String> =
+        recorder.with(|operations| operations.iter().map(|operation| operation.key.clone()).collect());
+    let count = keys.len();
+    let deadline = Instant::now() + settings.read_back_within;
+    let keys = Arc::new(Mutex::new(keys.into_iter()));
+    let mut readers = JoinSet::new();
+    for reader in 0..READERS {
+        let (store, recorder, keys) = (store.clone(), recorder.clone(), keys.clone());
+        // Numbers that no client has.
+        let id = settings.clients.saturating_add(reader);
+        readers.spawn(async move {
+            loop {
+                let key = keys.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(key) = key else { break };
+                while !recorder.get(id, &store, &key).await && Instant::now() < deadline {
+                    tokio::time::sleep(READ_BACK_PAUSE).await;
                 }
-            });
-        }
-        readers.join_all().await;
+            }
+        });
     }
+    readers.join_all().await;
+    count
 }
 
 /// The history as it grows.
@@ -144,7 +147,12 @@ struct Recorder {
 
 impl Recorder {
     fn new() -> Self {
-        Self { started: Instant::now(), operations: Mutex::new(Vec::new()) }
+        Self::resume(Instant::now(), Vec::new())
+    }
+
+    /// Goes on with a history whose times count from `started`.
+    fn resume(started: Instant, operations: Vec<Operation>) -> Self {
+        Self { started, operations: Mutex::new(operations) }
     }
 
     fn now_ns(&self) -> u64 {

@@ -1,10 +1,14 @@
 //! What a load found: broken promises, and requests that failed when they should not have.
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::checker::{check, unread_keys};
 use crate::history::{Action, Operation, ReadOutcome, WriteOutcome};
+use crate::store::Store;
+
+use super::{Recorder, Settings, read_back};
 
 /// How many of a kind are spelled out.
 const SHOWN_MAX: usize = 5;
@@ -23,9 +27,10 @@ pub enum Allowance {
 #[derive(Debug)]
 pub struct Report {
     pub operations: Vec<Operation>,
+    pub(super) started: Instant,
     pub(super) faults_ns: Vec<u64>,
     pub(super) stopped_ns: u64,
-    pub(super) seed: u64,
+    pub(super) settings: Settings,
 }
 
 /// How much a load did; for people.
@@ -82,7 +87,7 @@ impl Report {
         if findings.is_empty() {
             return Ok(summary);
         }
-        Err(format!("seed {}, {summary}\n{}", self.seed, findings.join("\n")))
+        Err(format!("seed {}, {summary}\n{}", self.settings.seed, findings.join("\n")))
     }
 
     /// Requests that failed though the allowance does not cover them. Reading back is not judged: it retries.
@@ -110,6 +115,15 @@ impl Report {
             }
         });
         failures
+    }
+
+    /// Reads every key of the history again, for instance through a new store on the old volumes; the reads become
+    /// part of the history. Says how many keys that were.
+    pub async fn read_again<S: Store>(&mut self, store: &S) -> usize {
+        let recorder = Arc::new(Recorder::resume(self.started, std::mem::take(&mut self.operations)));
+        let count = read_back(store, &recorder, self.settings).await;
+        self.operations = recorder.with(std::mem::take);
+        count
     }
 
     pub fn summary(&self) -> Summary {

@@ -21,9 +21,12 @@ enum Bug {
     IsAway,
 }
 
+/// By key; without a value, a tombstone.
+type Records = BTreeMap<String, (Stamp, Option<String>)>;
+
 #[derive(Clone)]
 struct FakeStore {
-    records: Arc<Mutex<BTreeMap<String, (Stamp, Option<String>)>>>,
+    records: Arc<Mutex<Records>>,
     clock: Arc<AtomicU64>,
     bug: Bug,
     is_broken: Arc<AtomicBool>,
@@ -159,4 +162,14 @@ async fn failures_are_allowed_after_a_noted_fault_only_and_not_more_than_so_many
 async fn a_run_that_hardly_wrote_proves_nothing() {
     let report = run(Bug::None).await;
     assert!(report.judge(Allowance::NoFailure, usize::MAX).unwrap_err().contains("wanted"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_lost_in_between_is_found_by_reading_again() {
+    let mut report = run(Bug::None).await;
+    let store = FakeStore::new(Bug::None);
+    let count = report.read_again(&store).await;
+    assert!(count > 300, "{count}");
+    let message = report.judge(Allowance::NoFailure, 0).unwrap_err();
+    assert!(message.contains("every acknowledged write is readable"), "{message}");
 }

@@ -1,0 +1,13 @@
+//! How scenarios reach a Kubernetes: whichever one the kubeconfig names.
+//!
+//! Waits with deadlines, namespaces that clean up after themselves, the resource as scenarios look at it, ways into
+//! the store, and what is printed when something failed. What should be true is the scenarios' to say.
+
+pub mod wait;
+pub mod sandbox;
+pub mod ksc;
+pub mod volumes;
+pub mod forward;
+pub mod ctl;
+pub mod operator;
+pub mod diagnosis;

@@ -1,0 +1,103 @@
+//! Port-forwards: a listener on loopback for each pod, through the API server, as `kubectl port-forward` does it.
+//!
+//! A pod is named, not remembered: after it was replaced under the same name, new connections reach the new one. A
+//! pod that is away closes them at once, as a dead server would.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Pod;
+use keystore_client::AdminClient;
+use kube::Api;
+use tokio::io::copy;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
+
+use super::ksc::{ADMIN_PORT, CLIENT_PORT, pod_names};
+use super::sandbox::Sandbox;
+use crate::store::ClientStore;
+
+/// More at once would be a leak.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Ends, with its connections, when it is dropped.
+pub struct Forward {
+    /// host:port on loopback.
+    pub address: String,
+    _listener: AbortOnDropHandle<()>,
+}
+
+impl Forward {
+    pub async fn to_pod(pods: Api<Pod>, pod: &str, port: u16) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?.to_string();
+        let task = tokio::spawn(serve(listener, pods, pod.to_owned(), port));
+        Ok(Self { address, _listener: AbortOnDropHandle::new(task) })
+    }
+}
+
+async fn serve(listener: TcpListener, pods: Api<Pod>, pod: String, port: u16) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= CONNECTIONS_MAX {
+            connections.join_next().await;
+        }
+        let Ok((connection, _)) = listener.accept().await else { continue };
+        let (pods, pod) = (pods.clone(), pod.clone());
+        connections.spawn(async move {
+            if let Err(error) = carry(connection, &pods, &pod, port).await {
+                debug!(pod, error = format!("{error:#}"), "forwarded connection ended");
+            }
+        });
+    }
+}
+
+/// Until either side ends: half a connection is of no use to anybody here.
+async fn carry(mut local: TcpStream, pods: &Api<Pod>, pod: &str, port: u16) -> Result<()> {
+    local.set_nodelay(true)?;
+    let mut forwarder = pods.portforward(pod, &[port]).await?;
+    let remote = forwarder.take_stream(port).context("no stream")?;
+    let (mut remote_read, mut remote_write) = tokio::io::split(remote);
+    let (mut local_read, mut local_write) = local.split();
+    let ended = tokio::select! {
+        ended = copy(&mut local_read, &mut remote_write) => ended,
+        ended = copy(&mut remote_read, &mut local_write) => ended,
+    };
+    forwarder.abort();
+    ended?;
+    Ok(())
+}
+
+/// The store through one forward to each of its pods. The forwards live as long as this.
+pub struct ForwardedStore {
+    pub store: ClientStore,
+    _forwards: Vec<Forward>,
+}
+
+impl Sandbox {
+    pub async fn forward(&self, pod: &str, port: u16) -> Result<Forward> {
+        Forward::to_pod(self.api(), pod, port).await
+    }
+
+    pub async fn connect_store(&self) -> Result<ForwardedStore> {
+        let mut forwards = Vec::new();
+        for pod in pod_names() {
+            forwards.push(self.forward(&pod, CLIENT_PORT).await?);
+        }
+        let endpoints = forwards.iter().map(|forward| forward.address.clone()).collect();
+        let store = ClientStore::connect(endpoints)
+            .await
+            .context("no client connection through the port-forwards")?;
+        Ok(ForwardedStore { store, _forwards: forwards })
+    }
+
+    /// The Admin service of one pod; the forward lives as long as it is held.
+    pub async fn connect_admin(&self, pod: &str) -> Result<(AdminClient, Forward)> {
+        let forward = self.forward(pod, ADMIN_PORT).await?;
+        let admin = AdminClient::connect(forward.address.clone()).await?;
+        Ok((admin, forward))
+    }
+}

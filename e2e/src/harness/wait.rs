@@ -1,0 +1,106 @@
+//! Waiting for something to become true, and watching that something stays true; always with a deadline.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use tokio::time::{Instant, sleep, timeout_at};
+
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How often something that is to stay true is looked at.
+const WATCH_PAUSE: Duration = Duration::from_millis(500);
+
+/// What one look has found.
+pub enum Look<T> {
+    Done(T),
+    /// What is missing, for the message at the deadline.
+    NotYet(String),
+}
+
+/// `Done` if nothing is missing.
+impl From<Result<(), String>> for Look<()> {
+    fn from(result: Result<(), String>) -> Self {
+        result.map_or_else(Self::NotYet, Self::Done)
+    }
+}
+
+/// Looks again and again, ever more slowly, until the look is `Done`. An error is a look without a result.
+pub async fn until<T, F, L>(what: impl Display, within: Duration, mut look: F) -> Result<T>
+where
+    F: FnMut() -> L,
+    L: Future<Output = Result<Look<T>>>,
+{
+    let started = Instant::now();
+    let mut pause = PAUSE_MIN;
+    let mut missing = "no look ended".to_owned();
+    loop {
+        match timeout_at(started + within, look()).await {
+            Ok(Ok(Look::Done(result))) => return Ok(result),
+            Ok(Ok(Look::NotYet(what))) => missing = what,
+            Ok(Err(error)) => missing = format!("{error:#}"),
+            Err(_) => {}
+        }
+        if started.elapsed() + pause >= within {
+            bail!("{what}: not within {} s: {missing}", within.as_secs());
+        }
+        sleep(pause).await;
+        pause = (pause * 3 / 2).min(PAUSE_MAX);
+    }
+}
+
+/// Looks all along and fails as soon as a look does.
+pub async fn throughout<F, L>(what: impl Display, period: Duration, mut look: F) -> Result<()>
+where
+    F: FnMut() -> L,
+    L: Future<Output = Result<()>>,
+{
+    let started = Instant::now();
+    while started.elapsed() < period {
+        if let Err(error) = look().await {
+            bail!("{what}: no longer after {} ms: {error:#}", started.elapsed().as_millis());
+        }
+        sleep(WATCH_PAUSE).await;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_when_the_look_is_done() {
+        let mut looks = 0;
+        let found = until("three looks", Duration::from_secs(60), || {
+            looks += 1;
+            let look = if looks < 3 { Look::NotYet(format!("{looks} looks")) } else { Look::Done(looks) };
+            async { Ok(look) }
+        });
+        assert_eq!(found.await.unwrap(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_comes_with_what_was_missing_last() {
+        let started = Instant::now();
+        let look = || async { Ok(Look::<()>::NotYet("two of three pods".into())) };
+        let error = until("the pods", Duration::from_secs(10), look).await.unwrap_err().to_string();
+        assert_eq!(error, "the pods: not within 10 s: two of three pods");
+        assert!(started.elapsed() <= Duration::from_secs(10));
+        let hangs = || std::future::pending::<Result<Look<()>>>();
+        assert!(until("a look that hangs", Duration::from_secs(10), hangs).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stops_being_true_is_noticed() {
+        let mut looks = 0;
+        let result = throughout("calm", Duration::from_secs(10), || {
+            looks += 1;
+            let calm = looks < 5;
+            async move { if calm { Ok(()) } else { bail!("a storm") } }
+        });
+        assert_eq!(result.await.unwrap_err().to_string(), "calm: no longer after 2000 ms: a storm");
+        throughout("calm", Duration::from_secs(10), || async { Ok(()) }).await.unwrap();
+    }
+}

@@ -1,0 +1,166 @@
+//! The scenarios, as a list. Each is a file of its own; a new one is added here and nowhere else.
+//!
+//! A scenario gets a namespace, says what it does and fails with the first thing that is not as it should be.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::harness::sandbox::Sandbox;
+
+mod create;
+mod bad_manifests;
+mod pod_deleted;
+mod resource_deleted;
+mod scale_held;
+mod empty_volume;
+mod operator_restart;
+
+/// How a scenario ended that found nothing wrong.
+pub enum Ending {
+    /// With a sentence of figures, for people.
+    Passed(String),
+    /// What the cluster lacks.
+    Skipped(String),
+}
+
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// The number that it has in the project's list of scenarios; none for those beside it.
+    pub number: Option<u32>,
+    pub name: &'static str,
+    pub shows: &'static str,
+    /// Part of every run; the others take turns.
+    pub is_core: bool,
+    pub deadline: Duration,
+    pub run: for<'a> fn(&'a Sandbox) -> BoxFuture<'a, Result<Ending>>,
+}
+
+const SCENARIOS: [Scenario; 7] = [
+    Scenario {
+        number: Some(1),
+        name: "create",
+        shows: "three nodes come up, every partition has its owners, and the store serves from outside and inside",
+        is_core: true,
+        deadline: Duration::from_secs(300),
+        run: |sandbox| create::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(3),
+        name: "bad-manifests",
+        shows: "the API server refuses what cannot work, with a sentence that says what to change",
+        is_core: true,
+        deadline: Duration::from_secs(60),
+        run: |sandbox| bad_manifests::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(15),
+        name: "pod-deleted",
+        shows: "a pod deleted under load rejoins as the same node, and no acknowledged write is lost",
+        is_core: true,
+        deadline: Duration::from_secs(420),
+        run: |sandbox| pod_deleted::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(25),
+        name: "resource-deleted",
+        shows: "volumes outlive the resource, the same manifest adopts them, and a slow pod starts no new store",
+        is_core: true,
+        deadline: Duration::from_secs(480),
+        run: |sandbox| resource_deleted::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: None,
+        name: "scale-held",
+        shows: "a changed number of replicas is held with a reason, and setting it back needs nothing else",
+        is_core: false,
+        deadline: Duration::from_secs(300),
+        run: |sandbox| scale_held::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: None,
+        name: "empty-volume",
+        shows: "a pod that returns with an empty volume does not serve, is reported, and initialises nothing",
+        is_core: false,
+        deadline: Duration::from_secs(360),
+        run: |sandbox| empty_volume::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: None,
+        name: "operator-restart",
+        shows: "an operator that restarts writes nothing, and the store never notices",
+        is_core: false,
+        deadline: Duration::from_secs(360),
+        run: |sandbox| operator_restart::run(sandbox).boxed(),
+    },
+];
+
+/// How many of those that take turns are part of one run.
+const DRAWN: usize = 2;
+
+pub fn all() -> Vec<Scenario> {
+    SCENARIOS.to_vec()
+}
+
+/// Part of every run.
+pub fn core() -> Vec<Scenario> {
+    SCENARIOS.into_iter().filter(|scenario| scenario.is_core).collect()
+}
+
+/// The core and, of the others, a few that depend on `hash` alone.
+pub fn rotation(hash: &str) -> Vec<Scenario> {
+    let (mut chosen, others): (Vec<_>, Vec<_>) = SCENARIOS.into_iter().partition(|scenario| scenario.is_core);
+    let start = usize::try_from(fnv1a(hash) % others.len().max(1) as u64).unwrap_or(0);
+    chosen.extend(others.into_iter().cycle().skip(start).take(DRAWN));
+    chosen
+}
+
+/// By name or number.
+pub fn named(name: &str) -> Option<Scenario> {
+    let number = name.parse().ok();
+    SCENARIOS
+        .into_iter()
+        .find(|scenario| scenario.name == name || (number.is_some() && scenario.number == number))
+}
+
+/// FNV-1a: small, and the same on every machine.
+fn fnv1a(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_and_numbers_are_unique() {
+        let names: BTreeSet<_> = all().iter().map(|scenario| scenario.name).collect();
+        let numbers: Vec<_> = all().iter().filter_map(|scenario| scenario.number).collect();
+        assert_eq!(names.len(), all().len());
+        assert_eq!(numbers.iter().collect::<BTreeSet<_>>().len(), numbers.len());
+        for scenario in all() {
+            assert_eq!(named(scenario.name).unwrap().name, scenario.name);
+        }
+        assert_eq!(named("25").unwrap().name, "resource-deleted");
+        assert!(named("26").is_none());
+    }
+
+    #[test]
+    fn a_rotation_is_the_core_and_a_few_others_each_of_which_has_its_turn() {
+        let mut drawn = BTreeSet::new();
+        for commit in 0..100 {
+            let chosen: Vec<_> = rotation(&commit.to_string()).iter().map(|scenario| scenario.name).collect();
+            let again: Vec<_> = rotation(&commit.to_string()).iter().map(|scenario| scenario.name).collect();
+            assert_eq!(chosen, again, "the same hash draws the same");
+            assert_eq!(chosen.len(), core().len() + DRAWN);
+            assert_eq!(chosen.iter().collect::<BTreeSet<_>>().len(), chosen.len(), "none twice");
+            assert!(core().iter().all(|scenario| chosen.contains(&scenario.name)));
+            drawn.extend(chosen);
+        }
+        assert_eq!(drawn.len(), all().len());
+    }
+}

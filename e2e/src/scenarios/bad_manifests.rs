@@ -1,0 +1,219 @@
+//! Scenario 3: what cannot work is refused by the API server, with a sentence that says what to change.
+//!
+//! Nothing runs here: creations are dry runs, and the resource that changes are tried on is paused.
+
+use anyhow::{Context, Result, bail, ensure};
+use keystore_crds::KeyStoreCluster;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use super::Ending;
+use crate::harness::ksc::{NAME, manifest};
+use crate::harness::sandbox::Sandbox;
+
+/// A manifest that differs from a good one by a merge patch.
+struct Case {
+    what: &'static str,
+    patch: Value,
+    /// What the refusal has to say; none if it is to be accepted.
+    says: Option<&'static [&'static str]>,
+}
+
+fn refused(what: &'static str, patch: Value, says: &'static [&'static str]) -> Case {
+    Case { what, patch, says: Some(says) }
+}
+
+fn accepted(what: &'static str, patch: Value) -> Case {
+    Case { what, patch, says: None }
+}
+
+fn creations() -> Vec<Case> {
+    let name = |name: &str| json!({"metadata": {"name": name}});
+    vec![
+        accepted("the manifest that the others differ from", json!({})),
+        accepted("nothing but a name", json!({"spec": null})),
+        accepted("a name of 40 characters", name(&"k".repeat(40))),
+        accepted("one node", json!({"spec": {"replicas": 1, "replicationFactor": 1}})),
+        accepted("more nodes than copies", json!({"spec": {"replicas": 5}})),
+        refused(
+            "more copies than nodes",
+            json!({"spec": {"replicas": 2}}),
+            &[
+                "replicas (2) must not be below replicationFactor (3)",
+                "raise replicas or lower replicationFactor",
+            ],
+        ),
+        refused(
+            "no nodes",
+            json!({"spec": {"replicas": 0}}),
+            &["spec.replicas", "greater than or equal to 1"],
+        ),
+        refused(
+            "65 nodes",
+            json!({"spec": {"replicas": 65}}),
+            &["spec.replicas", "less than or equal to 64"],
+        ),
+        refused("no copies", json!({"spec": {"replicationFactor": 0}}), &["spec.replicationFactor"]),
+        refused("100 partitions", json!({"spec": {"partitions": 100}}), &["a power of two from 16 to 4096"]),
+        refused(
+            "a name of 41 characters",
+            name(&"k".repeat(41)),
+            &["at most 40 characters", "choose a shorter name"],
+        ),
+        refused(
+            "a name with a dot",
+            name("my.store"),
+            &["metadata.name must start with a lower-case letter", "no dots"],
+        ),
+        refused(
+            "a name that begins with a digit",
+            name("1store"),
+            &["metadata.name must start with a lower-case letter"],
+        ),
+        refused(
+            "an unknown engine",
+            json!({"spec": {"storage": {"engine": "rocks"}}}),
+            &["spec.storage.engine", "supported values: \"sled\""],
+        ),
+        refused(
+            "a size that is none",
+            json!({"spec": {"storage": {"size": "much"}}}),
+            &["storage.size must be a positive quantity"],
+        ),
+        refused(
+            "a size of nothing",
+            json!({"spec": {"storage": {"size": "0"}}}),
+            &["storage.size must be a positive quantity"],
+        ),
+        refused(
+            "an unknown consistency",
+            json!({"spec": {"consistency": {"read": "most"}}}),
+            &["spec.consistency.read", "supported values"],
+        ),
+        refused(
+            "a setting that the operator decides",
+            json!({"spec": {"config": {"node": {"name": "me"}}}}),
+            &["set by the operator: remove them"],
+        ),
+        refused(
+            "a field that does not exist",
+            json!({"spec": {"replica": 3}}),
+            &["unknown field", "spec.replica"],
+        ),
+    ]
+}
+
+fn changes() -> Vec<Case> {
+    vec![
+        accepted("no change", json!({})),
+        accepted("other labels", json!({"metadata": {"labels": {"team": "storage"}}})),
+        accepted("more nodes, which the operator may hold", json!({"spec": {"replicas": 5}})),
+        accepted("fewer nodes than copies, which the operator holds", json!({"spec": {"replicas": 2}})),
+        accepted("the same size in other words", json!({"spec": {"storage": {"size": "0.5Gi"}}})),
+        refused(
+            "other partitions",
+            json!({"spec": {"partitions": 128}}),
+            &["partitions cannot be changed", "set it back"],
+        ),
+        refused(
+            "another replication factor",
+            json!({"spec": {"replicationFactor": 1}}),
+            &["replicationFactor cannot be changed", "set it back"],
+        ),
+        refused(
+            "another storage class",
+            json!({"spec": {"storage": {"storageClassName": "fast"}}}),
+            &["storage.storageClassName cannot be changed", "set it back"],
+        ),
+        refused(
+            "another engine",
+            json!({"spec": {"storage": {"engine": "memory"}}}),
+            &["spec.storage.engine"],
+        ),
+        refused(
+            "less storage",
+            json!({"spec": {"storage": {"size": "256Mi"}}}),
+            &["storage.size cannot shrink", "set it back"],
+        ),
+        refused(
+            "another zone label",
+            json!({"spec": {"zoneTopologyKey": "example.com/rack"}}),
+            &["zoneTopologyKey cannot be changed", "set it back"],
+        ),
+    ]
+}
+
+pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
+    let mut problems = Vec::new();
+    let creations = creations();
+    for case in &creations {
+        let mut wanted = manifest();
+        merge(&mut wanted, &case.patch);
+        problems.extend(judge(case, sandbox.try_ksc(&wanted).await));
+    }
+
+    let mut paused = manifest();
+    merge(&mut paused, &json!({"spec": {"paused": true}}));
+    sandbox.create_ksc(&paused).await.context("the paused resource is refused")?;
+    let changes = changes();
+    let params = PatchParams { dry_run: true, ..PatchParams::default() };
+    for case in &changes {
+        let result = sandbox.api::<KeyStoreCluster>().patch(NAME, &params, &Patch::Merge(&case.patch)).await;
+        problems.extend(judge(case, result.map(drop)));
+    }
+    ensure!(problems.is_empty(), "{} of the manifests:\n  {}", problems.len(), problems.join("\n  "));
+    if sandbox.store_pods().await?.is_empty() {
+        Ok(Ending::Passed(format!("{} creations, {} changes", creations.len(), changes.len())))
+    } else {
+        bail!("a paused resource has pods")
+    }
+}
+
+/// What is wrong with the answer, if anything.
+fn judge(case: &Case, answer: kube::Result<()>) -> Option<String> {
+    let Case { what, says, .. } = case;
+    match (answer, says) {
+        (Ok(()), None) => None,
+        (Ok(()), Some(_)) => Some(format!("{what}: accepted")),
+        (Err(kube::Error::Api(status)), Some(says)) if matches!(status.code, 400 | 422) => {
+            let missing: Vec<_> = says.iter().filter(|part| !mentions(&status.message, part)).collect();
+            (!missing.is_empty()).then(|| format!("{what}: refused without {missing:?}: {}", status.message))
+        }
+        (Err(error), _) => Some(format!("{what}: {error}")),
+    }
+}
+
+fn mentions(message: &str, part: &str) -> bool {
+    message.to_lowercase().contains(&part.to_lowercase())
+}
+
+/// JSON merge patch (RFC 7396) of objects.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else { return patch.clone_into(target) };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (name, value) in fields {
+        if value.is_null() {
+            if let Value::Object(target) = target {
+                target.remove(name);
+            }
+        } else {
+            merge(&mut target[name.as_str()], value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merging_replaces_adds_and_removes() {
+        let mut target = json!({"spec": {"a": 1, "b": {"c": 2}}, "kind": "K"});
+        merge(&mut target, &json!({"spec": {"a": null, "b": {"d": 3}, "e": [4]}}));
+        assert_eq!(target, json!({"spec": {"b": {"c": 2, "d": 3}, "e": [4]}, "kind": "K"}));
+        merge(&mut target, &json!({"spec": null}));
+        assert_eq!(target, json!({"kind": "K"}));
+    }
+}
