@@ -81,13 +81,13 @@ impl fmt::Display for Detail {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Error {
     /// Nothing was applied. The client has retried already as far as its policy goes.
-    #[error("failed, nothing was applied: {0}")]
+    #[error("failed: {0}")]
     Failed(Detail),
     /// The write may be applied, now or later. Only the caller can decide whether to write again.
     #[error("the outcome is unknown: {0}")]
     Unknown(Detail),
     /// The deadline came first. `sent_write` is true if a write was on its way by then: it may be applied.
-    #[error("the deadline came first: {detail}")]
+    #[error("{detail}")]
     DeadlineExceeded { sent_write: bool, detail: Detail },
     /// The node or the cluster is in no state to do this. Nothing was applied.
     #[error("refused: {0}")]

@@ -39,6 +39,7 @@ impl Router {
     ) -> Result<A, Error> {
         let deadline = Instant::now() + call.timeout;
         let mut trail = Trail::new(call.rounds);
+        let mut told = None;
         loop {
             let candidates = self.candidates(call.key);
             let node = candidates.choose(&trail).expect("a router has endpoints").clone();
@@ -59,16 +60,27 @@ impl Router {
                 node.note_failure();
                 self.note_stale();
             }
+            let error = more_telling(told, verdict.error);
             match trail.next(verdict.retry, others_left) {
                 Next::TryAfter(pause) if Instant::now() + pause < deadline => {
-                    tracing::debug!(error = %verdict.error, node = node.address(), "request retried");
+                    tracing::debug!(%error, node = node.address(), "request retried");
+                    told = Some(error);
                     if !pause.is_zero() {
                         sleep(pause).await;
                     }
                 }
-                Next::TryAfter(_) | Next::GiveUp => return Err(verdict.error),
+                Next::TryAfter(_) | Next::GiveUp => return Err(error),
             }
         }
+    }
+}
+
+/// Of two attempts' errors: what a node has said is worth more than that another one could not be reached. Only an
+/// attempt that surely applied nothing is followed by another, so the earlier error never hides an unknown outcome.
+fn more_telling(earlier: Option<Error>, later: Error) -> Error {
+    match (earlier, later) {
+        (Some(earlier), Error::Connect(_)) => earlier,
+        (_, later) => later,
     }
 }
 

@@ -47,7 +47,13 @@ impl Verdict {
 
     /// Of a node that did not answer in time.
     pub(crate) fn of_silence(kind: Kind, address: &str) -> Self {
-        let detail = Detail::new(Reason::DEADLINE_EXCEEDED, format!("{address} did not answer in time"));
+        let message = match kind {
+            Kind::Read => format!("{address} did not answer in time"),
+            Kind::Write => {
+                format!("{address} did not answer in time: the write may or may not have been applied")
+            }
+        };
+        let detail = Detail::new(Reason::DEADLINE_EXCEEDED, message);
         Self {
             error: Error::DeadlineExceeded { sent_write: kind == Kind::Write, detail },
             retry: kind.retry_if_read(Retry::Elsewhere),

@@ -210,6 +210,18 @@ async fn a_write_that_was_surely_not_applied_is_sent_again_and_applied_once() {
 }
 
 #[tokio::test]
+async fn what_a_node_says_is_told_rather_than_that_others_are_down() {
+    let mut cluster = FakeCluster::serving(3).unwrap();
+    let client = client(&cluster, Routing::Direct).await;
+    cluster.nodes[0].crash();
+    cluster.nodes[1].crash();
+    let unreachable = outcome(Code::Unavailable, "QUORUM_UNREACHABLE", 1, 2);
+    (0..20).for_each(|_| cluster.nodes[2].misbehave(Misbehaviour::Answer(unreachable.clone())));
+    let error = put(&client, "k").await.unwrap_err();
+    assert_eq!((told(&error), error.reason()), (Told::Failed, &Reason::QUORUM_UNREACHABLE));
+}
+
+#[tokio::test]
 async fn requests_go_to_the_first_owner_and_past_it_when_it_is_down() {
     let mut cluster = FakeCluster::serving(3).unwrap();
     let client = client(&cluster, Routing::Direct).await;

@@ -61,7 +61,9 @@ impl Failure {
     pub(crate) fn print(&self, output: Output) {
         match output {
             Output::Table => eprintln!("keystorectl: {}", self.message),
-            Output::Json => eprintln!("{}", serde_json::json!(self)),
+            Output::Json => {
+                eprintln!("{}", serde_json::to_string(self).expect("strings and numbers are JSON"));
+            }
         }
     }
 }
