@@ -5,17 +5,52 @@
 //! [`NodeStorage::run`] then starts the threads:
 //!
 //! ```text
-//! let storage = NodeStorage::open(&options)?;           // Err: exit with error.exit_code(), print the error
-//! let found = storage.found();                          // node, actor, generation, ceiling, membership, peers
-//! let engine = storage.engine();                        // Arc<dyn Storage>: load() from the core thread
-//! let counters = storage.counters();                    // Arc<Counters>: atomics for /metrics
+//! let storage = NodeStorage::open(&options)?;       // Err: print it, exit with error.exit_code()
+//! let found = storage.found();                      // identity, generation, ceiling, membership, peers
+//! let engine = storage.engine();                    // Arc<dyn Storage>: engine.load(&key) on the core thread
+//! let counters = storage.counters();                // atomics for /metrics
 //! let running = storage.run(Reports { committed, saved, fatal })?;
-//! running.commit(&mut commits);                         // from the core thread: drains the Vec
-//! running.save(save_id, state);
-//! running.shutdown()?;                                  // syncs, clean mark, checkpoint; joins the threads
+//! let handle = running.handle();                    // for the core thread:
+//! handle.commit(&mut commits);                      //   takes all of them
+//! handle.save(id, state);
+//! running.shutdown()?;                              // does what waits, syncs, marks the log as whole, joins
 //! ```
 //!
 //! The invariant: nothing is reported as committed or saved, and nothing is found in the engine, that a crash
 //! could take back (for a periodic commit: a crash of the process alone). Decisions are core's: a record is merged
-//! into the engine by `Record::merge` and by nothing else. Unsafe code exists in [`sync_file_range`] only.
+//! into the engine by `Record::merge` and by nothing else. Unsafe code is in [`sync_file_range`] only.
 
+mod file;
+pub mod sync_file_range;
+mod disk_usage;
+mod counters;
+mod state;
+mod log;
+mod found;
+mod engine;
+mod error;
+mod data_dir;
+mod sled_engine;
+mod queue;
+mod checkpoint;
+mod committer;
+mod saver;
+mod open;
+mod running;
+
+#[cfg(test)]
+mod power;
+#[cfg(test)]
+mod tests;
+
+pub use committer::Committed;
+pub use counters::{Count, Counters, Histogram, SECONDS_BOUNDS};
+pub use disk_usage::DiskUsage;
+pub use engine::{EngineError, LoadError, Storage};
+pub use error::{FatalError, OpenError};
+pub use file::DiskError;
+pub use found::{Found, Identity};
+pub use log::{LogDamaged, Reason};
+pub use open::{NodeStorage, Options, SEGMENT_BYTES_MIN};
+pub use running::{Reports, RunningStorage, StorageHandle, UncleanShutdown};
+pub use state::StateError;

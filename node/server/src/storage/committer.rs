@@ -1,0 +1,199 @@
+//! The thread that commits: takes all that waits, writes it to the log in one write, syncs once, applies it to the
+//! engine, and only then reports.
+//!
+//! The order is the promise: what the engine shows and what is reported is in the log, synced if any commit of the
+//! batch asked for it. A full disk refuses commits before anything of them is written; any other failure ends the
+//! process.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keystore_core::effect::{Commit, CommitId, CommitRefused};
+use keystore_core::partition::RecordKey;
+use keystore_core::quorum::Durability;
+use keystore_core::record::Record;
+
+use super::checkpoint::{Checkpointer, Checkpoints};
+use super::disk_usage::DiskUsage;
+use super::error::FatalError;
+use super::log::{AppendError, CommitLog};
+use super::queue::{Queue, Wait};
+
+/// The end of a commit.
+pub type Committed = (CommitId, Result<Durability, CommitRefused>);
+
+/// Commits that may wait; whoever hands over more waits for the log.
+pub(super) const COMMITS_WAITING_MAX: usize = 16_384;
+
+/// A batch is closed once it has so many bytes of keys and values, so that memory is bounded and no commit waits
+/// for a long write. The largest record comes on top at most once.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Below this many free bytes, or a hundredth of the disk if that is less, commits are refused: the engine could
+/// not store them any more, and it cannot be told to stop half-way.
+const FREE_BYTES_MIN: u64 = 32 << 20;
+const FREE_SHARE_MIN: u64 = 100;
+const FREE_CHECKED_EVERY: Duration = Duration::from_millis(250);
+
+/// When things happen that no commit asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rhythm {
+    /// A commit with periodic durability is synced at most so much later.
+    pub(super) sync_interval: Duration,
+    /// Bytes of log after which a checkpoint is written.
+    pub(super) checkpoint_bytes: u64,
+}
+
+pub(super) struct Committer {
+    log: CommitLog,
+    checkpoints: Checkpoints,
+    checkpointer: Checkpointer,
+    rhythm: Rhythm,
+    queue: Arc<Queue<Commit>>,
+    report: Box<dyn FnMut(Vec<Committed>) + Send>,
+    /// The batch being made: what is written, and who asked for it. Kept for their capacity.
+    entries: Vec<(RecordKey, Record)>,
+    asked: Vec<(CommitId, Durability)>,
+    unsynced_since: Option<Instant>,
+    checkpoint_at_bytes: u64,
+    free_checked_at: Option<Instant>,
+    is_disk_low: bool,
+}
+
+impl Committer {
+    pub(super) fn new(
+        log: CommitLog,
+        (checkpoints, checkpointer): (Checkpoints, Checkpointer),
+        rhythm: Rhythm,
+        queue: Arc<Queue<Commit>>,
+        report: Box<dyn FnMut(Vec<Committed>) + Send>,
+    ) -> Self {
+        let checkpoint_at_bytes = checkpoints.counters.log_appended_bytes.get() + rhythm.checkpoint_bytes;
+        Self {
+            log,
+            checkpoints,
+            checkpointer,
+            rhythm,
+            queue,
+            report,
+            entries: Vec::new(),
+            asked: Vec::new(),
+            unsynced_since: None,
+            checkpoint_at_bytes,
+            free_checked_at: None,
+            is_disk_low: false,
+        }
+    }
+
+    /// Commits until the queue is closed, then leaves a log that says it is whole.
+    pub(super) fn run(mut self) -> Result<(), FatalError> {
+        let mut waiting = Vec::new();
+        loop {
+            let sync_at = self.unsynced_since.map(|since| since + self.rhythm.sync_interval);
+            match self.queue.take(&mut waiting, sync_at) {
+                Wait::Items => self.commit(&mut waiting)?,
+                Wait::TimedOut => {}
+                Wait::Closed => break,
+            }
+            if sync_at.is_some_and(|at| at <= Instant::now()) {
+                self.sync()?;
+            }
+        }
+        self.log.mark_clean_shutdown()?;
+        self.checkpointer.finish()?;
+        self.checkpoints.write(self.log.position())
+    }
+
+    fn commit(&mut self, waiting: &mut Vec<Commit>) -> Result<(), FatalError> {
+        let mut outcomes = Vec::with_capacity(waiting.len());
+        let mut bytes = 0;
+        for Commit { id, key, record, durability } in waiting.drain(..) {
+            bytes += key.encoded().len() + record.value_len();
+            self.entries.push((key, record));
+            self.asked.push((id, durability));
+            if bytes >= BATCH_BYTES_MAX {
+                self.commit_batch(&mut outcomes)?;
+                bytes = 0;
+            }
+        }
+        self.commit_batch(&mut outcomes)?;
+        (self.report)(outcomes);
+        self.checkpoint_if_due();
+        Ok(())
+    }
+
+    fn commit_batch(&mut self, outcomes: &mut Vec<Committed>) -> Result<(), FatalError> {
+        if self.entries.is_empty() {
+            return Ok(());
+        }
+        let outcome = if self.append()? {
+            let is_sync_due = self.asked.iter().any(|(_, durability)| *durability == Durability::Synced);
+            if is_sync_due {
+                self.sync()?;
+            } else {
+                self.unsynced_since.get_or_insert_with(Instant::now);
+            }
+            self.apply()?;
+            Ok(if self.log.is_synced() { Durability::Synced } else { Durability::Periodic })
+        } else {
+            self.checkpoints.counters.log_refused.add(self.entries.len() as u64);
+            Err(CommitRefused)
+        };
+        outcomes.extend(self.asked.drain(..).map(|(id, _)| (id, outcome)));
+        self.entries.clear();
+        Ok(())
+    }
+
+    /// False if the disk is full.
+    fn append(&mut self) -> Result<bool, FatalError> {
+        if self.is_disk_low()? {
+            return Ok(false);
+        }
+        match self.log.append(&self.entries) {
+            Ok(()) => Ok(true),
+            Err(AppendError::NoSpace(error)) => {
+                tracing::warn!(%error, "commits refused, the disk is full");
+                Ok(false)
+            }
+            Err(AppendError::Failed(error)) => Err(error.into()),
+            Err(AppendError::TooLarge(bytes)) => Err(FatalError::CommitTooLarge(bytes)),
+        }
+    }
+
+    fn apply(&mut self) -> Result<(), FatalError> {
+        let damaged = self.checkpoints.engine.apply(&self.entries)?;
+        if damaged > 0 {
+            self.checkpoints.counters.records_damaged.add(damaged);
+            tracing::error!(records = damaged, "damaged records were left as they are");
+        }
+        self.checkpoints.counters.records_applied.add(self.entries.len() as u64);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), FatalError> {
+        self.log.sync()?;
+        self.unsynced_since = None;
+        Ok(())
+    }
+
+    fn checkpoint_if_due(&mut self) {
+        let appended = self.checkpoints.counters.log_appended_bytes.get();
+        if appended >= self.checkpoint_at_bytes && self.checkpointer.begin(self.log.position()) {
+            self.checkpoint_at_bytes = appended + self.rhythm.checkpoint_bytes;
+        }
+    }
+
+    fn is_disk_low(&mut self) -> Result<bool, FatalError> {
+        let is_known = self.free_checked_at.is_some_and(|at| at.elapsed() < FREE_CHECKED_EVERY);
+        if !is_known {
+            let usage = DiskUsage::of(&self.checkpoints.data_dir)?;
+            let was_low = self.is_disk_low;
+            self.is_disk_low = usage.available < FREE_BYTES_MIN.min(usage.total / FREE_SHARE_MIN);
+            self.free_checked_at = Some(Instant::now());
+            if self.is_disk_low && !was_low {
+                tracing::warn!(available_bytes = usage.available, "commits refused, the disk is nearly full");
+            }
+        }
+        Ok(self.is_disk_low)
+    }
+}

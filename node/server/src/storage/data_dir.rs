@@ -1,0 +1,194 @@
+//! The data directory: whose it is, that one process has it, and that every small state in it is whole.
+//!
+//! [`DataDir::inspect`] only reads. A directory either is empty, or belongs to a node and every state is whole, or
+//! is refused; a damaged identity is never replaced. A new node's states are written before its identity, so a
+//! crash while one is made leaves a directory that still counts as empty.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use keystore_core::effect::SavedState;
+use keystore_core::id::Generation;
+use keystore_core::peers::PeerIdentities;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::error::OpenError;
+use super::file::{self, DiskError, NEW_SUFFIX};
+use super::found::{
+    Found, Identity, decode_identity, decode_membership, decode_number, decode_peers, decode_position,
+    encode_identity, encode_membership, encode_number, encode_peers, encode_position, encode_saved,
+};
+use super::log::{self, Position};
+use super::state::{self, Kind, StateError};
+
+const LOG: &str = "log";
+const ENGINE: &str = "engine";
+/// What mkfs leaves in the root of a volume.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// A data directory that no other process uses.
+#[derive(Debug)]
+pub(super) struct DataDir {
+    path: PathBuf,
+    /// The lock is on the directory itself and ends with the process.
+    _lock: File,
+}
+
+/// The whole of the small states.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct States {
+    /// With the generation of the last start.
+    pub(super) found: Found,
+    pub(super) checkpoint: Position,
+}
+
+impl States {
+    fn new(identity: Identity) -> Self {
+        let found = Found {
+            identity,
+            generation: Generation(0),
+            stamp_ceiling_ms: 0,
+            membership: None,
+            peers: PeerIdentities::new(),
+        };
+        Self { found, checkpoint: Position::default() }
+    }
+}
+
+impl DataDir {
+    /// Takes the directory, which is made if it is missing.
+    pub(super) fn lock(path: &Path) -> Result<Self, OpenError> {
+        fs::create_dir_all(path).map_err(|error| DiskError::new("create the directory", path, error))?;
+        let lock = File::open(path).map_err(|error| DiskError::new("open", path, error))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(Errno::WOULDBLOCK) => Err(OpenError::InUse(path.to_owned())),
+            Err(error) => Err(DiskError::new("lock", path, error.into()).into()),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.path.join(LOG)
+    }
+
+    pub(super) fn engine(&self) -> PathBuf {
+        self.path.join(ENGINE)
+    }
+
+    /// Reads and checks everything but the content of log and engine. `None`: the directory is empty.
+    pub(super) fn inspect(&self) -> Result<Option<States>, OpenError> {
+        self.refuse_foreign()?;
+        if self.path.join(Kind::Identity.file_name()).exists() {
+            return self.read_states().map(Some);
+        }
+        self.refuse_without_identity()?;
+        Ok(None)
+    }
+
+    /// Makes an empty directory that of a new node.
+    pub(super) fn create(&self, identity: Identity) -> Result<States, DiskError> {
+        let states = States::new(identity);
+        file::create_directory(&self.log())?;
+        file::create_directory(&self.engine())?;
+        for (kind, payload) in payloads(&states) {
+            state::write(&self.path, kind, &payload)?;
+        }
+        state::write(&self.path, Kind::Identity, &encode_identity(&states.found.identity))?;
+        if let Some(parent) = self.path.canonicalize().ok().as_deref().and_then(Path::parent) {
+            file::sync_directory(parent)?;
+        }
+        Ok(states)
+    }
+
+    pub(super) fn save_generation(&self, generation: Generation) -> Result<(), DiskError> {
+        state::write(&self.path, Kind::Generation, &encode_number(generation.0))
+    }
+
+    pub(super) fn save(&self, saved: &SavedState) -> Result<(), DiskError> {
+        let (kind, payload) = encode_saved(saved);
+        state::write(&self.path, kind, &payload)
+    }
+
+    fn refuse_foreign(&self) -> Result<(), OpenError> {
+        for name in file::list(&self.path)? {
+            let state = name.strip_suffix(NEW_SUFFIX).unwrap_or(&name);
+            let is_state = Kind::ALL.iter().any(|kind| kind.file_name() == state);
+            if !is_state && ![LOG, ENGINE, LOST_AND_FOUND].contains(&name.as_str()) {
+                return Err(OpenError::Foreign(self.path.join(name)));
+            }
+        }
+        let spare = log::spare_path(&self.log());
+        for name in list_if_there(&self.log())? {
+            let path = self.log().join(&name);
+            if log::from_name(&name).is_none() && path != spare {
+                return Err(OpenError::Foreign(path));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_states(&self) -> Result<States, OpenError> {
+        let found = Found {
+            identity: self.read(Kind::Identity, decode_identity)?,
+            generation: Generation(self.read(Kind::Generation, decode_number)?),
+            stamp_ceiling_ms: self.read(Kind::StampCeiling, decode_number)?,
+            membership: self.read(Kind::Layout, decode_membership)?,
+            peers: self.read(Kind::Peers, decode_peers)?,
+        };
+        let checkpoint = self.read(Kind::Checkpoint, decode_position)?;
+        for directory in [self.log(), self.engine()] {
+            if !directory.is_dir() {
+                return Err(OpenError::State { path: directory, problem: StateError::Missing });
+            }
+        }
+        Ok(States { found, checkpoint })
+    }
+
+    fn read<T>(&self, kind: Kind, parse: fn(&[u8]) -> Result<T, StateError>) -> Result<T, OpenError> {
+        let path = self.path.join(kind.file_name());
+        let content = file::read(&path)?;
+        let content = content.as_deref().ok_or(StateError::Missing);
+        content
+            .and_then(|content| state::decode(kind, content))
+            .and_then(parse)
+            .map_err(|problem| OpenError::State { path, problem })
+    }
+
+    /// Without an identity there may only be what [`DataDir::create`] had written before a crash.
+    fn refuse_without_identity(&self) -> Result<(), OpenError> {
+        let refuse = || Err(OpenError::NoIdentity(self.path.clone()));
+        let nobody = Identity { node: Default::default(), actor: Default::default(), cluster_name: String::new() };
+        for (kind, payload) in payloads(&States::new(nobody)) {
+            let content = file::read(&self.path.join(kind.file_name()))?;
+            if content.is_some_and(|content| content != state::encode(kind, &payload)) {
+                return refuse();
+            }
+        }
+        if !list_if_there(&self.log())?.is_empty() || !list_if_there(&self.engine())?.is_empty() {
+            return refuse();
+        }
+        Ok(())
+    }
+}
+
+/// Every state but the identity.
+fn payloads(states: &States) -> [(Kind, Vec<u8>); 5] {
+    let States { found, checkpoint } = states;
+    let membership = found.membership.as_ref().map(|(layout, decided)| (layout, *decided));
+    [
+        (Kind::Generation, encode_number(found.generation.0)),
+        (Kind::StampCeiling, encode_number(found.stamp_ceiling_ms)),
+        (Kind::Layout, encode_membership(membership)),
+        (Kind::Peers, encode_peers(&found.peers)),
+        (Kind::Checkpoint, encode_position(*checkpoint)),
+    ]
+}
+
+fn list_if_there(directory: &Path) -> Result<Vec<String>, DiskError> {
+    if directory.exists() { file::list(directory) } else { Ok(Vec::new()) }
+}

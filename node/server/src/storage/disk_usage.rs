@@ -1,0 +1,54 @@
+//! How full the disk under the data directory is.
+
+use std::path::Path;
+
+use super::file::DiskError;
+
+/// The space of one file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskUsage {
+    /// What an unprivileged process could use of it at most, used or not.
+    pub total: u64,
+    /// What an unprivileged process may still use.
+    pub available: u64,
+}
+
+impl DiskUsage {
+    pub fn of(path: &Path) -> Result<Self, DiskError> {
+        let found = rustix::fs::statvfs(path)
+            .map_err(|error| DiskError::new("ask for the free space of", path, error.into()))?;
+        // Blocks kept for the superuser are neither used nor available: they do not count at all, as in df.
+        let used = found.f_blocks.saturating_sub(found.f_bfree);
+        Ok(Self {
+            total: (used + found.f_bavail).saturating_mul(found.f_frsize),
+            available: found.f_bavail.saturating_mul(found.f_frsize),
+        })
+    }
+
+    /// Rounded up, as df does; a disk without any space is full.
+    pub fn used_percent(self) -> u8 {
+        let used = u128::from(self.total.saturating_sub(self.available)) * 100;
+        let percent = used.div_ceil(u128::from(self.total).max(1));
+        if self.total == 0 { 100 } else { u8::try_from(percent).unwrap_or(100) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_of_use_is_rounded_up() {
+        for (total, available, percent) in
+            [(100, 100, 0), (100, 0, 100), (1000, 999, 1), (u64::MAX, 1, 100), (0, 0, 100)]
+        {
+            assert_eq!(DiskUsage { total, available }.used_percent(), percent);
+        }
+    }
+
+    #[test]
+    fn the_disk_under_a_directory_has_space() {
+        let usage = DiskUsage::of(&std::env::temp_dir()).unwrap();
+        assert!(usage.total >= usage.available && usage.total > 0);
+    }
+}

@@ -1,0 +1,200 @@
+//! Files and directories: the few calls that everything durable here is made of.
+//!
+//! Each error names what was attempted and on which path. What a caller must remember lives here too: a created,
+//! renamed or removed name is durable only after its directory was synced. In tests every call passes by an
+//! observer, which may fail it or play a power cut.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+#[cfg(test)]
+use super::power::before;
+
+/// A call to the file system that failed.
+#[derive(Debug, Error)]
+#[error("cannot {action} {}: {source}", path.display())]
+pub struct DiskError {
+    pub action: &'static str,
+    pub path: PathBuf,
+    pub source: io::Error,
+}
+
+impl DiskError {
+    pub(super) fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self { action, path: path.to_owned(), source }
+    }
+
+    /// True when the disk, or the quota on it, is full.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+/// What is about to be done to a path.
+#[cfg_attr(not(test), allow(dead_code, reason = "only the observer of the tests reads it"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    Reserve,
+    Write,
+    SyncData,
+    SyncDirectory,
+    Rename,
+    Remove,
+}
+
+#[cfg(not(test))]
+#[inline]
+fn before(_: Operation, _: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// An open file that remembers its path, for errors.
+#[derive(Debug)]
+pub(super) struct DiskFile {
+    file: File,
+    path: PathBuf,
+}
+
+/// How much is zeroed by one write.
+const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+
+impl DiskFile {
+    /// A new, empty file in place of whatever had that name.
+    pub(super) fn create(path: &Path) -> Result<Self, DiskError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)
+            .map_err(|error| DiskError::new("create", path, error))?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
+        let file = File::open(path).map_err(|error| DiskError::new("open", path, error))?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// A new file of so many zeros, written and synced: later writes within it change no metadata. The space is
+    /// reserved first, so that a full disk is noticed before anything is written.
+    pub(super) fn create_zeroed(path: &Path, bytes: u64) -> Result<Self, DiskError> {
+        let new = Self::create(path)?;
+        before(Operation::Reserve, path)
+            .and_then(|()| reserve(&new.file, bytes))
+            .map_err(|error| DiskError::new("reserve space for", path, error))?;
+        let mut offset = 0;
+        while offset < bytes {
+            let rest = usize::try_from(bytes - offset).unwrap_or(usize::MAX);
+            let zeros = ZEROS.get(..rest).unwrap_or(&ZEROS);
+            new.write_at(zeros, offset)?;
+            offset += zeros.len() as u64;
+        }
+        new.sync_all()?;
+        Ok(new)
+    }
+
+    pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+        before(Operation::Write, &self.path)
+            .and_then(|()| self.file.write_all_at(bytes, offset))
+            .map_err(|error| DiskError::new("write to", &self.path, error))
+    }
+
+    /// Syncs the content and what is needed to read it.
+    pub(super) fn sync_data(&self) -> Result<(), DiskError> {
+        before(Operation::SyncData, &self.path)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|error| DiskError::new("sync", &self.path, error))
+    }
+
+    pub(super) fn sync_all(&self) -> Result<(), DiskError> {
+        before(Operation::SyncData, &self.path)
+            .and_then(|()| self.file.sync_all())
+            .map_err(|error| DiskError::new("sync", &self.path, error))
+    }
+
+    /// Gives the file another name in the same directory, which the caller syncs.
+    pub(super) fn rename(&mut self, to: &Path) -> Result<(), DiskError> {
+        before(Operation::Rename, &self.path)
+            .and_then(|()| fs::rename(&self.path, to))
+            .map_err(|error| DiskError::new("rename", &self.path, error))?;
+        self.path = to.to_owned();
+        Ok(())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Reserves space where the file system can; where it cannot, writing the zeros finds out.
+fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => Ok(()),
+        other => other.map_err(io::Error::from),
+    }
+}
+
+/// Replaces a small file so that, whatever happens, either the old or the new content is there afterwards.
+pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), DiskError> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let mut new = DiskFile::create(&new_name(path))?;
+    new.write_at(content, 0)?;
+    new.sync_all()?;
+    new.rename(path)?;
+    sync_directory(directory)
+}
+
+/// The suffix of a file that is being written and has not got its name yet.
+pub(super) const NEW_SUFFIX: &str = ".new";
+
+fn new_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(NEW_SUFFIX);
+    name.into()
+}
+
+pub(super) fn sync_directory(path: &Path) -> Result<(), DiskError> {
+    before(Operation::SyncDirectory, path)
+        .and_then(|()| File::open(path)?.sync_all())
+        .map_err(|error| DiskError::new("sync the directory", path, error))
+}
+
+pub(super) fn create_directory(path: &Path) -> Result<(), DiskError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(|error| DiskError::new("create the directory", path, error)),
+    }
+}
+
+/// Removes a file, which the caller makes durable by syncing the directory.
+pub(super) fn remove(path: &Path) -> Result<(), DiskError> {
+    match before(Operation::Remove, path).and_then(|()| fs::remove_file(path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(|error| DiskError::new("remove", path, error)),
+    }
+}
+
+/// The whole content; `None` if there is no such file.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(DiskError::new("read", path, error)),
+    }
+}
+
+/// The names in a directory, sorted; those that are not UTF-8 in a readable form that matches no name of ours.
+pub(super) fn list(path: &Path) -> Result<Vec<String>, DiskError> {
+    let failed = |error| DiskError::new("list", path, error);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,193 @@
+//! How a node comes back: check everything, then bump the generation, then replay, then begin a fresh segment.
+//!
+//! Up to the bump nothing is changed. After it a crash between any two steps is harmless: what is replayed is made
+//! durable in the engine and the checkpoint is moved behind it *before* a fresh segment says that the log goes on
+//! there, and old segments go last.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keystore_core::id::Generation;
+use keystore_core::record::VALUE_BYTES_MAX;
+
+use super::checkpoint::Checkpoints;
+use super::counters::Counters;
+use super::data_dir::{DataDir, States};
+use super::engine::{EngineError, Storage};
+use super::error::{FatalError, OpenError};
+use super::found::{Found, Identity};
+use super::log::{self, CommitLog, Position, ReadError};
+use super::sled_engine::SledEngine;
+
+/// A segment takes at least the largest record twice, with its key and the headers.
+pub const SEGMENT_BYTES_MIN: u64 = 2 * (VALUE_BYTES_MAX as u64) + (64 << 10);
+
+/// How a data directory is used.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub data_dir: PathBuf,
+    /// Who the node becomes if the directory is empty. Its cluster name must be that of the directory otherwise.
+    pub new_identity: Identity,
+    /// Size of a segment of the log, [`SEGMENT_BYTES_MIN`] or more. Up to two segments more than
+    /// `checkpoint_bytes` are on disk.
+    pub segment_bytes: u64,
+    /// Bytes of log after which a checkpoint is written: more is longer to replay, less is more syncs.
+    pub checkpoint_bytes: u64,
+    /// Memory for the engine's cache.
+    pub cache_bytes: u64,
+    /// A commit with periodic durability is synced at most so much later.
+    pub sync_interval: Duration,
+}
+
+/// An open data directory: the log and the engine agree, and nothing is being written yet.
+#[derive(Debug)]
+pub struct NodeStorage {
+    pub(super) data_dir: Arc<DataDir>,
+    pub(super) found: Found,
+    pub(super) log: CommitLog,
+    pub(super) checkpoints: Checkpoints,
+    pub(super) options: Options,
+}
+
+impl NodeStorage {
+    /// Opens the data directory of a node, or makes an empty one that of a new node.
+    pub fn open(options: &Options) -> Result<Self, OpenError> {
+        if options.segment_bytes < SEGMENT_BYTES_MIN {
+            return Err(OpenError::SegmentTooSmall { found: options.segment_bytes, min: SEGMENT_BYTES_MIN });
+        }
+        Self::open_checked(options)
+    }
+
+    /// Tests use smaller segments than records of any size allow.
+    pub(super) fn open_checked(options: &Options) -> Result<Self, OpenError> {
+        let data_dir = DataDir::lock(&options.data_dir)?;
+        let states = match data_dir.inspect()? {
+            Some(states) => states,
+            None => data_dir.create(options.new_identity.clone())?,
+        };
+        check_owner(&data_dir, &states, options)?;
+        let States { mut found, checkpoint } = states;
+        log::read(&data_dir.log(), checkpoint, &mut |_| {}).map_err(read_error)?;
+        let engine = Arc::new(open_engine(&data_dir, checkpoint, options)?);
+
+        found.generation = Generation(found.generation.0 + 1);
+        data_dir.save_generation(found.generation)?;
+        let checkpoints = Checkpoints {
+            data_dir: data_dir.path().to_owned(),
+            log_dir: data_dir.log(),
+            engine,
+            counters: Arc::default(),
+        };
+        let end = replay(&checkpoints, checkpoint)?;
+        let log = begin_log(&checkpoints, end, options)?;
+        Ok(Self { data_dir: Arc::new(data_dir), found, log, checkpoints, options: options.clone() })
+    }
+
+    /// What core starts from.
+    pub fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// For loads; only the committing thread applies.
+    pub fn engine(&self) -> Arc<dyn Storage> {
+        self.checkpoints.engine.clone()
+    }
+
+    pub fn counters(&self) -> Arc<Counters> {
+        self.checkpoints.counters.clone()
+    }
+}
+
+fn check_owner(data_dir: &DataDir, states: &States, options: &Options) -> Result<(), OpenError> {
+    let Identity { node, actor, cluster_name } = &states.found.identity;
+    let path = data_dir.path().to_owned();
+    if *cluster_name != options.new_identity.cluster_name {
+        let expected = options.new_identity.cluster_name.clone();
+        return Err(OpenError::OtherCluster { path, found: cluster_name.clone(), expected });
+    }
+    let Some((layout, _)) = &states.found.membership else { return Ok(()) };
+    match layout.member(*node) {
+        Some(member) if member.actor == *actor => Ok(()),
+        _ => Err(OpenError::OtherNode { path, node: *node }),
+    }
+}
+
+/// The engine, if it still has what the checkpoint says was made durable in it.
+fn open_engine(data_dir: &DataDir, checkpoint: Position, options: &Options) -> Result<SledEngine, OpenError> {
+    let path = data_dir.engine();
+    let expected = checkpoint.sequence;
+    if expected > 0 && !SledEngine::exists(&path) {
+        return Err(OpenError::EngineBehind { path, found: 0, expected });
+    }
+    let engine = SledEngine::open(&path, options.cache_bytes).map_err(|error| engine_error(path.clone(), error))?;
+    let found = engine.flushed().map_err(|error| engine_error(path.clone(), error))?;
+    if found < expected {
+        return Err(OpenError::EngineBehind { path, found, expected });
+    }
+    Ok(engine)
+}
+
+/// Merges everything behind the checkpoint into the engine and returns where the log ends.
+fn replay(checkpoints: &Checkpoints, from: Position) -> Result<Position, OpenError> {
+    let Checkpoints { log_dir, engine, counters, .. } = checkpoints;
+    let mut failed: Result<(), EngineError> = Ok(());
+    let end = log::read(log_dir, from, &mut |records| {
+        if failed.is_err() {
+            return;
+        }
+        match engine.apply(records) {
+            Ok(damaged) => counters.records_damaged.add(damaged),
+            Err(error) => failed = Err(error),
+        }
+        counters.records_applied.add(records.len() as u64);
+        counters.records_replayed.add(records.len() as u64);
+    })
+    .map_err(read_error)?;
+    failed.map_err(OpenError::Engine)?;
+    counters.log_segments.set(end.segments);
+    counters.log_sequence.set(end.position.sequence);
+    tracing::info!(
+        records = counters.records_replayed.get(),
+        bytes = end.bytes,
+        segments = end.segments,
+        sequence = end.position.sequence,
+        "commit log replayed"
+    );
+    Ok(end.position)
+}
+
+/// The first checkpoint makes what was replayed durable without the log; only then may a new segment say that the
+/// log goes on behind it, since the tail that was read may never have been synced.
+fn begin_log(checkpoints: &Checkpoints, end: Position, options: &Options) -> Result<CommitLog, OpenError> {
+    checkpoints.write(end).map_err(fatal_error)?;
+    let counters = checkpoints.counters.clone();
+    let log = CommitLog::begin(&checkpoints.log_dir, options.segment_bytes, end, counters)?;
+    checkpoints.counters.log_segments.add(1);
+    checkpoints.write(log.position()).map_err(fatal_error)?;
+    Ok(log)
+}
+
+fn read_error(error: ReadError) -> OpenError {
+    match error {
+        ReadError::Damaged(damaged) => damaged.into(),
+        ReadError::Disk(error) => error.into(),
+    }
+}
+
+fn engine_error(path: PathBuf, error: EngineError) -> OpenError {
+    match error {
+        EngineError::Sled(sled::Error::Io(_)) | EngineError::Disk(_) => OpenError::Engine(error),
+        source @ EngineError::Sled(_) => OpenError::EngineDamaged { path, source },
+    }
+}
+
+fn fatal_error(error: FatalError) -> OpenError {
+    match error {
+        FatalError::Disk(error) => error.into(),
+        FatalError::Engine(error) => OpenError::Engine(error),
+        FatalError::Panicked(_) | FatalError::CommitTooLarge(_) => {
+            unreachable!("a checkpoint written on this thread has no other failure")
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! sled as an engine: the one module that knows it.
+//!
+//! sled 0.34.7 is trusted only as far as it deserves: its syncs are made real by [`super::sync_file_range`],
+//! replay starts from a checkpoint outside, a note inside shows whether it has lost what it had flushed, and no
+//! item comes near the size from which sled uses blob files, which it never syncs.
+//!
+//! ```text
+//! slot u16 ‖ key                                         → record, or the head of one in chunks
+//! (0x1000 + slot) u16 ‖ key bytes u16 ‖ key ‖ version 24 ‖ index u16   → chunk
+//! 0xffff ‖ "flushed"                                     → sequence u64
+//! ```
+//!
+//! The slot is the key's partition among 4,096, whatever number the cluster has: any of its partitions is one
+//! range of slots. Chunks bear the version of their record, and head and chunks change in one batch, so a reader
+//! in between sees either that a chunk is gone and the head is another one, or all of it.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use keystore_core::partition::{PartitionCount, RecordKey};
+use keystore_core::record::{Record, Version};
+use sled::{Batch, Db, IVec};
+
+use super::engine::{EngineError, LoadError, Storage};
+use super::file::{self, DiskFile};
+
+/// sled moves what exceeds a quarter of its segment into blob files. A leaf that is written as a whole has up to
+/// 20 items, so 20 of the largest must stay below: 20 × (16 KiB + a key) < 2 MiB / 4.
+const ITEM_BYTES_MAX: usize = 16 << 10;
+const SLED_SEGMENT_BYTES: usize = 2 << 20;
+
+const SLOTS: u32 = 4096;
+const CHUNKS_FROM: u16 = 0x1000;
+const FLUSHED_KEY: &[u8] = b"\xff\xffflushed";
+
+/// The first byte of a head; a record begins with its format, which is small.
+const HEAD: u8 = 0xc1;
+const HEAD_BYTES: usize = 1 + VERSION_BYTES + 4;
+const VERSION_BYTES: usize = 16 + 8;
+
+/// Up to this size a copy is cheaper than sharing sled's buffer.
+const COPY_BYTES_MAX: usize = 512;
+
+#[derive(Debug)]
+pub(super) struct SledEngine {
+    db: Db,
+    directory: PathBuf,
+    slots: PartitionCount,
+}
+
+/// Stands for a record whose bytes are in chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Head {
+    version: [u8; VERSION_BYTES],
+    length: u32,
+}
+
+/// What a key holds.
+enum Stored {
+    Nothing,
+    Record(Record),
+    /// A record in chunks, and its head.
+    Chunked(Record, Head),
+    Damaged,
+}
+
+impl SledEngine {
+    /// Opens or creates. `cache_bytes` bounds what sled keeps in memory.
+    pub(super) fn open(directory: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
+        let db = sled::Config::new()
+            .path(directory)
+            .cache_capacity(cache_bytes)
+            .segment_size(SLED_SEGMENT_BYTES)
+            .flush_every_ms(None)
+            .open()?;
+        let slots = PartitionCount::new(SLOTS).expect("4,096 is a power of two in range");
+        let engine = Self { db, directory: directory.to_owned(), slots };
+        engine.sync_files()?;
+        Ok(engine)
+    }
+
+    /// True if there is a database to open.
+    pub(super) fn exists(directory: &Path) -> bool {
+        directory.join("db").exists()
+    }
+
+    /// sled syncs its log; names of files, and what it has written through other calls, are synced here.
+    fn sync_files(&self) -> Result<(), EngineError> {
+        DiskFile::open(&self.directory.join("db"))?.sync_all()?;
+        file::sync_directory(&self.directory.join("blobs"))?;
+        file::sync_directory(&self.directory)?;
+        Ok(())
+    }
+
+    fn find(&self, key: &RecordKey) -> Result<Stored, EngineError> {
+        let Some(mut item) = self.get(&self.record_key(key))? else { return Ok(Stored::Nothing) };
+        loop {
+            let Some(head) = Head::decode(&item) else {
+                return Ok(decoded(key, &to_bytes(item)).map_or(Stored::Damaged, Stored::Record));
+            };
+            let chunks = self.chunks(key, head)?;
+            if let Some(record) = chunks.and_then(|stored| decoded(key, &stored)) {
+                return Ok(Stored::Chunked(record, head));
+            }
+            // A chunk that is missing has either been replaced together with the head, or it is damage. Each turn
+            // of this loop means that a whole write has come in between, so it ends.
+            match self.get(&self.record_key(key))? {
+                Some(now) if now != item => item = now,
+                _ => return Ok(Stored::Damaged),
+            }
+        }
+    }
+
+    /// A page that sled cannot read is damage of the record, not the end of the engine.
+    fn get(&self, key: &[u8]) -> Result<Option<IVec>, EngineError> {
+        match self.db.get(key) {
+            Err(sled::Error::Corruption { .. }) => Ok(Some(IVec::from(&[][..]))),
+            other => Ok(other?),
+        }
+    }
+
+    fn chunks(&self, key: &RecordKey, head: Head) -> Result<Option<Bytes>, EngineError> {
+        let Ok(length) = usize::try_from(head.length) else { return Ok(None) };
+        let mut stored = Vec::new();
+        for name in self.chunk_keys(key, head) {
+            match self.get(&name)? {
+                Some(chunk) => stored.extend_from_slice(&chunk),
+                None => return Ok(None),
+            }
+        }
+        Ok((stored.len() == length).then(|| stored.into()))
+    }
+
+    fn store(&self, key: &RecordKey, record: &Record, replaced: Option<Head>) -> Result<(), EngineError> {
+        let name = self.record_key(key);
+        let encoded = record.encode(key);
+        if encoded.len() <= ITEM_BYTES_MAX && replaced.is_none() {
+            self.db.insert(name, &encoded[..])?;
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        for chunk in replaced.into_iter().flat_map(|head| self.chunk_keys(key, head)) {
+            batch.remove(chunk);
+        }
+        if encoded.len() <= ITEM_BYTES_MAX {
+            batch.insert(name, &encoded[..]);
+        } else {
+            let head = Head::of(record, encoded.len());
+            for (name, chunk) in self.chunk_keys(key, head).zip(encoded.chunks(ITEM_BYTES_MAX)) {
+                batch.insert(name, chunk);
+            }
+            batch.insert(name, head.encode());
+        }
+        Ok(self.db.apply_batch(batch)?)
+    }
+
+    fn record_key(&self, key: &RecordKey) -> Vec<u8> {
+        let slot = key.partition(self.slots).0;
+        let mut out = Vec::with_capacity(2 + key.encoded().len());
+        out.extend_from_slice(&slot.to_be_bytes());
+        out.extend_from_slice(key.encoded());
+        out
+    }
+
+    fn chunk_keys(&self, key: &RecordKey, head: Head) -> impl Iterator<Item = Vec<u8>> + use<> {
+        let slot = CHUNKS_FROM + key.partition(self.slots).0;
+        let length = u16::try_from(key.encoded().len()).expect("an encoded key has at most 1,090 bytes");
+        let mut prefix = Vec::with_capacity(2 + 2 + key.encoded().len() + VERSION_BYTES + 2);
+        prefix.extend_from_slice(&slot.to_be_bytes());
+        prefix.extend_from_slice(&length.to_be_bytes());
+        prefix.extend_from_slice(key.encoded());
+        prefix.extend_from_slice(&head.version);
+        let chunks = usize::try_from(head.length).unwrap_or(usize::MAX).div_ceil(ITEM_BYTES_MAX);
+        (0..=u16::MAX).take(chunks).map(move |index| {
+            let mut name = prefix.clone();
+            name.extend_from_slice(&index.to_be_bytes());
+            name
+        })
+    }
+}
+
+impl Storage for SledEngine {
+    fn load(&self, key: &RecordKey) -> Result<Option<Record>, LoadError> {
+        match self.find(key)? {
+            Stored::Nothing => Ok(None),
+            Stored::Record(record) | Stored::Chunked(record, _) => Ok(Some(record)),
+            Stored::Damaged => Err(LoadError::Damaged),
+        }
+    }
+
+    fn apply(&self, records: &[(RecordKey, Record)]) -> Result<u64, EngineError> {
+        let mut damaged = 0;
+        for (key, record) in records {
+            let (held, head) = match self.find(key)? {
+                Stored::Nothing => {
+                    self.store(key, record, None)?;
+                    continue;
+                }
+                Stored::Record(held) => (held, None),
+                Stored::Chunked(held, head) => (held, Some(head)),
+                Stored::Damaged => {
+                    damaged += 1;
+                    continue;
+                }
+            };
+            let version = held.version();
+            let merged = held.merge(record.clone());
+            if merged.version() != version {
+                self.store(key, &merged, head)?;
+            }
+        }
+        Ok(damaged)
+    }
+
+    fn flush(&self, sequence: u64) -> Result<(), EngineError> {
+        self.db.insert(FLUSHED_KEY, &sequence.to_be_bytes())?;
+        self.db.flush()?;
+        self.sync_files()
+    }
+
+    fn flushed(&self) -> Result<u64, EngineError> {
+        let noted = self.get(FLUSHED_KEY)?;
+        let bytes = noted.and_then(|noted| noted.as_ref().try_into().ok());
+        Ok(bytes.map_or(0, u64::from_be_bytes))
+    }
+
+    fn bytes_on_disk(&self) -> Result<u64, EngineError> {
+        Ok(self.db.size_on_disk()?)
+    }
+}
+
+impl Head {
+    fn of(record: &Record, length: usize) -> Self {
+        let Version { stamp, hash } = record.version();
+        let mut version = [0; VERSION_BYTES];
+        let (left, right) = version.split_at_mut(16);
+        left.copy_from_slice(&stamp.to_bytes());
+        right.copy_from_slice(&hash.to_be_bytes());
+        Self { version, length: u32::try_from(length).expect("a record is below 4 GiB") }
+    }
+
+    fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEAD_BYTES);
+        out.push(HEAD);
+        out.extend_from_slice(&self.version);
+        out.extend_from_slice(&self.length.to_be_bytes());
+        out
+    }
+
+    fn decode(item: &[u8]) -> Option<Self> {
+        let (kind, rest) = item.split_first()?;
+        let (version, length) = rest.split_first_chunk::<VERSION_BYTES>()?;
+        let length = u32::from_be_bytes(length.try_into().ok()?);
+        (*kind == HEAD).then_some(Self { version: *version, length })
+    }
+}
+
+fn decoded(key: &RecordKey, stored: &Bytes) -> Option<Record> {
+    Record::decode(key, stored).ok()
+}
+
+fn to_bytes(item: IVec) -> Bytes {
+    if item.len() <= COPY_BYTES_MAX { Bytes::copy_from_slice(&item) } else { Bytes::from_owner(item) }
+}

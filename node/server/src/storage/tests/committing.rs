@@ -1,0 +1,217 @@
+//! The committing thread: order, durability, checkpoints, a full disk, a disk that fails.
+
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use keystore_core::effect::{Commit, CommitId, CommitRefused, SaveId, SavedState};
+use keystore_core::quorum::Durability;
+
+use super::{DEADLINE, contents, entry, key, memory_dir, open, options, record, run};
+use crate::storage::file::Operation;
+use crate::storage::power::{Faults, watch};
+
+#[test]
+fn commits_are_reported_in_order_and_only_once_they_can_be_loaded() {
+    let directory = memory_dir();
+    let storage = open(&options(directory.path().to_owned()));
+    let engine = storage.engine();
+    let counters = storage.counters();
+    let running = run(storage);
+    let handle = running.storage.handle();
+    let commit = |n| {
+        let (key, record) = entry(n, n);
+        let durability = if n % 2 == 0 { Durability::Synced } else { Durability::Periodic };
+        Commit { id: CommitId(n), key, record, durability }
+    };
+    for n in 0..100 {
+        handle.commit(&mut vec![commit(2 * n), commit(2 * n + 1)]);
+    }
+    let mut reported = Vec::new();
+    while reported.len() < 200 {
+        for (id, outcome) in running.committed.recv_timeout(DEADLINE).unwrap() {
+            assert!(engine.load(&key(id.0)).unwrap().is_some());
+            assert_eq!(outcome, Ok(Durability::Synced), "all went into synced batches");
+            reported.push(id.0);
+        }
+    }
+    assert_eq!(reported, (0..200).collect::<Vec<_>>());
+    assert_eq!(counters.log_records.get(), 200);
+    assert_eq!(counters.records_applied.get(), 200);
+    assert!(counters.log_sync_seconds.count() <= counters.log_batches.get());
+    running.storage.shutdown().unwrap();
+}
+
+#[test]
+fn a_periodic_commit_is_reported_as_such_and_synced_soon() {
+    let directory = memory_dir();
+    let storage = open(&options(directory.path().to_owned()));
+    let counters = storage.counters();
+    let running = run(storage);
+    let outcomes = running.commit(vec![entry(1, 1)], Durability::Periodic);
+    assert_eq!(outcomes, [(CommitId(0), Ok(Durability::Periodic))]);
+    let begun = Instant::now();
+    while counters.log_sync_seconds.count() == 0 {
+        assert!(begun.elapsed() < DEADLINE, "never synced");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn after_a_clean_shutdown_nothing_is_replayed() {
+    let directory = memory_dir();
+    let running = run(open(&options(directory.path().to_owned())));
+    running.commit((0..50).map(|n| entry(n, n)).collect(), Durability::Synced);
+    running.storage.handle().save(SaveId(5), SavedState::StampCeiling(77));
+    running.storage.shutdown().unwrap();
+    assert_eq!(running.saved.recv_timeout(DEADLINE).unwrap(), [SaveId(5)]);
+    let storage = open(&options(directory.path().to_owned()));
+    assert_eq!(storage.counters().records_replayed.get(), 0);
+    assert_eq!(storage.found().stamp_ceiling_ms, 77);
+    assert_eq!(storage.engine().load(&key(49)).unwrap(), Some(entry(49, 49).1));
+}
+
+#[test]
+fn checkpoints_remove_old_segments_and_shorten_replay() {
+    let directory = memory_dir();
+    let storage = open(&options(directory.path().to_owned()));
+    let counters = storage.counters();
+    let running = run(storage);
+    for n in 0..200 {
+        running.commit(vec![(key(n % 10), record(n, vec![1; 8_000]))], Durability::Synced);
+    }
+    let begun = Instant::now();
+    while counters.checkpoints.get() < 4 {
+        assert!(begun.elapsed() < DEADLINE, "no checkpoint");
+        running.commit(vec![(key(1), record(1, vec![1; 8_000]))], Durability::Synced);
+    }
+    let segments = contents(&directory.path().join("log")).len();
+    assert!(segments <= 6, "{segments} segments for 1.6 MB with a checkpoint each 256 KiB");
+    let killed = memory_dir();
+    drop(running);
+    super::copy_dir(directory.path(), killed.path());
+    drop(open(&options(killed.path().to_owned())));
+}
+
+#[test]
+fn a_full_disk_refuses_commits_before_anything_is_written_and_recovers() {
+    let directory = memory_dir();
+    let is_full = Arc::new(AtomicBool::new(false));
+    let full = is_full.clone();
+    let fault = Faults(move |operation, _: &Path| match operation {
+        Operation::Reserve if full.load(Ordering::SeqCst) => {
+            Err(io::Error::from_raw_os_error(libc::ENOSPC))
+        }
+        _ => Ok(()),
+    });
+    let storage = open(&options(directory.path().to_owned()));
+    let (counters, engine) = (storage.counters(), storage.engine());
+    let _watched = watch(directory.path(), Arc::new(fault));
+    let running = run(storage);
+    is_full.store(true, Ordering::SeqCst);
+    let begun = Instant::now();
+    let mut n = 0;
+    let refused = loop {
+        assert!(begun.elapsed() < DEADLINE, "never full");
+        n += 1;
+        let outcomes = running.commit(vec![(key(n), record(1, vec![1; 10_000]))], Durability::Synced);
+        if outcomes == [(CommitId(0), Err(CommitRefused))] {
+            break n;
+        }
+    };
+    assert!(refused > 10, "there was room in the segment in use");
+    assert_eq!(engine.load(&key(refused)).unwrap(), None);
+    assert_eq!(counters.log_refused.get(), 1);
+    assert!(engine.load(&key(1)).unwrap().is_some());
+    is_full.store(false, Ordering::SeqCst);
+    let outcomes = running.commit(vec![entry(refused, 2)], Durability::Synced);
+    assert_eq!(outcomes, [(CommitId(0), Ok(Durability::Synced))]);
+    running.storage.shutdown().unwrap();
+}
+
+#[test]
+fn a_sync_that_fails_ends_everything_and_acknowledges_nothing() {
+    let directory = memory_dir();
+    let fault = Faults(|operation, path: &Path| match operation {
+        Operation::SyncData if path.extension().is_some_and(|end| end == "log") => {
+            Err(io::Error::from_raw_os_error(libc::EIO))
+        }
+        _ => Ok(()),
+    });
+    let storage = open(&options(directory.path().to_owned()));
+    let engine = storage.engine();
+    let _watched = watch(directory.path(), Arc::new(fault));
+    let running = run(storage);
+    let (name, record) = entry(1, 1);
+    let commit = Commit { id: CommitId(1), key: name, record, durability: Durability::Synced };
+    running.storage.handle().commit(&mut vec![commit]);
+    let error = running.failed.recv_timeout(DEADLINE).unwrap();
+    assert!(error.starts_with("cannot sync") && error.contains(".log"), "{error}");
+    assert_eq!(engine.load(&key(1)).unwrap(), None, "visible means synced");
+    assert!(running.storage.shutdown().is_err());
+    assert!(running.committed.try_recv().is_err(), "something was acknowledged");
+}
+
+#[test]
+fn a_state_that_cannot_be_saved_ends_everything() {
+    let directory = memory_dir();
+    let storage = open(&options(directory.path().to_owned()));
+    let fault = Faults(|operation, _: &Path| match operation {
+        Operation::Rename => Err(io::Error::from_raw_os_error(libc::EIO)),
+        _ => Ok(()),
+    });
+    let _watched = watch(directory.path(), Arc::new(fault));
+    let running = run(storage);
+    running.storage.handle().save(SaveId(1), SavedState::StampCeiling(1));
+    assert!(running.failed.recv_timeout(DEADLINE).unwrap().starts_with("cannot rename"));
+    assert!(running.saved.try_recv().is_err());
+}
+
+/// A file system of its own, gone when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(bytes: u64) -> Option<Self> {
+        let directory = memory_dir();
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(directory.path());
+        let is_mounted = command.output().is_ok_and(|output| output.status.success());
+        is_mounted.then(|| Self(directory))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn on_a_disk_that_is_really_full_commits_are_refused_and_nothing_is_lost() {
+    let Some(disk) = SmallDisk::mount(24 << 20) else {
+        println!("skipped: a small file system cannot be mounted here");
+        return;
+    };
+    let options = options(disk.0.path().join("data"));
+    let storage = open(&options);
+    let running = run(storage);
+    let mut acknowledged = Vec::new();
+    let begun = Instant::now();
+    for n in 0.. {
+        assert!(begun.elapsed() < DEADLINE, "never full");
+        let outcomes = running.commit(vec![(key(n), record(1, vec![n as u8; 15_000]))], Durability::Synced);
+        match outcomes[..] {
+            [(_, Ok(_))] => acknowledged.push(n),
+            _ => break,
+        }
+    }
+    assert!(acknowledged.len() > 100, "{} commits", acknowledged.len());
+    drop(running);
+    let storage = open(&options);
+    for n in acknowledged {
+        assert_eq!(storage.engine().load(&key(n)).unwrap(), Some(record(1, vec![n as u8; 15_000])));
+    }
+}

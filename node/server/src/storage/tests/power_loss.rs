@@ -1,0 +1,163 @@
+//! Power cuts on the real files of log, engine and states: what was acknowledged as synced is there afterwards.
+
+use std::collections::BTreeMap;
+
+use keystore_core::effect::{SaveId, SavedState};
+use keystore_core::partition::RecordKey;
+use keystore_core::quorum::Durability;
+use keystore_core::record::Record;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::{DEADLINE, Running, key, memory_dir, open, options, record, run};
+use crate::storage::power::{PowerCut, watch};
+
+const KEYS: u64 = 40;
+const LIVES: usize = 4;
+
+/// What a client knows.
+#[derive(Default)]
+struct Known {
+    /// Acknowledged as synced: this or something newer must be found.
+    acknowledged: BTreeMap<RecordKey, Record>,
+    /// Everything that was ever handed over: nothing else may be found.
+    written: BTreeMap<(RecordKey, u64), Record>,
+    clock: u64,
+    ceiling_ms: u64,
+}
+
+impl Known {
+    fn next(&mut self, rng: &mut StdRng) -> (RecordKey, Record) {
+        self.clock += 1;
+        let bytes = match rng.random_range(0..20) {
+            0 => rng.random_range(16_000..50_000),
+            1..4 => rng.random_range(1_000..5_000),
+            _ => rng.random_range(0..200),
+        };
+        let entry = (key(rng.random_range(0..KEYS)), record(self.clock, vec![self.clock as u8; bytes]));
+        self.written.insert((entry.0.clone(), self.clock), entry.1.clone());
+        entry
+    }
+
+    fn commit(&mut self, running: &Running, rng: &mut StdRng) {
+        let entries: Vec<_> = (0..rng.random_range(1..12)).map(|_| self.next(rng)).collect();
+        let durability = if rng.random_bool(0.7) { Durability::Synced } else { Durability::Periodic };
+        for ((key, record), (_, outcome)) in entries.clone().into_iter().zip(running.commit(entries, durability)) {
+            if outcome == Ok(Durability::Synced) {
+                self.acknowledged.insert(key, record);
+            }
+        }
+    }
+
+    fn check(&self, storage: &crate::storage::NodeStorage) {
+        assert!(storage.found().stamp_ceiling_ms >= self.ceiling_ms, "the ceiling went back");
+        let engine = storage.engine();
+        for n in 0..KEYS {
+            let found = engine.load(&key(n)).unwrap();
+            if let Some(found) = &found {
+                let written = self.written.get(&(key(n), found.stamp.millis()));
+                assert!(written == Some(found), "key {n} has what nobody wrote");
+            }
+            let acknowledged = self.acknowledged.get(&key(n)).map(|record| record.stamp);
+            assert!(found.map(|record| record.stamp) >= acknowledged, "key {n} lost an acknowledged write");
+        }
+    }
+}
+
+fn live_and_die(seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut known = Known::default();
+    let mut directory = memory_dir();
+    for life in 1..=LIVES {
+        let power = PowerCut::new(directory.path());
+        let watched = watch(directory.path(), power.clone());
+        let storage = open(&options(directory.path().to_owned()));
+        assert_eq!(storage.found().generation.0, life as u64);
+        known.check(&storage);
+        let running = run(storage);
+        for _ in 0..rng.random_range(0..60) {
+            known.commit(&running, &mut rng);
+            if rng.random_bool(0.1) {
+                known.ceiling_ms += 1;
+                let save = SavedState::StampCeiling(known.ceiling_ms);
+                running.storage.handle().save(SaveId(0), save);
+                running.saved.recv_timeout(DEADLINE).unwrap();
+            }
+        }
+        let after = memory_dir();
+        power.cut(&mut rng, after.path());
+        drop(running);
+        drop(watched);
+        directory = after;
+    }
+    known.check(&open(&options(directory.path().to_owned())));
+}
+
+#[test]
+fn after_a_power_cut_every_synced_commit_is_there() {
+    for seed in 0..40 {
+        let result = std::panic::catch_unwind(|| live_and_die(seed));
+        assert!(result.is_ok(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_moment_of_a_start_loses_nothing() {
+    use crate::storage::power::Observer;
+    use std::io;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    /// Cuts the power before each of our operations in turn.
+    struct CutAt {
+        power: Arc<PowerCut>,
+        operations: AtomicUsize,
+        at: usize,
+        rng: Mutex<StdRng>,
+        to: std::path::PathBuf,
+    }
+
+    impl Observer for CutAt {
+        fn before(&self, operation: crate::storage::file::Operation, path: &Path) -> io::Result<()> {
+            if self.operations.fetch_add(1, Ordering::SeqCst) == self.at {
+                self.power.cut(&mut self.rng.lock().unwrap(), &self.to);
+            }
+            self.power.before(operation, path)
+        }
+    }
+
+    let mut rng = StdRng::seed_from_u64(99);
+    let mut known = Known::default();
+    let origin = memory_dir();
+    let before = memory_dir();
+    {
+        let power = PowerCut::new(origin.path());
+        let _watched = watch(origin.path(), power.clone());
+        let running = run(open(&options(origin.path().to_owned())));
+        for _ in 0..30 {
+            known.commit(&running, &mut rng);
+        }
+        power.cut(&mut rng, before.path());
+    }
+    for at in 0.. {
+        let directory = memory_dir();
+        super::copy_dir(before.path(), directory.path());
+        let after = memory_dir();
+        let observer = Arc::new(CutAt {
+            power: PowerCut::new(directory.path()),
+            operations: AtomicUsize::new(0),
+            at,
+            rng: Mutex::new(StdRng::seed_from_u64(at as u64)),
+            to: after.path().to_owned(),
+        });
+        let watched = watch(directory.path(), observer.clone());
+        drop(open(&options(directory.path().to_owned())));
+        drop(watched);
+        if observer.operations.load(Ordering::SeqCst) <= at {
+            assert!(at > 15, "a start has many operations, not {at}");
+            break;
+        }
+        known.check(&open(&options(after.path().to_owned())));
+    }
+}

@@ -1,0 +1,229 @@
+//! Directories that are not used: a clear sentence, exit status 3, and not a byte changed.
+
+use std::fs;
+use std::path::Path;
+
+use keystore_core::effect::SavedState;
+use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, NodeId, Nonce};
+use keystore_core::layout::{FirstLayout, Layout, Member};
+use keystore_core::partition::PartitionCount;
+use keystore_core::quorum::Durability;
+use tempfile::TempDir;
+
+use super::{contents, copy_dir, entry, identity, memory_dir, open, options, run};
+use crate::storage::found::{decode_membership, decode_peers, encode_membership, encode_peers};
+use crate::storage::log::Reason;
+use crate::storage::{NodeStorage, OpenError};
+
+/// The directory of a node that was killed: its log has a tail, and a checkpoint lies before it.
+fn killed_node() -> TempDir {
+    let (origin, killed) = (memory_dir(), memory_dir());
+    let running = run(open(&options(origin.path().to_owned())));
+    for n in 0..20 {
+        running.commit(vec![entry(n, n + 1)], Durability::Synced);
+    }
+    copy_dir(origin.path(), killed.path());
+    killed
+}
+
+/// Opening fails with this sentence, status 3, and changes nothing.
+fn refused(directory: &Path, part_of_sentence: &str) -> OpenError {
+    let before = contents(directory);
+    let error = NodeStorage::open_checked(&options(directory.to_owned())).unwrap_err();
+    let sentence = error.to_string();
+    assert!(sentence.contains(part_of_sentence), "{sentence}");
+    assert_eq!(error.exit_code(), 3, "{sentence}");
+    assert!(contents(directory) == before, "something was changed");
+    error
+}
+
+fn layout(node: NodeId, actor: Actor) -> Layout {
+    let member = |node, actor| Member { node, actor, name: "n".into(), zone: String::new(), weight: 1 };
+    Layout::first(FirstLayout {
+        cluster: ClusterId([1; 16]),
+        incarnation: Incarnation { number: 1, id: 2 },
+        partitions: PartitionCount::new(16).unwrap(),
+        replication_factor: 2,
+        members: vec![member(node, actor), member(NodeId([9; 16]), Actor(9))],
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_killed_node_comes_back_with_everything() {
+    let directory = killed_node();
+    let storage = open(&options(directory.path().to_owned()));
+    assert_eq!(storage.found().generation, Generation(2));
+    assert_eq!(storage.found().identity, identity());
+    assert_eq!(storage.counters().records_replayed.get(), 20);
+    for n in 0..20 {
+        assert_eq!(storage.engine().load(&entry(n, 0).0).unwrap(), Some(entry(n, n + 1).1));
+    }
+}
+
+#[test]
+fn every_state_that_is_not_whole_is_refused() {
+    let good = killed_node();
+    for state in ["identity", "generation", "stamp-ceiling", "layout", "peers", "checkpoint"] {
+        let directory = memory_dir();
+        copy_dir(good.path(), directory.path());
+        let path = directory.path().join(state);
+        let whole = fs::read(&path).unwrap();
+        for byte in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[byte] ^= 0x80;
+            fs::write(&path, damaged).unwrap();
+            refused(directory.path(), "cannot be trusted");
+        }
+        fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        refused(directory.path(), "cannot be trusted");
+        fs::remove_file(&path).unwrap();
+        let sentence = if state == "identity" { "identity file is missing" } else { "it is missing" };
+        refused(directory.path(), sentence);
+    }
+}
+
+#[test]
+fn a_hole_in_the_log_is_refused() {
+    let directory = killed_node();
+    let segment = directory.path().join("log/00000000000000000001.log");
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[4096 + 70] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let error = refused(directory.path(), "the commit log is damaged in");
+    let OpenError::LogDamaged(damaged) = error else { panic!("{error}") };
+    assert_eq!((damaged.segment, damaged.offset, damaged.sequence), (segment, 4096, 1));
+    assert_eq!(damaged.reason, Reason::SyncedBatch);
+}
+
+#[test]
+fn a_log_that_is_gone_is_refused() {
+    let directory = killed_node();
+    fs::remove_file(directory.path().join("log/00000000000000000001.log")).unwrap();
+    refused(directory.path(), "the segment is missing");
+    fs::remove_dir_all(directory.path().join("log")).unwrap();
+    refused(directory.path(), "it is missing");
+}
+
+#[test]
+fn an_engine_that_lost_what_was_flushed_is_refused() {
+    let directory = memory_dir();
+    let early = memory_dir();
+    let running = run(open(&options(directory.path().to_owned())));
+    running.commit(vec![entry(1, 1)], Durability::Synced);
+    running.storage.shutdown().unwrap();
+    copy_dir(&directory.path().join("engine"), early.path());
+    let running = run(open(&options(directory.path().to_owned())));
+    running.commit(vec![entry(2, 2)], Durability::Synced);
+    running.storage.shutdown().unwrap();
+
+    let engine = directory.path().join("engine");
+    fs::remove_dir_all(&engine).unwrap();
+    fs::create_dir(&engine).unwrap();
+    refused(directory.path(), "has lost records");
+    copy_dir(early.path(), &engine);
+    let error = NodeStorage::open_checked(&options(directory.path().to_owned())).unwrap_err();
+    assert!(matches!(error, OpenError::EngineBehind { found: 1, expected: 2, .. }), "{error}");
+}
+
+#[test]
+fn foreign_files_and_foreign_clusters_are_refused() {
+    let directory = killed_node();
+    let foreign = directory.path().join("thesis.txt");
+    fs::write(&foreign, "do not lose").unwrap();
+    refused(directory.path(), "thesis.txt is not part of a node's data directory");
+    fs::remove_file(&foreign).unwrap();
+    let foreign = directory.path().join("log/notes");
+    fs::write(&foreign, "").unwrap();
+    refused(directory.path(), "log/notes is not part");
+    fs::remove_file(&foreign).unwrap();
+
+    let mut elsewhere = options(directory.path().to_owned());
+    elsewhere.new_identity.cluster_name = "test/other".into();
+    let before = contents(directory.path());
+    let error = NodeStorage::open_checked(&elsewhere).unwrap_err();
+    assert!(error.to_string().contains("belongs to cluster \"test/demo\""), "{error}");
+    assert_eq!(error.exit_code(), 3);
+    assert!(contents(directory.path()) == before);
+}
+
+#[test]
+fn a_layout_of_another_node_is_refused() {
+    let directory = memory_dir();
+    let storage = open(&options(directory.path().to_owned()));
+    let me = identity();
+    storage.data_dir.save(&SavedState::Layout { layout: layout(me.node, me.actor), decided: true }).unwrap();
+    drop(storage);
+    let storage = open(&options(directory.path().to_owned()));
+    assert_eq!(storage.found().membership, Some((layout(me.node, me.actor), true)));
+    storage.data_dir.save(&SavedState::Layout { layout: layout(me.node, Actor(8)), decided: true }).unwrap();
+    drop(storage);
+    refused(directory.path(), "does not name node");
+}
+
+#[test]
+fn a_directory_in_use_is_refused() {
+    let directory = memory_dir();
+    let _storage = open(&options(directory.path().to_owned()));
+    let error = NodeStorage::open_checked(&options(directory.path().to_owned())).unwrap_err();
+    assert!(matches!(error, OpenError::InUse(_)));
+    assert_eq!(error.exit_code(), 3);
+}
+
+#[test]
+fn an_empty_directory_with_lost_and_found_becomes_that_of_a_new_node() {
+    let directory = memory_dir();
+    fs::create_dir(directory.path().join("lost+found")).unwrap();
+    let storage = open(&options(directory.path().to_owned()));
+    assert_eq!((storage.found().generation, storage.found().stamp_ceiling_ms), (Generation(1), 0));
+    assert_eq!(storage.found().membership, None);
+}
+
+#[test]
+fn a_crash_while_a_new_node_is_made_leaves_an_empty_directory() {
+    use crate::storage::power::{Faults, watch};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    for at in 0.. {
+        let directory = memory_dir();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let seen = calls.clone();
+        let fault = Faults(move |_, _: &Path| match seen.fetch_add(1, Ordering::SeqCst) {
+            call if call == at => Err(std::io::Error::from_raw_os_error(libc::EIO)),
+            _ => Ok(()),
+        });
+        let watched = watch(directory.path(), Arc::new(fault));
+        let result = NodeStorage::open_checked(&options(directory.path().to_owned()));
+        drop(watched);
+        if let Ok(storage) = result {
+            assert!(calls.load(Ordering::SeqCst) <= at || at > 40, "call {at} was not asked for its result");
+            drop(storage);
+            if calls.load(Ordering::SeqCst) <= at {
+                break;
+            }
+            continue;
+        }
+        let storage = open(&options(directory.path().to_owned()));
+        assert_eq!(storage.found().identity, identity());
+        assert!(storage.found().generation.0 <= 2, "failed at call {at}");
+    }
+}
+
+#[test]
+fn segments_too_small_for_the_largest_record_are_a_bad_setting() {
+    let directory = memory_dir();
+    let error = NodeStorage::open(&options(directory.path().to_owned())).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().starts_with("storage.segment_bytes is 131072"), "{error}");
+}
+
+#[test]
+fn payloads_of_layout_and_peers_read_back() {
+    let layout = layout(NodeId([7; 16]), Actor(7));
+    for membership in [None, Some((&layout, false)), Some((&layout, true))] {
+        let expected = membership.map(|(layout, decided)| (layout.clone(), decided));
+        assert_eq!(decode_membership(&encode_membership(membership)), Ok(expected));
+    }
+    let peers = [(NodeId([1; 16]), (Generation(3), Nonce(4))), (NodeId([2; 16]), (Generation(5), Nonce(6)))];
+    assert_eq!(decode_peers(&encode_peers(&peers.into())), Ok(peers.into()));
+}
