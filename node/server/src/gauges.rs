@@ -62,8 +62,18 @@ impl Collector for Gauges {
         gauge("gossip_nodes_alive", "Other nodes that gossip believes alive", None, alive as u64)?;
         let disk = *self.disk.borrow();
         let bytes = Some(&Unit::Bytes);
-        gauge("storage_disk_used", "Used on the data directory's file system", bytes, disk.used)?;
-        gauge("storage_disk_available", "Free to this node on that file system", bytes, disk.available)?;
+        gauge(
+            "storage_disk_size",
+            "Size of the data directory's file system, without what is kept for root",
+            bytes,
+            disk.space.total,
+        )?;
+        gauge(
+            "storage_disk_available",
+            "Free to this node on that file system",
+            bytes,
+            disk.space.available,
+        )?;
         gauge(
             "storage_disk_full",
             "1 while client writes are refused for want of space",

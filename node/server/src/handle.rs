@@ -32,8 +32,8 @@ pub enum Input {
     },
     /// Anything else that core knows by itself.
     Event(Event),
-    /// What the log has done, in order.
-    Committed(Vec<Event>),
+    /// What the disk has done, in order.
+    Events(Vec<Event>),
     /// End the thread.
     Stop,
 }

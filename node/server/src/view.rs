@@ -20,8 +20,6 @@ pub struct View {
     pub requests_under_way: usize,
     pub writes_under_way: usize,
     pub latest_stamp: Stamp,
-    pub disk_full: bool,
-    pub is_idle: bool,
     /// When this was published, by the monotonic clock: how the core thread shows that it lives.
     pub published_ms: u64,
 }
@@ -39,14 +37,12 @@ impl View {
             requests_under_way: 0,
             writes_under_way: 0,
             latest_stamp: Stamp::from_bytes([0; 16]),
-            disk_full: false,
-            is_idle: true,
             published_ms: 0,
         }
     }
 
     /// The view that follows this one.
-    pub fn next(&self, status: Status<'_>, facts: Facts) -> Self {
+    pub fn next(&self, status: Status<'_>, published_ms: u64) -> Self {
         let Status {
             state,
             ready,
@@ -63,7 +59,6 @@ impl View {
             (Some(shown), Some(layout)) if **shown == *layout => Some(Arc::clone(shown)),
             (_, layout) => layout.map(|layout| Arc::new(layout.clone())),
         };
-        let Facts { disk_full, is_idle, published_ms } = facts;
         Self {
             state,
             ready,
@@ -74,8 +69,6 @@ impl View {
             requests_under_way,
             writes_under_way,
             latest_stamp,
-            disk_full,
-            is_idle,
             published_ms,
         }
     }
@@ -90,12 +83,4 @@ impl View {
             NodeState::Serving => Some("starting: the clock has not yet passed the stamps of the run before"),
         }
     }
-}
-
-/// What the core thread knows beside the state machine.
-#[derive(Debug, Clone, Copy)]
-pub struct Facts {
-    pub disk_full: bool,
-    pub is_idle: bool,
-    pub published_ms: u64,
 }

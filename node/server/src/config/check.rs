@@ -13,7 +13,13 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
         }
     };
     let Storage {
-        cache_bytes, segment_bytes, sync_interval_ms, soft_limit_percent, hard_limit_percent, ..
+        cache_bytes,
+        segment_bytes,
+        checkpoint_bytes,
+        sync_interval_ms,
+        soft_limit_percent,
+        hard_limit_percent,
+        ..
     } = config.storage;
     demand(!config.data_dir.as_os_str().is_empty(), "data_dir: it is empty");
     demand(!config.node.name.is_empty(), "node.name: it is empty");
@@ -29,8 +35,12 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
     demand(config.gossip.dead_grace_ms >= 10_000, "gossip.dead_grace_ms: it has to be at least 10000");
     demand(cache_bytes >= 1 << 20, "storage.cache_bytes: it has to be at least 1048576");
     demand(
-        segment_bytes >= 4 << 20 && segment_bytes <= 1 << 30,
+        (4 << 20..=1 << 30).contains(&segment_bytes),
         "storage.segment_bytes: it has to be from 4194304 to 1073741824",
+    );
+    demand(
+        (1 << 20..=16 << 30).contains(&checkpoint_bytes),
+        "storage.checkpoint_bytes: it has to be from 1048576 to 17179869184",
     );
     demand(
         (1..=60_000).contains(&sync_interval_ms),

@@ -60,6 +60,7 @@ pub struct Storage {
     pub durability: Durability,
     pub cache_bytes: u64,
     pub segment_bytes: u64,
+    pub checkpoint_bytes: u64,
     pub sync_interval_ms: u64,
     pub soft_limit_percent: u8,
     pub hard_limit_percent: u8,
@@ -76,6 +77,15 @@ pub enum Engine {
 pub enum Durability {
     Synced,
     Periodic,
+}
+
+impl From<Durability> for keystore_core::quorum::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Synced => Self::Synced,
+            Durability::Periodic => Self::Periodic,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -100,6 +110,16 @@ pub enum Level {
     One,
     Quorum,
     All,
+}
+
+impl From<Level> for keystore_core::quorum::Consistency {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::One => Self::One,
+            Level::Quorum => Self::Quorum,
+            Level::All => Self::All,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +173,7 @@ impl Default for Config {
                 durability: Durability::Synced,
                 cache_bytes: 64 * MIB,
                 segment_bytes: 16 * MIB,
+                checkpoint_bytes: 64 * MIB,
                 sync_interval_ms: 200,
                 soft_limit_percent: 90,
                 hard_limit_percent: 98,

@@ -51,6 +51,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting!(storage.durability, "synced|periodic", "what writes that name none are acknowledged after: on disk, or written and synced soon"),
     setting!(storage.cache_bytes, "bytes", "memory for the engine's cache"),
     setting!(storage.segment_bytes, "bytes", "size of a segment of the commit log"),
+    setting!(storage.checkpoint_bytes, "bytes", "how much log is written between checkpoints: more takes longer to replay, less is more syncs"),
     setting!(storage.sync_interval_ms, "ms", "how often periodic writes are synced"),
     setting!(storage.soft_limit_percent, "percent", "use of the disk from which a warning is logged"),
     setting!(storage.hard_limit_percent, "percent", "use of the disk from which client writes are refused"),

@@ -212,7 +212,7 @@ impl Gossip {
             NodeState::Draining => "draining",
         };
         told.set(KEY_STATE, state);
-        told.set(KEY_DISK, self.disk.borrow().used_percent());
+        told.set(KEY_DISK, self.disk.borrow().space.used_percent());
         if let Some(layout) = &view.layout {
             told.set(KEY_EPOCH, layout.epoch);
         }

@@ -56,7 +56,11 @@ impl AdminService {
 
     fn disk(&self) -> v1::DiskStatus {
         let disk = *self.disk.borrow();
-        v1::DiskStatus { total_bytes: disk.total(), available_bytes: disk.available, full: disk.full }
+        v1::DiskStatus {
+            total_bytes: disk.space.total,
+            available_bytes: disk.space.available,
+            full: disk.full,
+        }
     }
 
     fn status(&self, view: &View) -> v1::GetStatusResponse {

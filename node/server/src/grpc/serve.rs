@@ -66,10 +66,6 @@ impl Listener {
         Ok(Self { listener, name, connections_max: limits.connections, http2 })
     }
 
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-
     /// Serves until cancelled, then lets connections finish what is under way, for a while.
     pub async fn serve<S>(self, service: S, cancelled: CancellationToken) -> Result<(), ServeError>
     where

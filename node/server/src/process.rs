@@ -1,0 +1,196 @@
+//! The process from its first line to its exit status.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keystore_core::effect::Event;
+use keystore_core::id::{Actor, NodeId, Nonce};
+use keystore_core::node::{Node, Settings, Start};
+use thiserror::Error;
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info};
+
+use crate::clock::Clock;
+use crate::config::{self, Command, Config, Storage};
+use crate::core_loop::{CoreLoop, OUTBOXES_MAX};
+use crate::disk::DiskGuard;
+use crate::handle::{CoreHandle, Input};
+use crate::inbox::{INBOX_MAX, Inbox};
+use crate::logs;
+use crate::storage::{
+    Committed, DiskError, FatalError, Found, Identity, NodeStorage, OpenError, Options, Reports,
+    UncleanShutdown,
+};
+use crate::tasks::{Parts, TasksError};
+use crate::view::View;
+
+const EXIT_FAILED: u8 = 1;
+const EXIT_BAD_CONFIGURATION: u8 = 2;
+const EXIT_BAD_DATA_DIRECTORY: u8 = 3;
+
+/// Why the process ended other than by draining.
+#[derive(Debug, Error)]
+enum ProcessError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Unclean(#[from] UncleanShutdown),
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+    #[error(transparent)]
+    Tasks(#[from] TasksError),
+}
+
+impl ProcessError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Open(error) => error.exit_code(),
+            Self::Tasks(error) if error.is_about_the_disk() => EXIT_BAD_DATA_DIRECTORY,
+            Self::Disk(_) | Self::Unclean(_) | Self::Start(_) | Self::Tasks(_) => EXIT_FAILED,
+        }
+    }
+}
+
+/// What `main` does.
+pub fn run() -> ExitCode {
+    let config = match config::load(std::env::args_os().skip(1), std::env::vars_os()) {
+        Ok(Command::Run(config)) => *config,
+        Ok(Command::Print(text)) => {
+            println!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("keystore-node: {error}");
+            return EXIT_BAD_CONFIGURATION.into();
+        }
+    };
+    logs::start(&config.log);
+    match run_node(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let exit_code = error.exit_code();
+            error!(%error, exit_code, "the node cannot go on");
+            exit_code.into()
+        }
+    }
+}
+
+/// From the data directory to the end of the drain.
+fn run_node(config: Config) -> Result<(), ProcessError> {
+    let storage = NodeStorage::open(&storage_options(&config))?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let parts = start_core(config, storage)?;
+    let ended = runtime.block_on(parts.run());
+    // Look-ups of names may still be under way on threads that cannot be interrupted.
+    runtime.shutdown_background();
+    ended?.shutdown()?;
+    info!("node stopped, everything is on disk");
+    Ok(())
+}
+
+/// Starts the threads: those of the disk and the one of the core.
+fn start_core(config: Config, storage: NodeStorage) -> Result<Parts, ProcessError> {
+    let clock = Clock::new(config.clock.offset_ms);
+    let inbox = Arc::new(Inbox::new(INBOX_MAX));
+    let (view, view_seen) = watch::channel(Arc::new(View::starting()));
+    let (stopping, stopping_seen) = watch::channel(false);
+    let (outboxes, outboxes_seen) = mpsc::channel(OUTBOXES_MAX);
+    let (ending, core_ended) = oneshot::channel();
+    let (engine, counters) = (storage.engine(), storage.counters());
+    let start = start_of(storage.found(), &config);
+    let Start { node, actor, generation, .. } = start;
+    let disk_guard = DiskGuard::new(config.data_dir.clone(), &config.storage)?;
+    let core_loop = CoreLoop {
+        node: Node::new(start, clock.now()),
+        engine,
+        disk: storage.run(reports(&inbox))?,
+        inbox: Arc::clone(&inbox),
+        clock,
+        outboxes,
+        view,
+        frame_bytes_max: config.limits.frame_bytes,
+    };
+    std::thread::Builder::new().name("core".to_owned()).spawn(move || match core_loop.run() {
+        // The receiver is gone only if the process is ending already.
+        Ok(disk) => drop(ending.send(disk)),
+        Err(error) => error!(%error, "the core thread ends"),
+    })?;
+    let data_dir = config.data_dir.display();
+    info!(%node, %generation, %data_dir, version = env!("CARGO_PKG_VERSION"), "node starts");
+    Ok(Parts {
+        config: Arc::new(config),
+        node,
+        actor,
+        generation,
+        core: CoreHandle::new(inbox, view_seen, stopping_seen, clock),
+        stopping,
+        outboxes: outboxes_seen,
+        core_ended,
+        disk: disk_guard,
+        counters,
+    })
+}
+
+fn storage_options(config: &Config) -> Options {
+    let Storage { cache_bytes, segment_bytes, checkpoint_bytes, sync_interval_ms, .. } = config.storage;
+    Options {
+        data_dir: config.data_dir.clone(),
+        new_identity: Identity {
+            node: NodeId(rand::random()),
+            actor: Actor(rand::random()),
+            cluster_name: config.gossip.cluster.clone(),
+        },
+        segment_bytes,
+        checkpoint_bytes,
+        cache_bytes,
+        sync_interval: Duration::from_millis(sync_interval_ms),
+    }
+}
+
+fn start_of(found: &Found, config: &Config) -> Start {
+    let Found { identity, generation, stamp_ceiling_ms, membership, peers } = found.clone();
+    Start {
+        node: identity.node,
+        actor: identity.actor,
+        generation,
+        nonce: Nonce(rand::random()),
+        stamp_ceiling_ms,
+        membership,
+        peers,
+        settings: Settings {
+            skew_ms_max: config.clock.skew_ms_max,
+            requests_max: config.limits.requests,
+            writes_max: config.limits.writes,
+            read: config.consistency.read.into(),
+            write: config.consistency.write.into(),
+            durability: config.storage.durability.into(),
+            ..Settings::default()
+        },
+    }
+}
+
+/// The disk's answers go back into the core's inbox; its failures end the process at once.
+fn reports(inbox: &Arc<Inbox<Input>>) -> Reports {
+    let (for_commits, for_saves) = (Arc::clone(inbox), Arc::clone(inbox));
+    Reports {
+        committed: Box::new(move |committed: Vec<Committed>| {
+            let events = committed.into_iter();
+            let events = events.map(|(commit, outcome)| Event::Committed { commit, outcome });
+            for_commits.push(Input::Events(events.collect()));
+        }),
+        saved: Box::new(move |saves| {
+            for save in saves {
+                for_saves.push(Input::Event(Event::Saved { save }));
+            }
+        }),
+        fatal: Arc::new(|error: &FatalError| {
+            error!(%error, exit_code = EXIT_FAILED, "the disk has failed, nothing more is acknowledged");
+            std::process::exit(EXIT_FAILED.into());
+        }),
+    }
+}

@@ -1,0 +1,137 @@
+//! Clusters of real node processes on loopback: started, initialised, killed, and asked over gRPC.
+
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its own part of this")]
+
+pub mod load;
+pub mod node;
+
+use std::collections::BTreeMap;
+use std::net::{TcpListener, UdpSocket};
+use std::time::{Duration, Instant};
+
+use keystore_core::id::{Actor, ClusterId, Incarnation, NodeId};
+use keystore_core::layout::{FirstLayout, Layout, Member};
+use keystore_core::partition::PartitionCount;
+use keystore_proto::v1;
+
+pub use node::NodeProcess;
+
+/// How long a condition may take that takes a second on an idle machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Node processes that know each other as seeds. Each is killed when dropped.
+pub struct Cluster {
+    pub nodes: Vec<NodeProcess>,
+}
+
+/// Ports that are free now, taken from a range of this process so that tests side by side do not collide.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    // All are held until all are found, or the kernel would give the same one twice.
+    let held: [_; N] = std::array::from_fn(|_| {
+        loop {
+            let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = tcp.local_addr().unwrap().port();
+            if let Ok(udp) = UdpSocket::bind(("127.0.0.1", port)) {
+                break (tcp, udp, port);
+            }
+        }
+    });
+    std::array::from_fn(|i| held[i].2)
+}
+
+impl Cluster {
+    /// Starts `count` nodes that belong to no cluster yet.
+    pub fn start(count: usize) -> Self {
+        Self::start_with(count, &[])
+    }
+
+    pub fn start_with(count: usize, settings: &[(&str, &str)]) -> Self {
+        let mut nodes: Vec<_> = (0..count).map(|index| NodeProcess::new(&format!("node-{index}"))).collect();
+        let seeds: Vec<_> = nodes.iter().map(|node| node.gossip_address()).collect();
+        for node in &mut nodes {
+            node.set("gossip.seeds", &seeds.join(","));
+            for (name, value) in settings {
+                node.set(name, value);
+            }
+            node.start();
+        }
+        Self { nodes }
+    }
+
+    /// Starts, initialises and waits until all serve.
+    pub async fn serving(count: usize) -> Self {
+        Self::serving_with(count, &[]).await
+    }
+
+    pub async fn serving_with(count: usize, settings: &[(&str, &str)]) -> Self {
+        let cluster = Self::start_with(count, settings);
+        let layout = cluster.first_layout().await;
+        cluster.init(&layout).await;
+        cluster.wait_until_all_serve().await;
+        cluster
+    }
+
+    /// A first layout of these very nodes, as an administrator makes it.
+    pub async fn first_layout(&self) -> v1::Layout {
+        let mut members = Vec::new();
+        for node in &self.nodes {
+            let status = node.wait_for_status().await;
+            members.push(Member {
+                node: NodeId::from_slice(&status.node_id).unwrap(),
+                actor: Actor(status.actor),
+                name: status.name,
+                zone: String::new(),
+                weight: 1,
+            });
+        }
+        let layout = Layout::first(FirstLayout {
+            cluster: ClusterId(rand::random()),
+            incarnation: Incarnation { number: 1, id: rand::random() },
+            partitions: PartitionCount::new(16).unwrap(),
+            replication_factor: members.len().min(3),
+            members,
+        });
+        v1::Layout::from(&layout.unwrap())
+    }
+
+    pub async fn init(&self, layout: &v1::Layout) {
+        for node in &self.nodes {
+            node.init(layout.clone()).await.unwrap();
+        }
+    }
+
+    pub async fn wait_until_all_serve(&self) {
+        for node in &self.nodes {
+            node.wait_until_it_serves().await;
+        }
+        self.wait_until_connected().await;
+    }
+
+    /// Until every running node has a link to every other one.
+    pub async fn wait_until_connected(&self) {
+        let running = self.nodes.iter().filter(|node| node.is_running()).count();
+        for node in self.nodes.iter().filter(|node| node.is_running()) {
+            wait_until("a node has all its links", || async {
+                let status = node.status().await.ok()?;
+                let connected = status.peers.iter().filter(|peer| peer.connected).count();
+                (connected == running - 1).then_some(())
+            })
+            .await;
+        }
+    }
+}
+
+/// Polls until there is a result; fails after [`PATIENCE`].
+pub async fn wait_until<T, F: Future<Output = Option<T>>>(what: &str, mut attempt: impl FnMut() -> F) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(result) = attempt().await {
+            return result;
+        }
+        assert!(started.elapsed() < PATIENCE, "still not so after {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The settings of a node as a file would hold them.
+pub type Settings = BTreeMap<String, String>;
