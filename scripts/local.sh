@@ -52,6 +52,13 @@ start_node() { # node
   echo "$! $(started $!)" >"$dir/pid"
 }
 
+still_runs() { # node
+  if running "$home/node-$1/pid"; then return; fi
+  echo "node $1 has ended; the end of $home/node-$1/log:"
+  tail -n 20 "$home/node-$1/log"
+  return 1
+}
+
 # Every node answers a read; 3 is the exit status for a key that is not there.
 wait_until_serving() {
   local deadline=$((SECONDS + 60)) k status
@@ -60,17 +67,25 @@ wait_until_serving() {
       status=0
       keystorectl --endpoint "127.0.0.1:$(port "$k" 0)" --timeout 2s get no-such-key || status=$?
       case $status in 0 | 3) break ;; esac
-      running "$home/node-$k/pid" || { tail -n 20 "$home/node-$k/log" && return 1; }
-      [ $SECONDS -lt $deadline ] || return 1
+      still_runs "$k" || return 1
+      [ $SECONDS -lt $deadline ] || { echo "not after a minute" && return 1; }
       sleep 0.2
     done
   done
 }
 
+# A node takes one init for good, so all of them have to be there first.
 initialise() {
-  local k endpoints=()
+  local deadline=$((SECONDS + 60)) k endpoints=()
   [ ! -e "$home/initialised" ] || return 0
-  for k in $(seq "$nodes"); do endpoints+=(--admin-endpoint "127.0.0.1:$(port "$k" 1)"); done
+  for k in $(seq "$nodes"); do
+    endpoints+=(--admin-endpoint "127.0.0.1:$(port "$k" 1)")
+    until (: <>"/dev/tcp/127.0.0.1/$(port "$k" 1)") 2>/dev/null; do
+      still_runs "$k" || return 1
+      [ $SECONDS -lt $deadline ] || { echo "not after a minute" && return 1; }
+      sleep 0.1
+    done
+  done
   keystorectl "${endpoints[@]}" init --replication-factor $((nodes < 3 ? nodes : 3))
   touch "$home/initialised"
 }
