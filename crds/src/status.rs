@@ -91,7 +91,7 @@ pub struct Operation {
     /// What is being done: Create.
     pub kind: OperationKind,
 
-    /// How far it is: WaitingForNames, WaitingForNodes or Initializing.
+    /// How far it is: WaitingForNames, WaitingForNodes, Initializing or WaitingForPods.
     pub phase: String,
 
     /// When it began.

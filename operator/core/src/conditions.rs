@@ -12,7 +12,7 @@ use crate::children::{Kind, Write};
 use crate::health::{Availability, Health};
 use crate::identity::Identity;
 use crate::names::APPROVE_ANNOTATION;
-use crate::observed::{Observed, is_ready};
+use crate::observed::Observed;
 use crate::plan::Plan;
 use crate::validate::ValidCluster;
 
@@ -31,6 +31,8 @@ pub struct Assessed<'a> {
     pub observed: &'a Observed,
     pub plan: &'a Plan,
     pub health: &'a Health,
+    /// The resource has never been reported as fully created.
+    pub is_new: bool,
 }
 
 pub(crate) const TRUE: &str = "True";
@@ -102,25 +104,22 @@ fn judge_available(of: &Assessed<'_>) -> Verdict {
 
 fn judge_progressing(of: &Assessed<'_>) -> Verdict {
     let running = |reason, message: String| verdict(ConditionType::Progressing, TRUE, reason, message);
-    match &of.plan.identity {
-        Identity::InForce { .. } if of.plan.waits_for.is_none() => match rollout_progress(of) {
-            Some(message) => running("Upgrading", message),
-            None => verdict(ConditionType::Progressing, FALSE, "Idle", "no operation runs"),
-        },
-        identity => match creation_progress(of, identity) {
-            Some((_, message)) => running("Creating", message),
-            None => verdict(ConditionType::Progressing, FALSE, "Idle", "no operation runs"),
-        },
+    let in_force = matches!(of.plan.identity, Identity::InForce { .. });
+    let creating = creation_progress(of).map(|(_, message)| ("Creating", message));
+    let rolling = || rollout_progress(of).filter(|_| in_force).map(|message| ("Upgrading", message));
+    match creating.or_else(rolling) {
+        Some((reason, message)) => running(reason, message),
+        None => verdict(ConditionType::Progressing, FALSE, "Idle", "no operation runs"),
     }
 }
 
 /// The phase of a creation and what it waits for; `None` where nothing is being created.
-pub fn creation_progress(of: &Assessed<'_>, identity: &Identity) -> Option<(&'static str, String)> {
+pub fn creation_progress(of: &Assessed<'_>) -> Option<(&'static str, String)> {
     if let Some(leftover) = &of.plan.waits_for {
         let message = format!("waiting for {leftover} of an earlier resource of this name to be gone");
         return Some(("WaitingForNames", message));
     }
-    match identity {
+    match &of.plan.identity {
         _ if of.plan.is_hands_off => None,
         Identity::Unknown { .. } if of.health.availability == Availability::Unseen => None,
         Identity::Unknown { silent } => {
@@ -132,6 +131,14 @@ pub fn creation_progress(of: &Assessed<'_>, identity: &Identity) -> Option<(&'st
         }
         Identity::Accepting { .. } => {
             Some(("Initializing", "waiting until every node has accepted the first layout".to_owned()))
+        }
+        // A node serves a moment before its pod is seen to be ready: no reason for an alarm the first time.
+        Identity::InForce { .. }
+            if of.is_new && of.health.down.is_empty() && of.health.replaced.is_empty() =>
+        {
+            let unready = unready_pods(of);
+            let message = || format!("waiting for {} to be ready", unready.join(", "));
+            (!unready.is_empty()).then(|| ("WaitingForPods", message()))
         }
         Identity::InForce { .. }
         | Identity::AllReplaced
@@ -147,8 +154,7 @@ fn rollout_progress(of: &Assessed<'_>) -> Option<String> {
         return Some("applying changes to the pods".to_owned());
     }
     let replicas = of.plan.replicas;
-    let updated = of.observed.children.stateful_set.as_ref().and_then(updated_replicas).unwrap_or(0);
-    if updated != replicas {
+    if let Some(updated) = of.observed.children.stateful_set.as_ref().and_then(rolling_replicas) {
         return Some(format!("{updated} of {replicas} pods are up to date, the others follow one by one"));
     }
     let pods = of.observed.pods.len();
@@ -158,13 +164,15 @@ fn rollout_progress(of: &Assessed<'_>) -> Option<String> {
     None
 }
 
-/// Pods of the newest template, or `None` while the StatefulSet's own status is behind.
-fn updated_replicas(set: &StatefulSet) -> Option<u32> {
-    let status = set.status.as_ref()?;
-    let seen = status.observed_generation.unwrap_or_default() >= set.metadata.generation.unwrap_or_default();
-    let settled = status.current_revision == status.update_revision;
-    let updated = if settled { status.current_replicas } else { status.updated_replicas };
-    if seen { u32::try_from(updated.unwrap_or(0)).ok() } else { None }
+/// While pods of two templates run: how many have the newest.
+fn rolling_replicas(set: &StatefulSet) -> Option<i32> {
+    let status = set.status.clone().unwrap_or_default();
+    let is_behind =
+        status.observed_generation.unwrap_or_default() < set.metadata.generation.unwrap_or_default();
+    if is_behind {
+        return Some(0);
+    }
+    (status.current_revision != status.update_revision).then(|| status.updated_replicas.unwrap_or(0))
 }
 
 fn judge_degraded(of: &Assessed<'_>) -> Verdict {
@@ -192,14 +200,15 @@ fn judge_degraded(of: &Assessed<'_>) -> Verdict {
         return bad("NodeDown", format!("{} does not serve", down.join(", ")));
     }
     let unready = unready_pods(of);
-    if !unready.is_empty() && matches!(of.plan.identity, Identity::InForce { .. }) {
+    let in_force = matches!(of.plan.identity, Identity::InForce { .. });
+    if !unready.is_empty() && in_force && creation_progress(of).is_none() {
         return bad("NodeDown", format!("{} is not ready", unready.join(", ")));
     }
     verdict(ConditionType::Degraded, FALSE, "AsPromised", "no node is missing")
 }
 
 fn unready_pods(of: &Assessed<'_>) -> Vec<String> {
-    let ready = |ordinal: &u32| of.observed.pods.get(ordinal).is_some_and(is_ready);
+    let ready = |ordinal: &u32| of.observed.is_ready(*ordinal);
     (0..of.plan.replicas)
         .filter(|ordinal| !ready(ordinal))
         .map(|ordinal| of.valid.names.pod(ordinal))

@@ -35,11 +35,16 @@ fn plan_event(type_: ConditionType, old: Option<&Condition>, new: &Condition) ->
     let was = old.is_some_and(|old| old.status == "True");
     let is = new.status == "True";
     let other_reason = is && old.is_some_and(|old| old.reason != new.reason);
+    let ended = |old: &Condition| match old.reason.as_str() {
+        "Creating" => "Created".to_owned(),
+        "Upgrading" => "Upgraded".to_owned(),
+        other => format!("{other}Ended"),
+    };
     let (is_warning, reason) = match (type_, was, is) {
         (ConditionType::Ready, false, true) => (false, "Ready".to_owned()),
         (ConditionType::Progressing, false, true) => (false, new.reason.clone()),
         (ConditionType::Progressing, true, true) if other_reason => (false, new.reason.clone()),
-        (ConditionType::Progressing, true, false) => (false, format!("{}Ended", old?.reason)),
+        (ConditionType::Progressing, true, false) => (false, ended(old?)),
         (ConditionType::Available, true, false) => (true, new.reason.clone()),
         (ConditionType::Degraded | ConditionType::Stalled, false, true) => (true, new.reason.clone()),
         (ConditionType::Degraded | ConditionType::Stalled, true, true) if other_reason => {

@@ -90,6 +90,23 @@ impl Observed {
         self.answers.iter().filter_map(|(ordinal, answer)| Some((*ordinal, answer.here()?)))
     }
 
+    /// True if the pod of this ordinal is reported ready, is to stay, and belongs to the StatefulSet that lives now
+    /// (one of an earlier StatefulSet still has the name for a moment).
+    pub fn is_ready(&self, ordinal: u32) -> bool {
+        let set = self.children.stateful_set.as_ref().and_then(|set| set.metadata.uid.as_ref());
+        let belongs = |pod: &Pod| {
+            let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
+            owners.iter().all(|owner| owner.controller != Some(true) || Some(&owner.uid) == set)
+        };
+        let conditions =
+            |pod: &Pod| pod.status.clone().and_then(|status| status.conditions).unwrap_or_default();
+        self.pods.get(&ordinal).is_some_and(|pod| {
+            pod.metadata.deletion_timestamp.is_none()
+                && belongs(pod)
+                && conditions(pod).iter().any(|c| c.type_ == "Ready" && c.status == "True")
+        })
+    }
+
     /// How many pods the live StatefulSet asks for.
     pub fn live_replicas(&self) -> Option<u32> {
         let spec = self.children.stateful_set.as_ref()?.spec.as_ref()?;
@@ -109,10 +126,4 @@ pub fn expected_nodes(cluster: &KeyStoreCluster, live_replicas: Option<u32>) -> 
     } else {
         asked.max(live_replicas.unwrap_or(0))
     }
-}
-
-/// True if the kubelet reports the pod as ready.
-pub fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

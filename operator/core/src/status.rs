@@ -13,7 +13,7 @@ use keystore_crds::{
 use crate::conditions::{Assessed, TRUE, Verdict, creation_progress, date, judge};
 use crate::health::{Health, assess, by_node};
 use crate::identity::Identity;
-use crate::observed::{Answer, NodeMode, Observed, is_ready};
+use crate::observed::{Answer, NodeMode, Observed};
 use crate::plan::{NodeStep, Plan, remembered};
 use crate::validate::{InvalidSpec, ValidCluster};
 
@@ -31,12 +31,13 @@ pub fn plan_status(input: StatusInput<'_>) -> KeyStoreClusterStatus {
     let StatusInput { cluster, valid, observed, plan, now } = input;
     let old = cluster.status.clone().unwrap_or_default();
     let health = assess(valid, &plan.identity, observed, remembered(cluster).was_in_force);
-    let assessed = Assessed { valid, observed, plan, health: &health };
+    let is_new = old.epoch.is_none() || old.operation.is_some();
+    let assessed = Assessed { valid, observed, plan, health: &health, is_new };
     let (cluster_id, epoch, layout_phase) = identity_fields(plan, &old);
     KeyStoreClusterStatus {
         observed_generation: Some(valid.generation),
         replicas: count(observed.pods.len()),
-        ready_replicas: count(observed.pods.values().filter(|pod| is_ready(pod)).count()),
+        ready_replicas: count(observed.pods.keys().filter(|ordinal| observed.is_ready(**ordinal)).count()),
         selector: Some(valid.names.selector_text()),
         cluster_id,
         epoch,
@@ -95,7 +96,7 @@ fn identity_fields(
 }
 
 fn operation(of: &Assessed<'_>, old: &KeyStoreClusterStatus, now: Timestamp) -> Option<Operation> {
-    let (phase, message) = creation_progress(of, &of.plan.identity)?;
+    let (phase, message) = creation_progress(of)?;
     let since = old.operation.as_ref().map_or(Time(now), |operation| operation.since.clone());
     Some(Operation { kind: OperationKind::Create, phase: phase.to_owned(), since, message })
 }

@@ -60,6 +60,19 @@ fn a_new_cluster_says_what_it_waits_for() {
 }
 
 #[test]
+fn a_pod_that_is_not_ready_yet_is_no_alarm_the_first_time() {
+    let mut observed = look(vec![Some(serving(0)), Some(serving(1)), Some(serving(2))], decided());
+    observed.pods.remove(&1);
+    let new = seen(&json!({}), remembers(CLUSTER, None), observed.clone());
+    assert_eq!(condition(&new, "Progressing"), "True Creating: waiting for demo-1 to be ready");
+    assert!(condition(&new, "Degraded").starts_with("False"));
+
+    let later = seen(&json!({}), remembers(CLUSTER, Some(1)), observed);
+    assert_eq!(condition(&later, "Degraded"), "True NodeDown: demo-1 is not ready");
+    assert!(condition(&later, "Progressing").starts_with("False"));
+}
+
+#[test]
 fn a_node_that_is_down_degrades_and_the_quorum_decides_on_available() {
     let served = || remembers(CLUSTER, Some(1));
     let one = seen(&json!({}), served(), look(vec![Some(serving(0)), None, Some(serving(2))], decided()));
@@ -140,7 +153,7 @@ fn each_start_end_and_hold_is_one_event() {
     let rest = resource.status.clone().unwrap();
     let new = seen(&json!({}), None, look(vec![None, None, None], None));
     assert_eq!(reasons(None, &new), ["Creating"]);
-    assert_eq!(reasons(Some(&new), &rest), ["Ready", "CreatingEnded"]);
+    assert_eq!(reasons(Some(&new), &rest), ["Ready", "Created"]);
     assert_eq!(reasons(Some(&rest), &rest), Vec::<String>::new());
 
     let down = Observed {
