@@ -8,6 +8,8 @@ set -euo pipefail
 "$top/scripts/packages.sh" buildah binutils
 mkdir -p "$cache/images"
 cd "$cache/images"
+exec 9>lock
+flock 9 # another call would write the same archives
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$top/Cargo.toml" | head -n 1)
 scratch=$(mktemp -d)
