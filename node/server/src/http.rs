@@ -6,21 +6,20 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::exposition::expose;
 use crate::handle::CoreHandle;
 
 /// A core thread that has shown nothing for so long is stuck; it shows itself every second.
 const STUCK_AFTER_MS: u64 = 30_000;
 /// Connections that are kept open without a request must not hold up the end of the process.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone)]
 pub struct Pages {
@@ -63,10 +62,10 @@ async fn readyz(State(pages): State<Pages>) -> (StatusCode, String) {
     }
 }
 
-async fn metrics(State(pages): State<Pages>) -> Response {
-    let mut text = String::new();
-    match encode(&mut text, &pages.registry) {
-        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    match expose(&pages.registry, accept) {
+        Ok((content_type, text)) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

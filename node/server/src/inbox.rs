@@ -46,15 +46,12 @@ impl<T> Inbox<T> {
 
     /// For what may be turned away.
     pub fn offer(&self, item: T) -> Result<(), Full> {
-        if self.lock().is_closed {
-            return Err(Full);
-        }
         self.push_if_room(item).map_err(|_| Full)
     }
 
-    /// For what may wait.
+    /// For what may wait. Nobody waits for a closed inbox.
     pub async fn put(&self, mut item: T) {
-        loop {
+        while !self.lock().is_closed {
             let emptied = self.emptied.notified();
             match self.push_if_room(item) {
                 Ok(()) => return,
@@ -100,7 +97,7 @@ impl<T> Inbox<T> {
 
     fn push_if_room(&self, item: T) -> Result<(), T> {
         let queue = self.lock();
-        if queue.items.len() >= self.len_max {
+        if queue.is_closed || queue.items.len() >= self.len_max {
             return Err(item);
         }
         self.push_into(queue, item);

@@ -17,6 +17,7 @@ pub mod grpc;
 pub mod peers;
 pub mod services;
 pub mod gauges;
+pub mod exposition;
 pub mod http;
 pub mod disk_metrics;
 pub mod deliver;

@@ -4,7 +4,11 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
+use keystore_client::{Client, Reason, Routing, WriteOptions};
 use keystore_proto::v1;
+use rustix::process::Signal;
 use support::{Cluster, wait_until};
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -185,4 +189,83 @@ async fn nothing_is_served_before_all_members_have_accepted() {
     cluster.nodes[2].init(layout).await.unwrap();
     cluster.wait_until_all_serve().await;
     cluster.nodes[0].put("k", "v").await.unwrap();
+}
+
+#[tokio::test]
+async fn health_says_what_readyz_says_and_the_process_is_alive_before() {
+    let cluster = Cluster::start(1);
+    let node = &cluster.nodes[0];
+    node.wait_for_status().await;
+    for service in ["", "keystore.v1.KeyStore"] {
+        assert_eq!(node.health(false, service).await, Some(false), "{service}");
+    }
+    assert_eq!(node.health(true, "").await, Some(true));
+    assert_eq!(node.health(true, "keystore.v1.Admin").await, Some(true));
+    let layout = cluster.first_layout().await;
+    cluster.init(&layout).await;
+    cluster.wait_until_all_serve().await;
+    for service in ["", "keystore.v1.KeyStore"] {
+        wait_until("health follows readiness", || async {
+            (node.health(false, service).await == Some(true)).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn metrics_count_what_was_done_in_both_formats() {
+    let cluster = Cluster::serving(1).await;
+    let node = &cluster.nodes[0];
+    node.put("k", "v").await.unwrap();
+    node.get("k").await.unwrap();
+    let (status, text) = node.http("/metrics").await.unwrap();
+    assert_eq!(status, 200);
+    for line in [
+        "# TYPE keystore_requests_total counter",
+        "keystore_requests_total{operation=\"put\",outcome=\"done\"} 1",
+        "keystore_requests_total{operation=\"get\",outcome=\"done\"} 1",
+        "keystore_request_duration_seconds_count{operation=\"put\"} 1",
+        "keystore_commitlog_records_total 1",
+        "keystore_partitions_owned 16",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing:\n{text}");
+    }
+    wait_until("the view shows the layout", || async {
+        let (_, text) = node.http("/metrics").await?;
+        text.lines().any(|line| line == "keystore_epoch 1").then_some(())
+    })
+    .await;
+    let accept = "Accept: application/openmetrics-text;version=1.0.0\r\n";
+    let (_, text) = node.http_with("/metrics", accept).await.unwrap();
+    assert!(text.ends_with("# EOF\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_deadline_is_kept_and_told_when_replicas_are_silent() {
+    let cluster = Cluster::serving(3).await;
+    for node in &cluster.nodes[1..] {
+        node.signal(Signal::STOP);
+    }
+    // This client waits for the node's own word at the deadline; a stock one would end the call by itself.
+    let client = Client::builder()
+        .endpoints([cluster.nodes[0].setting("listen.client")])
+        .mode(Routing::Proxy)
+        .timeout(Duration::from_millis(300));
+    let client = client.connect().await.unwrap();
+    let started = Instant::now();
+    let error = client.put("default", "k", "v", WriteOptions::default()).await.unwrap_err();
+    assert_eq!(error.reason(), &Reason::from("DEADLINE_EXCEEDED".to_owned()), "{error}");
+    assert_eq!(error.detail().needed, Some(2), "the node says so itself");
+    assert!(!error.surely_not_applied());
+    assert!(started.elapsed() >= Duration::from_millis(250));
+    // Silent members are given up, and then a write fails at once.
+    wait_until("the links to silent members are down", || async {
+        let status = cluster.nodes[0].put("k", "v").await.unwrap_err();
+        (status.code() == Code::Unavailable).then_some(())
+    })
+    .await;
+    for node in &cluster.nodes[1..] {
+        node.signal(Signal::CONT);
+    }
+    wait_until("the members are back", || async { cluster.nodes[0].put("k", "v").await.ok() }).await;
 }

@@ -1,15 +1,15 @@
 //! The address under which other nodes reach this one.
 //!
 //! A configured address is taken at its word. A configured name may not lead anywhere yet, or still to where this
-//! pod was before: only an address that this machine has is believed, for a while. Otherwise it is the address from
-//! which a seed is reached.
+//! pod was before: only an address that this machine has is believed. Until it leads here, the address from which
+//! other nodes would be reached is as good.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use tokio::net::lookup_host;
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::config::Config;
 
@@ -17,42 +17,40 @@ const LOOK_UP_MAX: Duration = Duration::from_secs(10);
 const LOOK_UP_PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) async fn find(config: &Config) -> IpAddr {
-    if let Some(host) = &config.node.advertise_host {
-        if let Ok(ip) = host.parse() {
-            return ip;
-        }
-        if let Some(ip) = look_up_own(host).await {
-            return ip;
-        }
+    let host = config.node.advertise_host.as_deref();
+    if let Some(ip) = host.and_then(|host| host.parse().ok()) {
+        return ip;
     }
     let listened = config.listen.gossip.ip();
-    if !listened.is_unspecified() {
+    if host.is_none() && !listened.is_unspecified() {
         return listened;
     }
-    for seed in &config.gossip.seeds {
-        for address in lookup_host(seed).await.into_iter().flatten() {
-            if let Some(ip) = local_address_towards(address) {
-                return ip;
-            }
-        }
-    }
-    warn!("no address of this node is known that others could use, only this machine can reach it");
-    Ipv4Addr::LOCALHOST.into()
-}
-
-async fn look_up_own(host: &str) -> Option<IpAddr> {
     let give_up_at = Instant::now() + LOOK_UP_MAX;
     loop {
-        let addresses: Vec<_> = lookup_host((host, 0)).await.into_iter().flatten().collect();
-        if let Some(ours) = addresses.iter().find(|address| is_ours(address.ip())) {
-            return Some(ours.ip());
+        if let Some(ip) = look_up(host, &config.gossip.seeds).await {
+            return ip;
         }
-        if Instant::now() >= give_up_at {
-            info!(host, ?addresses, "the advertised name does not lead to this machine");
-            return None;
+        let is_worth_waiting = host.is_some() || !config.gossip.seeds.is_empty();
+        if !is_worth_waiting || Instant::now() >= give_up_at {
+            warn!("no address of this node is known that others could use, only this machine can reach it");
+            return Ipv4Addr::LOCALHOST.into();
         }
         sleep(LOOK_UP_PAUSE).await;
     }
+}
+
+async fn look_up(host: Option<&str>, seeds: &[String]) -> Option<IpAddr> {
+    let mut others = Vec::new();
+    if let Some(host) = host {
+        others.extend(lookup_host((host, 0)).await.into_iter().flatten());
+        if let Some(ours) = others.iter().find(|address| is_ours(address.ip())) {
+            return Some(ours.ip());
+        }
+    }
+    for seed in seeds {
+        others.extend(lookup_host(seed).await.into_iter().flatten());
+    }
+    others.into_iter().find_map(local_address_towards)
 }
 
 /// Only an address of this machine can be bound to.
@@ -64,10 +62,11 @@ fn is_ours(ip: IpAddr) -> bool {
 fn local_address_towards(address: SocketAddr) -> Option<IpAddr> {
     let any: SocketAddr = match address {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let socket = UdpSocket::bind(any).ok()?;
-    socket.connect(address).ok()?;
+    // A port is needed, and none is used.
+    socket.connect((address.ip(), 9)).ok()?;
     let ip = socket.local_addr().ok()?.ip();
     (!ip.is_unspecified()).then_some(ip)
 }

@@ -24,19 +24,18 @@ pub struct Cluster {
     pub nodes: Vec<NodeProcess>,
 }
 
-/// Ports that are free now, taken from a range of this process so that tests side by side do not collide.
+/// Ports that are free now. They lie below those that the kernel gives to outgoing connections, or any of these
+/// could take one before its node has.
 pub fn free_ports<const N: usize>() -> [u16; N] {
-    // All are held until all are found, or the kernel would give the same one twice.
-    let held: [_; N] = std::array::from_fn(|_| {
-        loop {
-            let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = tcp.local_addr().unwrap().port();
-            if let Ok(udp) = UdpSocket::bind(("127.0.0.1", port)) {
-                break (tcp, udp, port);
-            }
+    let mut held = Vec::new();
+    while held.len() < N {
+        let port = rand::random_range(10_000..32_000);
+        let sockets = (TcpListener::bind(("127.0.0.1", port)), UdpSocket::bind(("127.0.0.1", port)));
+        if let (Ok(tcp), Ok(udp)) = sockets {
+            held.push((port, tcp, udp));
         }
-    });
-    std::array::from_fn(|i| held[i].2)
+    }
+    std::array::from_fn(|index| held[index].0)
 }
 
 impl Cluster {

@@ -12,6 +12,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use super::{PATIENCE, Settings, free_ports, wait_until};
 
@@ -142,6 +145,14 @@ impl NodeProcess {
         KeyStoreClient::new(self.client.clone())
     }
 
+    /// Whether the health service on the client port, or on the peer port, says that a service serves.
+    pub async fn health(&self, on_peer_port: bool, service: &str) -> Option<bool> {
+        let channel = if on_peer_port { &self.admin } else { &self.client };
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let response = HealthClient::new(channel.clone()).check(request).await.ok()?.into_inner();
+        Some(response.status() == ServingStatus::Serving)
+    }
+
     pub fn admin(&self) -> AdminClient<Channel> {
         AdminClient::new(self.admin.clone())
     }
@@ -167,9 +178,14 @@ impl NodeProcess {
 
     /// Status and body of a GET.
     pub async fn http(&self, path: &str) -> Option<(u16, String)> {
+        self.http_with(path, "").await
+    }
+
+    /// The same with a further header line, ended by CRLF.
+    pub async fn http_with(&self, path: &str, header: &str) -> Option<(u16, String)> {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let mut stream = tokio::net::TcpStream::connect(self.setting("listen.http")).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n{header}\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut response = String::new();
         stream.read_to_string(&mut response).await.ok()?;
