@@ -58,7 +58,7 @@ impl NodeClient for GrpcNodes {
             mode: mode(status.state),
             cluster: status.cluster,
             epoch: status.epoch.0,
-            partitions: status.partitions_owned,
+            partitions_available: status.partitions_available,
         })
     }
 

@@ -132,13 +132,12 @@ pub fn creation_progress(of: &Assessed<'_>) -> Option<(&'static str, String)> {
         Identity::Accepting { .. } => {
             Some(("Initializing", "waiting until every node has accepted the first layout".to_owned()))
         }
-        // A node serves a moment before its pod is seen to be ready: no reason for an alarm the first time.
+        // Nodes serve a moment before they reach each other and before their pods are seen to be ready: no reason for
+        // an alarm the first time.
         Identity::InForce { .. }
             if of.is_new && of.health.down.is_empty() && of.health.replaced.is_empty() =>
         {
-            let unready = unready_pods(of);
-            let message = || format!("waiting for {} to be ready", unready.join(", "));
-            (!unready.is_empty()).then(|| ("WaitingForPods", message()))
+            unsettled_pods(of).map(|lacking| ("WaitingForPods", format!("waiting for {lacking}")))
         }
         Identity::InForce { .. }
         | Identity::AllReplaced
@@ -177,7 +176,7 @@ fn rolling_replicas(set: &StatefulSet) -> Option<i32> {
 
 fn judge_degraded(of: &Assessed<'_>) -> Verdict {
     let bad = |reason, message: String| verdict(ConditionType::Degraded, TRUE, reason, message);
-    let Health { replaced, down, availability: _ } = of.health;
+    let Health { replaced, down, cut_off: _, availability: _ } = of.health;
     if of.plan.identity == Identity::AllReplaced {
         return bad(
             "NodeReplaced",
@@ -199,20 +198,23 @@ fn judge_degraded(of: &Assessed<'_>) -> Verdict {
     if !down.is_empty() {
         return bad("NodeDown", format!("{} does not serve", down.join(", ")));
     }
-    let unready = unready_pods(of);
-    let in_force = matches!(of.plan.identity, Identity::InForce { .. });
-    if !unready.is_empty() && in_force && creation_progress(of).is_none() {
-        return bad("NodeDown", format!("{} is not ready", unready.join(", ")));
+    let is_settled_in =
+        matches!(of.plan.identity, Identity::InForce { .. }) && creation_progress(of).is_none();
+    if let Some(lacking) = unsettled_pods(of).filter(|_| is_settled_in) {
+        return bad("NodeDown", format!("waiting for {lacking}"));
     }
     verdict(ConditionType::Degraded, FALSE, "AsPromised", "no node is missing")
 }
 
-fn unready_pods(of: &Assessed<'_>) -> Vec<String> {
-    let ready = |ordinal: &u32| of.observed.is_ready(*ordinal);
-    (0..of.plan.replicas)
-        .filter(|ordinal| !ready(ordinal))
-        .map(|ordinal| of.valid.names.pod(ordinal))
-        .collect()
+/// What the pods of serving nodes still lack.
+fn unsettled_pods(of: &Assessed<'_>) -> Option<String> {
+    let pods = (0..of.plan.replicas).filter(|ordinal| !of.observed.is_ready(*ordinal));
+    let unready: Vec<_> = pods.map(|ordinal| of.valid.names.pod(ordinal)).collect();
+    if !unready.is_empty() {
+        return Some(format!("{} to be ready", unready.join(", ")));
+    }
+    let cut_off = &of.health.cut_off;
+    (!cut_off.is_empty()).then(|| format!("{} to reach the other nodes", cut_off.join(", ")))
 }
 
 fn judge_stalled(of: &Assessed<'_>) -> Verdict {

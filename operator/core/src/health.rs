@@ -30,6 +30,8 @@ pub struct Health {
     pub availability: Availability,
     /// Pods whose node should serve and does not, or cannot be reached.
     pub down: Vec<String>,
+    /// Pods whose node serves and does not reach the quorum of every partition.
+    pub cut_off: Vec<String>,
     /// Pods whose node came back as another one.
     pub replaced: Vec<String>,
 }
@@ -41,23 +43,31 @@ pub fn assess(valid: &ValidCluster, identity: &Identity, observed: &Observed, wa
         Identity::Unknown { silent } if was_in_force => Health {
             availability: Availability::Unseen,
             down: silent.iter().map(|ordinal| valid.names.pod(*ordinal)).collect(),
+            cut_off: Vec::new(),
             replaced: Vec::new(),
         },
         Identity::AllReplaced => Health {
             availability: Availability::Lost { partitions: usize::from(valid.partitions.get()) },
             down: Vec::new(),
+            cut_off: Vec::new(),
             replaced: observed.heard().map(|(ordinal, _)| valid.names.pod(ordinal)).collect(),
         },
-        Identity::Conflict { .. } => {
-            Health { availability: Availability::Unseen, down: Vec::new(), replaced: Vec::new() }
-        }
+        Identity::Conflict { .. } => Health {
+            availability: Availability::Unseen,
+            down: Vec::new(),
+            cut_off: Vec::new(),
+            replaced: Vec::new(),
+        },
         Identity::Unknown { .. }
         | Identity::Accepting { .. }
         | Identity::Empty { .. }
         | Identity::Nameless
-        | Identity::Impossible { .. } => {
-            Health { availability: Availability::NotInitialized, down: Vec::new(), replaced: Vec::new() }
-        }
+        | Identity::Impossible { .. } => Health {
+            availability: Availability::NotInitialized,
+            down: Vec::new(),
+            cut_off: Vec::new(),
+            replaced: Vec::new(),
+        },
     }
 }
 
@@ -68,9 +78,19 @@ fn assess_layout(valid: &ValidCluster, layout: &Layout, observed: &Observed) -> 
         layout.members.iter().filter(|m| serves(m, &heard)).map(|m| m.node).collect();
     let is_replaced = |member: &Member| replaced.values().any(|node| *node == member.node);
     let down = layout.members.iter().filter(|member| !serving.contains(&member.node) && !is_replaced(member));
+    let partitions = layout.partitions.get().into();
+    let reached = |member: &Member| heard.get(&member.node).map_or(0, |answer| answer.partitions_available);
+    let serves = |member: &&Member| serving.contains(&member.node);
+    let cut_off = layout.members.iter().filter(serves).filter(|member| reached(member) < partitions);
+    let best = layout.members.iter().filter(serves).map(reached).max().unwrap_or(0);
     Health {
-        availability: availability(layout, &serving, heard.is_empty()),
+        availability: if heard.is_empty() {
+            Availability::Unseen
+        } else {
+            availability(layout, &serving, best)
+        },
         down: in_order(valid, down.map(|member| member.name.clone()).collect()),
+        cut_off: in_order(valid, cut_off.map(|member| member.name.clone()).collect()),
         replaced: replaced.keys().map(|ordinal| valid.names.pod(*ordinal)).collect(),
     }
 }
@@ -90,14 +110,15 @@ fn serves(member: &Member, heard: &BTreeMap<NodeId, &NodeAnswer>) -> bool {
     heard.get(&member.node).is_some_and(|answer| answer.mode == NodeMode::Serving)
 }
 
-fn availability(layout: &Layout, serving: &BTreeSet<NodeId>, nobody_answers: bool) -> Availability {
-    if nobody_answers {
-        return Availability::Unseen;
-    }
+/// A partition is lost if too few of its replicas serve, or if no node reaches enough of those that do: `best` is of
+/// how many partitions the best connected node reaches a quorum.
+fn availability(layout: &Layout, serving: &BTreeSet<NodeId>, best: u32) -> Availability {
     let has_quorum = |partition: &_| {
         layout.replica_sets(*partition).satisfied(Consistency::Quorum, |node| serving.contains(node))
     };
-    match layout.partitions.all().filter(|partition| !has_quorum(partition)).count() {
+    let without = layout.partitions.all().filter(|partition| !has_quorum(partition)).count();
+    let unreached = usize::from(layout.partitions.get()).saturating_sub(best as usize);
+    match without.max(unreached) {
         0 => Availability::Met,
         partitions => Availability::Lost { partitions },
     }

@@ -56,7 +56,8 @@ pub struct NodeAnswer {
     /// The cluster that it belongs to, once it has accepted a first layout.
     pub cluster: Option<ClusterId>,
     pub epoch: u64,
-    pub partitions: u32,
+    /// Of how many partitions it reaches a write quorum of replicas, itself included.
+    pub partitions_available: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

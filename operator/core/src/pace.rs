@@ -9,7 +9,7 @@ use keystore_crds::{ConditionType, KeyStoreClusterStatus};
 /// While something is under way whose next step only the nodes know.
 const BUSY: Duration = Duration::from_secs(1);
 /// While something is wrong.
-const TROUBLED: Duration = Duration::from_secs(5);
+const TROUBLED: Duration = Duration::from_secs(3);
 /// Otherwise. A node that stops serving also changes its pod's readiness, which is watched.
 const IDLE: Duration = Duration::from_secs(30);
 

@@ -68,8 +68,24 @@ fn a_pod_that_is_not_ready_yet_is_no_alarm_the_first_time() {
     assert!(condition(&new, "Degraded").starts_with("False"));
 
     let later = seen(&json!({}), remembers(CLUSTER, Some(1)), observed);
-    assert_eq!(condition(&later, "Degraded"), "True NodeDown: demo-1 is not ready");
+    assert_eq!(condition(&later, "Degraded"), "True NodeDown: waiting for demo-1 to be ready");
     assert!(condition(&later, "Progressing").starts_with("False"));
+}
+
+#[test]
+fn nodes_that_serve_without_reaching_each_other_are_not_ready() {
+    let alone = |ordinal| Some(NodeAnswer { partitions_available: 0, ..serving(ordinal) });
+    let served = || remembers(CLUSTER, Some(1));
+    let one = seen(&json!({}), served(), look(vec![alone(0), Some(serving(1)), Some(serving(2))], decided()));
+    assert_eq!(condition(&one, "Degraded"), "True NodeDown: waiting for demo-0 to reach the other nodes");
+    assert!(condition(&one, "Available").starts_with("True"));
+    let all = seen(&json!({}), served(), look(vec![alone(0), alone(1), alone(2)], decided()));
+    assert!(condition(&all, "Available").starts_with("False QuorumLost: 256 of 256"));
+    let new = seen(&json!({}), None, look(vec![alone(0), alone(1), alone(2)], decided()));
+    assert!(
+        condition(&new, "Ready")
+            .starts_with("False Initializing: waiting for demo-0, demo-1, demo-2 to reach")
+    );
 }
 
 #[test]

@@ -84,7 +84,7 @@ impl NodeClient for FakeNodes {
             mode,
             cluster: held.as_ref().map(|layout| layout.cluster),
             epoch: u64::from(mode == NodeMode::Serving),
-            partitions: 0,
+            partitions_available: if mode == NodeMode::Serving { 256 } else { 0 },
         })
     }
 

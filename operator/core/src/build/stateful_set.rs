@@ -23,6 +23,10 @@ use crate::validate::ValidCluster;
 /// How many earlier revisions, each with its ConfigMap, are kept for a look back.
 const REVISIONS_KEPT: i32 = 3;
 
+/// A node serves before it has found the others again, which takes it as long as a pod's old address is remembered by
+/// DNS. A rollout that took the next one at once would leave fewer than a quorum connected.
+const READY_SECONDS: i32 = 10;
+
 /// What `plan` and `rollout` decided about the StatefulSet.
 pub struct StatefulSetInput {
     pub replicas: u32,
@@ -48,6 +52,7 @@ pub fn build_stateful_set(cluster: &ValidCluster, input: StatefulSetInput) -> St
                 ..LabelSelector::default()
             },
             pod_management_policy: Some("Parallel".to_owned()),
+            min_ready_seconds: Some(READY_SECONDS),
             revision_history_limit: Some(REVISIONS_KEPT),
             update_strategy: Some(StatefulSetUpdateStrategy {
                 type_: Some("RollingUpdate".to_owned()),
