@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use tracing::{info, warn};
 
+use crate::apply::is_namespace_terminating;
 use crate::context::Context;
 
 #[derive(Debug, Error)]
@@ -74,7 +75,10 @@ async fn publish(context: &Context, cluster: &KeyStoreCluster, draft: EventDraft
         secondary: None,
     };
     context.metrics.writing("Event");
-    if let Err(error) = context.recorder.publish(&event, &cluster.object_ref(&())).await {
+    let published = context.recorder.publish(&event, &cluster.object_ref(&())).await;
+    if let Err(error) =
+        published.or_else(|error| if is_namespace_terminating(&error) { Ok(()) } else { Err(error) })
+    {
         warn!(error = &error as &dyn std::error::Error, "event not written");
     }
 }
