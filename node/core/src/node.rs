@@ -25,6 +25,11 @@ use crate::stamp::{CEILING_STEP_MS, HybridClock, Stamp};
 /// How often a member that has accepted tells those of which it does not know the same.
 const ANNOUNCE_EVERY_MS: u64 = 500;
 
+/// How long a starting node is kept from clients while it has not reached a quorum of each partition: long enough
+/// for gossip and links after all nodes have started at once. Later it is ready whatever its peers do, since no
+/// probe of one node may hang on the health of others.
+pub const WARM_UP_MS_MAX: u64 = 10_000;
+
 /// What a node knows when its process starts: all of it durable but the nonce.
 #[derive(Debug, Clone)]
 pub struct Start {
@@ -98,6 +103,8 @@ pub struct Node {
     peers: Peers,
     clock: HybridClock,
     stamps_from_ms: u64,
+    /// Since when it does not matter for readiness whether quorums are reached: once they were, at once.
+    warm_from_ms: u64,
     coordinator: Coordinator,
     replica: Replica,
     saves: BTreeMap<SaveId, PendingSave>,
@@ -129,6 +136,7 @@ impl Node {
             peers: Peers::new(peers),
             clock: HybridClock::new(actor, stamp_ceiling_ms),
             stamps_from_ms: now.mono_ms + wait_ms,
+            warm_from_ms: now.mono_ms + WARM_UP_MS_MAX,
             coordinator: Coordinator::default(),
             replica: Replica::default(),
             saves: BTreeMap::new(),
@@ -170,6 +178,9 @@ impl Node {
         }
         self.deliver(now, effects);
         self.raise_ceiling(now, effects);
+        if self.warm_from_ms > now.mono_ms && self.is_warm() {
+            self.warm_from_ms = now.mono_ms;
+        }
     }
 
     /// When the node wants a `Tick`, in milliseconds of the monotonic clock.
@@ -195,11 +206,6 @@ impl Node {
 
     pub fn status(&self, now: Now) -> Status<'_> {
         let layout = self.membership.layout();
-        let reachable = |node: &NodeId| *node == self.me || self.peers.is_connected(*node);
-        let available = |layout: &Layout| {
-            let makes_quorum = |p| layout.replica_sets(p).satisfied(Consistency::Quorum, reachable);
-            layout.partitions.all().filter(|p| makes_quorum(*p)).count()
-        };
         let state = match self.membership {
             Membership::Uninitialised => NodeState::Uninitialized,
             Membership::Accepted { .. } => NodeState::Accepted,
@@ -208,16 +214,28 @@ impl Node {
         };
         Status {
             state,
-            ready: state == NodeState::Serving && now.mono_ms >= self.stamps_from_ms,
+            ready: state == NodeState::Serving && now.mono_ms >= self.stamps_from_ms.max(self.warm_from_ms),
             layout,
             connected: self.peers.connected().collect(),
             partitions_owned: layout.map_or(0, |layout| layout.owned(self.me)),
-            partitions_available: self.membership.serving().map_or(0, available),
+            partitions_available: self.membership.serving().map_or(0, |layout| self.available(layout)),
             requests_under_way: self.coordinator.under_way(),
             writes_under_way: self.replica.under_way(),
             stamp_ceiling_ms: self.clock.ceiling_ms(),
             latest_stamp: self.clock.latest(),
         }
+    }
+
+    /// How many partitions have a write quorum of replicas that this node reaches.
+    fn available(&self, layout: &Layout) -> usize {
+        let reachable = |node: &NodeId| *node == self.me || self.peers.is_connected(*node);
+        let makes_quorum = |p| layout.replica_sets(p).satisfied(Consistency::Quorum, reachable);
+        layout.partitions.all().filter(|p| makes_quorum(*p)).count()
+    }
+
+    fn is_warm(&self) -> bool {
+        let all = |layout: &Layout| self.available(layout) == usize::from(layout.partitions.get());
+        self.membership.serving().is_some_and(all)
     }
 
     fn header(&self, layout: &Layout, to: NodeId) -> Header {

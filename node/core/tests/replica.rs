@@ -11,7 +11,7 @@ use keystore_core::layout::{FirstLayout, Layout, Member};
 use keystore_core::message::{
     Call, Header, Hello, Message, Origin, ReadOutcome, Refusal, Want, Write, WriteOutcome,
 };
-use keystore_core::node::{Node, Settings, Start};
+use keystore_core::node::{Node, Settings, Start, WARM_UP_MS_MAX};
 use keystore_core::partition::{PartitionCount, RecordKey};
 use keystore_core::peers::LinkRefusal;
 use keystore_core::quorum::Durability;
@@ -304,6 +304,18 @@ fn serving_starts_when_all_members_have_accepted_and_that_is_durable() {
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Send { message, .. } if *message == reply)));
     node.step(now(0), Event::Saved { save: SaveId(1) }, &mut effects);
     assert!(node.status(now(0)).ready);
+}
+
+#[test]
+fn a_starting_node_is_ready_once_it_reaches_quorums_or_has_waited_for_them() {
+    let mut node = Node::new(start(true, Settings::default()), now(0));
+    node.step(now(0), Event::Tick, &mut Vec::new());
+    assert!(!node.status(now(0)).ready, "its peer has not been reached yet");
+    assert!(node.status(now(WARM_UP_MS_MAX)).ready, "a peer that is down does not keep it away for ever");
+    let mut bench = Bench::new();
+    assert!(bench.node.status(now(0)).ready);
+    bench.step(Event::LinkClosed { link: LINK });
+    assert!(bench.node.status(now(0)).ready, "what happens later to others is not its own health");
 }
 
 #[test]
