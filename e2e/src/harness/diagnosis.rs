@@ -77,7 +77,7 @@ impl Sandbox {
             let params = LogParams { previous, tail_lines: Some(LOG_LINES), ..LogParams::default() };
             match self.api::<Pod>().logs(&name, &params).await {
                 Ok(log) => {
-                    println!("--- log of {name}{}\n{log}", if previous { ", process before" } else { "" })
+                    println!("--- log of {name}{}\n{log}", if previous { ", process before" } else { "" });
                 }
                 // Most pods have run once only.
                 Err(_) if previous => {}

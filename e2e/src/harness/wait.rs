@@ -50,6 +50,33 @@ where
     }
 }
 
+/// Looks until the result has stayed the same for `period`.
+pub async fn until_steady<T, F, L>(
+    what: impl Display,
+    period: Duration,
+    within: Duration,
+    mut look: F,
+) -> Result<T>
+where
+    T: PartialEq,
+    F: FnMut() -> L,
+    L: Future<Output = Result<T>>,
+{
+    let started = Instant::now();
+    let mut steady = (look().await?, Instant::now());
+    while steady.1.elapsed() < period {
+        if started.elapsed() >= within {
+            bail!("{what}: not within {} s", within.as_secs());
+        }
+        sleep(WATCH_PAUSE).await;
+        let now = look().await?;
+        if now != steady.0 {
+            steady = (now, Instant::now());
+        }
+    }
+    Ok(steady.0)
+}
+
 /// Looks all along and fails as soon as a look does.
 pub async fn throughout<F, L>(what: impl Display, period: Duration, mut look: F) -> Result<()>
 where
@@ -90,6 +117,25 @@ mod tests {
         assert!(started.elapsed() <= Duration::from_secs(10));
         let hangs = || std::future::pending::<Result<Look<()>>>();
         assert!(until("a look that hangs", Duration::from_secs(10), hangs).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_to_rest_is_told_from_what_never_does() {
+        let (period, within) = (Duration::from_secs(5), Duration::from_secs(60));
+        let mut looks = 0;
+        let settles = until_steady("a count", period, within, || {
+            looks += 1;
+            let count = looks.min(7);
+            async move { Ok(count) }
+        });
+        assert_eq!(settles.await.unwrap(), 7);
+        let mut looks = 0;
+        let restless = until_steady("a count", period, within, || {
+            looks += 1;
+            let count = looks;
+            async move { Ok(count) }
+        });
+        assert_eq!(restless.await.unwrap_err().to_string(), "a count: not within 60 s");
     }
 
     #[tokio::test(start_paused = true)]

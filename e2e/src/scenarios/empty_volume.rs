@@ -15,7 +15,6 @@ use crate::harness::sandbox::Sandbox;
 use crate::harness::volumes::claim_name;
 use crate::harness::wait::{Look, throughout, until};
 use crate::load::{Allowance, Load, Settings};
-use crate::store::REQUEST_TIMEOUT;
 
 const EMPTIED: &str = "demo-2";
 const BACK_WITHIN: Duration = Duration::from_secs(120);
@@ -24,15 +23,12 @@ const LEFT_ALONE_FOR: Duration = Duration::from_secs(10);
 pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let before = identity(&sandbox.create_ready(&manifest()).await?)?;
     let connected = sandbox.connect_store().await?;
-    let settings = Settings::default();
-    let mut load = Load::start(connected.store.clone(), settings);
-    let clients = usize::try_from(settings.clients)?;
+    let load = Load::start(connected.store.clone(), Settings::default());
     until("the load has written", BACK_WITHIN, || async {
         Ok(if load.acknowledged() >= 300 { Look::Done(()) } else { Look::NotYet("not enough".into()) })
     })
     .await?;
 
-    load.note_fault();
     empty(sandbox).await?;
     let is_noticed = |ksc: &KeyStoreCluster| {
         expect_condition(ksc, ConditionType::Degraded, "True", "NodeReplaced")?;
@@ -49,9 +45,8 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     sandbox.wait_ksc("Degraded", BACK_WITHIN, is_noticed).await?;
     throughout("the empty node is left alone", LEFT_ALONE_FOR, || expect_left_alone(sandbox, &before))
         .await?;
-    // Requests may fail while the pod goes, as in any other death of a pod.
-    let allowance = Allowance::AfterFaults { within: REQUEST_TIMEOUT, failures_max: clients * 2 };
-    let summary = load.stop().await.judge(allowance, 600).map_err(anyhow::Error::msg)?;
+    // The pod went in order: it drained, and no request may have failed.
+    let summary = load.stop().await.judge(Allowance::NoFailure, 600).map_err(anyhow::Error::msg)?;
     Ok(Ending::Passed(summary.to_string()))
 }
 

@@ -1,6 +1,6 @@
 //! An operator that restarts finds everything as it should be: no object is written, and the store never notices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -16,10 +16,11 @@ use super::Ending;
 use crate::harness::ksc::{expect_whole, identity, manifest};
 use crate::harness::operator::Operator;
 use crate::harness::sandbox::Sandbox;
-use crate::harness::wait::throughout;
+use crate::harness::wait::{throughout, until_steady};
 use crate::load::{Allowance, Load, Settings};
 
 const IDLE_FOR: Duration = Duration::from_secs(15);
+const AT_REST_FOR: Duration = Duration::from_secs(5);
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
@@ -27,22 +28,16 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     sandbox.wait_ksc("whole", SETTLED_WITHIN, expect_whole).await?;
     let connected = sandbox.connect_store().await?;
     let load = Load::start(connected.store.clone(), Settings::default());
-    // Two looks in a row that agree: whatever creation set in motion has come to rest.
-    let versions = crate::harness::wait::until("everything is at rest", SETTLED_WITHIN, || async {
-        use crate::harness::wait::Look;
-        let first = versions(sandbox).await?;
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        let second = versions(sandbox).await?;
-        Ok(if first == second { Look::Done(second) } else { Look::NotYet(differences(&first, &second)) })
-    })
-    .await?;
+    // Whatever creation set in motion comes to rest first.
+    let at_rest =
+        until_steady("the objects are at rest", AT_REST_FOR, SETTLED_WITHIN, || versions(sandbox)).await?;
 
     let operator = Operator::new(sandbox.client.clone());
     operator.restart().await?;
     operator.wait_reconciled(&sandbox.namespace).await?;
     throughout("nothing is written", IDLE_FOR, || async {
-        let now = self::versions(sandbox).await?;
-        ensure!(now == versions, "changed: {}", differences(&versions, &now));
+        let now = versions(sandbox).await?;
+        ensure!(now == at_rest, "changed: {}", differences(&at_rest, &now));
         Ok(())
     })
     .await?;
@@ -50,7 +45,7 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let ksc = sandbox.wait_ksc("whole", SETTLED_WITHIN, expect_whole).await?;
     ensure!(identity(&ksc)? == before, "the store is another one");
     let summary = load.stop().await.judge(Allowance::NoFailure, 300).map_err(anyhow::Error::msg)?;
-    Ok(Ending::Passed(format!("{} objects unmoved; {summary}", versions.len())))
+    Ok(Ending::Passed(format!("{} objects unmoved; {summary}", at_rest.len())))
 }
 
 /// The resource version of every object of the store, by kind and name.
@@ -83,7 +78,7 @@ where
 }
 
 fn differences(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> String {
-    let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
     let changed: Vec<_> =
         names.into_iter().filter(|name| before.get(*name) != after.get(*name)).map(String::as_str).collect();
     changed.join(", ")
