@@ -8,24 +8,19 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
-use tokio::sync::watch;
 
-use crate::disk::DiskUse;
-use crate::gossip::Gossiped;
-use crate::handle::CoreHandle;
+use crate::about::About;
 use crate::peers::Links;
 
 #[derive(Debug)]
 pub struct Gauges {
-    pub core: CoreHandle,
+    pub about: About,
     pub links: Arc<Links>,
-    pub gossiped: watch::Receiver<Arc<Gossiped>>,
-    pub disk: watch::Receiver<DiskUse>,
 }
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let view = self.core.view();
+        let view = self.about.core.view();
         let epoch = view.layout.as_ref().map_or(0, |layout| layout.epoch.0);
         let is_serving = view.state == NodeState::Serving;
         let mut gauge = |name, help, unit: Option<&Unit>, value: u64| {
@@ -33,7 +28,12 @@ impl Collector for Gauges {
             gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
         };
         gauge("epoch", "The epoch of the layout in force, 0 before init", None, epoch)?;
-        gauge("ready", "1 while this node serves requests", None, self.core.obstacle().is_none().into())?;
+        gauge(
+            "ready",
+            "1 while this node serves requests",
+            None,
+            self.about.core.obstacle().is_none().into(),
+        )?;
         gauge("serving", "1 once all members have accepted the layout", None, is_serving.into())?;
         gauge(
             "partitions_owned",
@@ -56,11 +56,11 @@ impl Collector for Gauges {
             None,
             self.links.count() as u64,
         )?;
-        let gossiped = self.gossiped.borrow().clone();
+        let gossiped = self.about.gossiped.borrow().clone();
         let alive = gossiped.values().filter(|known| known.alive).count();
         gauge("gossip_nodes", "Other nodes that gossip knows", None, gossiped.len() as u64)?;
         gauge("gossip_nodes_alive", "Other nodes that gossip believes alive", None, alive as u64)?;
-        let disk = *self.disk.borrow();
+        let disk = *self.about.disk.borrow();
         let bytes = Some(&Unit::Bytes);
         gauge(
             "storage_disk_size",

@@ -13,6 +13,8 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
+use crate::about::{About, SelfAddresses};
+use crate::assembly::Parts;
 use crate::clock::Clock;
 use crate::config::{self, Command, Config, Storage};
 use crate::core_loop::{CoreLoop, OUTBOXES_MAX};
@@ -24,7 +26,7 @@ use crate::storage::{
     Committed, DiskError, FatalError, Found, Identity, NodeStorage, OpenError, Options, Reports,
     UncleanShutdown,
 };
-use crate::tasks::{Parts, TasksError};
+use crate::tasks::{CoreEnd, TasksError};
 use crate::view::View;
 
 const EXIT_FAILED: u8 = 1;
@@ -99,8 +101,10 @@ fn start_core(config: Config, storage: NodeStorage) -> Result<Parts, ProcessErro
     let inbox = Arc::new(Inbox::new(INBOX_MAX));
     let (view, view_seen) = watch::channel(Arc::new(View::starting()));
     let (stopping, stopping_seen) = watch::channel(false);
+    let (gossiped, gossiped_seen) = watch::channel(Arc::default());
+    let (ours, ours_seen) = watch::channel(SelfAddresses::of_listeners(&config.listen));
     let (outboxes, outboxes_seen) = mpsc::channel(OUTBOXES_MAX);
-    let (ending, core_ended) = oneshot::channel();
+    let (ending, ended) = oneshot::channel();
     let (engine, counters) = (storage.engine(), storage.counters());
     let start = start_of(storage.found(), &config);
     let Start { node, actor, generation, .. } = start;
@@ -115,25 +119,26 @@ fn start_core(config: Config, storage: NodeStorage) -> Result<Parts, ProcessErro
         view,
         frame_bytes_max: config.limits.frame_bytes,
     };
-    std::thread::Builder::new().name("core".to_owned()).spawn(move || match core_loop.run() {
+    let run = move || match core_loop.run() {
         // The receiver is gone only if the process is ending already.
         Ok(disk) => drop(ending.send(disk)),
         Err(error) => error!(%error, "the core thread ends"),
-    })?;
+    };
+    std::thread::Builder::new().name("core".to_owned()).spawn(run)?;
     let data_dir = config.data_dir.display();
     info!(%node, %generation, %data_dir, version = env!("CARGO_PKG_VERSION"), "node starts");
-    Ok(Parts {
-        config: Arc::new(config),
+    let about = About {
         node,
         actor,
         generation,
         core: CoreHandle::new(inbox, view_seen, stopping_seen, clock),
-        stopping,
-        outboxes: outboxes_seen,
-        core_ended,
-        disk: disk_guard,
-        counters,
-    })
+        gossiped: gossiped_seen,
+        ours: ours_seen,
+        disk: disk_guard.watch(),
+        config: Arc::new(config),
+    };
+    let core_end = CoreEnd { stopping, ended };
+    Ok(Parts { about, gossiped, ours, outboxes: outboxes_seen, core_end, disk_guard, counters })
 }
 
 fn storage_options(config: &Config) -> Options {

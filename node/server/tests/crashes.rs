@@ -58,3 +58,29 @@ async fn a_restarted_node_takes_its_place_again() {
         cluster.nodes[round].put(&format!("round-{round}"), "v").await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_node_that_comes_back_elsewhere_is_found_again() {
+    let mut cluster = Cluster::serving(3).await;
+    // Each in turn: whoever has the lowest UUID dials the others, whoever has the highest is dialled.
+    for index in 0..3 {
+        cluster.nodes[index].kill();
+        cluster.nodes[index].relocate();
+        cluster.tell_seeds();
+        cluster.nodes[index].start();
+        cluster.wait_until_all_serve().await;
+        cluster.nodes[index].put("k", "v").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_whose_nodes_all_come_back_elsewhere_forms_again() {
+    let mut cluster = Cluster::serving(3).await;
+    cluster.nodes[0].put("k", "v").await.unwrap();
+    cluster.nodes.iter_mut().for_each(NodeProcess::kill);
+    cluster.nodes.iter_mut().for_each(NodeProcess::relocate);
+    cluster.tell_seeds();
+    cluster.nodes.iter_mut().for_each(NodeProcess::start);
+    cluster.wait_until_all_serve().await;
+    assert_eq!(cluster.nodes[2].get_when_possible("k").await.as_deref(), Some("v"));
+}

@@ -65,8 +65,24 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
 }
 
 fn check_limits(limits: &Limits, demand: &mut impl FnMut(bool, &str)) {
-    let Limits { requests, writes, connections, connection_streams, frame_bytes, link_queue_bytes } = *limits;
+    let Limits {
+        requests,
+        request_bytes,
+        writes,
+        connections,
+        connection_streams,
+        frame_bytes,
+        link_queue_bytes,
+    } = *limits;
     demand(requests >= 1, "limits.requests: it has to be at least 1");
+    demand(
+        (4 * VALUE_BYTES_MAX..=1 << 30).contains(&request_bytes),
+        "limits.request_bytes: it has to be from 4194304 to 1073741824",
+    );
+    demand(
+        link_queue_bytes >= request_bytes,
+        "limits.link_queue_bytes: it has to be at least limits.request_bytes, or a large write would cost a link",
+    );
     demand(writes >= 1, "limits.writes: it has to be at least 1");
     demand(connections >= 1, "limits.connections: it has to be at least 1");
     demand(connection_streams >= 1, "limits.connection_streams: it has to be at least 1");
@@ -74,7 +90,6 @@ fn check_limits(limits: &Limits, demand: &mut impl FnMut(bool, &str)) {
         (4096..=4 * VALUE_BYTES_MAX).contains(&frame_bytes),
         "limits.frame_bytes: it has to be from 4096 to 4194304",
     );
-    demand(link_queue_bytes >= 4 * VALUE_BYTES_MAX, "limits.link_queue_bytes: it has to be at least 4194304");
 }
 
 /// Gossip is UDP and may share a number with the others; port 0 means any.

@@ -91,6 +91,7 @@ impl From<Durability> for keystore_core::quorum::Durability {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     pub requests: usize,
+    pub request_bytes: usize,
     pub writes: usize,
     pub connections: usize,
     pub connection_streams: u32,
@@ -191,11 +192,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             requests: 8_192,
+            request_bytes: 128 << 20,
             writes: 65_536,
             connections: 4_096,
             connection_streams: 1_024,
             frame_bytes: 256 << 10,
-            link_queue_bytes: 64 << 20,
+            link_queue_bytes: 256 << 20,
         }
     }
 }

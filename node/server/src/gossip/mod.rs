@@ -8,7 +8,6 @@
 mod address;
 mod seeds;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,29 +25,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::config::{Config, Listen};
-use crate::disk::DiskUse;
-use crate::handle::CoreHandle;
-
-/// What gossip knows of the other nodes.
-pub type Gossiped = BTreeMap<NodeId, Known>;
-
-/// What another node says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
-    pub generation: Generation,
-    pub peer_address: Option<SocketAddr>,
-    /// host:port for clients; empty where none is known.
-    pub client_address: String,
-    pub alive: bool,
-}
-
-/// Under which addresses this node tells others to reach it, host:port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SelfAddresses {
-    pub client: String,
-    pub peer: String,
-}
+use crate::about::{About, Gossiped, Known, SelfAddresses};
+use crate::config::Listen;
 
 const KEY_NAME: &str = "name";
 const KEY_CLIENT: &str = "client";
@@ -70,43 +48,32 @@ pub struct GossipError {
     reason: String,
 }
 
-/// What is told to others, and who tells it.
+/// Tells others of this node and publishes what they tell.
 pub struct Gossip {
-    pub config: Arc<Config>,
-    pub node: NodeId,
-    pub generation: Generation,
-    pub core: CoreHandle,
-    pub disk: watch::Receiver<DiskUse>,
+    pub about: About,
     pub gossiped: watch::Sender<Arc<Gossiped>>,
     pub ours: watch::Sender<SelfAddresses>,
-}
-
-impl SelfAddresses {
-    /// Before the node's own address is known.
-    pub fn of_listeners(listen: &Listen) -> Self {
-        Self { client: listen.client.to_string(), peer: listen.peer.to_string() }
-    }
 }
 
 impl Gossip {
     /// Finds its own address and some other node, then gossips until cancelled.
     pub async fn run(self, cancelled: CancellationToken) -> Result<(), GossipError> {
-        let gossip = &self.config.gossip;
+        let gossip = &self.about.config.gossip;
         let ip = tokio::select! {
             () = cancelled.cancelled() => return Ok(()),
-            ip = address::find(&self.config) => ip,
+            ip = address::find(&self.about.config) => ip,
         };
-        let us = SocketAddr::new(ip, self.config.listen.gossip.port());
+        let us = SocketAddr::new(ip, self.about.config.listen.gossip.port());
         tokio::select! {
             () = cancelled.cancelled() => return Ok(()),
             () = seeds::wait_for_another(&gossip.seeds, us) => {}
         }
         let failed = |reason: &dyn std::fmt::Display| GossipError {
-            address: self.config.listen.gossip,
+            address: self.about.config.listen.gossip,
             reason: reason.to_string(),
         };
         let told = self.announce(ip);
-        info!(address = %us, node = %self.node, "gossip starts");
+        info!(address = %us, node = %self.about.node, "gossip starts");
         let handle = spawn_chitchat(self.chitchat_config(us), told, &UdpTransport)
             .await
             .map_err(|error| failed(&format!("{error:#}")))?;
@@ -123,8 +90,8 @@ impl Gossip {
 
     /// Publishes the addresses of this node and returns what is told to others from the start.
     fn announce(&self, ip: IpAddr) -> Vec<(String, String)> {
-        let Listen { client, peer, .. } = self.config.listen;
-        let node = &self.config.node;
+        let Listen { client, peer, .. } = self.about.config.listen;
+        let node = &self.about.config.node;
         let client_host = node.advertise_host.clone().unwrap_or_else(|| ip.to_string());
         let client = format!("{}:{}", bracketed(&client_host), client.port());
         // Other nodes dial an address, not a name: a name may still lead to where this node was before.
@@ -141,13 +108,13 @@ impl Gossip {
     }
 
     fn chitchat_config(&self, us: SocketAddr) -> ChitchatConfig {
-        let gossip = &self.config.gossip;
+        let gossip = &self.about.config.gossip;
         let interval = Duration::from_millis(gossip.interval_ms);
         ChitchatConfig {
-            chitchat_id: ChitchatId::new(self.node.to_string(), self.generation.0, us),
+            chitchat_id: ChitchatId::new(self.about.node.to_string(), self.about.generation.0, us),
             cluster_id: gossip.cluster.clone(),
             gossip_interval: interval,
-            listen_addr: self.config.listen.gossip,
+            listen_addr: self.about.config.listen.gossip,
             seed_nodes: Vec::new(),
             failure_detector_config: FailureDetectorConfig {
                 phi_threshold: gossip.phi_threshold,
@@ -165,7 +132,7 @@ impl Gossip {
 
     /// Tells what has changed here and publishes what has changed elsewhere.
     async fn exchange(&self, handle: &ChitchatHandle, us: SocketAddr) {
-        let mut ticks = interval(Duration::from_millis(self.config.gossip.interval_ms));
+        let mut ticks = interval(Duration::from_millis(self.about.config.gossip.interval_ms));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look_up_at = Instant::now();
         loop {
@@ -176,7 +143,7 @@ impl Gossip {
             });
             let gossiped = gossiped.await;
             if Instant::now() >= look_up_at {
-                for seed in seeds::look_up(&self.config.gossip.seeds, us).await {
+                for seed in seeds::look_up(&self.about.config.gossip.seeds, us).await {
                     // It fails only once gossip has ended, which is noticed elsewhere.
                     let _ = handle.gossip(seed);
                 }
@@ -194,9 +161,9 @@ impl Gossip {
 
     fn misses_someone(&self, gossiped: &Gossiped) -> bool {
         let is_alive = |node: &NodeId| gossiped.get(node).is_some_and(|known| known.alive);
-        match &self.core.view().layout {
+        match &self.about.core.view().layout {
             Some(layout) => {
-                layout.members.iter().any(|member| member.node != self.node && !is_alive(&member.node))
+                layout.members.iter().any(|member| member.node != self.about.node && !is_alive(&member.node))
             }
             None => !gossiped.values().any(|known| known.alive),
         }
@@ -204,7 +171,7 @@ impl Gossip {
 
     /// A value that is told already is not told again.
     fn tell(&self, told: &mut Told) {
-        let view = self.core.view();
+        let view = self.about.core.view();
         let state = match view.state {
             NodeState::Uninitialized => "uninitialized",
             NodeState::Accepted => "accepted",
@@ -212,7 +179,7 @@ impl Gossip {
             NodeState::Draining => "draining",
         };
         told.set(KEY_STATE, state);
-        told.set(KEY_DISK, self.disk.borrow().space.used_percent());
+        told.set(KEY_DISK, self.about.disk.borrow().space.used_percent());
         if let Some(layout) = &view.layout {
             told.set(KEY_EPOCH, layout.epoch);
         }
@@ -230,7 +197,7 @@ impl Gossip {
                 alive: live.contains(&id),
             };
             let is_latest = gossiped.get(&node).is_none_or(|other| known.generation > other.generation);
-            if node != self.node && is_latest {
+            if node != self.about.node && is_latest {
                 gossiped.insert(node, known);
             }
         }

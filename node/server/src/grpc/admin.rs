@@ -1,40 +1,27 @@
 //! The service for administrators: status, init, layout. Answers in every state.
 
-use std::sync::Arc;
-
 use keystore_core::effect::{Answer, InitRefusal};
-use keystore_core::id::{Actor, Generation, NodeId};
 use keystore_core::layout::{Layout, Member};
 use keystore_core::node::NodeState;
 use keystore_proto::client::reason;
 use keystore_proto::v1;
 use keystore_proto::v1::admin_server::Admin;
-use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status};
 
 use super::outcome::status;
-use crate::config::{Config, Engine};
-use crate::disk::DiskUse;
-use crate::gossip::{Gossiped, SelfAddresses};
-use crate::handle::CoreHandle;
+use crate::about::{About, SelfAddresses};
+use crate::config::Engine;
 use crate::view::View;
 
 #[derive(Debug, Clone)]
 pub struct AdminService {
-    pub core: CoreHandle,
-    pub config: Arc<Config>,
-    pub node: NodeId,
-    pub actor: Actor,
-    pub generation: Generation,
-    pub gossiped: watch::Receiver<Arc<Gossiped>>,
-    pub ours: watch::Receiver<SelfAddresses>,
-    pub disk: watch::Receiver<DiskUse>,
+    pub about: About,
 }
 
 impl AdminService {
     fn peer(&self, member: &Member, view: &View) -> v1::PeerStatus {
         let link = view.connected.iter().find(|(node, _)| *node == member.node);
-        let gossiped = self.gossiped.borrow();
+        let gossiped = self.about.gossiped.borrow();
         let known = gossiped.get(&member.node);
         v1::PeerStatus {
             node_id: member.node.0.to_vec().into(),
@@ -55,7 +42,7 @@ impl AdminService {
     }
 
     fn disk(&self) -> v1::DiskStatus {
-        let disk = *self.disk.borrow();
+        let disk = *self.about.disk.borrow();
         v1::DiskStatus {
             total_bytes: disk.space.total,
             available_bytes: disk.space.available,
@@ -65,26 +52,26 @@ impl AdminService {
 
     fn status(&self, view: &View) -> v1::GetStatusResponse {
         let layout = view.layout.as_deref();
-        let SelfAddresses { client, peer } = self.ours.borrow().clone();
+        let SelfAddresses { client, peer } = self.about.ours.borrow().clone();
         let others = layout.map_or(&[][..], |layout| &layout.members);
-        let others = others.iter().filter(|member| member.node != self.node);
+        let others = others.iter().filter(|member| member.node != self.about.node);
         v1::GetStatusResponse {
-            node_id: self.node.0.to_vec().into(),
-            actor: self.actor.0,
-            name: self.config.node.name.clone(),
+            node_id: self.about.node.0.to_vec().into(),
+            actor: self.about.actor.0,
+            name: self.about.config.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: state_to_wire(view.state).into(),
             cluster_id: layout.map(|layout| layout.cluster.0.to_vec().into()).unwrap_or_default(),
             incarnation: layout.map(|layout| layout.incarnation.into()),
             epoch: layout.map_or(0, |layout| layout.epoch.0),
-            generation: self.generation.0,
+            generation: self.about.generation.0,
             partitions_owned: saturated(view.partitions_owned),
             peers: others.map(|member| self.peer(member, view)).collect(),
             disk: Some(self.disk()),
             partitions_available: saturated(view.partitions_available),
             client_address: client,
             peer_address: peer,
-            engine: match self.config.storage.engine {
+            engine: match self.about.config.storage.engine {
                 Engine::Sled => "sled".to_owned(),
             },
             clock: view.latest_stamp.to_bytes().to_vec().into(),
@@ -98,7 +85,7 @@ impl Admin for AdminService {
         &self,
         _request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        Ok(Response::new(self.status(&self.core.view())))
+        Ok(Response::new(self.status(&self.about.core.view())))
     }
 
     async fn init(&self, request: Request<v1::InitRequest>) -> Result<Response<v1::InitResponse>, Status> {
@@ -106,9 +93,9 @@ impl Admin for AdminService {
         let layout =
             request.into_inner().layout.ok_or_else(|| invalid("the layout is missing".to_owned()))?;
         let layout = Layout::try_from(layout).map_err(|error| invalid(error.to_string()))?;
-        match self.core.init(layout).await {
+        match self.about.core.init(layout).await {
             Ok(Answer::InitAccepted) => Ok(Response::new(v1::InitResponse {
-                state: match self.core.view().state {
+                state: match self.about.core.view().state {
                     // Accepted just now, and not shown yet.
                     NodeState::Uninitialized => v1::NodeState::Accepted.into(),
                     state => state_to_wire(state).into(),
@@ -134,7 +121,7 @@ impl Admin for AdminService {
         &self,
         _request: Request<v1::GetLayoutRequest>,
     ) -> Result<Response<v1::GetLayoutResponse>, Status> {
-        let view = self.core.view();
+        let view = self.about.core.view();
         Ok(Response::new(v1::GetLayoutResponse {
             layout: view.layout.as_deref().map(Into::into),
             decided: matches!(view.state, NodeState::Serving | NodeState::Draining),

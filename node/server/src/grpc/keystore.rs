@@ -2,29 +2,28 @@
 
 use std::sync::Arc;
 
-use keystore_core::effect::{Answer, Deadline, FailureReason};
+use keystore_core::effect::{Answer, Deadline, FailureReason, Operation};
 use keystore_core::quorum::Durability;
 use keystore_core::stamp::Stamp;
 use keystore_proto::client::{Request as Checked, durability_to_wire, read_response};
 use keystore_proto::error::WireError;
 use keystore_proto::v1;
 use keystore_proto::v1::key_store_server::KeyStore;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Code, Request, Response, Status};
 
 use super::outcome::{failed, invalid, lost, refused};
 use super::timeout::timeout_ms;
-use crate::gossip::{Gossiped, SelfAddresses};
-use crate::handle::{self, CoreHandle};
+use crate::about::About;
+use crate::handle;
 use crate::metrics::{Kind, RequestMetrics};
 
 #[derive(Debug, Clone)]
 pub struct KeyStoreService {
-    core: CoreHandle,
-    gossiped: watch::Receiver<Arc<Gossiped>>,
-    ours: watch::Receiver<SelfAddresses>,
-    me: keystore_core::id::NodeId,
+    about: About,
     metrics: RequestMetrics,
+    /// How many more bytes of values may be held for writes under way.
+    bytes_left: Arc<Semaphore>,
 }
 
 /// What a write has reached.
@@ -35,14 +34,9 @@ struct Written {
 }
 
 impl KeyStoreService {
-    pub fn new(
-        core: CoreHandle,
-        me: keystore_core::id::NodeId,
-        gossiped: watch::Receiver<Arc<Gossiped>>,
-        ours: watch::Receiver<SelfAddresses>,
-        metrics: RequestMetrics,
-    ) -> Self {
-        Self { core, gossiped, ours, me, metrics }
+    pub fn new(about: About, metrics: RequestMetrics) -> Self {
+        let bytes_left = Arc::new(Semaphore::new(about.config.limits.request_bytes));
+        Self { about, metrics, bytes_left }
     }
 
     /// From request to answer. Once the core has it, no error says that nothing was applied unless the core does.
@@ -63,13 +57,15 @@ impl KeyStoreService {
         let timeout_ms = timeout_ms(request.metadata())?;
         let checked = Checked::try_from(request.into_inner()).map_err(|error| invalid(&error))?;
         let Checked { operation, consistency, durability } = checked;
+        let _reserved = self.reserve(&operation)?;
         let request = handle::Request {
             operation,
             consistency,
             durability,
-            deadline: Deadline::after(self.core.clock().now(), timeout_ms),
+            deadline: Deadline::after(self.about.core.clock().now(), timeout_ms),
         };
-        let answered = self.core.request(request).map_err(|_full| refused(FailureReason::Overloaded))?;
+        let answered =
+            self.about.core.request(request).map_err(|_full| refused(FailureReason::Overloaded))?;
         let is_read = kind == Kind::Get;
         match answered.await {
             Ok(Answer::Failed(failure)) => Err(failed(failure, is_read)),
@@ -88,12 +84,13 @@ impl KeyStoreService {
         }
     }
 
-    fn client_address(&self, node: keystore_core::id::NodeId) -> String {
-        if node == self.me {
-            return self.ours.borrow().client.clone();
-        }
-        let gossiped = self.gossiped.borrow();
-        gossiped.get(&node).map(|known| known.client_address.clone()).unwrap_or_default()
+    /// Memory for what a write carries, given back when dropped.
+    fn reserve(&self, operation: &Operation) -> Result<SemaphorePermit<'_>, Status> {
+        let bytes = match operation {
+            Operation::Get { .. } | Operation::Delete { .. } => 0,
+            Operation::Put { value, .. } => saturated(value.len()),
+        };
+        self.bytes_left.try_acquire_many(bytes).map_err(|_| refused(FailureReason::Overloaded))
     }
 }
 
@@ -131,12 +128,12 @@ impl KeyStore for KeyStoreService {
         &self,
         _request: Request<v1::GetRoutingRequest>,
     ) -> Result<Response<v1::GetRoutingResponse>, Status> {
-        let view = self.core.view();
+        let view = self.about.core.view();
         let layout = view.layout.as_ref().ok_or_else(|| refused(FailureReason::NotInitialized))?;
         let nodes = layout.members.iter().map(|member| v1::RoutingNode {
             node_id: member.node.0.to_vec().into(),
             name: member.name.clone(),
-            client_address: self.client_address(member.node),
+            client_address: self.about.client_address(member.node),
         });
         let owners = layout.partitions.all().map(|partition| {
             let nodes = layout.replica_sets(partition).nodes();

@@ -2,6 +2,8 @@
 //!
 //! `UNAVAILABLE` is said only where surely nothing was applied, since stock clients send such a request again.
 
+use std::collections::HashMap;
+
 use keystore_core::effect::{Failure, FailureReason};
 use keystore_core::message::Refusal;
 use keystore_core::partition::KeyError;
@@ -23,11 +25,8 @@ pub(super) fn failed(failure: Failure, is_read: bool) -> Status {
     let counts = [("acks", acks), ("needed", needed)];
     let metadata: Vec<_> =
         counts.into_iter().map(|(name, count)| (name.to_owned(), count.to_string())).collect();
-    let details = ErrorDetails::with_error_info(
-        reason,
-        ERROR_DOMAIN,
-        metadata.into_iter().collect::<std::collections::HashMap<_, _>>(),
-    );
+    let details =
+        ErrorDetails::with_error_info(reason, ERROR_DOMAIN, metadata.into_iter().collect::<HashMap<_, _>>());
     let message = if needed > 0 { format!("{message} ({acks} of {needed})") } else { message.to_owned() };
     Status::with_error_details(code, message, details)
 }
@@ -39,7 +38,7 @@ pub(super) fn refused(reason: FailureReason) -> Status {
 }
 
 pub(super) fn status(code: Code, reason: &str, message: impl Into<String>) -> Status {
-    let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, std::collections::HashMap::new());
+    let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, HashMap::new());
     Status::with_error_details(code, message, details)
 }
 

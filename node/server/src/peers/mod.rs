@@ -23,7 +23,7 @@ use tracing::error;
 pub use accept::PeerService;
 pub use links::Links;
 
-use crate::gossip::Gossiped;
+use crate::about::{About, Gossiped};
 use crate::handle::CoreHandle;
 use accept::Accepted;
 use dial::{Dialler, Target};
@@ -58,15 +58,17 @@ pub struct Peers {
 
 impl Peers {
     /// The other half answers when a peer dials.
-    pub fn new(
-        core: CoreHandle,
-        links: Arc<Links>,
-        me: NodeId,
-        gossiped: watch::Receiver<Arc<Gossiped>>,
-    ) -> (Self, PeerService) {
+    pub fn new(about: &About, links: Arc<Links>) -> (Self, PeerService) {
         let (accepting, accepted) = mpsc::channel(ACCEPTED_MAX);
-        let peers =
-            Self { core, links, me, gossiped, accepted, targets: BTreeMap::new(), tasks: JoinSet::new() };
+        let peers = Self {
+            core: about.core.clone(),
+            links,
+            me: about.node,
+            gossiped: about.gossiped.clone(),
+            accepted,
+            targets: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        };
         (peers, PeerService::new(accepting))
     }
 

@@ -45,16 +45,24 @@ impl Cluster {
     }
 
     pub fn start_with(count: usize, settings: &[(&str, &str)]) -> Self {
-        let mut nodes: Vec<_> = (0..count).map(|index| NodeProcess::new(&format!("node-{index}"))).collect();
-        let seeds: Vec<_> = nodes.iter().map(|node| node.gossip_address()).collect();
-        for node in &mut nodes {
-            node.set("gossip.seeds", &seeds.join(","));
+        let nodes = (0..count).map(|index| NodeProcess::new(&format!("node-{index}"))).collect();
+        let mut cluster = Self { nodes };
+        cluster.tell_seeds();
+        for node in &mut cluster.nodes {
             for (name, value) in settings {
                 node.set(name, value);
             }
             node.start();
         }
-        Self { nodes }
+        cluster
+    }
+
+    /// Every node finds the others where they are now, from its next start on.
+    pub fn tell_seeds(&mut self) {
+        let seeds: Vec<_> = self.nodes.iter().map(NodeProcess::gossip_address).collect();
+        for node in &mut self.nodes {
+            node.set("gossip.seeds", &seeds.join(","));
+        }
     }
 
     /// Starts, initialises and waits until all serve.

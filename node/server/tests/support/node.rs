@@ -32,8 +32,8 @@ pub struct Ended {
     pub log: String,
 }
 
-fn channel(port: u16) -> Channel {
-    Endpoint::from_shared(format!("http://127.0.0.1:{port}"))
+fn channel(address: &str) -> Channel {
+    Endpoint::from_shared(format!("http://{address}"))
         .unwrap()
         .connect_timeout(Duration::from_secs(2))
         .connect_lazy()
@@ -42,25 +42,30 @@ fn channel(port: u16) -> Channel {
 impl NodeProcess {
     /// Not started yet. It has a directory and ports of its own.
     pub fn new(name: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let [client, peer, gossip, http] = free_ports();
         let mut node = Self {
             settings: Settings::new(),
             process: None,
-            client: channel(client),
-            admin: channel(peer),
-            directory,
+            client: channel("127.0.0.1:1"),
+            admin: channel("127.0.0.1:1"),
+            directory: tempfile::tempdir().unwrap(),
         };
         let data = node.data_dir();
         node.set("data_dir", data.to_str().unwrap());
         node.set("node.name", name);
-        for (listener, port) in [("client", client), ("peer", peer), ("gossip", gossip), ("http", http)] {
-            node.set(&format!("listen.{listener}"), &format!("127.0.0.1:{port}"));
-        }
         node.set("gossip.interval_ms", "100");
         node.set("drain.grace_ms", "0");
         node.set("log.format", "text");
+        node.relocate();
         node
+    }
+
+    /// Other ports from its next start on, as a pod gets another address.
+    pub fn relocate(&mut self) {
+        let [client, peer, gossip, http] = free_ports().map(|port| format!("127.0.0.1:{port}"));
+        (self.client, self.admin) = (channel(&client), channel(&peer));
+        for (listener, address) in [("client", client), ("peer", peer), ("gossip", gossip), ("http", http)] {
+            self.set(&format!("listen.{listener}"), &address);
+        }
     }
 
     pub fn set(&mut self, name: &str, value: &str) {
