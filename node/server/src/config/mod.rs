@@ -1,7 +1,7 @@
 //! What the node is told: one typed value, read from a file, then the environment, then flags.
 //!
 //! A key that no setting has is refused, and all problems are reported at once. Each setting stands once, in the
-//! table of [`settings`], with its unit and meaning; `--help` prints that table. YAML does not leave this module.
+//! table of `settings.rs`, with its unit and meaning; `--help` prints that table. YAML does not leave this module.
 
 mod check;
 mod settings;

@@ -187,3 +187,91 @@ fn refusal_frame(refused: &Header, refusal: LinkRefusal) -> Queued {
     };
     Queued { frame: frame.into(), bytes: 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+    use keystore_core::id::{ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
+    use keystore_core::message::Message;
+
+    use super::*;
+
+    fn hello(from: u8, to: u8) -> Hello {
+        Hello {
+            header: Header {
+                cluster: ClusterId([9; 16]),
+                incarnation: Incarnation { number: 1, id: 2 },
+                epoch: Epoch(1),
+                from: NodeId([from; 16]),
+                to: NodeId([to; 16]),
+                generation: Generation(3),
+            },
+            nonce: Nonce(4),
+        }
+    }
+
+    fn frame(link: LinkId, bytes: usize) -> OutgoingFrame {
+        let message = Message::InitAccepted { digest: 5, reply_wanted: false };
+        let frame = Frame { header: hello(2, 1).header, content: Content::Messages(vec![message]) };
+        OutgoingFrame { link, frame, bytes }
+    }
+
+    /// The link that `hello` has opened, what is sent on it, and the verdict on it.
+    fn open(
+        links: &Links,
+        answers_hello: bool,
+    ) -> (LinkId, OutgoingFrames, oneshot::Receiver<bool>, CancellationToken) {
+        let (link, frames) = outgoing();
+        let cancelled = CancellationToken::new();
+        let (id, verdict) = links.register(link, hello(1, 2), answers_hello, cancelled.clone());
+        (id, frames, verdict, cancelled)
+    }
+
+    async fn sent(frames: &mut OutgoingFrames) -> Option<Content> {
+        let frame = frames.next().await?;
+        Some(Frame::try_from(frame).unwrap().content)
+    }
+
+    #[tokio::test]
+    async fn the_accepting_side_says_hello_before_anything_else() {
+        let links = Links::new(100);
+        let (link, mut frames, verdict, _) = open(&links, true);
+        links.decide(link, Verdict::Accepted(hello(2, 1)));
+        links.send(frame(link, 1));
+        assert!(verdict.await.unwrap());
+        assert_eq!(sent(&mut frames).await, Some(Content::Hello(Nonce(4))));
+        assert!(matches!(sent(&mut frames).await, Some(Content::Messages(_))));
+    }
+
+    #[tokio::test]
+    async fn a_refused_link_ends_with_the_reason() {
+        let links = Links::new(100);
+        let (link, mut frames, verdict, _) = open(&links, true);
+        links.decide(link, Verdict::Refused(LinkRefusal::StaleGeneration));
+        links.remove(link);
+        assert!(!verdict.await.unwrap());
+        let refusal = Frame::try_from(frames.next().await.unwrap()).unwrap();
+        assert_eq!(refusal.content, Content::Refusal(LinkRefusal::StaleGeneration));
+        assert_eq!((refusal.header.from, refusal.header.to), (NodeId([2; 16]), NodeId([1; 16])));
+        assert!(frames.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_link_whose_queue_is_full_is_given_up_and_no_other() {
+        let links = Links::new(100);
+        let (slow, mut slow_frames, _slow, slow_cancelled) = open(&links, false);
+        let (other, _other_frames, _other, other_cancelled) = open(&links, false);
+        for link in [slow, other] {
+            links.decide(link, Verdict::Accepted(hello(2, 1)));
+        }
+        links.send(frame(slow, 60));
+        links.send(frame(other, 60));
+        assert!(sent(&mut slow_frames).await.is_some(), "what was read does not count");
+        links.send(frame(slow, 60));
+        assert!(!slow_cancelled.is_cancelled());
+        links.send(frame(slow, 60));
+        assert!(slow_cancelled.is_cancelled());
+        assert!(!other_cancelled.is_cancelled());
+        assert_eq!(links.count(), 1);
+    }
+}
