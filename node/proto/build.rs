@@ -3,8 +3,12 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-const FILES: [&str; 4] =
-    ["keystore/v1/keystore.proto", "keystore/v1/layout.proto", "keystore/v1/admin.proto", "keystore/v1/peer.proto"];
+const FILES: [&str; 4] = [
+    "keystore/v1/keystore.proto",
+    "keystore/v1/layout.proto",
+    "keystore/v1/admin.proto",
+    "keystore/v1/peer.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

@@ -40,15 +40,9 @@ impl TryFrom<v1::GetRequest> for Request {
     type Error = WireError;
 
     fn try_from(request: v1::GetRequest) -> Result<Self, WireError> {
-        let v1::GetRequest {
-            keyspace,
-            key,
-            consistency,
-        } = request;
+        let v1::GetRequest { keyspace, key, consistency } = request;
         Ok(Self {
-            operation: Operation::Get {
-                key: record_key(&keyspace, &key)?,
-            },
+            operation: Operation::Get { key: record_key(&keyspace, &key)? },
             consistency: consistency_from_wire(consistency)?,
             durability: None,
         })
@@ -59,19 +53,10 @@ impl TryFrom<v1::PutRequest> for Request {
     type Error = WireError;
 
     fn try_from(request: v1::PutRequest) -> Result<Self, WireError> {
-        let v1::PutRequest {
-            keyspace,
-            key,
-            value,
-            consistency,
-            durability,
-        } = request;
+        let v1::PutRequest { keyspace, key, value, consistency, durability } = request;
         check_value(&value)?;
         Ok(Self {
-            operation: Operation::Put {
-                key: record_key(&keyspace, &key)?,
-                value,
-            },
+            operation: Operation::Put { key: record_key(&keyspace, &key)?, value },
             consistency: consistency_from_wire(consistency)?,
             durability: durability_from_wire(durability)?,
         })
@@ -82,16 +67,9 @@ impl TryFrom<v1::DeleteRequest> for Request {
     type Error = WireError;
 
     fn try_from(request: v1::DeleteRequest) -> Result<Self, WireError> {
-        let v1::DeleteRequest {
-            keyspace,
-            key,
-            consistency,
-            durability,
-        } = request;
+        let v1::DeleteRequest { keyspace, key, consistency, durability } = request;
         Ok(Self {
-            operation: Operation::Delete {
-                key: record_key(&keyspace, &key)?,
-            },
+            operation: Operation::Delete { key: record_key(&keyspace, &key)? },
             consistency: consistency_from_wire(consistency)?,
             durability: durability_from_wire(durability)?,
         })
@@ -101,30 +79,16 @@ impl TryFrom<v1::DeleteRequest> for Request {
 /// What a reader is told: a missing key and a deleted one have no value.
 pub fn read_response(record: Option<Record>) -> v1::GetResponse {
     let value = match record {
-        Some(Record {
-            stamp,
-            body: Body::Value(value),
-        }) => Some(v1::Value {
-            value,
-            stamp: stamp_bytes(stamp),
-        }),
-        Some(Record {
-            body: Body::Tombstone,
-            ..
-        })
-        | None => None,
+        Some(Record { stamp, body: Body::Value(value) }) => {
+            Some(v1::Value { value, stamp: stamp_bytes(stamp) })
+        }
+        Some(Record { body: Body::Tombstone, .. }) | None => None,
     };
-    v1::GetResponse {
-        values: value.into_iter().collect(),
-    }
+    v1::GetResponse { values: value.into_iter().collect() }
 }
 
 fn record_key(keyspace: &str, key: &Bytes) -> Result<RecordKey, WireError> {
-    let keyspace = if keyspace.is_empty() {
-        DEFAULT_KEYSPACE
-    } else {
-        keyspace
-    };
+    let keyspace = if keyspace.is_empty() { DEFAULT_KEYSPACE } else { keyspace };
     Ok(RecordKey::new(keyspace, key)?)
 }
 
@@ -135,10 +99,7 @@ pub fn consistency_from_wire(value: i32) -> Result<Option<Consistency>, WireErro
         Ok(v1::Consistency::One) => Ok(Some(Consistency::One)),
         Ok(v1::Consistency::Quorum) => Ok(Some(Consistency::Quorum)),
         Ok(v1::Consistency::All) => Ok(Some(Consistency::All)),
-        Err(_) => Err(WireError::UnknownValue {
-            field: "consistency",
-            found: value,
-        }),
+        Err(_) => Err(WireError::UnknownValue { field: "consistency", found: value }),
     }
 }
 
@@ -148,10 +109,7 @@ pub fn durability_from_wire(value: i32) -> Result<Option<Durability>, WireError>
         Ok(v1::Durability::Unspecified) => Ok(None),
         Ok(v1::Durability::Synced) => Ok(Some(Durability::Synced)),
         Ok(v1::Durability::Periodic) => Ok(Some(Durability::Periodic)),
-        Err(_) => Err(WireError::UnknownValue {
-            field: "durability",
-            found: value,
-        }),
+        Err(_) => Err(WireError::UnknownValue { field: "durability", found: value }),
     }
 }
 
@@ -194,27 +152,15 @@ mod tests {
 
     #[test]
     fn a_request_that_breaks_a_limit_is_refused() {
-        let unknown = v1::PutRequest {
-            consistency: 9,
-            ..put("", b"k", 0)
-        };
+        let unknown = v1::PutRequest { consistency: 9, ..put("", b"k", 0) };
         let cases = [
             (put("", b"", 0), WireError::Key(KeyError::KeyLength(0))),
             (put("", &[0; 1025], 0), WireError::Key(KeyError::KeyLength(1025))),
             (
                 put("", b"k", VALUE_BYTES_MAX + 1),
-                WireError::ValueLength {
-                    found: VALUE_BYTES_MAX + 1,
-                    max: VALUE_BYTES_MAX,
-                },
+                WireError::ValueLength { found: VALUE_BYTES_MAX + 1, max: VALUE_BYTES_MAX },
             ),
-            (
-                unknown,
-                WireError::UnknownValue {
-                    field: "consistency",
-                    found: 9,
-                },
-            ),
+            (unknown, WireError::UnknownValue { field: "consistency", found: 9 }),
         ];
         for (request, error) in cases {
             assert_eq!(Request::try_from(request), Err(error));
@@ -227,10 +173,7 @@ mod tests {
         let read = |body| read_response(Some(Record { stamp, body })).values;
         assert_eq!(read(Body::Tombstone), []);
         assert_eq!(read_response(None).values, []);
-        let value = v1::Value {
-            value: "v".into(),
-            stamp: stamp_bytes(stamp),
-        };
+        let value = v1::Value { value: "v".into(), stamp: stamp_bytes(stamp) };
         assert_eq!(read(Body::Value("v".into())), [value]);
     }
 }

@@ -9,11 +9,7 @@ pub enum WireError {
     #[error("the field \"{0}\" is missing")]
     Missing(&'static str),
     #[error("the field \"{field}\" has {found} bytes, not {expected}")]
-    Length {
-        field: &'static str,
-        found: usize,
-        expected: usize,
-    },
+    Length { field: &'static str, found: usize, expected: usize },
     #[error("the field \"{field}\" has the value {found}, which this version does not know")]
     UnknownValue { field: &'static str, found: i32 },
     #[error("a value has at most {max} bytes, this one has {found}")]

@@ -10,11 +10,7 @@ use crate::v1;
 
 /// The 16 bytes of an identity or stamp.
 pub(crate) fn sixteen(field: &'static str, bytes: &[u8]) -> Result<[u8; 16], WireError> {
-    bytes.try_into().map_err(|_| WireError::Length {
-        field,
-        found: bytes.len(),
-        expected: 16,
-    })
+    bytes.try_into().map_err(|_| WireError::Length { field, found: bytes.len(), expected: 16 })
 }
 
 pub(crate) fn stamp(field: &'static str, bytes: &[u8]) -> Result<Stamp, WireError> {
@@ -35,10 +31,7 @@ pub(crate) fn uuid_bytes(uuid: &[u8; 16]) -> Bytes {
 
 pub(crate) fn check_value(value: &Bytes) -> Result<(), WireError> {
     if value.len() > VALUE_BYTES_MAX {
-        return Err(WireError::ValueLength {
-            found: value.len(),
-            max: VALUE_BYTES_MAX,
-        });
+        return Err(WireError::ValueLength { found: value.len(), max: VALUE_BYTES_MAX });
     }
     Ok(())
 }

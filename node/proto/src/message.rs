@@ -13,10 +13,7 @@ use crate::v1::read_answer::Outcome as ReadKind;
 use crate::v1::write_answer::Outcome as WriteKind;
 
 /// What messages bear that belong to no request.
-const NO_CALL: Call = Call {
-    operation: 0,
-    attempt: 0,
-};
+const NO_CALL: Call = Call { operation: 0, attempt: 0 };
 
 impl From<Message> for v1::PeerMessage {
     fn from(message: Message) -> Self {
@@ -26,10 +23,7 @@ impl From<Message> for v1::PeerMessage {
                 (call, Kind::WriteAnswer(write_answer_to_wire(outcome)))
             }
             Message::Read { call, key, want } => {
-                let read = v1::ReadMessage {
-                    key: key.encoded().clone(),
-                    digest: want == Want::Digest,
-                };
+                let read = v1::ReadMessage { key: key.encoded().clone(), digest: want == Want::Digest };
                 (call, Kind::Read(read))
             }
             Message::ReadAnswer { call, outcome } => (call, Kind::ReadAnswer(read_answer_to_wire(outcome))),
@@ -38,11 +32,7 @@ impl From<Message> for v1::PeerMessage {
                 (NO_CALL, Kind::InitAccepted(accepted))
             }
         };
-        Self {
-            operation: call.operation,
-            attempt: call.attempt,
-            kind: Some(kind),
-        }
+        Self { operation: call.operation, attempt: call.attempt, kind: Some(kind) }
     }
 }
 
@@ -50,27 +40,17 @@ impl TryFrom<v1::PeerMessage> for Message {
     type Error = WireError;
 
     fn try_from(message: v1::PeerMessage) -> Result<Self, WireError> {
-        let v1::PeerMessage {
-            operation,
-            attempt,
-            kind,
-        } = message;
+        let v1::PeerMessage { operation, attempt, kind } = message;
         let call = Call { operation, attempt };
         Ok(match kind.ok_or(WireError::Missing("kind"))? {
             Kind::Write(write) => Self::Write(write_from_wire(call, write)?),
-            Kind::WriteAnswer(answer) => Self::WriteAnswer {
-                call,
-                outcome: write_answer_from_wire(answer)?,
-            },
+            Kind::WriteAnswer(answer) => Self::WriteAnswer { call, outcome: write_answer_from_wire(answer)? },
             Kind::Read(v1::ReadMessage { key, digest }) => Self::Read {
                 call,
                 key: RecordKey::from_encoded(key)?,
                 want: if digest { Want::Digest } else { Want::Full },
             },
-            Kind::ReadAnswer(answer) => Self::ReadAnswer {
-                call,
-                outcome: read_answer_from_wire(answer)?,
-            },
+            Kind::ReadAnswer(answer) => Self::ReadAnswer { call, outcome: read_answer_from_wire(answer)? },
             Kind::InitAccepted(v1::InitAcceptedMessage { digest, reply_wanted }) => {
                 Self::InitAccepted { digest, reply_wanted }
             }
@@ -79,13 +59,7 @@ impl TryFrom<v1::PeerMessage> for Message {
 }
 
 fn write_to_wire(write: Write) -> v1::WriteMessage {
-    let Write {
-        call: _,
-        key,
-        record,
-        origin,
-        durability,
-    } = write;
+    let Write { call: _, key, record, origin, durability } = write;
     v1::WriteMessage {
         key: key.encoded().clone(),
         record: Some(record_to_wire(record)),
@@ -98,12 +72,7 @@ fn write_to_wire(write: Write) -> v1::WriteMessage {
 }
 
 fn write_from_wire(call: Call, write: v1::WriteMessage) -> Result<Write, WireError> {
-    let v1::WriteMessage {
-        key,
-        record,
-        deadline_wall_ms,
-        periodic,
-    } = write;
+    let v1::WriteMessage { key, record, deadline_wall_ms, periodic } = write;
     Ok(Write {
         call,
         key: RecordKey::from_encoded(key)?,
@@ -117,11 +86,7 @@ fn write_from_wire(call: Call, write: v1::WriteMessage) -> Result<Write, WireErr
 }
 
 fn durability_of(periodic: bool) -> Durability {
-    if periodic {
-        Durability::Periodic
-    } else {
-        Durability::Synced
-    }
+    if periodic { Durability::Periodic } else { Durability::Synced }
 }
 
 fn record_to_wire(Record { stamp, body }: Record) -> v1::PeerRecord {
@@ -142,10 +107,7 @@ fn record_from_wire(record: v1::PeerRecord) -> Result<Record, WireError> {
         }
         None => Body::Tombstone,
     };
-    Ok(Record {
-        stamp: stamp("stamp", &record.stamp)?,
-        body,
-    })
+    Ok(Record { stamp: stamp("stamp", &record.stamp)?, body })
 }
 
 fn write_answer_to_wire(outcome: WriteOutcome) -> v1::WriteAnswer {
@@ -154,9 +116,7 @@ fn write_answer_to_wire(outcome: WriteOutcome) -> v1::WriteAnswer {
         WriteOutcome::Superseded(stamp) => WriteKind::SupersededBy(stamp_bytes(stamp)),
         WriteOutcome::Refused(refusal) => WriteKind::Refused(refusal_to_wire(refusal).into()),
     };
-    v1::WriteAnswer {
-        outcome: Some(outcome),
-    }
+    v1::WriteAnswer { outcome: Some(outcome) }
 }
 
 fn write_answer_from_wire(answer: v1::WriteAnswer) -> Result<WriteOutcome, WireError> {
@@ -170,16 +130,13 @@ fn write_answer_from_wire(answer: v1::WriteAnswer) -> Result<WriteOutcome, WireE
 fn read_answer_to_wire(outcome: ReadOutcome) -> v1::ReadAnswer {
     let outcome = match outcome {
         ReadOutcome::Missing => ReadKind::Missing(true),
-        ReadOutcome::Digest(Version { stamp, hash }) => ReadKind::Digest(v1::PeerVersion {
-            stamp: stamp_bytes(stamp),
-            hash,
-        }),
+        ReadOutcome::Digest(Version { stamp, hash }) => {
+            ReadKind::Digest(v1::PeerVersion { stamp: stamp_bytes(stamp), hash })
+        }
         ReadOutcome::Full(record) => ReadKind::Full(record_to_wire(record)),
         ReadOutcome::Refused(refusal) => ReadKind::Refused(refusal_to_wire(refusal).into()),
     };
-    v1::ReadAnswer {
-        outcome: Some(outcome),
-    }
+    v1::ReadAnswer { outcome: Some(outcome) }
 }
 
 fn read_answer_from_wire(answer: v1::ReadAnswer) -> Result<ReadOutcome, WireError> {
@@ -187,10 +144,9 @@ fn read_answer_from_wire(answer: v1::ReadAnswer) -> Result<ReadOutcome, WireErro
         // False has no meaning of its own; whoever sends it means something this version does not know.
         ReadKind::Missing(true) => ReadOutcome::Missing,
         ReadKind::Missing(false) => return Err(WireError::Missing("missing")),
-        ReadKind::Digest(v1::PeerVersion { stamp: of, hash }) => ReadOutcome::Digest(Version {
-            stamp: stamp("stamp", &of)?,
-            hash,
-        }),
+        ReadKind::Digest(v1::PeerVersion { stamp: of, hash }) => {
+            ReadOutcome::Digest(Version { stamp: stamp("stamp", &of)?, hash })
+        }
         ReadKind::Full(record) => ReadOutcome::Full(record_from_wire(record)?),
         ReadKind::Refused(refusal) => ReadOutcome::Refused(refusal_from_wire(refusal)?),
     })
@@ -217,9 +173,8 @@ fn refusal_from_wire(refusal: i32) -> Result<Refusal, WireError> {
         Ok(v1::PeerOperationRefusal::Overloaded) => Ok(Refusal::Overloaded),
         Ok(v1::PeerOperationRefusal::NotReplica) => Ok(Refusal::NotReplica),
         Ok(v1::PeerOperationRefusal::NotInitialized) => Ok(Refusal::NotInitialized),
-        Ok(v1::PeerOperationRefusal::Unspecified) | Err(_) => Err(WireError::UnknownValue {
-            field: "refused",
-            found: refusal,
-        }),
+        Ok(v1::PeerOperationRefusal::Unspecified) | Err(_) => {
+            Err(WireError::UnknownValue { field: "refused", found: refusal })
+        }
     }
 }

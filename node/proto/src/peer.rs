@@ -31,17 +31,14 @@ impl From<Frame> for v1::PeerFrame {
     fn from(Frame { header, content }: Frame) -> Self {
         let kind = match content {
             Content::Hello(nonce) => Kind::Hello(v1::PeerHello { nonce: nonce.0 }),
-            Content::Refusal(refusal) => Kind::Refusal(v1::PeerRefusal {
-                reason: refusal_to_wire(refusal).into(),
-            }),
-            Content::Messages(messages) => Kind::Messages(v1::PeerMessages {
-                messages: messages.into_iter().map(Into::into).collect(),
-            }),
+            Content::Refusal(refusal) => {
+                Kind::Refusal(v1::PeerRefusal { reason: refusal_to_wire(refusal).into() })
+            }
+            Content::Messages(messages) => {
+                Kind::Messages(v1::PeerMessages { messages: messages.into_iter().map(Into::into).collect() })
+            }
         };
-        Self {
-            header: Some(header_to_wire(&header)),
-            kind: Some(kind),
-        }
+        Self { header: Some(header_to_wire(&header)), kind: Some(kind) }
     }
 }
 
@@ -64,14 +61,7 @@ impl TryFrom<v1::PeerFrame> for Frame {
 }
 
 fn header_to_wire(header: &Header) -> v1::PeerHeader {
-    let Header {
-        cluster,
-        incarnation,
-        epoch,
-        from,
-        to,
-        generation,
-    } = header;
+    let Header { cluster, incarnation, epoch, from, to, generation } = header;
     v1::PeerHeader {
         cluster_id: uuid_bytes(&cluster.0),
         incarnation: Some((*incarnation).into()),
@@ -83,14 +73,7 @@ fn header_to_wire(header: &Header) -> v1::PeerHeader {
 }
 
 fn header_from_wire(header: &v1::PeerHeader) -> Result<Header, WireError> {
-    let v1::PeerHeader {
-        cluster_id,
-        incarnation,
-        epoch,
-        from,
-        to,
-        generation,
-    } = header;
+    let v1::PeerHeader { cluster_id, incarnation, epoch, from, to, generation } = header;
     Ok(Header {
         cluster: ClusterId(sixteen("cluster_id", cluster_id)?),
         incarnation: incarnation.ok_or(WireError::Missing("incarnation"))?.into(),
@@ -116,9 +99,8 @@ fn refusal_from_wire(reason: i32) -> Result<LinkRefusal, WireError> {
         Ok(v1::PeerRefusalReason::WrongCluster) => Ok(LinkRefusal::WrongCluster),
         Ok(v1::PeerRefusalReason::WrongNode) => Ok(LinkRefusal::WrongNode),
         Ok(v1::PeerRefusalReason::StaleGeneration) => Ok(LinkRefusal::StaleGeneration),
-        Ok(v1::PeerRefusalReason::Unspecified) | Err(_) => Err(WireError::UnknownValue {
-            field: "reason",
-            found: reason,
-        }),
+        Ok(v1::PeerRefusalReason::Unspecified) | Err(_) => {
+            Err(WireError::UnknownValue { field: "reason", found: reason })
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Frames between nodes keep what they carry, and what is malformed is refused.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::Bytes;
 use keystore_core::id::{Actor, ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
 use keystore_core::message::{
@@ -27,10 +29,7 @@ fn header() -> Header {
 }
 
 fn frame(content: Content) -> Frame {
-    Frame {
-        header: header(),
-        content,
-    }
+    Frame { header: header(), content }
 }
 
 fn key() -> RecordKey {
@@ -45,25 +44,14 @@ fn record(body: Body) -> Record {
     Record { stamp: stamp(), body }
 }
 
-const CALL: Call = Call {
-    operation: 12,
-    attempt: 1,
-};
+const CALL: Call = Call { operation: 12, attempt: 1 };
 
 fn writes() -> Vec<Message> {
     let write = |record, origin, durability| {
-        Message::Write(Write {
-            call: CALL,
-            key: key(),
-            record,
-            origin,
-            durability,
-        })
+        Message::Write(Write { call: CALL, key: key(), record, origin, durability })
     };
     let outcome = |outcome| Message::WriteAnswer { call: CALL, outcome };
-    let client = Origin::Client {
-        deadline_wall_ms: 1_700_000_005_000,
-    };
+    let client = Origin::Client { deadline_wall_ms: 1_700_000_005_000 };
     vec![
         write(record(Body::Value("hello".into())), client, Durability::Synced),
         write(record(Body::Value(Bytes::new())), client, Durability::Periodic),
@@ -75,26 +63,16 @@ fn writes() -> Vec<Message> {
 }
 
 fn reads() -> Vec<Message> {
-    let read = |want| Message::Read {
-        call: CALL,
-        key: key(),
-        want,
-    };
+    let read = |want| Message::Read { call: CALL, key: key(), want };
     let outcome = |outcome| Message::ReadAnswer { call: CALL, outcome };
     vec![
         read(Want::Full),
         read(Want::Digest),
         outcome(ReadOutcome::Missing),
-        outcome(ReadOutcome::Digest(Version {
-            stamp: stamp(),
-            hash: u64::MAX,
-        })),
+        outcome(ReadOutcome::Digest(Version { stamp: stamp(), hash: u64::MAX })),
         outcome(ReadOutcome::Full(record(Body::Value("hello".into())))),
         outcome(ReadOutcome::Full(record(Body::Tombstone))),
-        Message::InitAccepted {
-            digest: 5,
-            reply_wanted: true,
-        },
+        Message::InitAccepted { digest: 5, reply_wanted: true },
     ]
 }
 
@@ -111,14 +89,8 @@ fn refusals() -> Vec<Message> {
     all.into_iter()
         .flat_map(|refusal| {
             [
-                Message::WriteAnswer {
-                    call: CALL,
-                    outcome: WriteOutcome::Refused(refusal),
-                },
-                Message::ReadAnswer {
-                    call: CALL,
-                    outcome: ReadOutcome::Refused(refusal),
-                },
+                Message::WriteAnswer { call: CALL, outcome: WriteOutcome::Refused(refusal) },
+                Message::ReadAnswer { call: CALL, outcome: ReadOutcome::Refused(refusal) },
             ]
         })
         .collect()
@@ -150,14 +122,8 @@ fn a_frame_reads_back_what_was_sent() {
 
 #[test]
 fn frames_of_the_first_release_still_read() {
-    assert_eq!(
-        decode(include_bytes!("data/peer-messages-v1.bin")),
-        Ok(everything())
-    );
-    assert_eq!(
-        decode(include_bytes!("data/peer-hello-v1.bin")),
-        Ok(frame(Content::Hello(Nonce(8))))
-    );
+    assert_eq!(decode(include_bytes!("data/peer-messages-v1.bin")), Ok(everything()));
+    assert_eq!(decode(include_bytes!("data/peer-hello-v1.bin")), Ok(frame(Content::Hello(Nonce(8)))));
 }
 
 fn check_refused(spoil: impl FnOnce(&mut v1::PeerFrame), expected: WireError) {
@@ -183,11 +149,7 @@ fn message_of(frame: &mut v1::PeerFrame) -> &mut v1::PeerMessage {
 
 #[test]
 fn a_malformed_frame_is_refused_whole() {
-    let length = |field, found| WireError::Length {
-        field,
-        found,
-        expected: 16,
-    };
+    let length = |field, found| WireError::Length { field, found, expected: 16 };
     check_refused(|frame| frame.header = None, WireError::Missing("header"));
     check_refused(|frame| frame.kind = None, WireError::Missing("kind"));
     check_refused(
@@ -199,24 +161,15 @@ fn a_malformed_frame_is_refused_whole() {
         WireError::Missing("incarnation"),
     );
     check_refused(|frame| message_of(frame).kind = None, WireError::Missing("kind"));
-    check_refused(
-        |frame| write_of(frame).record = None,
-        WireError::Missing("record"),
-    );
-    check_refused(
-        |frame| write_of(frame).record.as_mut().unwrap().stamp = Bytes::new(),
-        length("stamp", 0),
-    );
+    check_refused(|frame| write_of(frame).record = None, WireError::Missing("record"));
+    check_refused(|frame| write_of(frame).record.as_mut().unwrap().stamp = Bytes::new(), length("stamp", 0));
     check_refused(
         |frame| write_of(frame).key = Bytes::from_static(b"\x00\x07defaul"),
         WireError::Key(KeyError::Malformed),
     );
     check_refused(
         |frame| write_of(frame).record.as_mut().unwrap().value = Some(vec![0; VALUE_BYTES_MAX + 1].into()),
-        WireError::ValueLength {
-            found: VALUE_BYTES_MAX + 1,
-            max: VALUE_BYTES_MAX,
-        },
+        WireError::ValueLength { found: VALUE_BYTES_MAX + 1, max: VALUE_BYTES_MAX },
     );
     check_refused(
         |frame| {
@@ -224,9 +177,6 @@ fn a_malformed_frame_is_refused_whole() {
                 outcome: Some(v1::write_answer::Outcome::Refused(99)),
             }));
         },
-        WireError::UnknownValue {
-            field: "refused",
-            found: 99,
-        },
+        WireError::UnknownValue { field: "refused", found: 99 },
     );
 }

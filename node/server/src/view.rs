@@ -80,7 +80,9 @@ impl View {
             NodeState::Accepted => Some("waiting until all members have accepted the first layout"),
             NodeState::Draining => Some("this node is about to stop"),
             NodeState::Serving if self.ready => None,
-            NodeState::Serving => Some("starting: waiting for links to a quorum of the nodes, or for the clock to pass the stamps of the run before"),
+            NodeState::Serving => Some(
+                "starting: waiting for links to a quorum of the nodes, or for the clock to pass the stamps of the run before",
+            ),
         }
     }
 }
