@@ -16,7 +16,7 @@ use keystore_core::record::Record;
 use super::checkpoint::{Checkpointer, Checkpoints};
 use super::disk_usage::DiskUsage;
 use super::error::FatalError;
-use super::log::{AppendError, CommitLog};
+use super::log::{self, AppendError, CommitLog};
 use super::queue::{Queue, Wait};
 
 /// The end of a commit.
@@ -25,14 +25,16 @@ pub type Committed = (CommitId, Result<Durability, CommitRefused>);
 /// Commits that may wait; whoever hands over more waits for the log.
 pub(super) const COMMITS_WAITING_MAX: usize = 16_384;
 
-/// A batch is closed once it has so many bytes of keys and values, so that memory is bounded and no commit waits
-/// for a long write. The largest record comes on top at most once.
+/// A batch is closed once it has so many bytes, or a third of a segment if that is less, so that memory is bounded
+/// and no commit waits for a long write. The largest record comes on top at most once.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// Below this many free bytes, or a hundredth of the disk if that is less, commits are refused: the engine could
-/// not store them any more, and it cannot be told to stop half-way.
-const FREE_BYTES_MIN: u64 = 32 << 20;
-const FREE_SHARE_MIN: u64 = 100;
+/// Below this many free bytes, or a quarter of the disk if that is less, commits are refused: the engine could not
+/// store them any more, and it cannot be told to stop half-way.
+const FREE_BYTES_MIN: u64 = 16 << 20;
+const FREE_SHARE_MIN: u64 = 4;
+/// How much may be appended, and how much time may pass, before the free space is looked at again.
+const FREE_CHECKED_EVERY_BYTES: u64 = 256 << 10;
 const FREE_CHECKED_EVERY: Duration = Duration::from_millis(250);
 
 /// When things happen that no commit asks for.
@@ -42,6 +44,14 @@ pub(super) struct Rhythm {
     pub(super) sync_interval: Duration,
     /// Bytes of log after which a checkpoint is written.
     pub(super) checkpoint_bytes: u64,
+    pub(super) segment_bytes: u64,
+}
+
+/// When the free space was looked at, and what was found.
+struct FreeSpace {
+    checked_at: Instant,
+    appended_bytes: u64,
+    is_low: bool,
 }
 
 pub(super) struct Committer {
@@ -56,8 +66,8 @@ pub(super) struct Committer {
     asked: Vec<(CommitId, Durability)>,
     unsynced_since: Option<Instant>,
     checkpoint_at_bytes: u64,
-    free_checked_at: Option<Instant>,
-    is_disk_low: bool,
+    free_space: Option<FreeSpace>,
+    batch_bytes_max: usize,
 }
 
 impl Committer {
@@ -80,8 +90,8 @@ impl Committer {
             asked: Vec::new(),
             unsynced_since: None,
             checkpoint_at_bytes,
-            free_checked_at: None,
-            is_disk_low: false,
+            free_space: None,
+            batch_bytes_max: usize::try_from(rhythm.segment_bytes / 3).unwrap_or(usize::MAX).min(BATCH_BYTES_MAX),
         }
     }
 
@@ -108,10 +118,10 @@ impl Committer {
         let mut outcomes = Vec::with_capacity(waiting.len());
         let mut bytes = 0;
         for Commit { id, key, record, durability } in waiting.drain(..) {
-            bytes += key.encoded().len() + record.value_len();
             self.entries.push((key, record));
             self.asked.push((id, durability));
-            if bytes >= BATCH_BYTES_MAX {
+            bytes += self.entries.last().map_or(0, log::entry_len);
+            if bytes >= self.batch_bytes_max {
                 self.commit_batch(&mut outcomes)?;
                 bytes = 0;
             }
@@ -184,16 +194,20 @@ impl Committer {
     }
 
     fn is_disk_low(&mut self) -> Result<bool, FatalError> {
-        let is_known = self.free_checked_at.is_some_and(|at| at.elapsed() < FREE_CHECKED_EVERY);
-        if !is_known {
-            let usage = DiskUsage::of(&self.checkpoints.data_dir)?;
-            let was_low = self.is_disk_low;
-            self.is_disk_low = usage.available < FREE_BYTES_MIN.min(usage.total / FREE_SHARE_MIN);
-            self.free_checked_at = Some(Instant::now());
-            if self.is_disk_low && !was_low {
-                tracing::warn!(available_bytes = usage.available, "commits refused, the disk is nearly full");
-            }
+        let appended_bytes = self.checkpoints.counters.log_appended_bytes.get();
+        if let Some(known) = &self.free_space
+            && known.checked_at.elapsed() < FREE_CHECKED_EVERY
+            && appended_bytes - known.appended_bytes < FREE_CHECKED_EVERY_BYTES
+        {
+            return Ok(known.is_low);
         }
-        Ok(self.is_disk_low)
+        let was_low = self.free_space.as_ref().is_some_and(|known| known.is_low);
+        let usage = DiskUsage::of(&self.checkpoints.data_dir)?;
+        let is_low = usage.available < FREE_BYTES_MIN.min(usage.total / FREE_SHARE_MIN);
+        if is_low && !was_low {
+            tracing::warn!(available_bytes = usage.available, "commits refused, the disk is nearly full");
+        }
+        self.free_space = Some(FreeSpace { checked_at: Instant::now(), appended_bytes, is_low });
+        Ok(is_low)
     }
 }

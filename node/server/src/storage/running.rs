@@ -74,8 +74,11 @@ impl NodeStorage {
             commits: Arc::new(Queue::new(COMMITS_WAITING_MAX)),
             saves: Arc::new(Queue::new(SAVES_WAITING_MAX)),
         };
-        let rhythm =
-            Rhythm { sync_interval: options.sync_interval, checkpoint_bytes: options.checkpoint_bytes };
+        let rhythm = Rhythm {
+            sync_interval: options.sync_interval,
+            checkpoint_bytes: options.checkpoint_bytes,
+            segment_bytes: options.segment_bytes,
+        };
         let tell = fatal.clone();
         let checkpointer = Checkpointer::start(checkpoints.clone(), move |error| tell(error))?;
         let saver = Saver {

@@ -62,7 +62,8 @@ pub(super) fn encoded_len(entries: &[(RecordKey, Record)]) -> usize {
     (HEADER_BYTES + body).next_multiple_of(ALIGNMENT)
 }
 
-fn entry_len((key, record): &(RecordKey, Record)) -> usize {
+/// The bytes that one record adds to a batch.
+pub(in crate::storage) fn entry_len((key, record): &(RecordKey, Record)) -> usize {
     ENTRY_HEADER_BYTES + key.encoded().len() + record.value_len()
 }
 

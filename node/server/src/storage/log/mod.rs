@@ -11,6 +11,7 @@ mod read;
 mod segment;
 mod write;
 
+pub(super) use batch::entry_len;
 pub(super) use preallocate::spare_path;
 pub(super) use read::{ReadError, ids, read};
 pub use read::{LogDamaged, Reason};

@@ -191,7 +191,7 @@ impl Drop for SmallDisk {
 
 #[test]
 fn on_a_disk_that_is_really_full_commits_are_refused_and_nothing_is_lost() {
-    let Some(disk) = SmallDisk::mount(24 << 20) else {
+    let Some(disk) = SmallDisk::mount(48 << 20) else {
         println!("skipped: a small file system cannot be mounted here");
         return;
     };

@@ -57,6 +57,7 @@ fn finds_what_was_applied(open: fn(&Path) -> Arc<dyn Storage>) {
     }
     let other = RecordKey::new("defaul", b"tkey-1").unwrap();
     assert_eq!(load(&engine, &other), None, "keyspace and key are told apart");
+    engine.flush(1).unwrap();
     assert!(engine.bytes_on_disk().unwrap() > 0);
 }
 

@@ -100,7 +100,10 @@ impl Running {
         self.storage.handle().commit(&mut commits);
         let mut outcomes = Vec::new();
         while outcomes.len() < expected {
-            outcomes.extend(self.committed.recv_timeout(DEADLINE).unwrap());
+            match self.committed.recv_timeout(DEADLINE) {
+                Ok(more) => outcomes.extend(more),
+                Err(_) => panic!("no outcome: {:?}", self.failed.try_recv()),
+            }
         }
         outcomes
     }
