@@ -91,7 +91,9 @@ impl Committer {
             unsynced_since: None,
             checkpoint_at_bytes,
             free_space: None,
-            batch_bytes_max: usize::try_from(rhythm.segment_bytes / 3).unwrap_or(usize::MAX).min(BATCH_BYTES_MAX),
+            batch_bytes_max: usize::try_from(rhythm.segment_bytes / 3)
+                .unwrap_or(usize::MAX)
+                .min(BATCH_BYTES_MAX),
         }
     }
 

@@ -162,7 +162,8 @@ impl DataDir {
     /// Without an identity there may only be what [`DataDir::create`] had written before a crash.
     fn refuse_without_identity(&self) -> Result<(), OpenError> {
         let refuse = || Err(OpenError::NoIdentity(self.path.clone()));
-        let nobody = Identity { node: Default::default(), actor: Default::default(), cluster_name: String::new() };
+        let nobody =
+            Identity { node: Default::default(), actor: Default::default(), cluster_name: String::new() };
         for (kind, payload) in payloads(&States::new(nobody)) {
             let content = file::read(&self.path.join(kind.file_name()))?;
             if content.is_some_and(|content| content != state::encode(kind, &payload)) {

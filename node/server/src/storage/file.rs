@@ -60,7 +60,7 @@ pub(super) struct DiskFile {
 }
 
 /// How much is zeroed by one write.
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 impl DiskFile {
     /// A new, empty file in place of whatever had that name.
@@ -124,10 +124,6 @@ impl DiskFile {
             .map_err(|error| DiskError::new("rename", &self.path, error))?;
         self.path = to.to_owned();
         Ok(())
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
     }
 }
 

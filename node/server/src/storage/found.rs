@@ -41,8 +41,7 @@ struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], StateError> {
-        let (field, rest) =
-            self.0.split_first_chunk::<N>().ok_or(StateError::Content("it is cut short"))?;
+        let (field, rest) = self.0.split_first_chunk::<N>().ok_or(StateError::Content("it is cut short"))?;
         self.0 = rest;
         Ok(*field)
     }
@@ -152,9 +151,7 @@ pub(super) fn decode_position(payload: &[u8]) -> Result<Position, StateError> {
 pub(super) fn encode_saved(state: &SavedState) -> (Kind, Vec<u8>) {
     match state {
         SavedState::StampCeiling(ceiling_ms) => (Kind::StampCeiling, encode_number(*ceiling_ms)),
-        SavedState::Layout { layout, decided } => {
-            (Kind::Layout, encode_membership(Some((layout, *decided))))
-        }
+        SavedState::Layout { layout, decided } => (Kind::Layout, encode_membership(Some((layout, *decided)))),
         SavedState::Peers(peers) => (Kind::Peers, encode_peers(peers)),
     }
 }

@@ -120,7 +120,8 @@ fn open_engine(data_dir: &DataDir, checkpoint: Position, options: &Options) -> R
     if expected > 0 && !SledEngine::exists(&path) {
         return Err(OpenError::EngineBehind { path, found: 0, expected });
     }
-    let engine = SledEngine::open(&path, options.cache_bytes).map_err(|error| engine_error(path.clone(), error))?;
+    let engine =
+        SledEngine::open(&path, options.cache_bytes).map_err(|error| engine_error(path.clone(), error))?;
     let found = engine.flushed().map_err(|error| engine_error(path.clone(), error))?;
     if found < expected {
         return Err(OpenError::EngineBehind { path, found, expected });

@@ -113,7 +113,8 @@ impl PowerCut {
             names.sort();
             names.dedup();
             for name in names {
-                let survives = if all_or_nothing.unwrap_or_else(|| rng.random_bool(kept)) { &new } else { &old };
+                let survives =
+                    if all_or_nothing.unwrap_or_else(|| rng.random_bool(kept)) { &new } else { &old };
                 let Some(inode) = survives.get(name).copied() else { continue };
                 let is_small_of_sled = is_of_sled && name != "db";
                 let present = find(&directory, inode);

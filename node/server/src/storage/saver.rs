@@ -38,9 +38,8 @@ impl Saver {
 fn newest_of_each(waiting: &[(SaveId, SavedState)]) -> impl Iterator<Item = &(SaveId, SavedState)> {
     waiting.iter().enumerate().filter_map(|(index, save)| {
         let mut later = waiting.iter().skip(index + 1);
-        let is_replaced = later.any(|(_, state)| {
-            std::mem::discriminant(state) == std::mem::discriminant(&save.1)
-        });
+        let is_replaced =
+            later.any(|(_, state)| std::mem::discriminant(state) == std::mem::discriminant(&save.1));
         (!is_replaced).then_some(save)
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! The log is a row of segments, each a preallocated file that was filled with zeros, so that syncing a batch
 //! changes no metadata. A batch is chained to the one before by segment, sequence number and checksum, and says
-//! up to where the log was synced when it was written: so a hole can be told from a torn tail. [`read`] is the one
+//! up to where the log was synced when it was written: so a hole can be told from a torn tail. [`mod@read`] is the one
 //! reader, [`CommitLog`] the one writer; where reading starts is said by a checkpoint outside the log.
 
 mod batch;
@@ -13,8 +13,8 @@ mod write;
 
 pub(super) use batch::entry_len;
 pub(super) use preallocate::spare_path;
-pub(super) use read::{ReadError, ids, read};
 pub use read::{LogDamaged, Reason};
+pub(super) use read::{ReadError, ids, read};
 pub(super) use segment::{from_name, path};
 pub(super) use write::{AppendError, CommitLog};
 

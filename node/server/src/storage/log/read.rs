@@ -75,7 +75,11 @@ pub(in crate::storage) struct End {
 pub(in crate::storage) type Visit<'a> = dyn FnMut(&[(RecordKey, Record)]) + 'a;
 
 /// Reads everything behind `from`, calls `visit` for each batch in order, and returns the end.
-pub(in crate::storage) fn read(directory: &Path, from: Position, visit: &mut Visit<'_>) -> Result<End, ReadError> {
+pub(in crate::storage) fn read(
+    directory: &Path,
+    from: Position,
+    visit: &mut Visit<'_>,
+) -> Result<End, ReadError> {
     let first = from.segment.max(1);
     let segments: Vec<u64> = ids(directory)?.into_iter().filter(|id| *id >= first).collect();
     let mut end = End { position: from, segments: segments.len() as u64, bytes: 0 };
@@ -104,7 +108,8 @@ pub(in crate::storage) fn read(directory: &Path, from: Position, visit: &mut Vis
 
 /// The segments in a directory, in order.
 pub(in crate::storage) fn ids(directory: &Path) -> Result<Vec<u64>, DiskError> {
-    let mut ids: Vec<u64> = file::list(directory)?.iter().filter_map(|name| segment::from_name(name)).collect();
+    let mut ids: Vec<u64> =
+        file::list(directory)?.iter().filter_map(|name| segment::from_name(name)).collect();
     ids.sort_unstable();
     Ok(ids)
 }
@@ -129,7 +134,8 @@ struct Segment {
 impl Segment {
     /// Goes from the end of the segment before, or from the checkpoint, to the place where reading begins.
     fn enter(&self, position: &mut Position) -> Result<(), LogDamaged> {
-        let begins_here = self.header.first_sequence == position.sequence + 1 && self.header.chain == position.chain;
+        let begins_here =
+            self.header.first_sequence == position.sequence + 1 && self.header.chain == position.chain;
         if position.segment == self.header.segment {
             let is_at_start = position.offset == BATCHES_FROM;
             let fits = position.offset >= BATCHES_FROM

@@ -102,9 +102,7 @@ fn a_full_disk_refuses_commits_before_anything_is_written_and_recovers() {
     let is_full = Arc::new(AtomicBool::new(false));
     let full = is_full.clone();
     let fault = Faults(move |operation, _: &Path| match operation {
-        Operation::Reserve if full.load(Ordering::SeqCst) => {
-            Err(io::Error::from_raw_os_error(libc::ENOSPC))
-        }
+        Operation::Reserve if full.load(Ordering::SeqCst) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
         _ => Ok(()),
     });
     let storage = open(&options(directory.path().to_owned()));

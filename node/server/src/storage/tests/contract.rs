@@ -22,7 +22,9 @@ fn sled(directory: &Path) -> Arc<dyn Storage> {
     loop {
         // sled gives up its lock a moment after it was dropped.
         match SledEngine::open(directory, CACHE_BYTES) {
-            Err(EngineError::Sled(sled::Error::Io(_))) if begun.elapsed() < DEADLINE => std::thread::yield_now(),
+            Err(EngineError::Sled(sled::Error::Io(_))) if begun.elapsed() < DEADLINE => {
+                std::thread::yield_now();
+            }
             result => return Arc::new(result.unwrap()),
         }
     }
@@ -86,7 +88,8 @@ fn merges_in_any_order(open: fn(&Path) -> Arc<dyn Storage>) {
 fn keeps_values_of_every_size(open: fn(&Path) -> Arc<dyn Storage>) {
     let directory = memory_dir();
     let chunk = 16 << 10;
-    let sizes = [0, 1, 21, 22, 23, 512, 513, chunk - 23, chunk - 22, chunk - 21, chunk, 2 * chunk, VALUE_BYTES_MAX];
+    let sizes =
+        [0, 1, 21, 22, 23, 512, 513, chunk - 23, chunk - 22, chunk - 21, chunk, 2 * chunk, VALUE_BYTES_MAX];
     let longest = RecordKey::new(&"k".repeat(64), &[0xff; 1024]).unwrap();
     let entries: Vec<_> = (0..)
         .zip(sizes)
@@ -187,7 +190,8 @@ fn replaced_chunks_are_gone_and_nothing_becomes_a_blob_file() {
     let directory = memory_dir();
     let engine = sled(directory.path());
     for n in 0..40 {
-        let batch: Vec<_> = (0..8).map(|k| (key(k), record(n, vec![n as u8; 20_000 + 3_000 * k as usize]))).collect();
+        let batch: Vec<_> =
+            (0..8).map(|k| (key(k), record(n, vec![n as u8; 20_000 + 3_000 * k as usize]))).collect();
         engine.apply(&batch).unwrap();
     }
     let small: Vec<_> = (0..8).map(|k| entry(k, 100)).collect();
@@ -209,7 +213,9 @@ fn replaced_chunks_are_gone_and_nothing_becomes_a_blob_file() {
 fn the_largest_items_never_become_blob_files() {
     let directory = memory_dir();
     let engine = sled(directory.path());
-    let name = |n: u64| RecordKey::new(&"k".repeat(64), &[&[n as u8 % 64; 1000][..], &n.to_be_bytes()].concat()).unwrap();
+    let name = |n: u64| {
+        RecordKey::new(&"k".repeat(64), &[&[n as u8 % 64; 1000][..], &n.to_be_bytes()].concat()).unwrap()
+    };
     for round in 1..4 {
         for n in 0..120 {
             engine.apply(&[(name(n), record(round, vec![round as u8; 16_300]))]).unwrap();

@@ -42,7 +42,9 @@ impl Known {
     fn commit(&mut self, running: &Running, rng: &mut StdRng) {
         let entries: Vec<_> = (0..rng.random_range(1..12)).map(|_| self.next(rng)).collect();
         let durability = if rng.random_bool(0.7) { Durability::Synced } else { Durability::Periodic };
-        for ((key, record), (_, outcome)) in entries.clone().into_iter().zip(running.commit(entries, durability)) {
+        for ((key, record), (_, outcome)) in
+            entries.clone().into_iter().zip(running.commit(entries, durability))
+        {
             if outcome == Ok(Durability::Synced) {
                 self.acknowledged.insert(key, record);
             }
