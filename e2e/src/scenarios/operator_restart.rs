@@ -13,10 +13,10 @@ use kube::api::ListParams;
 use kube::{Resource, ResourceExt};
 
 use super::Ending;
-use crate::harness::ksc::{expect_whole, identity, manifest};
+use crate::harness::ksc::{NAME, REPLICAS, expect_whole, identity, manifest};
 use crate::harness::operator::Operator;
 use crate::harness::sandbox::Sandbox;
-use crate::harness::wait::{throughout, until_steady};
+use crate::harness::wait::{Look, throughout, until, until_steady};
 use crate::load::{Allowance, Load, Settings};
 
 const IDLE_FOR: Duration = Duration::from_secs(15);
@@ -28,7 +28,14 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     sandbox.wait_ksc("whole", SETTLED_WITHIN, expect_whole).await?;
     let connected = sandbox.connect_store().await?;
     let load = Load::start(connected.store.clone(), Settings::default());
-    // Whatever creation set in motion comes to rest first.
+    // Whatever creation set in motion comes to rest first; Kubernetes counts a pod as available some time after it
+    // became ready, which moves the StatefulSet once more.
+    until("every pod counts as available", SETTLED_WITHIN, || async {
+        let status = sandbox.api::<StatefulSet>().get(NAME).await?.status.unwrap_or_default();
+        let available = status.available_replicas.unwrap_or_default();
+        Ok(if available == REPLICAS { Look::Done(()) } else { Look::NotYet(format!("{available} are")) })
+    })
+    .await?;
     let at_rest =
         until_steady("the objects are at rest", AT_REST_FOR, SETTLED_WITHIN, || versions(sandbox)).await?;
 
