@@ -19,8 +19,11 @@ pub struct Settings {
     pub skew_ms_max: u64,
     /// How many requests may be under way at one coordinator before more are refused.
     pub requests_max: usize,
-    /// How many writes may be under way at one replica before more are refused.
+    /// How many writes may be under way at one replica before more of clients are refused; repairs have a quarter
+    /// more.
     pub writes_max: usize,
+    /// How many bytes of keys and values these may have, with the same quarter for repairs.
+    pub write_bytes_max: usize,
     /// How often a write may be stamped anew before its outcome is called unknown.
     pub restamps_max: u32,
     /// Values of at most this many bytes are sent whole where a digest was asked for.
@@ -36,7 +39,8 @@ impl Default for Settings {
         Self {
             skew_ms_max: 500,
             requests_max: 8192,
-            writes_max: 65_536,
+            writes_max: 8192,
+            write_bytes_max: 64 << 20,
             restamps_max: 5,
             digest_bytes_min: 1024,
             read: Consistency::Quorum,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::context::Context;
 use crate::effect::{Answer, ClientRequest, Effect, Failure, FailureReason, Operation, RequestId};
-use crate::id::NodeId;
+use crate::id::{Generation, NodeId};
 use crate::message::{Call, ReadOutcome, WriteOutcome};
 use crate::read::ReadOperation;
 use crate::record::Body;
@@ -25,12 +25,19 @@ pub(crate) struct Coordinator {
     deadlines: BTreeSet<(u64, u64)>,
     /// Writes that wait for a stamp that may be issued, oldest first.
     parked: BTreeSet<u64>,
+    /// The number of the last operation; see [`Coordinator::new`].
     last: u64,
     /// How many of the operations are writes.
     writes: usize,
 }
 
 impl Coordinator {
+    /// Operations are numbered from one that no earlier process of this node has used: a replica may still be
+    /// committing what was sent by one that is dead, and its answer comes over the link of its successor.
+    pub(crate) fn new(generation: Generation) -> Self {
+        Self { last: generation.0.wrapping_shl(40), ..Self::default() }
+    }
+
     pub(crate) fn under_way(&self) -> usize {
         self.operations.len()
     }
@@ -97,7 +104,7 @@ impl Coordinator {
     ) {
         match self.operations.get_mut(&call.operation) {
             Some(UnderWay::Write(write)) => write.note(from, call.attempt, outcome),
-            Some(UnderWay::Read(read)) => read.note_write_back(from, outcome),
+            Some(UnderWay::Read(read)) => read.note_write_back(from, call.attempt, outcome),
             None => return,
         }
         self.advance(call.operation, context);

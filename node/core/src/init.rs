@@ -78,13 +78,17 @@ impl Membership {
         }
     }
 
-    /// Notes that a member has accepted; true once all have.
-    pub fn note_accepted(&mut self, member: NodeId, of_digest: u64) -> bool {
+    /// Notes that a member has accepted, or knows that all have; true once all have.
+    pub fn note_accepted(&mut self, member: NodeId, of_digest: u64, decided: bool) -> bool {
         let Self::Accepted { layout, digest, accepted_by } = self else {
             return false;
         };
         if *digest == of_digest && layout.member(member).is_some() {
             accepted_by.insert(member);
+            if decided {
+                // Others may be gone by now; that all had accepted is a fact, and this member has it on disk.
+                return true;
+            }
         }
         layout.members.iter().all(|member| accepted_by.contains(&member.node))
     }
@@ -93,11 +97,13 @@ impl Membership {
     pub fn announcement(&self, to: NodeId) -> Option<Message> {
         match self {
             Self::Uninitialised => None,
-            Self::Accepted { digest, accepted_by, .. } => {
-                Some(Message::InitAccepted { digest: *digest, reply_wanted: !accepted_by.contains(&to) })
-            }
+            Self::Accepted { digest, accepted_by, .. } => Some(Message::InitAccepted {
+                digest: *digest,
+                reply_wanted: !accepted_by.contains(&to),
+                decided: false,
+            }),
             Self::Decided { digest, .. } => {
-                Some(Message::InitAccepted { digest: *digest, reply_wanted: false })
+                Some(Message::InitAccepted { digest: *digest, reply_wanted: false, decided: true })
             }
         }
     }
@@ -170,13 +176,14 @@ mod tests {
         let mut membership = Membership::accepted(layout(7), node(1));
         let digest = layout(7).digest();
         assert!(membership.serving().is_none());
-        assert!(!membership.note_accepted(node(2), digest));
-        assert!(!membership.note_accepted(node(3), digest + 1), "another layout");
-        assert!(!membership.note_accepted(node(9), digest), "no member");
-        assert!(membership.note_accepted(node(3), digest));
+        assert!(!membership.note_accepted(node(2), digest, false));
+        assert!(!membership.note_accepted(node(3), digest + 1, true), "another layout");
+        assert!(!membership.note_accepted(node(9), digest, true), "no member");
+        assert!(membership.clone().note_accepted(node(2), digest, true), "one that knows of all");
+        assert!(membership.note_accepted(node(3), digest, false));
         assert_eq!(
             membership.announcement(node(2)),
-            Some(Message::InitAccepted { digest, reply_wanted: false })
+            Some(Message::InitAccepted { digest, reply_wanted: false, decided: false })
         );
     }
 }

@@ -51,10 +51,12 @@ pub enum Message {
         call: Call,
         outcome: ReadOutcome,
     },
-    /// "I have durably accepted the first layout of this digest." Asks for the same in return if so marked.
+    /// "I have durably accepted the first layout of this digest." Asks for the same in return if so marked;
+    /// `decided`: "and I know that all members have".
     InitAccepted {
         digest: u64,
         reply_wanted: bool,
+        decided: bool,
     },
 }
 

@@ -80,7 +80,11 @@ enum PendingSave {
     Ceiling(u64),
     Accepted,
     Decided,
-    Greeting { link: LinkId, hello: Hello },
+    /// `link` is `None` once it was closed: the identity is kept all the same.
+    Greeting {
+        link: Option<LinkId>,
+        hello: Hello,
+    },
 }
 
 /// A first layout that is being made durable.
@@ -137,7 +141,7 @@ impl Node {
             clock: HybridClock::new(actor, stamp_ceiling_ms),
             stamps_from_ms: now.mono_ms + wait_ms,
             warm_from_ms: now.mono_ms + WARM_UP_MS_MAX,
-            coordinator: Coordinator::default(),
+            coordinator: Coordinator::new(generation),
             replica: Replica::default(),
             saves: BTreeMap::new(),
             next_save: 0,
@@ -154,6 +158,7 @@ impl Node {
             Event::Init { request, layout } => self.init(request, layout, effects),
             Event::LinkOffered { link, hello } => self.link_offered(link, hello, now, effects),
             Event::LinkClosed { link } => {
+                self.forget_greeting(link);
                 if let Some(peer) = self.peers.disconnect(link) {
                     self.serve(now, effects, |node, context| {
                         node.coordinator.lose(peer, false, context);
@@ -300,7 +305,19 @@ impl Node {
             Ok(Greeting::Known) => self.accept_link(link, &hello, now, effects),
             Ok(Greeting::Newer) => {
                 let state = SavedState::Peers(self.peers.identities().clone());
-                self.save(PendingSave::Greeting { link, hello }, state, effects);
+                self.save(PendingSave::Greeting { link: Some(link), hello }, state, effects);
+            }
+        }
+    }
+
+    /// A link that closes while its hello is being saved must not come into use afterwards: nobody would say that
+    /// it is closed a second time.
+    fn forget_greeting(&mut self, closed: LinkId) {
+        for save in self.saves.values_mut() {
+            if let PendingSave::Greeting { link, .. } = save
+                && *link == Some(closed)
+            {
+                *link = None;
             }
         }
     }
@@ -349,8 +366,14 @@ impl Node {
     }
 
     fn message(&mut self, from: NodeId, message: Message, now: Now, effects: &mut Vec<Effect>) {
-        if let Message::InitAccepted { digest, reply_wanted } = message {
-            return self.init_accepted(from, digest, reply_wanted, effects);
+        if let Message::InitAccepted { digest, reply_wanted, decided } = message {
+            if self.membership.note_accepted(from, digest, decided) {
+                self.decide(effects);
+            }
+            if reply_wanted && let Some(message) = self.membership.announcement(from) {
+                self.messages.push_back((from, message));
+            }
+            return;
         }
         if self.membership.serving().is_none() {
             return self.refuse_uninitialized(from, message);
@@ -383,16 +406,6 @@ impl Node {
         self.messages.push_back((from, answer));
     }
 
-    fn init_accepted(&mut self, from: NodeId, digest: u64, reply_wanted: bool, effects: &mut Vec<Effect>) {
-        let all = self.membership.note_accepted(from, digest);
-        if reply_wanted && let Some(message) = self.membership.announcement(from) {
-            self.messages.push_back((from, message));
-        }
-        if all {
-            self.decide(effects);
-        }
-    }
-
     /// All members have accepted: makes that durable, then serves.
     fn decide(&mut self, effects: &mut Vec<Effect>) {
         if let Membership::Accepted { layout, .. } = &self.membership
@@ -421,6 +434,7 @@ impl Node {
             }
             Some(PendingSave::Greeting { link, hello }) => {
                 self.peers.make_durable(&hello);
+                let Some(link) = link else { return };
                 if self.peers.is_current(&hello) {
                     self.accept_link(link, &hello, now, effects);
                 } else {
@@ -439,7 +453,7 @@ impl Node {
             requests.into_iter().map(|request| Effect::Answer { request, answer: Answer::InitAccepted });
         effects.extend(answers);
         if let Membership::Accepted { digest, .. } = self.membership
-            && self.membership.note_accepted(self.me, digest)
+            && self.membership.note_accepted(self.me, digest, false)
         {
             self.decide(effects);
         }

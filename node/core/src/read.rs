@@ -14,6 +14,10 @@ use crate::record::{Record, Version};
 /// The call of a repair whose answer nobody waits for.
 const UNWATCHED: Call = Call { operation: 0, attempt: 0 };
 
+/// The attempts of a read's calls: asking, and writing back.
+const GATHER: u32 = 0;
+const WRITE_BACK: u32 = 1;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reply {
     Pending,
@@ -78,7 +82,10 @@ impl ReadOperation {
         };
     }
 
-    pub(crate) fn note_write_back(&mut self, from: NodeId, outcome: WriteOutcome) {
+    pub(crate) fn note_write_back(&mut self, from: NodeId, attempt: u32, outcome: WriteOutcome) {
+        if attempt != WRITE_BACK {
+            return;
+        }
         if let Some(reply @ WriteBack::Pending) =
             self.write_back.as_mut().and_then(|replies| replies.get_mut(&from))
         {
@@ -157,7 +164,7 @@ impl ReadOperation {
 
     fn send_read(&mut self, node: NodeId, want: Want, operation: u64, context: &mut Context<'_>) {
         self.replies.insert(node, Reply::Pending);
-        let call = Call { operation, attempt: 0 };
+        let call = Call { operation, attempt: GATHER };
         context.send(node, Message::Read { call, key: self.key.clone(), want });
     }
 
@@ -182,7 +189,7 @@ impl ReadOperation {
         let holds = |node: &NodeId| self.replies.get(node) == Some(&Reply::Holds(Some(version)));
         let enough = self.level == Consistency::One || self.sets.satisfied(Consistency::Quorum, holds);
         let behind: Vec<_> = self.sets.nodes().into_iter().filter(|node| !holds(node)).collect();
-        let call = if enough { UNWATCHED } else { Call { operation, attempt: 1 } };
+        let call = if enough { UNWATCHED } else { Call { operation, attempt: WRITE_BACK } };
         let mut write_back: BTreeMap<_, _> = self
             .sets
             .nodes()

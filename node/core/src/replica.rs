@@ -13,7 +13,7 @@ use crate::id::NodeId;
 use crate::message::{Call, Message, Origin, ReadOutcome, Refusal, Want, Write, WriteOutcome};
 use crate::partition::RecordKey;
 use crate::quorum::Durability;
-use crate::record::Record;
+use crate::record::{Body, Record};
 use crate::stamp::Stamp;
 
 #[derive(Debug, Default)]
@@ -23,16 +23,21 @@ pub(crate) struct Replica {
     commits: BTreeMap<CommitId, PendingCommit>,
     next_load: u64,
     next_commit: u64,
+    /// What the writes under way take up, about.
+    bytes: usize,
     disk_full: bool,
 }
+
+/// What an answer that waits takes up, beside a key and a value.
+const ANSWER_BYTES: usize = 128;
 
 /// The writes under way for one key.
 #[derive(Debug)]
 enum KeyWrites {
     /// They wait for the stored record.
     Loading(Vec<(NodeId, Write)>),
-    /// The newest record, stored or being committed by `commits`, of which at least one is under way.
-    Merging { newest: Record, commits: usize, last: CommitId },
+    /// The newest record is being committed by the `last` of so many commits under way, with this durability.
+    Merging { newest: Record, commits: usize, last: CommitId, durability: Durability },
 }
 
 #[derive(Debug)]
@@ -44,6 +49,7 @@ enum Load {
 #[derive(Debug)]
 struct PendingCommit {
     key: RecordKey,
+    bytes: usize,
     answers: Vec<(NodeId, Call, Holding)>,
 }
 
@@ -68,6 +74,7 @@ impl Replica {
         if let Err(refusal) = self.check(&write, context) {
             return answer(context, from, write.call, WriteOutcome::Refused(refusal));
         }
+        self.bytes += bytes_of(&write);
         context.clock.observe(write.record.stamp);
         match self.keys.get_mut(&write.key) {
             Some(KeyWrites::Loading(waiting)) => waiting.push((from, write)),
@@ -124,9 +131,10 @@ impl Replica {
         outcome: Result<Durability, CommitRefused>,
         context: &mut Context<'_>,
     ) {
-        let Some(PendingCommit { key, answers }) = self.commits.remove(&commit) else {
+        let Some(PendingCommit { key, bytes, answers }) = self.commits.remove(&commit) else {
             return;
         };
+        self.bytes -= bytes;
         if let Some(KeyWrites::Merging { commits, .. }) = self.keys.get_mut(&key) {
             *commits -= 1;
             if *commits == 0 {
@@ -149,8 +157,13 @@ impl Replica {
         if !context.layout.is_replica(write.key.partition(context.layout.partitions), context.me) {
             return Err(Refusal::NotReplica);
         }
+        let settings = context.settings;
+        let is_within = |reserve: usize| {
+            self.under_way() < settings.writes_max + settings.writes_max / 4 * reserve
+                && self.bytes < settings.write_bytes_max + settings.write_bytes_max / 4 * reserve
+        };
         let Origin::Client { deadline_wall_ms } = write.origin else {
-            return Ok(());
+            return if is_within(1) { Ok(()) } else { Err(Refusal::Overloaded) };
         };
         let skew_ms_max = context.settings.skew_ms_max;
         // The coordinator's clock may be that much ahead of ours, or behind it.
@@ -160,13 +173,11 @@ impl Replica {
         if context.clock.is_too_far_ahead(write.record.stamp, context.now.wall_ms, skew_ms_max) {
             return Err(Refusal::ClockSkew);
         }
-        if self.disk_full {
+        // What is deleted takes no space for long: deletes live on the reserve, as repairs do.
+        if self.disk_full && matches!(write.record.body, Body::Value(_)) {
             return Err(Refusal::DiskFull);
         }
-        if self.under_way() >= context.settings.writes_max {
-            return Err(Refusal::Overloaded);
-        }
-        Ok(())
+        if is_within(0) { Ok(()) } else { Err(Refusal::Overloaded) }
     }
 
     fn load(&mut self, purpose: Load, key: RecordKey, context: &mut Context<'_>) {
@@ -190,11 +201,16 @@ impl Replica {
             Err(Damaged) => {
                 context.effects.push(Effect::Alarm(Alarm::DamagedRecord { key: key.clone() }));
                 for (from, write) in waiting {
+                    self.bytes -= bytes_of(&write);
                     answer(context, from, write.call, WriteOutcome::Refused(Refusal::InDoubt));
                 }
                 return;
             }
         };
+        // What is held was accepted once: a write above it is not too far ahead, whatever our clock says.
+        if let Some(stored) = &stored {
+            context.clock.observe(stored.stamp);
+        }
         for (from, write) in waiting {
             let newest = match self.keys.get(key) {
                 Some(KeyWrites::Merging { newest, .. }) => Some(newest.clone()),
@@ -206,6 +222,7 @@ impl Replica {
 
     /// Commits the write's record if it is the newest now; else says what supersedes it, once that is durable.
     fn merge(&mut self, from: NodeId, write: Write, newest: Option<Record>, context: &mut Context<'_>) {
+        let bytes = bytes_of(&write);
         let Write { call, key, record, durability, .. } = write;
         if let Some(newest) = newest {
             if newest.conflicts_with(&record) {
@@ -214,25 +231,53 @@ impl Replica {
                     .push(Effect::Alarm(Alarm::EqualStamps { key: key.clone(), stamp: record.stamp }));
             }
             if newest.supersedes(&record) {
+                self.bytes -= bytes;
                 return self.answer_superseded((from, call), &key, newest.stamp, context);
+            }
+            if newest == record && self.join((from, call), &key, durability) {
+                self.bytes -= bytes;
+                return;
             }
         }
         let id = CommitId(self.next_commit);
         self.next_commit += 1;
-        self.commits
-            .insert(id, PendingCommit { key: key.clone(), answers: vec![(from, call, Holding::Ours)] });
+        self.commits.insert(
+            id,
+            PendingCommit { key: key.clone(), bytes, answers: vec![(from, call, Holding::Ours)] },
+        );
         match self.keys.get_mut(&key) {
-            Some(KeyWrites::Merging { newest, commits, last }) => {
+            Some(KeyWrites::Merging { newest, commits, last, durability: of_last }) => {
                 *newest = record.clone();
                 *commits += 1;
                 *last = id;
+                *of_last = durability;
             }
             Some(KeyWrites::Loading(_)) | None => {
-                self.keys
-                    .insert(key.clone(), KeyWrites::Merging { newest: record.clone(), commits: 1, last: id });
+                let merging = KeyWrites::Merging { newest: record.clone(), commits: 1, last: id, durability };
+                self.keys.insert(key.clone(), merging);
             }
         }
         context.effects.push(Effect::Commit(Commit { id, key, record, durability }));
+    }
+
+    /// The very record is being committed already: its commit serves for this write too, unless it is to be less
+    /// durable.
+    fn join(&mut self, (to, call): (NodeId, Call), key: &RecordKey, wanted: Durability) -> bool {
+        let Some(KeyWrites::Merging { last, durability, .. }) = self.keys.get(key) else { return false };
+        if *durability < wanted {
+            return false;
+        }
+        let last = *last;
+        self.wait_for(last, (to, call, Holding::Ours))
+    }
+
+    /// Answers when a commit ends; false if it has ended.
+    fn wait_for(&mut self, commit: CommitId, answer: (NodeId, Call, Holding)) -> bool {
+        let Some(commit) = self.commits.get_mut(&commit) else { return false };
+        commit.answers.push(answer);
+        commit.bytes += ANSWER_BYTES;
+        self.bytes += ANSWER_BYTES;
+        true
     }
 
     fn answer_superseded(
@@ -242,14 +287,18 @@ impl Replica {
         by: Stamp,
         context: &mut Context<'_>,
     ) {
-        if let Some(KeyWrites::Merging { last, .. }) = self.keys.get(key)
-            && let Some(commit) = self.commits.get_mut(last)
-        {
-            commit.answers.push((to, call, Holding::Superseding(by)));
-            return;
+        if let Some(KeyWrites::Merging { last, .. }) = self.keys.get(key) {
+            let last = *last;
+            if self.wait_for(last, (to, call, Holding::Superseding(by))) {
+                return;
+            }
         }
         answer(context, to, call, WriteOutcome::Superseded(by));
     }
+}
+
+fn bytes_of(write: &Write) -> usize {
+    ANSWER_BYTES + write.key.encoded().len() + write.record.value_len()
 }
 
 fn answer(context: &mut Context<'_>, to: NodeId, call: Call, outcome: WriteOutcome) {

@@ -4,7 +4,8 @@
 
 use bytes::Bytes;
 use keystore_core::effect::{
-    Alarm, CommitId, CommitRefused, Damaged, Effect, Event, LinkId, LoadId, Now, RequestId, SaveId,
+    Alarm, ClientRequest, CommitId, CommitRefused, Damaged, Deadline, Effect, Event, LinkId, LoadId, Now,
+    Operation, RequestId, SaveId,
 };
 use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, NodeId, Nonce};
 use keystore_core::layout::{FirstLayout, Layout, Member};
@@ -296,14 +297,98 @@ fn serving_starts_when_all_members_have_accepted_and_that_is_durable() {
     node.step(now(0), Event::LinkOffered { link: LINK, hello: hello(7) }, &mut effects);
     node.step(now(0), Event::Saved { save: SaveId(0) }, &mut effects);
     let digest = layout().digest();
-    let messages = vec![Message::InitAccepted { digest, reply_wanted: true }];
+    let messages = vec![Message::InitAccepted { digest, reply_wanted: true, decided: false }];
     effects.clear();
     node.step(now(0), Event::Frame { link: LINK, header: header(7), messages }, &mut effects);
     assert!(!node.status(now(0)).ready, "not before it is saved");
-    let reply = Message::InitAccepted { digest, reply_wanted: false };
+    let reply = Message::InitAccepted { digest, reply_wanted: false, decided: false };
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Send { message, .. } if *message == reply)));
     node.step(now(0), Event::Saved { save: SaveId(1) }, &mut effects);
     assert!(node.status(now(0)).ready);
+}
+
+#[test]
+fn one_that_knows_of_all_convinces_one_that_does_not() {
+    let mut node = Node::new(start(false, Settings::default()), now(0));
+    let mut effects = Vec::new();
+    node.step(now(0), Event::LinkOffered { link: LINK, hello: hello(7) }, &mut effects);
+    node.step(now(0), Event::Saved { save: SaveId(0) }, &mut effects);
+    effects.clear();
+    let told = Message::InitAccepted { digest: layout().digest(), reply_wanted: false, decided: true };
+    node.step(now(0), Event::Frame { link: LINK, header: header(7), messages: vec![told] }, &mut effects);
+    assert!(matches!(effects[..], [Effect::Save { .. }]), "{effects:?}");
+}
+
+#[test]
+fn a_link_that_closes_while_its_hello_is_saved_never_comes_into_use() {
+    let mut node = Node::new(start(true, Settings::default()), now(0));
+    let mut effects = Vec::new();
+    node.step(now(0), Event::LinkOffered { link: LINK, hello: hello(7) }, &mut effects);
+    node.step(now(0), Event::LinkClosed { link: LINK }, &mut effects);
+    effects.clear();
+    node.step(now(0), Event::Saved { save: SaveId(0) }, &mut effects);
+    assert_eq!(effects, []);
+    assert!(node.status(now(0)).connected.is_empty());
+    node.step(now(0), Event::LinkOffered { link: LinkId(2), hello: hello(7) }, &mut effects);
+    assert!(matches!(effects[..], [Effect::AcceptLink { .. }, ..]), "its identity was saved all the same");
+}
+
+#[test]
+fn an_answer_to_a_call_of_the_process_before_does_not_count() {
+    let mut bench = Bench::new();
+    let operation = Operation::Put { key: key(), value: Bytes::from_static(b"x") };
+    let deadline = Deadline::after(now(0), 5_000);
+    let put = ClientRequest { id: RequestId(1), operation, consistency: None, durability: None, deadline };
+    bench.step(Event::Client(put));
+    bench.step(Event::Saved { save: SaveId(1) });
+    bench.loaded(0, Ok(None));
+    bench.committed(0);
+    let outcome = WriteOutcome::Held(Durability::Synced);
+    for operation in 0..10 {
+        let stale = Message::WriteAnswer { call: Call { operation, attempt: 1 }, outcome };
+        assert_eq!(bench.frame(stale), [], "numbers of another generation mean nothing to this one");
+    }
+}
+
+#[test]
+fn a_write_above_the_stored_record_is_not_too_far_ahead() {
+    let hour_ms = 3_600_000;
+    let mut bench = Bench::new();
+    bench.client_write(5);
+    bench.loaded(0, Ok(Some(record(hour_ms))));
+    let (_, effects) = bench.client_write(hour_ms + 1);
+    assert!(matches!(effects[..], [Effect::Load { .. }]), "{effects:?}");
+}
+
+#[test]
+fn the_same_record_while_it_is_being_committed_joins_that_commit() {
+    let mut bench = Bench::new();
+    let (first, _) = bench.client_write(5);
+    bench.loaded(0, Ok(None));
+    let (second, effects) = bench.write(5, Origin::Repair);
+    assert_eq!(effects, []);
+    let held = WriteOutcome::Held(Durability::Synced);
+    assert_eq!(answers(&bench.committed(0)), [(first, held), (second, held)]);
+}
+
+#[test]
+fn writes_under_way_are_bounded_in_bytes_and_repairs_have_a_reserve() {
+    let mut bench = Bench::with(Settings { write_bytes_max: 1_000, ..Settings::default() });
+    let mut taken = |origin| (0..100).filter(|n| answers(&bench.write(100 + n, origin).1).is_empty()).count();
+    let clients = taken(Origin::Client { deadline_wall_ms: WALL_MS + 1_000 });
+    let repairs = taken(Origin::Repair);
+    assert!((5..10).contains(&clients) && (1..5).contains(&repairs), "{clients} and {repairs}");
+}
+
+#[test]
+fn a_full_disk_still_takes_deletes() {
+    let mut bench = Bench::new();
+    bench.step(Event::DiskFull(true));
+    let call = Call { operation: 1, attempt: 1 };
+    let record = Record { body: Body::Tombstone, ..record(5) };
+    let origin = Origin::Client { deadline_wall_ms: WALL_MS + 1 };
+    let write = Write { call, key: key(), record, origin, durability: Durability::Synced };
+    assert!(matches!(bench.frame(Message::Write(write))[..], [Effect::Load { .. }]));
 }
 
 #[test]
@@ -321,7 +406,7 @@ fn a_starting_node_is_ready_once_it_reaches_quorums_or_has_waited_for_them() {
 #[test]
 fn a_frame_that_does_not_fit_closes_its_link() {
     let mut bench = Bench::new();
-    let message = Message::InitAccepted { digest: 1, reply_wanted: true };
+    let message = Message::InitAccepted { digest: 1, reply_wanted: true, decided: false };
     let stale = Event::Frame { link: LINK, header: header(6), messages: vec![message] };
     assert_eq!(bench.step(stale), [Effect::CloseLink { link: LINK }]);
     assert!(bench.node.status(now(0)).connected.is_empty());

@@ -27,8 +27,8 @@ impl From<Message> for v1::PeerMessage {
                 (call, Kind::Read(read))
             }
             Message::ReadAnswer { call, outcome } => (call, Kind::ReadAnswer(read_answer_to_wire(outcome))),
-            Message::InitAccepted { digest, reply_wanted } => {
-                let accepted = v1::InitAcceptedMessage { digest, reply_wanted };
+            Message::InitAccepted { digest, reply_wanted, decided } => {
+                let accepted = v1::InitAcceptedMessage { digest, reply_wanted, decided };
                 (NO_CALL, Kind::InitAccepted(accepted))
             }
         };
@@ -51,8 +51,8 @@ impl TryFrom<v1::PeerMessage> for Message {
                 want: if digest { Want::Digest } else { Want::Full },
             },
             Kind::ReadAnswer(answer) => Self::ReadAnswer { call, outcome: read_answer_from_wire(answer)? },
-            Kind::InitAccepted(v1::InitAcceptedMessage { digest, reply_wanted }) => {
-                Self::InitAccepted { digest, reply_wanted }
+            Kind::InitAccepted(v1::InitAcceptedMessage { digest, reply_wanted, decided }) => {
+                Self::InitAccepted { digest, reply_wanted, decided }
             }
         })
     }

@@ -72,7 +72,7 @@ fn reads() -> Vec<Message> {
         outcome(ReadOutcome::Digest(Version { stamp: stamp(), hash: u64::MAX })),
         outcome(ReadOutcome::Full(record(Body::Value("hello".into())))),
         outcome(ReadOutcome::Full(record(Body::Tombstone))),
-        Message::InitAccepted { digest: 5, reply_wanted: true },
+        Message::InitAccepted { digest: 5, reply_wanted: true, decided: false },
     ]
 }
 

@@ -92,7 +92,7 @@ mod tests {
     };
 
     fn message(digest: u64) -> Message {
-        Message::InitAccepted { digest, reply_wanted: false }
+        Message::InitAccepted { digest, reply_wanted: false, decided: false }
     }
 
     #[test]

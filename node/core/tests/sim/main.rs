@@ -22,7 +22,12 @@ const KEYS: u64 = 3;
 /// A run: clients write, read and delete a few keys through all nodes while messages are dropped and delayed, nodes
 /// crash and are cut off; then everything heals and each key is read through each node.
 fn run(seed: u64, disks_lie: bool) -> (Result<(), Violation>, World) {
-    let faults = Faults { drop_percent: seed % 5, delay_ms_max: 1 + seed % 60, clock_skew_ms: 450 };
+    let faults = Faults {
+        drop_percent: if seed.is_multiple_of(3) { seed % 25 } else { seed % 5 },
+        delay_ms_max: 1 + seed % 60,
+        clock_skew_ms: 450,
+        slow_disk_percent: if seed.is_multiple_of(2) { 0 } else { 20 },
+    };
     let mut world = World::new(seed, 3, faults);
     if disks_lie {
         world.disks_lie();
@@ -41,7 +46,8 @@ fn run(seed: u64, disks_lie: bool) -> (Result<(), Violation>, World) {
             _ => Asked::Get,
         };
         world.ask(machine, key, asked);
-        if round == crash_at {
+        // Every fifth run, nodes crash over and over.
+        if round == crash_at || seed.is_multiple_of(5) && round % 12 == 5 && round < rounds - 50 {
             let machine = world.rng.index(world.nodes());
             world.crash_soon(machine);
         }

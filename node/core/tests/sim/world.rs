@@ -2,7 +2,7 @@
 //!
 //! Everything happens in one thread in the order of a queue, and all chance comes from the seed: a seed is a run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use keystore_core::effect::{
     Answer, ClientRequest, Deadline, Effect, Event, LinkId, Now, Operation as CoreOperation, RequestId,
@@ -28,6 +28,8 @@ pub(crate) struct Faults {
     pub(crate) drop_percent: u64,
     pub(crate) delay_ms_max: u64,
     pub(crate) clock_skew_ms: u64,
+    /// How many commits in a hundred wait for a disk that stalls.
+    pub(crate) slow_disk_percent: u64,
 }
 
 /// Something that is going to happen.
@@ -415,28 +417,25 @@ impl World {
         self.history[index].told = Some((self.now_ms, told));
     }
 
-    /// Feeds a node one event and performs its effects, as far as it lives.
+    /// Feeds a node one event, and those that follow from it at once, and performs the effects, as far as it lives.
     fn step(&mut self, n: usize, event: Event) {
-        let now = self.now(&self.machines[n]);
-        let Some(node) = &mut self.machines[n].node else {
-            return;
-        };
-        let mut effects = Vec::new();
-        self.trace.push(format!("{:>6} machine {n}: {event:?}", self.now_ms));
-        node.step(now, event, &mut effects);
         let life = self.machines[n].life;
-        for effect in effects {
-            // An effect may lead to another event, and the process may end in there.
-            if self.machines[n].life != life {
-                return;
-            }
-            if let Some(left) = &mut self.machines[n].crash_after {
-                match left.checked_sub(1) {
-                    Some(fewer) => *left = fewer,
-                    None => return self.crash(n),
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let now = self.now(&self.machines[n]);
+            let Some(node) = &mut self.machines[n].node else { return };
+            let mut effects = Vec::new();
+            self.trace.push(format!("{:>6} machine {n}: {event:?}", self.now_ms));
+            node.step(now, event, &mut effects);
+            for effect in effects {
+                if let Some(left) = &mut self.machines[n].crash_after {
+                    match left.checked_sub(1) {
+                        Some(fewer) => *left = fewer,
+                        None => return self.crash(n),
+                    }
                 }
+                events.extend(self.perform(n, life, effect));
             }
-            self.perform(n, effect);
         }
         self.schedule_tick(n);
     }
@@ -452,8 +451,8 @@ impl World {
         }
     }
 
-    fn perform(&mut self, n: usize, effect: Effect) {
-        let life = self.machines[n].life;
+    /// Returns what follows from the effect at once.
+    fn perform(&mut self, n: usize, life: u64, effect: Effect) -> Option<Event> {
         match effect {
             Effect::Answer { request, answer } => self.answer(n, request, answer),
             Effect::Send { link, header, message } => self.send(n, link, header, message),
@@ -461,11 +460,12 @@ impl World {
             Effect::RefuseLink { link, .. } | Effect::CloseLink { link } => self.close(link, n),
             Effect::Load { load, key } => {
                 let record = Ok(self.machines[n].disk.load(&key));
-                self.step(n, Event::Loaded { load, record });
+                return Some(Event::Loaded { load, record });
             }
             Effect::Commit(commit) => {
                 self.machines[n].disk.append(commit);
-                let delay = self.rng.between(1, 10);
+                let is_stalled = self.rng.chance(self.faults.slow_disk_percent);
+                let delay = if is_stalled { self.rng.between(1, 2_500) } else { self.rng.between(1, 10) };
                 self.after(delay, Pending::DiskSync { machine: n, life });
             }
             Effect::Save { save, state } => {
@@ -475,6 +475,7 @@ impl World {
             }
             Effect::Alarm(alarm) => panic!("{alarm:?}\n{}", self.trace.join("\n")),
         }
+        None
     }
 
     fn answer(&mut self, n: usize, request: RequestId, answer: Answer) {

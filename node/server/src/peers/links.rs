@@ -211,7 +211,7 @@ mod tests {
     }
 
     fn frame(link: LinkId, bytes: usize) -> OutgoingFrame {
-        let message = Message::InitAccepted { digest: 5, reply_wanted: false };
+        let message = Message::InitAccepted { digest: 5, reply_wanted: false, decided: false };
         let frame = Frame { header: hello(2, 1).header, content: Content::Messages(vec![message]) };
         OutgoingFrame { link, frame, bytes }
     }
