@@ -63,7 +63,8 @@ impl std::fmt::Display for Kind {
 /// One write to the API server.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {
-    /// Server-side apply; forced, with that UID as precondition, where the live object is ours.
+    /// Server-side apply: forced, with that UID as precondition, where the live object is ours; where there is none,
+    /// only if there is still none.
     Apply { kind: Kind, name: String, object: Value, live_uid: Option<String> },
     /// With the UID as precondition.
     DeleteConfigMap { name: String, uid: String },

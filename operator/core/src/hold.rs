@@ -2,6 +2,9 @@
 //!
 //! A hold never undoes anything: the store that runs goes on running as it is.
 
+use std::collections::BTreeSet;
+
+use keystore_core::id::ClusterId;
 use keystore_core::layout::Layout;
 
 use crate::children::{Wanted, find_taken};
@@ -60,16 +63,8 @@ pub(crate) fn plan_hold(
     identity: &Identity,
     wanted: &[Wanted],
 ) -> Option<Hold> {
-    if let Identity::Conflict { clusters } = identity {
-        let clusters: Vec<_> = clusters.iter().map(ToString::to_string).collect();
-        return Some(Hold {
-            reason: HoldReason::IdentityConflict,
-            message: format!(
-                "the volumes hold {} different stores ({}); nothing is touched until only the volumes of one are left",
-                clusters.len(),
-                clusters.join(", ")
-            ),
-        });
+    if let Identity::Conflict { clusters, missing } = identity {
+        return Some(plan_conflict_hold(clusters, *missing));
     }
     let name_conflict = plan_name_conflict(valid, observed, wanted);
     name_conflict.or_else(|| match identity.held_layout() {
@@ -78,6 +73,23 @@ pub(crate) fn plan_hold(
             .or_else(|| plan_scaling_hold(valid, layout)),
         None => plan_first_layout_hold(valid, identity),
     })
+}
+
+fn plan_conflict_hold(clusters: &BTreeSet<ClusterId>, missing: Option<ClusterId>) -> Hold {
+    let held: Vec<_> = clusters.iter().map(ToString::to_string).collect();
+    let held = held.join(", ");
+    let message = match missing {
+        Some(missing) => format!(
+            "the status names store {missing} and the nodes that answer hold {held}; a node may still hold the first, \
+             so nothing is touched: bring its volumes back, or, to go on with what the nodes hold, delete this resource \
+             (volumes are kept) and create it again"
+        ),
+        None => format!(
+            "the volumes hold {} different stores ({held}); nothing is touched until only the volumes of one are left",
+            clusters.len()
+        ),
+    };
+    Hold { reason: HoldReason::IdentityConflict, message }
 }
 
 /// A first layout that cannot be made of what is there.

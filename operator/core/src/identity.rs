@@ -2,7 +2,8 @@
 //!
 //! A cluster's identity is minted once, and only when every expected node has answered and none belongs to a store.
 //! From then on the first layout is sent again, the very same, until all members have accepted it. Whatever a node
-//! holds wins over what the status remembers; silence is never taken for emptiness.
+//! holds wins over a status that names no store. One that names another store than theirs is a conflict: a node that is
+//! silent now may hold the one it names. Silence is never taken for emptiness.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,17 +36,21 @@ pub enum Identity {
     Unknown { silent: BTreeSet<u32> },
     /// The store has been in force, every node answers, and none holds it any more.
     AllReplaced,
-    /// Nodes hold different stores. Nothing may be touched.
-    Conflict { clusters: BTreeSet<ClusterId> },
+    /// Nodes hold different stores, or another than the status names. Nothing may be touched.
+    Conflict {
+        /// What the nodes hold.
+        clusters: BTreeSet<ClusterId>,
+        /// What the status names, where no node that answers holds it.
+        missing: Option<ClusterId>,
+    },
     /// The layout that would be first cannot be made.
     Impossible { error: LayoutError },
 }
 
 /// Decides from what the nodes answered and from what the status remembers.
 pub fn decide(cluster: &ValidCluster, observed: &Observed, remembered: Remembered) -> Identity {
-    let clusters: BTreeSet<_> = observed.heard().filter_map(|(_, answer)| answer.cluster).collect();
-    if clusters.len() > 1 {
-        return Identity::Conflict { clusters };
+    if let Some(conflict) = find_conflict(observed, remembered) {
+        return conflict;
     }
     if let Some(held) = &observed.layout {
         let layout = held.layout.clone();
@@ -66,6 +71,17 @@ pub fn decide(cluster: &ValidCluster, observed: &Observed, remembered: Remembere
             Err(error) => Identity::Impossible { error },
         },
     }
+}
+
+/// That a UUID was minted and sent to no node cannot be proven while a node may have lost its volume since: a store
+/// that the status names counts as one from the moment it is named. (A resource that is made anew names none, and
+/// adopts.)
+fn find_conflict(observed: &Observed, remembered: Remembered) -> Option<Identity> {
+    let told = observed.heard().filter_map(|(_, answer)| answer.cluster);
+    let clusters: BTreeSet<_> =
+        told.chain(observed.layout.as_ref().map(|held| held.layout.cluster)).collect();
+    let missing = remembered.cluster.filter(|id| !clusters.is_empty() && !clusters.contains(id));
+    (clusters.len() > 1 || missing.is_some()).then_some(Identity::Conflict { clusters, missing })
 }
 
 /// The expected nodes that did not answer, or that hold a store but not its layout. Before a UUID exists, a person
@@ -128,6 +144,15 @@ impl Identity {
             | Self::Impossible { .. } => None,
         }
     }
+}
+
+/// True if every member answered in this look, each where the layout names it.
+pub fn is_complete(cluster: &ValidCluster, layout: &Layout, observed: &Observed) -> bool {
+    let heard: BTreeMap<_, _> = observed.heard().collect();
+    layout.members.iter().all(|member| {
+        let answer = cluster.names.ordinal(&member.name).and_then(|ordinal| heard.get(&ordinal));
+        answer.is_some_and(|answer| answer.node == member.node)
+    })
 }
 
 /// The ordinals whose node is another one than the layout names there: its volume was lost or exchanged.

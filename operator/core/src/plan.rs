@@ -11,7 +11,7 @@ use keystore_crds::KeyStoreCluster;
 use crate::build::{build_config_map, build_pod_template};
 use crate::children::{ChildError, Write, find_leftover, plan_writes, wanted_children};
 use crate::hold::{Hold, plan_hold};
-use crate::identity::{Identity, Remembered, decide};
+use crate::identity::{Identity, Remembered, decide, is_complete};
 use crate::observed::{NodeMode, Observed};
 use crate::rollout::decide_rollout;
 use crate::validate::{ValidCluster, validate};
@@ -111,17 +111,21 @@ impl Plan {
     }
 }
 
-/// The members of the layout decide; before there is one, the spec does. While the nodes are silent, nothing that
-/// may belong to the store is scaled away.
+/// The members of the layout decide; before there is one, the spec does. Nothing that may belong to a store is scaled
+/// away: not while nodes are silent, and beside a store only pods beyond all of its members, each of which answered
+/// in this very look (a StatefulSet that was scaled up by hand).
 fn plan_replicas(input: &PlanInput<'_>, identity: &Identity, remembered: Remembered) -> u32 {
     let PlanInput { cluster, valid, observed, .. } = *input;
     let live = observed.live_replicas().unwrap_or(0);
     let known = cluster.status.as_ref().map_or(0, |status| u32::try_from(status.nodes.len()).unwrap_or(0));
     let remembered_replicas = if remembered.was_in_force { known.max(1) } else { valid.replicas };
     match identity {
-        Identity::InForce { layout } | Identity::Accepting { layout } => member_pods(valid, layout),
+        Identity::InForce { layout } | Identity::Accepting { layout } => {
+            let members = member_pods(valid, layout);
+            if is_complete(valid, layout, observed) { members } else { live.max(members) }
+        }
+        // Every node of the spec answered, and none that answers belongs to a store.
         Identity::Empty { .. } | Identity::Nameless | Identity::Impossible { .. } => valid.replicas,
-        Identity::Unknown { .. } if remembered.cluster.is_none() => valid.replicas,
         Identity::Unknown { .. } | Identity::AllReplaced => live.max(remembered_replicas),
         Identity::Conflict { .. } => live,
     }

@@ -27,7 +27,10 @@ fn conclude(answers: Answers, held: Option<HeldLayout>, status: Option<KeyStoreC
         Identity::Nameless => "nameless".to_owned(),
         Identity::Unknown { silent } => format!("unknown {silent:?}"),
         Identity::AllReplaced => "all replaced".to_owned(),
-        Identity::Conflict { clusters } => format!("conflict of {}", clusters.len()),
+        Identity::Conflict { clusters, missing } => {
+            let missing = if missing.is_some() { ", none the status's" } else { "" };
+            format!("conflict of {}{missing}", clusters.len())
+        }
         Identity::Impossible { error } => format!("impossible: {error}"),
     };
     let step = match &plan.node_step {
@@ -121,7 +124,35 @@ fn the_first_layout_comes_only_from_nodes_that_all_said_they_are_empty() {
             vec![Some(serving(0)), Some(serving(1)), Some(serving(2))],
             decided(),
             remembers(OTHER_CLUSTER, Some(7)),
-            "in force, nothing",
+            "conflict of 1, none the status's, nothing",
+        ),
+        (
+            "one came back with another store and the others are silent",
+            vec![Some(serving(0)), None, None],
+            decided(),
+            remembers(OTHER_CLUSTER, Some(1)),
+            "conflict of 1, none the status's, nothing",
+        ),
+        (
+            "one came back with another store and does not tell its layout",
+            vec![Some(serving(0)), Some(empty(1)), Some(empty(2))],
+            None,
+            remembers(OTHER_CLUSTER, Some(1)),
+            "conflict of 1, none the status's, nothing",
+        ),
+        (
+            "the status names a store that was not in force yet, and the nodes hold another",
+            vec![Some(serving(0)), Some(serving(1)), Some(serving(2))],
+            decided(),
+            remembers(OTHER_CLUSTER, None),
+            "conflict of 1, none the status's, nothing",
+        ),
+        (
+            "two stores, neither of which the status names",
+            vec![Some(serving(0)), Some(of(FRESH, NodeMode::Serving, 1)), None],
+            decided(),
+            remembers(OTHER_CLUSTER, Some(1)),
+            "conflict of 2, none the status's, nothing",
         ),
     ] {
         assert_eq!(conclude(answers, held, status), expected, "{name}");

@@ -5,15 +5,15 @@
 mod fixtures;
 
 use fixtures::{
-    CLUSTER, IMAGE, at_rest, cluster, decided, empty, healthy, look, plan_of, plan_with_image, remembers,
-    serving, settle,
+    CLUSTER, IMAGE, OTHER_CLUSTER, at_rest, cluster, decided, empty, healthy, layout, look, node, of,
+    plan_of, plan_with_image, remembers, serving, settle, status_of,
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use keystore_crds::KeyStoreCluster;
 use keystore_operator_core::children::Write;
 use keystore_operator_core::hold::HoldReason;
 use keystore_operator_core::names::APPROVE_ANNOTATION;
-use keystore_operator_core::observed::Observed;
+use keystore_operator_core::observed::{HeldLayout, NodeAnswer, NodeMode, Observed};
 use keystore_operator_core::plan::{NodeStep, Plan};
 use serde_json::{Value, json};
 
@@ -86,11 +86,7 @@ fn what_others_change_or_delete_is_put_back() {
         },
         &["PodDisruptionBudget demo"],
     );
-    check(
-        "scaled by hand",
-        |seen| seen.children.stateful_set.as_mut().unwrap().spec.as_mut().unwrap().replicas = Some(1),
-        &["StatefulSet demo"],
-    );
+    check("scaled by hand", |seen| scale_by_hand(seen, 1), &["StatefulSet demo"]);
     check(
         "added label",
         |seen| {
@@ -128,9 +124,56 @@ fn silence_never_scales_anything_away() {
     let after = changed(&before, &json!({"replicas": 1, "replicationFactor": 1}));
     assert_eq!(plan_of(&after, &silent).replicas, 3);
 
+    let forgotten = KeyStoreCluster { status: None, ..after };
+    assert_eq!(plan_of(&forgotten, &silent).replicas, 3, "the status was lost too");
+
     let mut scaled_away = silent;
-    scaled_away.children.stateful_set.as_mut().unwrap().spec.as_mut().unwrap().replicas = Some(0);
+    scale_by_hand(&mut scaled_away, 0);
     assert_eq!(plan_of(&before, &scaled_away).replicas, 3, "the status still knows the members");
+}
+
+fn scale_by_hand(observed: &mut Observed, replicas: i32) {
+    observed.children.stateful_set.as_mut().unwrap().spec.as_mut().unwrap().replicas = Some(replicas);
+}
+
+#[test]
+fn an_old_volume_of_another_store_changes_nothing_while_the_others_are_silent() {
+    let (before, observed) = at_rest(&json!({}));
+    let other = HeldLayout { layout: layout(OTHER_CLUSTER, 1), decided: true };
+    let answers = vec![Some(of(OTHER_CLUSTER, NodeMode::Serving, 0)), None, None];
+    let mut seen = Observed { children: observed.children, ..look(answers, Some(other)) };
+    // Something to put back, were it not for the conflict.
+    seen.children.client_service = None;
+    let plan = plan_of(&before, &seen);
+    assert_eq!((plan.replicas, writes(&plan), plan.node_step), (3, Vec::new(), NodeStep::Nothing));
+    let hold = plan.hold.unwrap();
+    assert_eq!(hold.reason, HoldReason::IdentityConflict);
+    for id in [CLUSTER, OTHER_CLUSTER] {
+        assert!(hold.message.contains(&id.to_string()), "{}", hold.message);
+    }
+    let (old, new) = (before.status.clone().unwrap(), status_of(&before, &seen, 5));
+    assert_eq!((new.cluster_id, new.epoch, new.nodes), (old.cluster_id, old.epoch, old.nodes));
+}
+
+#[test]
+fn pods_beyond_the_members_go_only_while_every_member_answers() {
+    let (before, observed) = at_rest(&json!({}));
+    let moved = || Some(NodeAnswer { node: node(1), ..serving(4) });
+    for (name, answers, expected) in [
+        ("all answer", vec![Some(serving(0)), Some(serving(1)), Some(serving(2)), None, Some(empty(4))], 3),
+        ("one is silent", vec![Some(serving(0)), None, Some(serving(2)), Some(empty(3)), Some(empty(4))], 5),
+        ("one answers elsewhere", vec![Some(serving(0)), None, Some(serving(2)), None, moved()], 5),
+        ("one was replaced", vec![Some(serving(0)), Some(empty(7)), Some(serving(2)), None, None], 5),
+    ] {
+        let mut seen = Observed { children: observed.children.clone(), ..look(answers, decided()) };
+        scale_by_hand(&mut seen, 5);
+        let plan = plan_of(&before, &seen);
+        let written = plan.writes.iter().find_map(|write| match write {
+            Write::Apply { object, .. } => object.pointer("/spec/replicas").and_then(Value::as_u64),
+            Write::DeleteConfigMap { .. } => None,
+        });
+        assert_eq!((plan.replicas, written), (expected, Some(expected.into())), "{name}");
+    }
 }
 
 #[test]
