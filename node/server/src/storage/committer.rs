@@ -23,7 +23,7 @@ use super::queue::{Queue, Wait};
 pub type Committed = (CommitId, Result<Durability, CommitRefused>);
 
 /// Commits that may wait; whoever hands over more waits for the log.
-pub(super) const COMMITS_WAITING_MAX: usize = 16_384;
+pub const COMMITS_WAITING_MAX: usize = 16_384;
 
 /// A batch is closed once it has so many bytes, or a third of a segment if that is less, so that memory is bounded
 /// and no commit waits for a long write. The largest record comes on top at most once.

@@ -111,6 +111,12 @@ impl DiskFile {
             .map_err(|error| DiskError::new("sync", &self.path, error))
     }
 
+    /// Makes later reads come from the disk, not from memory.
+    fn forget_cached(&self) -> Result<(), DiskError> {
+        rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed)
+            .map_err(|error| DiskError::new("drop the cached pages of", &self.path, error.into()))
+    }
+
     pub(super) fn sync_all(&self) -> Result<(), DiskError> {
         before(Operation::SyncData, &self.path)
             .and_then(|()| self.file.sync_all())
@@ -158,6 +164,21 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), DiskError> {
     before(Operation::SyncDirectory, path)
         .and_then(|()| File::open(path)?.sync_all())
         .map_err(|error| DiskError::new("sync the directory", path, error))
+}
+
+/// Syncs every file of a directory, then drops what of them is cached. After a sync has failed, Linux keeps what it
+/// could not write in memory and calls it clean: a process that started then would read what no disk holds, and the
+/// next sync would succeed. Directories within are left alone.
+pub(super) fn reread_from_disk(directory: &Path) -> Result<(), DiskError> {
+    for name in list(directory)? {
+        let path = directory.join(name);
+        if path.is_file() {
+            let file = DiskFile::open(&path)?;
+            file.sync_data()?;
+            file.forget_cached()?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn create_directory(path: &Path) -> Result<(), DiskError> {

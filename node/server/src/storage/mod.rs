@@ -43,7 +43,7 @@ mod power;
 #[cfg(test)]
 mod tests;
 
-pub use committer::Committed;
+pub use committer::{COMMITS_WAITING_MAX, Committed};
 pub use counters::{Count, Counters, Histogram, SECONDS_BOUNDS};
 pub use disk_usage::DiskUsage;
 pub use engine::{EngineError, LoadError, Storage};

@@ -16,6 +16,7 @@ use super::counters::Counters;
 use super::data_dir::{DataDir, States};
 use super::engine::{EngineError, Storage};
 use super::error::{FatalError, OpenError};
+use super::file;
 use super::found::{Found, Identity};
 use super::log::{self, CommitLog, Position, ReadError};
 use super::sled_engine::SledEngine;
@@ -68,6 +69,8 @@ impl NodeStorage {
         };
         check_owner(&data_dir, &states, options)?;
         let States { mut found, checkpoint } = states;
+        file::reread_from_disk(&data_dir.log())?;
+        file::reread_from_disk(&data_dir.engine())?;
         log::read(&data_dir.log(), checkpoint, &mut |_| {}).map_err(read_error)?;
         let engine = Arc::new(open_engine(&data_dir, checkpoint, options)?);
 

@@ -96,6 +96,38 @@ impl PowerCut {
         Arc::new(Self { root: root.to_owned(), durable: Mutex::new(durable) })
     }
 
+    /// Copies everything into the empty directory `to`, as it is when the process is killed: what was written is
+    /// there to be read, and what was not synced is still not durable.
+    pub(super) fn kill(&self, to: &Path) -> Arc<Self> {
+        let durable = self.lock();
+        let mut copied = Durable::default();
+        for directory in directories(&self.root) {
+            let target = to.join(directory.strip_prefix(&self.root).unwrap());
+            fs::create_dir_all(&target).unwrap();
+            let mut inodes = BTreeMap::new();
+            for (name, inode) in listing(&directory) {
+                let path = target.join(&name);
+                fs::copy(directory.join(&name), &path).unwrap();
+                inodes.insert(inode, fs::metadata(&path).unwrap().ino());
+            }
+            let old = durable.names.get(&directory).cloned().unwrap_or_default();
+            for inode in old.values() {
+                // What has no name any more gets a number that no file has.
+                let unused = u64::MAX - inode;
+                inodes.entry(*inode).or_insert(unused);
+            }
+            for (inode, new) in &inodes {
+                if let Some(content) = durable.content.get(inode) {
+                    copied.content.insert(*new, content.clone());
+                }
+            }
+            copied
+                .names
+                .insert(target, old.into_iter().map(|(name, inode)| (name, inodes[&inode])).collect());
+        }
+        Arc::new(Self { root: to.to_owned(), durable: Mutex::new(copied) })
+    }
+
     /// Puts what a power cut at this moment might leave into the empty directory `to`. Syncs wait meanwhile, so
     /// that nothing is found that was written only because of a later sync.
     pub(super) fn cut(&self, rng: &mut StdRng, to: &Path) {

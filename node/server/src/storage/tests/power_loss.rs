@@ -1,6 +1,10 @@
 //! Power cuts on the real files of log, engine and states: what was acknowledged as synced is there afterwards.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use keystore_core::effect::{SaveId, SavedState};
 use keystore_core::partition::RecordKey;
@@ -10,7 +14,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{DEADLINE, Running, key, memory_dir, open, options, record, run};
-use crate::storage::power::{PowerCut, watch};
+use crate::storage::engine::Storage;
+use crate::storage::file::Operation;
+use crate::storage::power::{Observer, PowerCut, watch};
+use crate::storage::sled_engine::SledEngine;
 
 const KEYS: u64 = 40;
 const LIVES: usize = 4;
@@ -103,63 +110,104 @@ fn after_a_power_cut_every_synced_commit_is_there() {
     }
 }
 
-#[test]
-fn a_power_cut_at_any_moment_of_a_start_loses_nothing() {
-    use crate::storage::power::Observer;
-    use std::io;
-    use std::path::Path;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::{Arc, Mutex};
+/// Cuts the power before one of our operations.
+struct CutAt {
+    power: Arc<PowerCut>,
+    operations: AtomicUsize,
+    at: usize,
+    rng: Mutex<StdRng>,
+    to: PathBuf,
+}
 
-    /// Cuts the power before each of our operations in turn.
-    struct CutAt {
-        power: Arc<PowerCut>,
-        operations: AtomicUsize,
-        at: usize,
-        rng: Mutex<StdRng>,
-        to: std::path::PathBuf,
-    }
-
-    impl Observer for CutAt {
-        fn before(&self, operation: crate::storage::file::Operation, path: &Path) -> io::Result<()> {
-            if self.operations.fetch_add(1, Ordering::SeqCst) == self.at {
-                self.power.cut(&mut self.rng.lock().unwrap(), &self.to);
-            }
-            self.power.before(operation, path)
+impl Observer for CutAt {
+    fn before(&self, operation: Operation, path: &Path) -> io::Result<()> {
+        if self.operations.fetch_add(1, Ordering::SeqCst) == self.at {
+            self.power.cut(&mut self.rng.lock().unwrap(), &self.to);
         }
+        self.power.before(operation, path)
     }
+}
 
-    let mut rng = StdRng::seed_from_u64(99);
+/// A node was killed and starts again: its log has a tail that was never synced. Cuts the power at each moment of
+/// that start.
+fn start_without_power(seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
     let mut known = Known::default();
     let origin = memory_dir();
-    let before = memory_dir();
-    {
-        let power = PowerCut::new(origin.path());
-        let _watched = watch(origin.path(), power.clone());
-        let running = run(open(&options(origin.path().to_owned())));
-        for _ in 0..30 {
-            known.commit(&running, &mut rng);
-        }
-        power.cut(&mut rng, before.path());
+    let power = PowerCut::new(origin.path());
+    let _watched = watch(origin.path(), power.clone());
+    let mut settings = options(origin.path().to_owned());
+    settings.sync_interval = DEADLINE;
+    let running = run(open(&settings));
+    for _ in 0..30 {
+        known.commit(&running, &mut rng);
     }
+    running.commit((0..20).map(|_| known.next(&mut rng)).collect(), Durability::Periodic);
     for at in 0.. {
-        let directory = memory_dir();
-        super::copy_dir(before.path(), directory.path());
-        let after = memory_dir();
+        let (killed, after) = (memory_dir(), memory_dir());
         let observer = Arc::new(CutAt {
-            power: PowerCut::new(directory.path()),
+            power: power.kill(killed.path()),
             operations: AtomicUsize::new(0),
             at,
-            rng: Mutex::new(StdRng::seed_from_u64(at as u64)),
+            rng: Mutex::new(StdRng::seed_from_u64(seed * 1000 + at as u64)),
             to: after.path().to_owned(),
         });
-        let watched = watch(directory.path(), observer.clone());
-        drop(open(&options(directory.path().to_owned())));
+        let watched = watch(killed.path(), observer.clone());
+        drop(open(&options(killed.path().to_owned())));
         drop(watched);
         if observer.operations.load(Ordering::SeqCst) <= at {
             assert!(at > 15, "a start has many operations, not {at}");
-            break;
+            return;
         }
         known.check(&open(&options(after.path().to_owned())));
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_moment_of_a_start_loses_nothing() {
+    for seed in 0..3 {
+        let result = std::panic::catch_unwind(|| start_without_power(seed));
+        assert!(result.is_ok(), "seed {seed}");
+    }
+}
+
+/// sled alone, with many more writes than it has data, so that it uses its segments again and again.
+fn churn_and_die(seed: u64) {
+    const LIVE: u64 = 150;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let directory = memory_dir();
+    let power = PowerCut::new(directory.path());
+    let watched = watch(directory.path(), power.clone());
+    let engine = SledEngine::open(directory.path(), 4 << 20).unwrap();
+    let mut flushed = 0;
+    let rounds = rng.random_range(1200..1800);
+    for round in 1..=rounds {
+        let batch: Vec<_> = (0..2).map(|part| (2 * round + part) % LIVE).collect();
+        let batch: Vec<_> =
+            batch.into_iter().map(|n| (key(n), record(round, vec![round as u8; 12_000]))).collect();
+        engine.apply(&batch).unwrap();
+        if round % 500 == 0 {
+            engine.flush(round).unwrap();
+            flushed = round;
+        }
+    }
+    let after = memory_dir();
+    power.cut(&mut rng, after.path());
+    drop(engine);
+    drop(watched);
+    let engine = SledEngine::open(after.path(), 4 << 20).unwrap();
+    assert!(engine.flushed().unwrap() >= flushed, "the note of the flush is gone");
+    for n in 0..LIVE {
+        let found = engine.load(&key(n)).unwrap().map_or(0, |record| record.stamp.millis());
+        let last = (1..=flushed).rev().find(|round| [0, 1].iter().any(|part| (2 * round + part) % LIVE == n));
+        assert!(found >= last.unwrap_or(0), "key {n} has round {found} after the flush of {flushed}");
+    }
+}
+
+#[test]
+fn after_a_power_cut_the_engine_has_what_was_flushed_whatever_it_wrote_over() {
+    for seed in 0..8 {
+        let result = std::panic::catch_unwind(|| churn_and_die(seed));
+        assert!(result.is_ok(), "seed {seed}");
     }
 }
