@@ -51,11 +51,15 @@ impl<T> Inbox<T> {
 
     /// For what may wait. Nobody waits for a closed inbox.
     pub async fn put(&self, mut item: T) {
-        while !self.lock().is_closed {
+        loop {
+            // Made before the looks below: whatever changes after one of them wakes it, even if it was not polled.
             let emptied = self.emptied.notified();
             match self.push_if_room(item) {
                 Ok(()) => return,
                 Err(returned) => item = returned,
+            }
+            if self.lock().is_closed {
+                return;
             }
             emptied.await;
         }
@@ -165,6 +169,20 @@ mod tests {
         inbox.close();
         inbox.push(2);
         assert_eq!(inbox.offer(3), Err(Full));
+        assert!(take(&inbox, 0).is_empty());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_closed_inbox() {
+        let inbox = Arc::new(Inbox::new(1));
+        inbox.put(1).await;
+        let other = Arc::clone(&inbox);
+        let waiting = tokio::spawn(async move { other.put(2).await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        inbox.close();
+        waiting.await.unwrap();
+        inbox.put(3).await;
         assert!(take(&inbox, 0).is_empty());
     }
 
