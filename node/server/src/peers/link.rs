@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keystore_core::effect::{Event, LinkId};
 use keystore_core::id::NodeId;
-use keystore_core::message::Hello;
+use keystore_core::message::{Header, Hello};
 use keystore_core::node::alarm_of;
 use keystore_core::peers::LinkRefusal;
 use keystore_proto::error::WireError;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
-use super::links::{Links, NewLink};
+use super::links::{Links, NewLink, refusal_header};
 use crate::handle::CoreHandle;
 
 /// A node that is alive says hello at once.
@@ -43,7 +43,7 @@ enum LinkError {
     #[error("this node did not judge the hello in time")]
     NoVerdict,
     #[error("the other side refuses the link: {refusal}")]
-    RefusedByPeer { peer: NodeId, refusal: LinkRefusal },
+    RefusedByPeer { header: Header, refusal: LinkRefusal },
     #[error("this node refuses the link")]
     RefusedByUs,
     #[error("the other side has closed the link")]
@@ -79,10 +79,12 @@ impl Link {
         let peer = hello.header.from;
         let (link, verdict) = links.register(outgoing, hello.clone(), said.is_none(), cancelled.clone());
         core.tell(Event::LinkOffered { link, hello });
-        let accepted = tokio::select! {
-            () = cancelled.cancelled() => false,
-            verdict = timeout(VERDICT_TIMEOUT, verdict) => matches!(verdict, Ok(Ok(true))),
+        let ours = tokio::select! {
+            () = cancelled.cancelled() => None,
+            verdict = timeout(VERDICT_TIMEOUT, verdict) => verdict.ok().and_then(Result::ok).flatten(),
         };
+        let accepted = ours.is_some();
+        let said = said.or(ours);
         let error = if accepted {
             info!(%peer, link = link.0, "link to a member is up");
             tokio::select! {
@@ -136,18 +138,60 @@ async fn read_frame(incoming: &mut Streaming<v1::PeerFrame>) -> Result<Frame, Li
 }
 
 fn refused(frame: &Frame, refusal: LinkRefusal) -> LinkError {
-    LinkError::RefusedByPeer { peer: frame.header.from, refusal }
+    LinkError::RefusedByPeer { header: frame.header, refusal }
 }
 
-/// A refusal counts only from whom it was that we greeted.
+/// A refusal is a verdict about us only if it answers the very hello that we have said on this link: then it names
+/// our cluster, a member, us, and our generation.
 fn end_of(error: &LinkError, said: Option<&Hello>) -> LinkEnd {
     debug!(%error, "link ended");
     match (error, said) {
-        (LinkError::RefusedByPeer { peer, refusal }, said)
-            if said.is_none_or(|said| said.header.to == *peer) && alarm_of(*refusal, *peer).is_some() =>
+        (LinkError::RefusedByPeer { header, refusal }, Some(said))
+            if *header == refusal_header(&said.header) && alarm_of(*refusal, header.from).is_some() =>
         {
-            LinkEnd::WeAreStale(*peer)
+            LinkEnd::WeAreStale(header.from)
         }
         _ => LinkEnd::Closed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keystore_core::id::{ClusterId, Epoch, Generation, Incarnation, Nonce};
+
+    use super::*;
+
+    const ME: NodeId = NodeId([1; 16]);
+    const PEER: NodeId = NodeId([2; 16]);
+    const SAID: Header = Header {
+        cluster: ClusterId([9; 16]),
+        incarnation: Incarnation { number: 1, id: 2 },
+        epoch: Epoch(1),
+        from: ME,
+        to: PEER,
+        generation: Generation(3),
+    };
+
+    fn end(header: Header, refusal: LinkRefusal, said: Option<Header>) -> LinkEnd {
+        let said = said.map(|header| Hello { header, nonce: Nonce(4) });
+        end_of(&LinkError::RefusedByPeer { header, refusal }, said.as_ref())
+    }
+
+    #[test]
+    fn only_the_answer_to_our_own_hello_is_a_verdict_about_us() {
+        let stale = LinkRefusal::StaleGeneration;
+        let answer = Header { from: PEER, to: ME, ..SAID };
+        assert_eq!(end(answer, stale, Some(SAID)), LinkEnd::WeAreStale(PEER));
+        assert_eq!(end(answer, LinkRefusal::WrongCluster, Some(SAID)), LinkEnd::Closed);
+        assert_eq!(end(answer, stale, None), LinkEnd::Closed, "nothing was said that could be refused");
+        for forged in [
+            Header { from: NodeId([3; 16]), ..answer },
+            Header { to: NodeId([3; 16]), ..answer },
+            Header { cluster: ClusterId([8; 16]), ..answer },
+            Header { incarnation: Incarnation { number: 1, id: 3 }, ..answer },
+            Header { generation: Generation(2), ..answer },
+        ] {
+            assert_eq!(end(forged, stale, Some(SAID)), LinkEnd::Closed, "{forged:?}");
+        }
     }
 }

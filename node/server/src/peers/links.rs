@@ -46,7 +46,7 @@ struct Offered {
     hello: Hello,
     /// True on the accepting side: the dialler has said hello before it knew of the link.
     answers_hello: bool,
-    decided: oneshot::Sender<bool>,
+    decided: oneshot::Sender<Option<Hello>>,
 }
 
 #[derive(Debug)]
@@ -109,14 +109,14 @@ impl Links {
         self.lock().len()
     }
 
-    /// Names a link and gets it ready for the verdict on `hello`: true if it is accepted.
+    /// Names a link and gets it ready for the verdict on `hello`: our own hello, said by then, if it is accepted.
     pub(super) fn register(
         &self,
         link: NewLink,
         hello: Hello,
         answers_hello: bool,
         cancelled: CancellationToken,
-    ) -> (LinkId, oneshot::Receiver<bool>) {
+    ) -> (LinkId, oneshot::Receiver<Option<Hello>>) {
         let id = LinkId(self.next.fetch_add(1, Ordering::Relaxed));
         let (decided, verdict) = oneshot::channel();
         let NewLink { queue, queued_bytes } = link;
@@ -138,11 +138,14 @@ impl Links {
         };
         let Some(offered) = offered.take() else { return };
         let accepted = match verdict {
-            Verdict::Accepted(hello) => !offered.answers_hello || queue.try_send(hello_frame(&hello)).is_ok(),
+            Verdict::Accepted(hello) => {
+                let is_said = !offered.answers_hello || queue.try_send(hello_frame(&hello)).is_ok();
+                is_said.then_some(hello)
+            }
             Verdict::Refused(refusal) => {
                 // If it cannot be queued, the other side sees the link close without a word.
                 let _ = queue.try_send(refusal_frame(&offered.hello.header, refusal));
-                false
+                None
             }
         };
         // The link's task may be gone already.
@@ -179,12 +182,14 @@ fn hello_frame(hello: &Hello) -> Queued {
     Queued { frame: frame.into(), bytes: 0 }
 }
 
-/// Bears the refused header turned round: this side may belong to no cluster that it could name.
+/// The header that the refusal of a hello bears: the hello's own turned round, since whoever refuses may belong to
+/// no cluster that it could name.
+pub(super) fn refusal_header(refused: &Header) -> Header {
+    Header { from: refused.to, to: refused.from, ..*refused }
+}
+
 fn refusal_frame(refused: &Header, refusal: LinkRefusal) -> Queued {
-    let frame = Frame {
-        header: Header { from: refused.to, to: refused.from, ..*refused },
-        content: Content::Refusal(refusal),
-    };
+    let frame = Frame { header: refusal_header(refused), content: Content::Refusal(refusal) };
     Queued { frame: frame.into(), bytes: 0 }
 }
 
@@ -220,7 +225,7 @@ mod tests {
     fn open(
         links: &Links,
         answers_hello: bool,
-    ) -> (LinkId, OutgoingFrames, oneshot::Receiver<bool>, CancellationToken) {
+    ) -> (LinkId, OutgoingFrames, oneshot::Receiver<Option<Hello>>, CancellationToken) {
         let (link, frames) = outgoing();
         let cancelled = CancellationToken::new();
         let (id, verdict) = links.register(link, hello(1, 2), answers_hello, cancelled.clone());
@@ -238,7 +243,7 @@ mod tests {
         let (link, mut frames, verdict, _) = open(&links, true);
         links.decide(link, Verdict::Accepted(hello(2, 1)));
         links.send(frame(link, 1));
-        assert!(verdict.await.unwrap());
+        assert_eq!(verdict.await.unwrap(), Some(hello(2, 1)));
         assert_eq!(sent(&mut frames).await, Some(Content::Hello(Nonce(4))));
         assert!(matches!(sent(&mut frames).await, Some(Content::Messages(_))));
     }
@@ -249,7 +254,7 @@ mod tests {
         let (link, mut frames, verdict, _) = open(&links, true);
         links.decide(link, Verdict::Refused(LinkRefusal::StaleGeneration));
         links.remove(link);
-        assert!(!verdict.await.unwrap());
+        assert_eq!(verdict.await.unwrap(), None);
         let refusal = Frame::try_from(frames.next().await.unwrap()).unwrap();
         assert_eq!(refusal.content, Content::Refusal(LinkRefusal::StaleGeneration));
         assert_eq!((refusal.header.from, refusal.header.to), (NodeId([2; 16]), NodeId([1; 16])));

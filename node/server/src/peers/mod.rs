@@ -1,7 +1,8 @@
 //! Streams to the other members: one for each pair, dialled by the node with the lower UUID.
 //!
 //! The core judges each hello before anything else of a link is read. What cannot be sent closes the link, so a
-//! message is delivered in order or its link is gone. Addresses come from gossip, never from the layout.
+//! message is delivered in order or its link is gone. The layout says whom to dial and gossip only where: a member of
+//! which gossip says nothing any more is still where it was last.
 
 mod accept;
 mod dial;
@@ -93,19 +94,18 @@ impl Peers {
         Ok(())
     }
 
-    /// Dials the members that are ours to dial, each where gossip says that it is.
+    /// Dials the members that are ours to dial, each where gossip has last said that it is.
     fn aim(&mut self, cancelled: &CancellationToken) {
-        let layout = self.core.view().layout.clone();
         let gossiped = Arc::clone(&self.gossiped.borrow_and_update());
-        let wanted = layout.map(|layout| self.wanted(&layout, &gossiped)).unwrap_or_default();
+        let Some(layout) = self.core.view().layout.clone() else { return };
         self.targets.retain(|peer, (_, cancelled)| {
-            let keep = wanted.contains_key(peer);
+            let keep = layout.member(*peer).is_some();
             if !keep {
                 cancelled.cancel();
             }
             keep
         });
-        for (peer, target) in wanted {
+        for (peer, target) in self.found(&layout, &gossiped) {
             if let Some((current, _)) = self.targets.get(&peer) {
                 current.send_if_modified(|current| std::mem::replace(current, target) != target);
                 continue;
@@ -124,7 +124,7 @@ impl Peers {
         }
     }
 
-    fn wanted(&self, layout: &Layout, gossiped: &Gossiped) -> BTreeMap<NodeId, Target> {
+    fn found(&self, layout: &Layout, gossiped: &Gossiped) -> BTreeMap<NodeId, Target> {
         let ours = layout.members.iter().filter(|member| member.node > self.me);
         ours.filter_map(|member| {
             let known = gossiped.get(&member.node)?;
@@ -142,5 +142,83 @@ fn check(ended: Result<LinkEnd, tokio::task::JoinError>) -> Result<(), PeersErro
             error!(%peer, "a member refuses this node's generation");
             Err(PeersError::StaleGeneration(peer))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keystore_core::id::{Actor, ClusterId, Generation, Incarnation};
+    use keystore_core::layout::{FirstLayout, Member};
+    use keystore_core::partition::PartitionCount;
+
+    use super::*;
+    use crate::about::Known;
+    use crate::clock::Clock;
+    use crate::inbox::Inbox;
+    use crate::view::View;
+
+    const ME: NodeId = NodeId([1; 16]);
+    const PEER: NodeId = NodeId([2; 16]);
+
+    fn view_of(members: &[NodeId]) -> Arc<View> {
+        let member = |(node, actor): (&NodeId, u64)| Member {
+            node: *node,
+            actor: Actor(actor),
+            name: String::new(),
+            zone: String::new(),
+            weight: 1,
+        };
+        let layout = Layout::first(FirstLayout {
+            cluster: ClusterId([9; 16]),
+            incarnation: Incarnation { number: 1, id: 2 },
+            partitions: PartitionCount::new(16).unwrap(),
+            replication_factor: 1,
+            members: members.iter().zip(1..).map(member).collect(),
+        });
+        Arc::new(View { layout: Some(Arc::new(layout.unwrap())), ..View::starting() })
+    }
+
+    fn at(port: u16) -> Arc<Gossiped> {
+        let known = Known {
+            generation: Generation(1),
+            peer_address: Some(SocketAddr::from(([127, 0, 0, 1], port))),
+            client_address: String::new(),
+            alive: true,
+        };
+        Arc::new(Gossiped::from([(PEER, known)]))
+    }
+
+    #[tokio::test]
+    async fn a_member_is_dialled_until_the_layout_names_it_no_more_whatever_gossip_says() {
+        let (gossip, gossiped) = watch::channel(at(1));
+        let (shown, view) = watch::channel(view_of(&[ME, PEER]));
+        let stopping = watch::channel(false).1;
+        let mut peers = Peers {
+            core: CoreHandle::new(Arc::new(Inbox::new(1)), view, stopping, Clock::new(0)),
+            links: Arc::new(Links::new(1)),
+            me: ME,
+            gossiped,
+            accepted: mpsc::channel(1).1,
+            targets: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        };
+        let cancelled = CancellationToken::new();
+        let port = |peers: &Peers| peers.targets.get(&PEER).map(|(target, _)| target.borrow().address.port());
+
+        peers.aim(&cancelled);
+        assert_eq!(port(&peers), Some(1));
+        let dialling = peers.targets[&PEER].1.clone();
+        gossip.send_replace(Arc::default());
+        peers.aim(&cancelled);
+        assert_eq!(port(&peers), Some(1), "it is still where it was last");
+        gossip.send_replace(at(2));
+        peers.aim(&cancelled);
+        assert_eq!(port(&peers), Some(2));
+        assert_eq!(peers.tasks.len(), 1, "one dialler has followed");
+        assert!(!dialling.is_cancelled());
+        shown.send_replace(view_of(&[ME]));
+        peers.aim(&cancelled);
+        assert_eq!(port(&peers), None);
+        assert!(dialling.is_cancelled());
     }
 }
