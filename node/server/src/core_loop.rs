@@ -11,7 +11,7 @@ use std::time::Duration;
 use keystore_core::effect::{Alarm, Answer, ClientRequest, Commit, Damaged, Effect, Event, Now, RequestId};
 use keystore_core::node::{Node, NodeState};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tracing::error;
 
 use crate::clock::Clock;
@@ -90,12 +90,19 @@ enum Flow {
     Stop,
 }
 
+/// A request that core has and has not answered.
+struct Waiting {
+    answer: oneshot::Sender<Answer>,
+    /// What a client's request holds of the memory for all of them.
+    _reserved: Option<OwnedSemaphorePermit>,
+}
+
 /// One round after another: what has gathered for others since the last.
 struct Turn {
     core: CoreLoop,
     disk: StorageHandle,
     now: Now,
-    requests: HashMap<RequestId, oneshot::Sender<Answer>>,
+    requests: HashMap<RequestId, Waiting>,
     next_request: u64,
     events: VecDeque<Event>,
     effects: Vec<Effect>,
@@ -108,13 +115,13 @@ impl Turn {
     fn take(&mut self, input: Input) -> Result<Flow, CoreError> {
         match input {
             Input::Request { request, answer } => {
-                let Request { operation, consistency, durability, deadline } = request;
-                let id = self.await_answer(answer);
+                let Request { operation, consistency, durability, deadline, reserved } = request;
+                let id = self.await_answer(Waiting { answer, _reserved: Some(reserved) });
                 self.step(Event::Client(ClientRequest { id, operation, consistency, durability, deadline }))?;
             }
             Input::Init { layout, answer } => {
                 self.is_view_stale = true;
-                let request = self.await_answer(answer);
+                let request = self.await_answer(Waiting { answer, _reserved: None });
                 self.step(Event::Init { request, layout })?;
             }
             Input::HelloTo { peer, answer } => {
@@ -135,10 +142,10 @@ impl Turn {
         Ok(Flow::GoOn)
     }
 
-    fn await_answer(&mut self, answer: oneshot::Sender<Answer>) -> RequestId {
+    fn await_answer(&mut self, waiting: Waiting) -> RequestId {
         let id = RequestId(self.next_request);
         self.next_request += 1;
-        self.requests.insert(id, answer);
+        self.requests.insert(id, waiting);
         id
     }
 
@@ -161,7 +168,7 @@ impl Turn {
         match effect {
             Effect::Answer { request, answer } => {
                 if let Some(waiting) = self.requests.remove(&request) {
-                    self.outbox.answers.push((waiting, answer));
+                    self.outbox.answers.push((waiting.answer, answer));
                 }
             }
             Effect::Send { link, header, message } => {

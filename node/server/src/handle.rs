@@ -8,7 +8,7 @@ use keystore_core::layout::Layout;
 use keystore_core::message::{Header, Hello, Message};
 use keystore_core::quorum::{Consistency, Durability};
 use thiserror::Error;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::inbox::{Full, Inbox};
@@ -45,6 +45,9 @@ pub struct Request {
     pub consistency: Option<Consistency>,
     pub durability: Option<Durability>,
     pub deadline: Deadline,
+    /// Memory for what the core holds of it, given back when the core has answered: whoever asked may be gone
+    /// long before.
+    pub reserved: OwnedSemaphorePermit,
 }
 
 /// The core thread has ended without an answer: the process is about to end too.

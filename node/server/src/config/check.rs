@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use keystore_core::record::VALUE_BYTES_MAX;
 
-use super::{Config, Limits, Listen, Storage};
+use super::{Config, Limits, Listen, Storage, WRITES_MAX};
 
 pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
     let mut demand = |holds: bool, problem: &str| {
@@ -83,7 +83,10 @@ fn check_limits(limits: &Limits, demand: &mut impl FnMut(bool, &str)) {
         link_queue_bytes >= request_bytes,
         "limits.link_queue_bytes: it has to be at least limits.request_bytes, or a large write would cost a link",
     );
-    demand(writes >= 1, "limits.writes: it has to be at least 1");
+    demand(
+        (1..=WRITES_MAX).contains(&writes),
+        &format!("limits.writes: it has to be from 1 to {WRITES_MAX}, half of what may wait for the log"),
+    );
     demand(connections >= 1, "limits.connections: it has to be at least 1");
     demand(connection_streams >= 1, "limits.connection_streams: it has to be at least 1");
     demand(

@@ -16,6 +16,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::storage::COMMITS_WAITING_MAX;
+
 /// Every setting of a node. Sizes and times bear their unit in the name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -150,6 +152,10 @@ pub enum LogFormat {
 
 const MIB: u64 = 1 << 20;
 
+/// With at most so many writes under way the log's queue is never full, where the core thread would have to wait
+/// before it could refuse anything.
+const WRITES_MAX: usize = COMMITS_WAITING_MAX / 2;
+
 impl Default for Config {
     fn default() -> Self {
         let everywhere = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
@@ -193,7 +199,7 @@ impl Default for Limits {
         Self {
             requests: 8_192,
             request_bytes: 128 << 20,
-            writes: 65_536,
+            writes: WRITES_MAX,
             connections: 4_096,
             connection_streams: 1_024,
             frame_bytes: 256 << 10,

@@ -66,6 +66,17 @@ fn every_problem_is_reported_at_once() {
 }
 
 #[test]
+fn no_more_writes_are_allowed_than_the_log_can_queue_at_once() {
+    assert_eq!(config_from("", &[], &[]).limits.writes, 8_192);
+    assert_eq!(config_from("", &[], &["--limits.writes=8192"]).limits.writes, 8_192);
+    let error = load_from("limits: {writes: 8193}", &[], &[]).unwrap_err();
+    assert_eq!(
+        error.problems,
+        ["limits.writes: it has to be from 1 to 8192, half of what may wait for the log"]
+    );
+}
+
+#[test]
 fn variables_that_kubernetes_sets_for_a_service_are_not_ours() {
     let config = config_from("", &[("KEYSTORE_PORT_7400_TCP", "tcp://10.0.0.1:7400")], &[]);
     assert_eq!(config, Config::default());

@@ -9,7 +9,7 @@ use keystore_proto::client::{Request as Checked, durability_to_wire, read_respon
 use keystore_proto::error::WireError;
 use keystore_proto::v1;
 use keystore_proto::v1::key_store_server::KeyStore;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Request, Response, Status};
 
 use super::outcome::{failed, invalid, lost, refused};
@@ -18,11 +18,14 @@ use crate::about::About;
 use crate::handle;
 use crate::metrics::{Kind, RequestMetrics};
 
+/// What a read is counted as before it is known how large its values are.
+const GET_BYTES: u32 = 64 << 10;
+
 #[derive(Debug, Clone)]
 pub struct KeyStoreService {
     about: About,
     metrics: RequestMetrics,
-    /// How many more bytes of values may be held for writes under way.
+    /// How many more bytes of values may be held for requests under way.
     bytes_left: Arc<Semaphore>,
 }
 
@@ -57,8 +60,8 @@ impl KeyStoreService {
         let timeout_ms = timeout_ms(request.metadata())?;
         let checked = Checked::try_from(request.into_inner()).map_err(|error| invalid(&error))?;
         let Checked { operation, consistency, durability } = checked;
-        let _reserved = self.reserve(&operation)?;
         let request = handle::Request {
+            reserved: self.reserve(&operation)?,
             operation,
             consistency,
             durability,
@@ -84,13 +87,15 @@ impl KeyStoreService {
         }
     }
 
-    /// Memory for what a write carries, given back when dropped.
-    fn reserve(&self, operation: &Operation) -> Result<SemaphorePermit<'_>, Status> {
+    /// Memory for the value that a request carries or asks for, given back when dropped.
+    fn reserve(&self, operation: &Operation) -> Result<OwnedSemaphorePermit, Status> {
         let bytes = match operation {
-            Operation::Get { .. } | Operation::Delete { .. } => 0,
+            Operation::Get { .. } => GET_BYTES,
+            Operation::Delete { .. } => 0,
             Operation::Put { value, .. } => saturated(value.len()),
         };
-        self.bytes_left.try_acquire_many(bytes).map_err(|_| refused(FailureReason::Overloaded))
+        let left = Arc::clone(&self.bytes_left);
+        left.try_acquire_many_owned(bytes).map_err(|_| refused(FailureReason::Overloaded))
     }
 }
 
@@ -157,4 +162,74 @@ fn saturated(count: usize) -> u32 {
 fn unexpected(answer: &Answer) -> Status {
     tracing::error!(?answer, "an answer of the wrong kind");
     Status::new(Code::Unknown, "the outcome is unknown: an answer of the wrong kind")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+    use keystore_core::id::{Actor, Generation, NodeId};
+    use prometheus_client::registry::Registry;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::about::SelfAddresses;
+    use crate::clock::Clock;
+    use crate::config::Config;
+    use crate::disk::DiskUse;
+    use crate::handle::{CoreHandle, Input};
+    use crate::inbox::Inbox;
+    use crate::view::View;
+
+    /// A service whose core takes what is in the inbox, or does not.
+    fn service(config: Config) -> (KeyStoreService, Arc<Inbox<Input>>) {
+        let inbox = Arc::new(Inbox::new(16));
+        let view = watch::channel(Arc::new(View::starting())).1;
+        let stopping = watch::channel(false).1;
+        let about = About {
+            node: NodeId([1; 16]),
+            actor: Actor(1),
+            generation: Generation(1),
+            core: CoreHandle::new(Arc::clone(&inbox), view, stopping, Clock::new(0)),
+            gossiped: watch::channel(Arc::default()).1,
+            ours: watch::channel(SelfAddresses::of_listeners(&config.listen)).1,
+            disk: watch::channel(DiskUse::default()).1,
+            config: Arc::new(config),
+        };
+        (KeyStoreService::new(about, RequestMetrics::register(&mut Registry::default())), inbox)
+    }
+
+    #[test]
+    fn memory_stays_reserved_while_the_core_has_the_request_of_a_caller_that_is_gone() {
+        let (service, inbox) = service(Config::default());
+        let all = service.bytes_left.available_permits();
+        let put =
+            v1::PutRequest { key: "k".into(), value: vec![7; 1000].into(), ..v1::PutRequest::default() };
+        assert!(service.put(Request::new(put)).now_or_never().is_none(), "the core has not answered");
+        assert_eq!(service.bytes_left.available_permits(), all - 1000);
+        let get = v1::GetRequest { key: "k".into(), ..v1::GetRequest::default() };
+        assert!(service.get(Request::new(get)).now_or_never().is_none(), "the core has not answered");
+        assert_eq!(service.bytes_left.available_permits(), all - 1000 - GET_BYTES as usize);
+        let mut batch = VecDeque::new();
+        inbox.take(&mut batch, Duration::ZERO);
+        assert_eq!(batch.len(), 2);
+        drop(batch);
+        assert_eq!(service.bytes_left.available_permits(), all);
+    }
+
+    #[test]
+    fn more_reads_than_memory_allows_are_refused_at_once() {
+        let mut config = Config::default();
+        config.limits.request_bytes = 2 * GET_BYTES as usize;
+        let (service, _inbox) = service(config);
+        let get = || {
+            let get = v1::GetRequest { key: "k".into(), ..v1::GetRequest::default() };
+            service.get(Request::new(get)).now_or_never()
+        };
+        assert!(get().is_none());
+        assert!(get().is_none());
+        assert_eq!(get().unwrap().unwrap_err().code(), Code::ResourceExhausted);
+    }
 }
