@@ -58,8 +58,7 @@ impl Sockets {
 
 impl Parts {
     /// Runs until told to stop; returns the disk, which has to be shut down after.
-    pub async fn run(self) -> Result<RunningStorage, TasksError> {
-        let signals = Signals::watch().map_err(TasksError::Signals)?;
+    pub async fn run(self, signals: Signals) -> Result<RunningStorage, TasksError> {
         let sockets = Sockets::bind(&self.about.config).await?;
         let tasks = self.start(sockets).await?;
         tasks.run(signals).await
@@ -85,8 +84,7 @@ impl Parts {
         tasks.spawn_sure("health", follow_readiness(health, about.core, cancelled.clone()));
         tasks.spawn("clients", sockets.client.serve(client_services, cancelled.clone()));
         tasks.spawn("administrators", sockets.peer.serve(peer_services, cancelled.clone()));
-        let pages = pages.serve(sockets.http, cancelled);
-        tasks.spawn("http", async { pages.await.map_err(TasksError::Http) });
+        tasks.spawn("http", pages.serve(sockets.http, cancelled));
         Ok(tasks)
     }
 }

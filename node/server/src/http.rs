@@ -1,25 +1,30 @@
 //! HTTP for probes and Prometheus: `/livez`, `/readyz`, `/metrics`.
 
-use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use crate::exposition::expose;
+use crate::grpc::{ServeError, serve_each};
 use crate::handle::CoreHandle;
 
 /// A core thread that has shown nothing for so long is stuck; it shows itself every second.
 const STUCK_AFTER_MS: u64 = 30_000;
-/// Connections that are kept open without a request must not hold up the end of the process.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Connections at once, for a few probes and scrapers. One without a request is closed after a while (by hyper,
+/// which has a limit for that once it is given a timer), so that idle ones never keep probes out for long.
+const CONNECTIONS_MAX: usize = 256;
 
 #[derive(Clone)]
 pub struct Pages {
@@ -28,22 +33,30 @@ pub struct Pages {
 }
 
 impl Pages {
-    pub async fn serve(self, listener: TcpListener, cancelled: CancellationToken) -> io::Result<()> {
+    pub async fn serve(self, listener: TcpListener, cancelled: CancellationToken) -> Result<(), ServeError> {
         let pages = Router::new()
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .with_state(self);
-        let serving =
-            axum::serve(listener, pages).with_graceful_shutdown(cancelled.clone().cancelled_owned());
-        let closing = async {
-            cancelled.cancelled().await;
-            tokio::time::sleep(CLOSE_TIMEOUT).await;
-        };
-        tokio::select! {
-            served = serving.into_future() => served,
-            () = closing => Ok(()),
+        let connection = |stream| connection(stream, pages.clone(), cancelled.clone());
+        serve_each((listener, "http"), CONNECTIONS_MAX, cancelled.clone(), connection).await
+    }
+}
+
+async fn connection(stream: TcpStream, pages: Router, cancelled: CancellationToken) {
+    let mut http1 = http1::Builder::new();
+    http1.timer(TokioTimer::new());
+    let mut serving = pin!(http1.serve_connection(TokioIo::new(stream), TowerToHyperService::new(pages)));
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = cancelled.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
         }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "connection for http ended");
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Modules in reading order: each uses only those before it.
 
-pub mod config;
 pub mod storage;
+pub mod config;
 pub mod logs;
+pub mod panics;
 pub mod clock;
 pub mod view;
 pub mod inbox;

@@ -21,13 +21,13 @@ use crate::core_loop::{CoreLoop, OUTBOXES_MAX};
 use crate::disk::DiskGuard;
 use crate::handle::{CoreHandle, Input};
 use crate::inbox::{INBOX_MAX, Inbox};
-use crate::logs;
 use crate::storage::{
     Committed, DiskError, FatalError, Found, Identity, NodeStorage, OpenError, Options, Reports,
     UncleanShutdown,
 };
-use crate::tasks::{CoreEnd, TasksError};
+use crate::tasks::{CoreEnd, Signals, TasksError};
 use crate::view::View;
+use crate::{logs, panics};
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_BAD_CONFIGURATION: u8 = 2;
@@ -72,6 +72,7 @@ pub fn run() -> ExitCode {
         }
     };
     logs::start(&config.log);
+    panics::end_the_process(EXIT_FAILED);
     match run_node(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -84,10 +85,13 @@ pub fn run() -> ExitCode {
 
 /// From the data directory to the end of the drain.
 fn run_node(config: Config) -> Result<(), ProcessError> {
-    let storage = NodeStorage::open(&storage_options(&config))?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
+    // Before a replay that may take long: the kernel keeps from process 1 what it does not handle, so that a pod
+    // would never hear that it has to stop. It stops once the replay is over.
+    let signals = runtime.block_on(async { Signals::watch() }).map_err(TasksError::Signals)?;
+    let storage = NodeStorage::open(&storage_options(&config))?;
     let parts = start_core(config, storage)?;
-    let ended = runtime.block_on(parts.run());
+    let ended = runtime.block_on(parts.run(signals));
     // Look-ups of names may still be under way on threads that cannot be interrupted.
     runtime.shutdown_background();
     ended?.shutdown()?;

@@ -36,8 +36,6 @@ pub enum TasksError {
     Serve(#[from] ServeError),
     #[error("cannot listen on {address} for http: {source}")]
     BindHttp { address: SocketAddr, source: std::io::Error },
-    #[error("cannot serve http: {0}")]
-    Http(std::io::Error),
     #[error("cannot watch for signals: {0}")]
     Signals(std::io::Error),
     #[error(transparent)]
@@ -197,7 +195,7 @@ fn flatten(ended: Result<Ended, JoinError>) -> Ended {
     ended
 }
 
-/// SIGTERM, and SIGINT for people at a terminal.
+/// SIGTERM, and SIGINT for people at a terminal. What comes before anybody asks is kept.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,

@@ -12,7 +12,7 @@ use std::time::Duration;
 pub use admin::AdminService;
 pub use health::{client_health, follow_readiness, peer_health};
 pub use keystore::KeyStoreService;
-pub use serve::{Listener, ServeError};
+pub use serve::{Listener, ServeError, serve_each};
 
 /// What may be in flight to this side before it has been read, on one stream and on one connection: two of the
 /// largest values, so that neither a value nor a batch of frames stalls for an acknowledgement.

@@ -72,62 +72,70 @@ impl Listener {
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                () = cancelled.cancelled() => break,
-                Some(ended) = connections.join_next() => ended?,
-                accepted = self.listener.accept(), if connections.len() < self.connections_max => {
-                    match accepted {
-                        Ok((stream, _peer)) => {
-                            connections.spawn(self.connection(stream, service.clone(), cancelled.clone()));
-                        }
-                        Err(error) => {
-                            warn!(listener = self.name, %error, "cannot accept a connection");
-                            tokio::time::sleep(ACCEPT_PAUSE).await;
-                        }
-                    }
-                }
-            }
-        }
-        drop(self.listener);
-        let all_closed = async {
-            while let Some(ended) = connections.join_next().await {
-                ended?;
-            }
-            Ok(())
-        };
-        // Those that remain are dropped, and closed by that.
-        tokio::time::timeout(CLOSE_TIMEOUT, all_closed).await.unwrap_or(Ok(()))
+        let Self { listener, name, connections_max, http2 } = self;
+        let connection =
+            |stream| Self::connection((http2.clone(), name), stream, service.clone(), cancelled.clone());
+        serve_each((listener, name), connections_max, cancelled.clone(), connection).await
     }
 
-    fn connection<S>(
-        &self,
+    async fn connection<S>(
+        (http2, name): (http2::Builder<TokioExecutor>, &'static str),
         stream: TcpStream,
         service: S,
         cancelled: CancellationToken,
-    ) -> impl Future<Output = ()> + Send + use<S>
-    where
+    ) where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
-        let (http2, name) = (self.http2.clone(), self.name);
-        async move {
-            if let Err(error) = stream.set_nodelay(true) {
-                debug!(listener = name, %error, "cannot set TCP_NODELAY");
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(listener = name, %error, "cannot set TCP_NODELAY");
+        }
+        let serving = http2.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let mut serving = std::pin::pin!(serving);
+        let ended = tokio::select! {
+            ended = serving.as_mut() => ended,
+            () = cancelled.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
             }
-            let serving = http2.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-            let mut serving = std::pin::pin!(serving);
-            let ended = tokio::select! {
-                ended = serving.as_mut() => ended,
-                () = cancelled.cancelled() => {
-                    serving.as_mut().graceful_shutdown();
-                    serving.await
+        };
+        if let Err(error) = ended {
+            debug!(listener = name, %error, "connection ended");
+        }
+    }
+}
+
+/// Gives each connection a task, at most so many at once: the others wait in the kernel's queue. Ends soon after
+/// it is cancelled, which connections have to notice themselves.
+pub async fn serve_each<F: Future<Output = ()> + Send + 'static>(
+    (listener, name): (TcpListener, &'static str),
+    connections_max: usize,
+    cancelled: CancellationToken,
+    mut connection: impl FnMut(TcpStream) -> F,
+) -> Result<(), ServeError> {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = cancelled.cancelled() => break,
+            Some(ended) = connections.join_next() => ended?,
+            accepted = listener.accept(), if connections.len() < connections_max => match accepted {
+                Ok((stream, _peer)) => {
+                    connections.spawn(connection(stream));
                 }
-            };
-            if let Err(error) = ended {
-                debug!(listener = name, %error, "connection ended");
+                Err(error) => {
+                    warn!(listener = name, %error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
+    drop(listener);
+    let all_closed = async {
+        while let Some(ended) = connections.join_next().await {
+            ended?;
+        }
+        Ok(())
+    };
+    // Those that remain are dropped, and closed by that.
+    tokio::time::timeout(CLOSE_TIMEOUT, all_closed).await.unwrap_or(Ok(()))
 }
