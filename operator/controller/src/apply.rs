@@ -1,7 +1,7 @@
 //! Step 4, the only writes but the report: carries out a plan, in its order, and chooses nothing.
 //!
-//! An object that exists is overwritten only with its UID as precondition; one that did not exist is not forced, so
-//! that somebody else's, made in the meantime, is never taken.
+//! An object that exists is overwritten only with its UID as precondition; one that did not exist is created only if it
+//! still does not, so that somebody else's, made in the meantime, is never taken.
 
 use keystore_operator_core::children::{Kind, Write};
 use keystore_operator_core::hold::{Hold, HoldReason};
@@ -16,6 +16,11 @@ use tracing::info;
 use crate::context::Context;
 use crate::kinds::api;
 use crate::nodes::{NodeAddress, NodeError};
+
+/// A version that no object has (the store's first belongs to none), so that an apply creates or is refused with 409,
+/// and the next look decides. A POST would record our fields as those of an update, and a later apply that drops one of
+/// them would not remove it.
+const ABSENT: &str = "1";
 
 #[derive(Debug, Error)]
 pub(crate) enum ApplyError {
@@ -108,11 +113,12 @@ async fn apply_object(
 ) -> Result<(), ApplyError> {
     let mut object = object.clone();
     let mut params = PatchParams::apply(FIELD_MANAGER);
-    if let Some(uid) = live_uid {
+    let (precondition, value) = live_uid.map_or(("resourceVersion", ABSENT), |uid| ("uid", uid));
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert(precondition.to_owned(), Value::from(value));
+    }
+    if live_uid.is_some() {
         params = params.force();
-        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.insert("uid".to_owned(), Value::from(uid));
-        }
     }
     context.metrics.writing(kind.as_str());
     let applied =

@@ -22,6 +22,8 @@ struct State {
     version: u64,
     /// Answers writes to paths that contain this with this.
     refusal: Option<(String, Value)>,
+    /// Somebody creates this at this path, right before the next write to it.
+    intruder: Option<(String, Value)>,
 }
 
 impl FakeApi {
@@ -56,6 +58,10 @@ impl FakeApi {
         self.0.lock().unwrap().refusal = Some((part.to_owned(), status));
     }
 
+    pub(super) fn put_before_the_next_write(&self, path: &str, object: Value) {
+        self.0.lock().unwrap().intruder = Some((path.to_owned(), object));
+    }
+
     /// Every write since the last call.
     pub(super) fn take_writes(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap().writes)
@@ -81,6 +87,9 @@ impl State {
                 let code = u16::try_from(status["code"].as_u64().unwrap()).unwrap();
                 return (StatusCode::from_u16(code).unwrap(), status.clone());
             }
+            if let Some((path, object)) = self.intruder.take_if(|(intruded, _)| *intruded == path) {
+                self.store(&path, object);
+            }
         }
         match *method {
             Method::GET if uri.query().is_some_and(|query| query.contains("labelSelector")) => {
@@ -92,7 +101,7 @@ impl State {
             },
             Method::PATCH => match path.strip_suffix("/status") {
                 Some(resource) => self.write_status(resource, &body),
-                None => (StatusCode::OK, self.store(&path, body)),
+                None => self.apply(&path, body),
             },
             Method::POST => (StatusCode::CREATED, body),
             Method::DELETE => match self.objects.remove(&path) {
@@ -112,6 +121,18 @@ impl State {
             .map(|(_, object)| object)
             .collect();
         json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items})
+    }
+
+    /// An apply names in its metadata what it expects of the object that is there: its UID, its version, or neither.
+    fn apply(&mut self, path: &str, body: Value) -> (StatusCode, Value) {
+        let live = self.objects.get(path);
+        let is_kept = |key: &str| {
+            let wanted = &body["metadata"][key];
+            wanted.is_null() || live.is_some_and(|live| live["metadata"][key] == *wanted)
+        };
+        // A version that an object would have is not looked at where there is no object.
+        let is_expected = is_kept("uid") && (live.is_none() || is_kept("resourceVersion"));
+        if is_expected { (StatusCode::OK, self.store(path, body)) } else { conflict() }
     }
 
     fn store(&mut self, path: &str, mut object: Value) -> Value {
@@ -164,6 +185,13 @@ impl State {
             );
         }
     }
+}
+
+fn conflict() -> (StatusCode, Value) {
+    let status = json!({
+        "kind": "Status", "status": "Failure", "message": "the object has been modified", "reason": "Conflict", "code": 409,
+    });
+    (StatusCode::CONFLICT, status)
 }
 
 fn not_found() -> (StatusCode, Value) {

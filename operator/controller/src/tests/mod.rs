@@ -196,6 +196,27 @@ async fn somebody_elses_service_is_left_alone() {
 }
 
 #[tokio::test]
+async fn somebody_elses_object_is_left_alone_also_if_it_appears_between_look_and_write() {
+    let path = "/api/v1/namespaces/shop/serviceaccounts/demo";
+    let world = World::new(&json!({}));
+    let theirs = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "demo", "namespace": "shop", "uid": "theirs"},
+    });
+    world.api.put_before_the_next_write(path, theirs);
+    assert!(world.reconcile().await.is_err());
+    let theirs = world.api.get(path).unwrap();
+    assert_eq!(
+        (&theirs["metadata"]["uid"], &theirs["metadata"]["ownerReferences"]),
+        (&json!("theirs"), &Value::Null)
+    );
+    assert_eq!(world.is("Stalled"), None, "the next look says whose it is");
+
+    world.settle().await;
+    assert_eq!(world.is("Stalled").as_deref(), Some("NameConflict"));
+    assert_eq!((world.api.get(path), world.api.get(STATEFUL_SET)), (Some(theirs), None));
+}
+
+#[tokio::test]
 async fn while_paused_only_the_status_is_written() {
     let world = World::new(&json!({"paused": true}));
     world.reconcile().await.unwrap();
