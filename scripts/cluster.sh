@@ -112,5 +112,7 @@ patches:
 YAML
   kubectl apply -k "$overlay"
   kubectl wait --for=condition=Established --timeout=60s crd/keystoreclusters.keystore.dev
+  # kubectl remembers for hours which resources there are, and `explain` believes it: let it look again.
+  kubectl api-resources --api-group keystore.dev
   kubectl -n keystore-system rollout status deployment/keystore-operator --timeout=120s
 }

@@ -72,7 +72,6 @@ pub fn run() -> ExitCode {
         }
     };
     logs::start(&config.log);
-    panics::end_the_process(EXIT_FAILED);
     match run_node(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -90,6 +89,8 @@ fn run_node(config: Config) -> Result<(), ProcessError> {
     // would never hear that it has to stop. It stops once the replay is over.
     let signals = runtime.block_on(async { Signals::watch() }).map_err(TasksError::Signals)?;
     let storage = NodeStorage::open(&storage_options(&config))?;
+    // Not before: a panic of the engine while it opens is the damage of a data directory.
+    panics::end_the_process(EXIT_FAILED);
     let parts = start_core(config, storage)?;
     let ended = runtime.block_on(parts.run(signals));
     // Look-ups of names may still be under way on threads that cannot be interrupted.

@@ -19,6 +19,9 @@ pub enum EngineError {
     Sled(#[from] sled::Error),
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// sled panics where it finds what it did not expect.
+    #[error("it gave up on what it found: {0}")]
+    GaveUp(String),
 }
 
 /// Why there is no answer to a read.

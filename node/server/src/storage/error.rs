@@ -54,7 +54,7 @@ pub enum OpenError {
         path.display()
     )]
     EngineBehind { path: PathBuf, found: u64, expected: u64 },
-    #[error("the storage engine in {} cannot be read: {source}", path.display())]
+    #[error("the storage engine in {} cannot be read: {source}; keep the directory, and give this node an empty one", path.display())]
     EngineDamaged { path: PathBuf, source: EngineError },
     #[error("storage.segment_bytes is {found}, and the largest record needs {min}")]
     SegmentTooSmall { found: u64, min: u64 },

@@ -4,6 +4,7 @@
 //! durable in the engine and the checkpoint is moved behind it *before* a fresh segment says that the log goes on
 //! there, and old segments go last.
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +73,8 @@ impl NodeStorage {
         file::reread_from_disk(&data_dir.log())?;
         file::reread_from_disk(&data_dir.engine())?;
         log::read(&data_dir.log(), checkpoint, &mut |_| {}).map_err(read_error)?;
-        let engine = Arc::new(open_engine(&data_dir, checkpoint, options)?);
+        let engine = contained(&data_dir, || open_engine(&data_dir, checkpoint, options))?;
+        let engine = Arc::new(engine);
 
         found.generation = Generation(found.generation.0 + 1);
         data_dir.save_generation(found.generation)?;
@@ -82,7 +84,7 @@ impl NodeStorage {
             engine,
             counters: Arc::default(),
         };
-        let end = replay(&checkpoints, checkpoint)?;
+        let end = contained(&data_dir, || replay(&checkpoints, checkpoint))?;
         let log = begin_log(&checkpoints, end, options)?;
         Ok(Self { data_dir: Arc::new(data_dir), found, log, checkpoints, options: options.clone() })
     }
@@ -114,6 +116,16 @@ fn check_owner(data_dir: &DataDir, states: &States, options: &Options) -> Result
         Some(member) if member.actor == *actor => Ok(()),
         _ => Err(OpenError::OtherNode { path, node: *node }),
     }
+}
+
+/// sled panics on some files that a power cut has left: that is damage like any other, said in a sentence.
+fn contained<T>(data_dir: &DataDir, open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    std::panic::catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text =
+            text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given");
+        Err(engine_error(data_dir.engine(), EngineError::GaveUp(text.to_owned())))
+    })
 }
 
 /// The engine, if it still has what the checkpoint says was made durable in it.
@@ -182,7 +194,7 @@ fn read_error(error: ReadError) -> OpenError {
 fn engine_error(path: PathBuf, error: EngineError) -> OpenError {
     match error {
         EngineError::Sled(sled::Error::Io(_)) | EngineError::Disk(_) => OpenError::Engine(error),
-        source @ EngineError::Sled(_) => OpenError::EngineDamaged { path, source },
+        source @ (EngineError::Sled(_) | EngineError::GaveUp(_)) => OpenError::EngineDamaged { path, source },
     }
 }
 
