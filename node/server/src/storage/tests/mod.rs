@@ -5,6 +5,7 @@ mod contract;
 mod log_ends;
 mod power_loss;
 mod refusals;
+mod samples;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
