@@ -26,6 +26,9 @@ use crate::grpc::{CallError, Caller, unary};
 
 /// For the whole of looking the name up, connecting and shaking hands.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// For looking a name up. Names inside a Kubernetes cannot be resolved from everywhere, and where the resolver is
+/// silent about them a request still has to have time for the endpoints that were given.
+const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
 /// For one of several addresses of a name.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a connection with calls under way is tested, and how long the answer may take.
@@ -43,6 +46,8 @@ pub(crate) enum DialError {
     Address(String),
     #[error("{address}: {error}")]
     Io { address: String, error: Arc<std::io::Error> },
+    #[error("the name of {address} was not resolved within {LOOKUP_TIMEOUT:?}")]
+    Lookup { address: String },
     #[error("{address} has no addresses")]
     NoAddress { address: String },
     #[error("{address} does not speak HTTP/2: {error}")]
@@ -132,7 +137,9 @@ impl Drop for InFlight<'_> {
 /// Tries the addresses of a name in random order: a name of several nodes spreads its clients over them.
 async fn connect(address: &str) -> Result<TcpStream, DialError> {
     let io_error = |error| DialError::Io { address: address.to_owned(), error: Arc::new(error) };
-    let mut addresses: Vec<_> = tokio::net::lookup_host(address).await.map_err(io_error)?.collect();
+    let looked_up = timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host(address)).await;
+    let looked_up = looked_up.map_err(|_| DialError::Lookup { address: address.to_owned() })?;
+    let mut addresses: Vec<_> = looked_up.map_err(io_error)?.collect();
     addresses.shuffle(&mut rand::rng());
     let mut last = DialError::NoAddress { address: address.to_owned() };
     for socket in addresses {

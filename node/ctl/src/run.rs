@@ -24,7 +24,10 @@ pub(crate) fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report(output, &Failure::local("cannot start a runtime", &error)),
     };
-    match runtime.block_on(run(arguments)) {
+    let result = runtime.block_on(run(arguments));
+    // A name that is still being looked up holds a thread which nobody can interrupt.
+    runtime.shutdown_background();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(output, &failure),
     }
