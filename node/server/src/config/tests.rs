@@ -1,3 +1,5 @@
+//! Configuration from every source: what is read, what wins, and that every problem is named at once.
+
 use std::io::Write as _;
 
 use super::settings::SETTINGS;
