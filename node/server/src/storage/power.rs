@@ -107,7 +107,11 @@ impl PowerCut {
             let mut inodes = BTreeMap::new();
             for (name, inode) in listing(&directory) {
                 let path = target.join(&name);
-                fs::copy(directory.join(&name), &path).unwrap();
+                match fs::copy(directory.join(&name), &path) {
+                    // A thread of the node has just removed it.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    other => drop(other.unwrap()),
+                }
                 inodes.insert(inode, fs::metadata(&path).unwrap().ino());
             }
             let old = durable.names.get(&directory).cloned().unwrap_or_default();

@@ -20,6 +20,7 @@ use keystore_core::record::{Body, Record};
 use keystore_core::stamp::Stamp;
 use tempfile::TempDir;
 
+use super::file;
 use super::{Committed, Identity, NodeStorage, OpenError, Options, Reports, RunningStorage};
 
 /// Nothing here takes longer unless it hangs.
@@ -110,15 +111,15 @@ impl Running {
     }
 }
 
-/// Every file below a directory with its content.
+/// Every file below a directory with its content. What a thread removes meanwhile counts as not there.
 fn contents(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(root).unwrap().flatten() {
         if entry.file_type().unwrap().is_dir() {
             found.push((entry.path(), Vec::new()));
             found.extend(contents(&entry.path()));
-        } else {
-            found.push((entry.path(), std::fs::read(entry.path()).unwrap()));
+        } else if let Some(content) = file::read(&entry.path()).unwrap() {
+            found.push((entry.path(), content));
         }
     }
     found.sort();
