@@ -1,0 +1,193 @@
+//! A machine: its disk, its clock, and the process that runs on it now and then.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use keystore_core::effect::{Event, Now, RequestId};
+use keystore_core::id::{Actor, NodeId, Nonce};
+use keystore_core::message::Call;
+use keystore_core::node::{Node, Start};
+use keystore_core::stamp::Stamp;
+
+use crate::coverage::Path;
+use crate::disk::{Disk, Ending};
+use crate::history::Told;
+use crate::plan::TIMEOUT_MS;
+use crate::world::{Pending, World};
+
+/// What every wall clock shows when the world begins, unless it is skewed.
+pub(crate) const EPOCH_MS: u64 = 1_700_000_000_000;
+
+/// Why there is no process, or why it does nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Running,
+    /// Stopped by a signal, or by a machine that does not schedule it; everything for it waits.
+    Paused,
+    Down,
+    /// It never comes back.
+    Gone,
+}
+
+pub(crate) struct Machine {
+    pub(crate) id: NodeId,
+    pub(crate) actor: Actor,
+    pub(crate) node: Option<Node>,
+    pub(crate) disk: Disk,
+    /// It runs from an old image of a disk. If such a process could start again and again before anybody refuses
+    /// it, its generation would in the end be the highest: here it has one life.
+    pub(crate) is_stale: bool,
+    /// Of its disk, taken right before its last start.
+    pub(crate) image: Option<Disk>,
+    pub(crate) standing: Standing,
+    /// How far its wall clock is off.
+    pub(crate) clock_ms: i64,
+    /// Counts the starts: what was scheduled for an earlier life is void.
+    pub(crate) life: u64,
+    pub(crate) tick_at: Option<u64>,
+    pub(crate) requests: BTreeMap<RequestId, usize>,
+    /// The last stamp seen to be issued here, by which call of which life.
+    pub(crate) issued: Option<(Stamp, (u64, Call))>,
+    /// The process ends after this many more effects.
+    pub(crate) crash_after: Option<u64>,
+    /// What came while it was paused.
+    pub(crate) backlog: VecDeque<Pending>,
+    /// How many of its next syncs fail, each of which ends the process.
+    pub(crate) sync_fails: bool,
+    /// Its syncs take this much longer.
+    pub(crate) stall_ms: u64,
+}
+
+impl Machine {
+    pub(crate) fn new(n: usize, clock_ms: i64) -> Self {
+        Self {
+            id: NodeId([n as u8 + 1; 16]),
+            actor: Actor(n as u64 + 1),
+            node: None,
+            disk: Disk::default(),
+            is_stale: false,
+            image: None,
+            standing: Standing::Down,
+            clock_ms,
+            life: 0,
+            tick_at: None,
+            requests: BTreeMap::new(),
+            issued: None,
+            crash_after: None,
+            backlog: VecDeque::new(),
+            sync_fails: false,
+            stall_ms: 0,
+        }
+    }
+
+    pub(crate) fn now(&self, now_ms: u64) -> Now {
+        Now { mono_ms: now_ms, wall_ms: (EPOCH_MS + now_ms).saturating_add_signed(self.clock_ms) }
+    }
+}
+
+impl World {
+    pub(crate) fn start(&mut self, n: usize) {
+        let nonce = Nonce(self.rng.next());
+        let now_ms = self.now_ms;
+        let machine = &mut self.machines[n];
+        if machine.standing != Standing::Down {
+            return;
+        }
+        machine.image = Some(machine.disk.clone());
+        machine.disk.recover();
+        machine.life += 1;
+        machine.standing = Standing::Running;
+        let state = machine.disk.state.clone();
+        let start = Start {
+            node: machine.id,
+            actor: machine.actor,
+            generation: state.generation,
+            nonce,
+            stamp_ceiling_ms: state.ceiling_ms,
+            membership: state.membership,
+            peers: state.peers,
+            settings: self.plan.settings.clone(),
+        };
+        machine.node = Some(Node::new(start, machine.now(now_ms)));
+        self.note(format_args!("start machine {n}, generation {}", state.generation));
+        self.step(n, Event::Tick);
+    }
+
+    /// The process ends, and is started again after a while.
+    pub(crate) fn crash(&mut self, n: usize, ending: Ending) {
+        if self.machines[n].is_stale {
+            return self.end_for_good(n);
+        }
+        if !self.end_process(n, ending) {
+            return;
+        }
+        let pause_ms_max = if self.rng.chance(50) { 100 } else { 3_000 };
+        let pause = self.rng.between(10, pause_ms_max);
+        self.after(pause, Pending::Start { machine: n });
+    }
+
+    /// The process ends for good, and nothing that it held comes back.
+    pub(crate) fn end_for_good(&mut self, n: usize) {
+        self.end_process(n, Ending::PowerLost);
+        self.machines[n].standing = Standing::Gone;
+        self.note(format_args!("machine {n} is gone for good"));
+    }
+
+    fn end_process(&mut self, n: usize, ending: Ending) -> bool {
+        let machine = &mut self.machines[n];
+        if machine.node.take().is_none() {
+            return false;
+        }
+        machine.life += 1;
+        machine.standing = Standing::Down;
+        machine.tick_at = None;
+        machine.crash_after = None;
+        machine.sync_fails = false;
+        machine.backlog.clear();
+        let lost = machine.disk.crash(ending, &mut self.rng);
+        let requests = std::mem::take(&mut machine.requests);
+        if lost > 0 {
+            self.coverage.count(Path::UnsyncedEntriesLost);
+        }
+        self.note(format_args!("machine {n} {ending:?}, {lost} written entries lost"));
+        for index in requests.into_values() {
+            self.tell(index, Told::Unknown);
+        }
+        self.end_links_of(n, ending);
+        true
+    }
+
+    /// The process stands still: everything for it waits, and its links look dead to the others.
+    pub(crate) fn pause(&mut self, n: usize, for_ms: u64) {
+        if self.machines[n].standing != Standing::Running {
+            return;
+        }
+        self.machines[n].standing = Standing::Paused;
+        self.coverage.count(Path::Paused);
+        if for_ms > TIMEOUT_MS {
+            self.coverage.count(Path::PausedBeyondDeadlines);
+        }
+        self.note(format_args!("machine {n} is paused for {for_ms} ms"));
+        let waiting: Vec<_> = self.machines[n].requests.values().copied().collect();
+        for index in waiting {
+            self.history[index].excused = true;
+        }
+        let life = self.machines[n].life;
+        self.after(for_ms, Pending::Resume { machine: n, life });
+        self.doubt_links();
+    }
+
+    pub(crate) fn resume(&mut self, n: usize) {
+        if self.machines[n].standing != Standing::Paused {
+            return;
+        }
+        self.machines[n].standing = Standing::Running;
+        self.note(format_args!("machine {n} goes on"));
+        for pending in std::mem::take(&mut self.machines[n].backlog) {
+            self.after(0, pending);
+        }
+    }
+
+    pub(crate) fn is_running(&self, n: usize) -> bool {
+        self.machines[n].standing == Standing::Running
+    }
+}

@@ -1,0 +1,108 @@
+//! One run from its seed to its verdict: a cluster begins, clients and faults come, everything heals, and then what
+//! was promised has to be there.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use keystore_core::quorum::Consistency;
+
+use crate::coverage::Coverage;
+use crate::history::{Asked, Checker, Violation, check};
+use crate::machine::Standing;
+use crate::plan::{Plan, TIMEOUT_MS};
+use crate::rng::Rng;
+use crate::workload::key;
+use crate::world::World;
+
+/// After everything has healed all members have to serve within this time.
+const HEALED_WITHIN_MS: u64 = 30_000;
+
+pub(crate) struct Outcome {
+    pub(crate) violation: Option<Violation>,
+    pub(crate) coverage: Coverage,
+    pub(crate) trace_hash: u64,
+    /// For people: the last lines that concern the violated key, and where all of them are.
+    pub(crate) story: String,
+}
+
+/// Runs a seed with the plan that it draws.
+pub(crate) fn run(seed: u64, is_traced: bool) -> Outcome {
+    let mut rng = Rng::new(seed);
+    let plan = Plan::draw(&mut rng);
+    run_plan(seed, rng, plan, is_traced)
+}
+
+pub(crate) fn run_plan(seed: u64, rng: Rng, plan: Plan, is_traced: bool) -> Outcome {
+    let mut world = World::new(rng, plan, is_traced);
+    let ended = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
+    if ended.is_err() {
+        let what = format!("a panic at {} ms", world.now_ms);
+        world.violate(Violation { checker: Checker::CoreDoesNotPanic, key: None, what });
+    }
+    let story = match &world.violation {
+        Some(violation) if is_traced => tell_story(seed, &world, violation),
+        _ => String::new(),
+    };
+    Outcome { trace_hash: world.trace.hash(), violation: world.violation, coverage: world.coverage, story }
+}
+
+fn tell_story(seed: u64, world: &World, violation: &Violation) -> String {
+    let place = match world.trace.write(seed) {
+        Ok(path) => format!("the whole trace is in {}", path.display()),
+        Err(error) => format!("the whole trace cannot be written: {error}"),
+    };
+    let excerpt = world.trace.excerpt(violation.key.as_ref());
+    format!("{:?}\n{excerpt}{:?}: {}\n{place}", world.plan, violation.checker, violation.what)
+}
+
+fn live(world: &mut World) {
+    world.init();
+    world.let_clients_in();
+    world.let_faults_in();
+    let duration_ms = world.plan.duration_ms;
+    world.run_for(duration_ms);
+    if world.violation.is_some() {
+        return;
+    }
+    world.heal();
+    world.run_for(5_000 + TIMEOUT_MS);
+    let deadline = world.now_ms + HEALED_WITHIN_MS;
+    while !world.all_serve() && world.now_ms < deadline && world.violation.is_none() {
+        world.run_for(100);
+    }
+    if !world.all_serve() {
+        let what = "not all members serve after everything has healed".to_owned();
+        world.violate(Violation { checker: Checker::HealedClusterServes, key: None, what });
+    }
+    read_everything(world);
+    if world.violation.is_none()
+        && let Err(violation) = check(&world.history)
+    {
+        world.violate(violation);
+    }
+}
+
+/// Reads each key through each node, one after the other; then the replicas of each have to be equal. There is no
+/// anti-entropy yet, and a read at `all` is what finds every difference: where a replica is gone, a read at
+/// `quorum` meets all that are left.
+fn read_everything(world: &mut World) {
+    for n in 1..=world.plan.keys {
+        let level = if world.replicas(&key(n)).len() == world.plan.replication_factor {
+            Consistency::All
+        } else {
+            Consistency::Quorum
+        };
+        for machine in 0..world.plan.nodes {
+            if world.machines[machine].standing != Standing::Running {
+                continue;
+            }
+            let index = world.ask(machine, key(n), Asked::Get, Some(level));
+            while world.history[index].told.is_none() && world.violation.is_none() {
+                world.run_for(5);
+            }
+        }
+    }
+    world.run_for(1_000);
+    for n in 1..=world.plan.keys {
+        world.check_convergence(&key(n));
+    }
+}
