@@ -1,12 +1,14 @@
 //! What the state machines of one node share while they handle an event: the time, the layout, the clock that
 //! issues stamps, and the place where messages and effects go.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+use crate::counters::Counters;
 use crate::effect::{Effect, Now};
-use crate::id::NodeId;
+use crate::id::{Actor, Generation, NodeId};
 use crate::layout::Layout;
-use crate::message::Message;
+use crate::message::{Message, Noted};
+use crate::partition::{Partition, RecordKey};
 use crate::peers::Peers;
 use crate::quorum::{Consistency, Durability};
 use crate::stamp::HybridClock;
@@ -28,6 +30,12 @@ pub struct Settings {
     pub restamps_max: u32,
     /// Values of at most this many bytes are sent whole where a digest was asked for.
     pub digest_bytes_min: usize,
+    /// How long a read waits for a replica before it asks another one as well.
+    pub speculate_ms: u64,
+    /// How many bytes of keys the hints of a node may have; what exceeds them is left to repair.
+    pub hint_bytes_max: usize,
+    /// How long a hint is kept.
+    pub hint_age_ms_max: u64,
     /// The levels of requests that name none.
     pub read: Consistency,
     pub write: Consistency,
@@ -43,6 +51,9 @@ impl Default for Settings {
             write_bytes_max: 64 << 20,
             restamps_max: 5,
             digest_bytes_min: 1024,
+            speculate_ms: 20,
+            hint_bytes_max: 32 << 20,
+            hint_age_ms_max: 3 * 3_600_000,
             read: Consistency::Quorum,
             write: Consistency::Quorum,
             durability: Durability::Synced,
@@ -58,6 +69,14 @@ pub(crate) struct Context<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) peers: &'a Peers,
     pub(crate) clock: &'a mut HybridClock,
+    /// Our own generation, durable.
+    pub(crate) generation: Generation,
+    /// See [`crate::id::Actor::minting`].
+    pub(crate) trusted_since: Generation,
+    pub(crate) actor: Actor,
+    /// Which nodes were slow to answer, and until when others are asked first.
+    pub(crate) slow: &'a mut BTreeMap<NodeId, u64>,
+    pub(crate) counters: &'a mut Counters,
     /// No stamp is issued before this moment: see [`crate::node::Start`].
     pub(crate) stamps_from_ms: u64,
     /// Messages to other nodes and to this one, delivered after the event.
@@ -68,6 +87,20 @@ pub(crate) struct Context<'a> {
 impl Context<'_> {
     pub(crate) fn is_reachable(&self, node: NodeId) -> bool {
         node == self.me || self.peers.is_connected(node)
+    }
+
+    pub(crate) fn is_slow(&self, node: NodeId) -> bool {
+        self.slow.get(&node).is_some_and(|until| *until > self.now.mono_ms)
+    }
+
+    /// What answers about a partition carry; see [`Noted`].
+    pub(crate) fn noted(&self, partition: Partition) -> Noted {
+        let noted = |node: NodeId| if node == self.me { self.generation } else { self.peers.noted(node) };
+        self.layout.replicas(partition).into_iter().map(noted).collect()
+    }
+
+    pub(crate) fn partition(&self, key: &RecordKey) -> Partition {
+        key.partition(self.layout.partitions)
     }
 
     pub(crate) fn send(&mut self, to: NodeId, message: Message) {

@@ -1,33 +1,50 @@
 //! The coordinator: takes clients' requests, talks to the replicas, and ends each request within its deadline.
 //!
-//! What a single write or read does next is decided in [`crate::write`] and [`crate::read`]; here is which ones
-//! are under way, whose answer belongs to which, and which of them wait for a stamp.
+//! What a single operation does next is decided in [`crate::write`], [`crate::causal_write`], [`crate::read`] and
+//! [`crate::scan`]; here is which ones are under way, whose answer belongs to which, which of them wait for a stamp,
+//! and which replicas missed a write that was answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::causal;
+use crate::causal_write::{CausalOrder, CausalWrite};
 use crate::context::Context;
-use crate::effect::{Answer, ClientRequest, Effect, Failure, FailureReason, Operation, RequestId};
+use crate::effect::{Answer, Causal, ClientRequest, Effect, Failure, FailureReason, Operation, RequestId};
 use crate::id::{Generation, NodeId};
-use crate::message::{Call, ReadOutcome, WriteOutcome};
+use crate::layout::KeyspaceMode;
+use crate::message::{Call, Message, MintOutcome, Noted, ReadOutcome, ScanOutcome, WriteOutcome};
+use crate::partition::RecordKey;
+use crate::quorum::ReplicaSets;
 use crate::read::ReadOperation;
 use crate::record::Body;
+use crate::scan::ScanOperation;
 use crate::write::{Verdict, WriteOperation, WriteOrder};
+
+/// How many writes that were answered wait for their slowest replicas, to see who missed them. Those beyond are
+/// taken as missed at once, which costs a hint too many and nothing else.
+const LINGERING_MAX: usize = 4096;
 
 #[derive(Debug)]
 enum UnderWay {
     Write(WriteOperation),
+    Causal(Box<CausalWrite>),
     Read(ReadOperation),
+    Scan(Box<ScanOperation>),
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Coordinator {
     operations: BTreeMap<u64, UnderWay>,
     deadlines: BTreeSet<(u64, u64)>,
+    /// When reads ask another replica in place of one that has not answered.
+    speculations: BTreeSet<(u64, u64)>,
     /// Writes that wait for a stamp that may be issued, oldest first.
     parked: BTreeSet<u64>,
+    /// Writes that were answered and wait for replicas that have not.
+    answered: BTreeSet<u64>,
     /// The number of the last operation; see [`Coordinator::new`].
     last: u64,
-    /// How many of the operations are writes.
+    /// How many of the operations are writes that were not answered.
     writes: usize,
 }
 
@@ -38,13 +55,15 @@ impl Coordinator {
         Self { last: generation.0.wrapping_shl(40), ..Self::default() }
     }
 
+    /// How many requests wait for an answer.
     pub(crate) fn under_way(&self) -> usize {
-        self.operations.len()
+        self.operations.len() - self.answered.len()
     }
 
-    /// When the next request runs out of time, in milliseconds of the monotonic clock.
+    /// When something runs out of time, in milliseconds of the monotonic clock.
     pub(crate) fn next_deadline_ms(&self) -> Option<u64> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
+        let first = |times: &BTreeSet<(u64, u64)>| times.first().map(|(time, _)| *time);
+        [first(&self.deadlines), first(&self.speculations)].into_iter().flatten().min()
     }
 
     /// True if writes wait for a stamp.
@@ -57,71 +76,115 @@ impl Coordinator {
         self.writes > 0
     }
 
-    pub(crate) fn start(&mut self, request: ClientRequest, context: &mut Context<'_>) {
-        let ClientRequest { id, operation, consistency, durability, deadline } = request;
-        let sets = context.layout.replica_sets(operation.key().partition(context.layout.partitions));
-        let settings = context.settings;
-        let level = consistency.unwrap_or(match operation {
-            Operation::Get { .. } => settings.read,
-            Operation::Put { .. } | Operation::Delete { .. } => settings.write,
-        });
-        if !sets.satisfied(level, |node| context.is_reachable(*node)) {
-            let failure =
-                Failure { reason: FailureReason::QuorumUnreachable, acks: 0, needed: sets.needed(level) };
-            return end(id, Answer::Failed(failure), context);
-        }
-        let durability = durability.unwrap_or(settings.durability);
-        let order = |key, body| WriteOrder { request: id, key, body, level, durability, deadline };
-        let operation = match operation {
-            Operation::Get { key } => UnderWay::Read(ReadOperation::new(id, deadline, (key, level), sets)),
-            Operation::Put { key, value } => {
-                UnderWay::Write(WriteOperation::new(order(key, Body::Value(value)), sets))
-            }
-            Operation::Delete { key } => {
-                UnderWay::Write(WriteOperation::new(order(key, Body::Tombstone), sets))
-            }
-        };
-        // 0 stands for a call that nobody waits for.
+    /// Names an operation: 0 stands for a call that nobody waits for.
+    pub(crate) fn next_number(&mut self) -> u64 {
         self.last += 1;
-        let number = self.last;
+        self.last
+    }
+
+    pub(crate) fn start(&mut self, request: ClientRequest, context: &mut Context<'_>) {
+        let (id, deadline) = (request.id, request.deadline);
+        let mode = context.layout.keyspaces.get(request.operation.keyspace()).copied();
+        let operation = match mode {
+            None => Err(Failure { reason: FailureReason::KeyspaceUnknown, acks: 0, needed: 0 }),
+            Some(mode) => operation(request, mode, context),
+        };
+        let operation = match operation {
+            Ok(operation) => operation,
+            Err(failure) => return end(id, Answer::Failed(failure), context),
+        };
+        let number = self.next_number();
         self.deadlines.insert((deadline.mono_ms, number));
-        let is_write = matches!(operation, UnderWay::Write(_));
-        self.writes += usize::from(is_write);
+        self.writes += usize::from(operation.is_write());
+        let wants_stamp = operation.wants_stamp();
         self.operations.insert(number, operation);
-        if is_write {
+        if wants_stamp {
             self.send_write(number, context);
         } else {
             self.advance(number, context);
         }
+        self.speculate_later(number, context);
     }
 
     pub(crate) fn write_answered(
         &mut self,
         from: NodeId,
         call: Call,
-        outcome: WriteOutcome,
+        (outcome, noted): (WriteOutcome, Noted),
         context: &mut Context<'_>,
-    ) {
-        match self.operations.get_mut(&call.operation) {
-            Some(UnderWay::Write(write)) => write.note(from, call.attempt, outcome),
-            Some(UnderWay::Read(read)) => read.note_write_back(from, call.attempt, outcome),
-            None => return,
+    ) -> Heard {
+        let Some(operation) = self.operations.get_mut(&call.operation) else { return Vec::new() };
+        match operation {
+            UnderWay::Write(write) => write.note(from, call.attempt, outcome),
+            UnderWay::Causal(write) => match write.reading() {
+                Some(read) => read.note_write_back(from, call.attempt, outcome),
+                None => write.note_merged(from, call, outcome),
+            },
+            UnderWay::Read(read) => read.note_write_back(from, call.attempt, outcome),
+            UnderWay::Scan(scan) => scan.note_write_back(from, call.attempt, outcome),
         }
-        self.advance(call.operation, context);
+        self.answered_by(from, call, noted, context)
+    }
+
+    pub(crate) fn mint_answered(
+        &mut self,
+        from: NodeId,
+        call: Call,
+        (outcome, noted): (MintOutcome, Noted),
+        context: &mut Context<'_>,
+    ) -> Heard {
+        let Some(UnderWay::Causal(write)) = self.operations.get_mut(&call.operation) else {
+            return Vec::new();
+        };
+        write.note_minted(from, call, outcome, context);
+        self.answered_by(from, call, noted, context)
     }
 
     pub(crate) fn read_answered(
         &mut self,
         from: NodeId,
         call: Call,
-        outcome: ReadOutcome,
+        (outcome, noted): (ReadOutcome, Noted),
         context: &mut Context<'_>,
-    ) {
-        let Some(UnderWay::Read(read)) = self.operations.get_mut(&call.operation) else {
-            return;
+    ) -> Heard {
+        match self.operations.get_mut(&call.operation) {
+            Some(UnderWay::Read(read)) => read.note_read(from, outcome),
+            Some(UnderWay::Causal(write)) => {
+                if let Some(read) = write.reading() {
+                    read.note_read(from, outcome);
+                }
+            }
+            Some(UnderWay::Write(_) | UnderWay::Scan(_)) | None => return Vec::new(),
+        }
+        self.answered_by(from, call, noted, context)
+    }
+
+    pub(crate) fn scan_answered(
+        &mut self,
+        from: NodeId,
+        call: Call,
+        (outcome, noted): (ScanOutcome, Noted),
+        context: &mut Context<'_>,
+    ) -> Heard {
+        let Some(UnderWay::Scan(scan)) = self.operations.get_mut(&call.operation) else {
+            return Vec::new();
         };
-        read.note_read(from, outcome);
-        self.advance(call.operation, context);
+        scan.note_page(from, outcome);
+        self.answered_by(from, call, noted, context)
+    }
+
+    /// Before anything is concluded from an answer: what a replica said as an earlier generation than the sender
+    /// has noted of it does not count.
+    fn answered_by(&mut self, from: NodeId, call: Call, noted: Noted, context: &mut Context<'_>) -> Heard {
+        context.slow.remove(&from);
+        let heard = match self.operations.get(&call.operation) {
+            Some(operation) => news_in(noted, operation.sets(), context),
+            None => Vec::new(),
+        };
+        if heard.is_empty() {
+            self.advance(call.operation, context);
+        }
+        heard
     }
 
     /// The link to a node is gone: nobody waits for it any longer. `restarted`: it is back as a later generation.
@@ -129,7 +192,9 @@ impl Coordinator {
         for operation in self.operations.values_mut() {
             match operation {
                 UnderWay::Write(write) => write.lose(node, restarted),
+                UnderWay::Causal(write) => write.lose(node, restarted),
                 UnderWay::Read(read) => read.lose(node, restarted),
+                UnderWay::Scan(scan) => scan.lose(node, restarted),
             }
         }
         for number in self.operations.keys().copied().collect::<Vec<_>>() {
@@ -144,43 +209,89 @@ impl Coordinator {
         }
     }
 
-    /// Ends every request whose deadline has come.
+    /// Ends every request whose deadline has come, and lets slow reads ask others.
     pub(crate) fn expire(&mut self, context: &mut Context<'_>) {
         while let Some((deadline, number)) = self.deadlines.first().copied() {
             if deadline > context.now.mono_ms {
-                return;
+                break;
             }
             self.deadlines.pop_first();
-            let answer = match self.operations.get(&number) {
-                // It never got a stamp, so no replica was asked.
-                Some(UnderWay::Write(write)) if write.is_unsent() => write.failed(FailureReason::Overloaded),
-                Some(UnderWay::Write(write)) => write.failed(FailureReason::DeadlineExceeded),
-                Some(UnderWay::Read(read)) => read.failed(FailureReason::DeadlineExceeded),
-                None => continue,
-            };
+            if self.answered.contains(&number) {
+                self.settle(number, context);
+                continue;
+            }
+            let is_parked = self.parked.contains(&number);
+            let Some(operation) = self.operations.get(&number) else { continue };
+            let answer = operation.timed_out(is_parked);
             self.finish(number, answer, context);
+        }
+        while let Some((time, number)) = self.speculations.first().copied() {
+            if time > context.now.mono_ms {
+                return;
+            }
+            self.speculations.pop_first();
+            match self.operations.get_mut(&number) {
+                Some(UnderWay::Read(read)) => read.speculate(number, context),
+                Some(UnderWay::Scan(scan)) => scan.speculate(number, context),
+                Some(UnderWay::Causal(write)) => {
+                    if let Some(read) = write.reading() {
+                        read.speculate(number, context);
+                    }
+                }
+                Some(UnderWay::Write(_)) | None => {}
+            }
+            self.speculate_later(number, context);
+        }
+    }
+
+    fn speculate_later(&mut self, number: u64, context: &Context<'_>) {
+        let is_gathering = match self.operations.get_mut(&number) {
+            Some(UnderWay::Read(read)) => read.is_gathering(),
+            Some(UnderWay::Scan(scan)) => scan.is_gathering(),
+            Some(UnderWay::Causal(write)) => write.reading().is_some_and(|read| read.is_gathering()),
+            Some(UnderWay::Write(_)) | None => false,
+        };
+        if is_gathering {
+            self.speculations.insert((context.now.mono_ms + context.settings.speculate_ms, number));
         }
     }
 
     fn send_write(&mut self, number: u64, context: &mut Context<'_>) {
-        let Some(UnderWay::Write(write)) = self.operations.get_mut(&number) else {
-            return;
+        let sent = match self.operations.get_mut(&number) {
+            Some(UnderWay::Write(write)) => write.send(number, context),
+            Some(UnderWay::Causal(write)) => write.send(number, context),
+            Some(UnderWay::Read(_) | UnderWay::Scan(_)) | None => return,
         };
-        match write.send(number, context) {
+        match sent {
             Ok(()) => self.advance(number, context),
             Err(_ceiling_reached) => {
-                self.parked.insert(number);
+                context.counters.parked += u64::from(self.parked.insert(number));
             }
         }
     }
 
     fn advance(&mut self, number: u64, context: &mut Context<'_>) {
+        if self.parked.contains(&number) {
+            return;
+        }
+        if self.answered.contains(&number) {
+            return self.settle_if_known(number, context);
+        }
         let answer = match self.operations.get_mut(&number) {
             None => return,
             Some(UnderWay::Read(read)) => read.advance(number, context),
-            Some(UnderWay::Write(_)) if self.parked.contains(&number) => return,
+            Some(UnderWay::Scan(scan)) => scan.advance(number, context),
+            Some(UnderWay::Causal(write)) => match write.advance_read(number, context) {
+                Some(failed) => Some(failed),
+                None if write.reading().is_some() => None,
+                None if write.wants_stamp() => return self.send_write(number, context),
+                None => match write.judge(number, context) {
+                    Verdict::Wait | Verdict::StampAnew => None,
+                    Verdict::End(answer) => Some(answer),
+                },
+            },
             Some(UnderWay::Write(write)) => match write.judge(context.settings.restamps_max) {
-                Verdict::Wait => return,
+                Verdict::Wait => None,
                 Verdict::End(answer) => Some(answer),
                 Verdict::StampAnew => {
                     if let Some(stamp) = write.superseded_by() {
@@ -195,18 +306,173 @@ impl Coordinator {
         }
     }
 
+    /// Answers the client. A write that was applied anywhere stays until it is known who missed it.
     fn finish(&mut self, number: u64, answer: Answer, context: &mut Context<'_>) {
-        let (request, deadline) = match self.operations.remove(&number) {
-            Some(UnderWay::Write(write)) => {
-                self.writes -= 1;
-                (write.request, write.deadline)
-            }
+        self.parked.remove(&number);
+        let (request, deadline) = match self.operations.get(&number) {
+            Some(UnderWay::Write(write)) => (write.request, write.deadline),
+            Some(UnderWay::Causal(write)) => (write.request, write.deadline),
             Some(UnderWay::Read(read)) => (read.request, read.deadline),
+            Some(UnderWay::Scan(scan)) => (scan.request, scan.deadline),
             None => return,
         };
-        self.deadlines.remove(&(deadline.mono_ms, number));
-        self.parked.remove(&number);
         end(request, answer, context);
+        let is_write = self.operations.get(&number).is_some_and(UnderWay::is_write);
+        self.writes -= usize::from(is_write);
+        if !is_write {
+            self.deadlines.remove(&(deadline.mono_ms, number));
+            self.operations.remove(&number);
+            return;
+        }
+        self.answered.insert(number);
+        if self.answered.len() > LINGERING_MAX || deadline.mono_ms <= context.now.mono_ms {
+            self.settle(number, context);
+        } else {
+            self.settle_if_known(number, context);
+        }
+    }
+
+    fn settle_if_known(&mut self, number: u64, context: &mut Context<'_>) {
+        let is_awaited = match self.operations.get(&number) {
+            Some(UnderWay::Write(write)) => write.is_awaited(),
+            Some(UnderWay::Causal(write)) => write.is_awaited(),
+            Some(UnderWay::Read(_) | UnderWay::Scan(_)) | None => false,
+        };
+        if !is_awaited {
+            self.settle(number, context);
+        }
+    }
+
+    /// Forgets a write, and asks one that holds it to keep a hint for each replica that may have missed it.
+    fn settle(&mut self, number: u64, context: &mut Context<'_>) {
+        self.answered.remove(&number);
+        let Some(operation) = self.operations.remove(&number) else { return };
+        let (deadline, key, missed) = match &operation {
+            UnderWay::Write(write) => (write.deadline, write.key(), write.missed(context.me)),
+            UnderWay::Causal(write) => (write.deadline, write.key(), write.missed(context.me)),
+            UnderWay::Read(_) | UnderWay::Scan(_) => return,
+        };
+        self.deadlines.remove(&(deadline.mono_ms, number));
+        if let Some((holder, targets)) = missed {
+            for target in targets {
+                context.send(holder, Message::Hint { target, key: key.clone() });
+            }
+        }
+    }
+}
+
+/// Nodes of which an answer has brought the news that they are back as a later generation.
+pub(crate) type Heard = Vec<(NodeId, Generation)>;
+
+/// What an answer's sender has noted that we have not heard of.
+fn news_in(noted: Noted, sets: &ReplicaSets, context: &Context<'_>) -> Heard {
+    let nodes = sets.nodes().into_iter().zip(noted);
+    nodes
+        .filter(|(node, generation)| *node != context.me && context.peers.is_news(*node, *generation))
+        .collect()
+}
+
+impl UnderWay {
+    fn is_write(&self) -> bool {
+        match self {
+            Self::Write(_) | Self::Causal(_) => true,
+            Self::Read(_) | Self::Scan(_) => false,
+        }
+    }
+
+    fn wants_stamp(&self) -> bool {
+        match self {
+            Self::Write(_) => true,
+            Self::Causal(write) => write.wants_stamp(),
+            Self::Read(_) | Self::Scan(_) => false,
+        }
+    }
+
+    fn sets(&self) -> &ReplicaSets {
+        match self {
+            Self::Write(write) => write.sets(),
+            Self::Causal(write) => write.sets(),
+            Self::Read(read) => read.sets(),
+            Self::Scan(scan) => scan.sets(),
+        }
+    }
+
+    fn timed_out(&self, is_parked: bool) -> Answer {
+        let reason = FailureReason::DeadlineExceeded;
+        match self {
+            // It never got a stamp, so no replica was asked.
+            Self::Write(write) if write.is_unsent() => write.failed(FailureReason::Overloaded),
+            Self::Causal(write) if write.is_unsent() && is_parked => write.failed(FailureReason::Overloaded),
+            Self::Write(write) => write.failed(reason),
+            Self::Causal(write) => write.failed(reason),
+            Self::Read(read) => read.failed(reason),
+            Self::Scan(scan) => scan.failed(reason),
+        }
+    }
+}
+
+/// What a request becomes, or why it fails at once.
+fn operation(request: ClientRequest, mode: KeyspaceMode, context: &Context<'_>) -> Result<UnderWay, Failure> {
+    let ClientRequest { id, operation, consistency, durability, deadline } = request;
+    let settings = context.settings;
+    let (partition, default) = match &operation {
+        Operation::Get { key } => (context.partition(key), settings.read),
+        Operation::Scan { range, .. } => (range.partition, settings.read),
+        Operation::Put { key, .. } | Operation::Delete { key, .. } => {
+            (context.partition(key), settings.write)
+        }
+    };
+    let sets = context.layout.replica_sets(partition);
+    let level = consistency.unwrap_or(default);
+    if !sets.satisfied(level, |node| context.is_reachable(*node)) {
+        let needed = sets.needed(level);
+        return Err(Failure { reason: FailureReason::QuorumUnreachable, acks: 0, needed });
+    }
+    let (key, value, ttl_ms, causal) = match operation {
+        Operation::Get { key } => {
+            return Ok(UnderWay::Read(ReadOperation::new(id, deadline, (key, level, mode), sets)));
+        }
+        Operation::Scan { keyspace: _, range } => {
+            return Ok(UnderWay::Scan(Box::new(ScanOperation::new(id, deadline, (range, level), sets))));
+        }
+        Operation::Put { key, value, ttl_ms, causal } => (key, Some(value), ttl_ms, causal),
+        Operation::Delete { key, causal } => (key, None, None, causal),
+    };
+    let durability = durability.unwrap_or(settings.durability);
+    let expires_ms = ttl_ms.map(|ttl_ms| context.now.wall_ms.saturating_add(ttl_ms));
+    if mode == KeyspaceMode::Lww {
+        if causal.context.is_some() {
+            return Err(Failure { reason: FailureReason::BadContext, acks: 0, needed: 0 });
+        }
+        let body = match (value, expires_ms) {
+            (None, _) => Body::Tombstone,
+            (Some(value), None) => Body::Value(value),
+            (Some(value), Some(expires_ms)) => Body::Expiring { value, expires_ms },
+        };
+        let order = WriteOrder { request: id, key, body, level, durability, deadline };
+        return Ok(UnderWay::Write(WriteOperation::new(order, sets)));
+    }
+    let Causal { context: token, operation } = causal;
+    let is_delete = value.is_none();
+    let context = seen(token, &key, is_delete)?;
+    let order =
+        CausalOrder { request: id, key, value, expires_ms, context, operation, level, durability, deadline };
+    Ok(UnderWay::Causal(Box::new(CausalWrite::new(order, sets))))
+}
+
+/// What a write in a keyspace that keeps siblings replaces; `None` for a delete that has to find that out.
+fn seen(
+    token: Option<bytes::Bytes>,
+    key: &RecordKey,
+    is_delete: bool,
+) -> Result<Option<causal::Context>, Failure> {
+    match token {
+        None if is_delete => Ok(None),
+        None => Ok(Some(causal::Context::default())),
+        Some(token) => match causal::Context::from_token(key, &token) {
+            Ok(context) => Ok(Some(context)),
+            Err(_) => Err(Failure { reason: FailureReason::BadContext, acks: 0, needed: 0 }),
+        },
     }
 }
 

@@ -6,9 +6,10 @@
 
 use bytes::Bytes;
 
-use crate::id::NodeId;
+use crate::causal::OperationId;
+use crate::id::{Generation, NodeId};
 use crate::layout::Layout;
-use crate::message::{Header, Hello, Message, Refusal};
+use crate::message::{Header, Hello, Message, Page, Refusal, ScanRange};
 use crate::partition::RecordKey;
 use crate::peers::{LinkRefusal, PeerIdentities};
 use crate::quorum::{Consistency, Durability};
@@ -57,6 +58,8 @@ pub enum Event {
     Frame { link: LinkId, header: Header, messages: Vec<Message> },
     /// The answer to `Load`.
     Loaded { load: LoadId, record: Result<Option<Record>, Damaged> },
+    /// The answer to `Scan`; a damaged record is named in place of the page.
+    Scanned { load: LoadId, page: Result<Page, RecordKey> },
     /// The answer to `Commit`; answers come in the order of the commits.
     Committed { commit: CommitId, outcome: Result<Durability, CommitRefused> },
     /// The answer to `Save`: it is on disk, synced.
@@ -84,6 +87,8 @@ pub enum Effect {
     CloseLink { link: LinkId },
     /// Read a record from the engine: only what was committed.
     Load { load: LoadId, key: RecordKey },
+    /// Read a page of records from the engine: only what was committed.
+    Scan { load: LoadId, range: ScanRange },
     /// Append to the log, make it as durable as asked, store it, then say `Committed`.
     Commit(Commit),
     /// Replace a small durable file and sync it.
@@ -92,13 +97,34 @@ pub enum Effect {
     Alarm(Alarm),
 }
 
-/// A record that replaces what is stored under its key.
+/// What is to be appended to the log and stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
     pub id: CommitId,
-    pub key: RecordKey,
-    pub record: Record,
+    pub entry: Entry,
     pub durability: Durability,
+}
+
+/// One input of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// Merged into what is stored under the key. What is damaged there stays as it is: it may have been newer.
+    Record { key: RecordKey, record: Record },
+    /// Takes the place of what is stored under the key, damaged or not; `None` leaves nothing there.
+    Replace { key: RecordKey, record: Option<Record> },
+    /// A hint to be kept; one for the same target and key takes its place.
+    Hint(Hint),
+    /// The hint of this target and key is no longer needed.
+    HintDone { target: NodeId, key: RecordKey },
+}
+
+/// That a node may have missed a write of a key, which this node holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hint {
+    pub target: NodeId,
+    pub key: RecordKey,
+    /// Wall clock, milliseconds since the Unix epoch.
+    pub since_ms: u64,
 }
 
 /// The small states that live in files of their own.
@@ -110,6 +136,10 @@ pub enum SavedState {
     Layout { layout: Layout, decided: bool },
     /// The highest identity seen of each peer.
     Peers(PeerIdentities),
+    /// A generation that was raised while the process runs, and since which one nothing was lost.
+    Generation { generation: Generation, trusted_since: Generation },
+    /// This data directory was rolled back or cloned: no process may start from it again.
+    SetAside,
 }
 
 /// The engine holds something under a key that is not a whole record of it.
@@ -159,28 +189,70 @@ impl Deadline {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    Get { key: RecordKey },
-    Put { key: RecordKey, value: Bytes },
-    Delete { key: RecordKey },
+    Get {
+        key: RecordKey,
+    },
+    /// `ttl_ms`: how long the value is to live, from now on.
+    Put {
+        key: RecordKey,
+        value: Bytes,
+        ttl_ms: Option<u64>,
+        causal: Causal,
+    },
+    Delete {
+        key: RecordKey,
+        causal: Causal,
+    },
+    /// One page of one partition.
+    Scan {
+        keyspace: String,
+        range: ScanRange,
+    },
+}
+
+/// What a write in a keyspace that keeps siblings may bear.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Causal {
+    /// The token of an earlier answer: what the client has seen, and replaces.
+    pub context: Option<Bytes>,
+    /// The same for each retry of one write.
+    pub operation: Option<OperationId>,
 }
 
 impl Operation {
-    pub fn key(&self) -> &RecordKey {
+    pub fn keyspace(&self) -> &str {
         match self {
-            Self::Get { key } | Self::Put { key, .. } | Self::Delete { key } => key,
+            Self::Get { key } | Self::Put { key, .. } | Self::Delete { key, .. } => key.keyspace(),
+            Self::Scan { keyspace, .. } => keyspace,
         }
     }
+}
+
+/// What a reader sees of one key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Values {
+    /// In the order of their stamps; none if there is no such key.
+    pub values: Vec<(Bytes, Stamp)>,
+    /// In a keyspace that keeps siblings: the token for a write that replaces these.
+    pub context: Option<Bytes>,
 }
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// The merged record; a tombstone is a missing key.
-    Read(Option<Record>),
+    Read(Values),
     Written {
         stamp: Stamp,
         acks: usize,
         durability: Durability,
+        /// In a keyspace that keeps siblings: the token for a write that replaces this one and what it replaced.
+        context: Option<Bytes>,
+    },
+    /// The keys that have values, in the order of [`RecordKey::place`], and after which key the next page begins;
+    /// `None` where the partition has no more.
+    Scanned {
+        entries: Vec<(RecordKey, Values)>,
+        next: Option<RecordKey>,
     },
     Failed(Failure),
     /// The first layout is accepted.
@@ -208,6 +280,8 @@ pub enum FailureReason {
     Draining,
     NotInitialized,
     KeyspaceUnknown,
+    /// The context is none that was given for this key, or the keyspace keeps no siblings.
+    BadContext,
     /// A write whose fate cannot be told.
     OutcomeUnknown,
     /// The deadline came first: a read has no answer, a write may or may not have been applied.

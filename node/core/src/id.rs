@@ -91,6 +91,19 @@ counter_type! {
     Nonce
 }
 
+impl Actor {
+    /// Who mints the dots of a node that has lost nothing since the generation in which it was last in doubt, and
+    /// nothing of this partition since the epoch in which it became a replica of it. Whoever may have lost a record
+    /// never mints as the same again.
+    pub fn minting(self, trusted_since: Generation, since: Epoch) -> u64 {
+        let mut bytes = [0; 24];
+        for (place, number) in bytes.chunks_exact_mut(8).zip([self.0, trusted_since.0, since.0]) {
+            place.copy_from_slice(&number.to_be_bytes());
+        }
+        xxhash_rust::xxh3::xxh3_64(&bytes)
+    }
+}
+
 /// Which life of the cluster a layout belongs to: it changes only through recovery from the loss of a majority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Incarnation {

@@ -145,6 +145,7 @@ mod tests {
             partitions: PartitionCount::new(16).unwrap(),
             replication_factor: 3,
             members: vec![member(1), member(2), member(3)],
+            keyspaces: Default::default(),
         })
         .unwrap()
     }

@@ -4,13 +4,13 @@
 //! from nothing else. In this release there is one phase, `stable`, and the first layout is the only one; every
 //! reader goes through [`Layout::replica_sets`], so that a second ring changes no caller.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::id::{Actor, ClusterId, Epoch, Incarnation, NodeId};
-use crate::partition::{DEFAULT_KEYSPACE, Partition, PartitionCount};
+use crate::partition::{DEFAULT_KEYSPACE, KeyError, Partition, PartitionCount, RecordKey};
 use crate::placement::{Candidate, place};
 use crate::quorum::ReplicaSets;
 use crate::ring::{Ring, RingError};
@@ -36,6 +36,18 @@ pub enum Phase {
     Stable(Ring),
 }
 
+/// What becomes of concurrent writes of one key; fixed when the keyspace is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyspaceMode {
+    /// The write with the highest stamp stays.
+    Lww,
+    /// All stay, as siblings, until a write that has seen them replaces them.
+    Siblings,
+}
+
+/// How many keyspaces a layout may have.
+pub const KEYSPACES_MAX: usize = 64;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     pub cluster: ClusterId,
@@ -46,7 +58,7 @@ pub struct Layout {
     pub replication_factor: usize,
     /// Ordered by UUID, each once.
     pub members: Vec<Member>,
-    pub keyspaces: BTreeSet<String>,
+    pub keyspaces: BTreeMap<String, KeyspaceMode>,
 }
 
 /// What the first layout is made from.
@@ -57,6 +69,8 @@ pub struct FirstLayout {
     pub partitions: PartitionCount,
     pub replication_factor: usize,
     pub members: Vec<Member>,
+    /// Beside the default one, which is there always.
+    pub keyspaces: BTreeMap<String, KeyspaceMode>,
 }
 
 /// Why a layout is refused. Whoever finds one leaves everything as it was.
@@ -78,8 +92,12 @@ pub enum LayoutError {
         "a replication factor is 1 to {REPLICATION_FACTOR_MAX} and at most the number of members, not {0}"
     )]
     ReplicationFactor(usize),
-    #[error("the keyspace \"{DEFAULT_KEYSPACE}\" is missing")]
+    #[error("the keyspace \"{DEFAULT_KEYSPACE}\" is missing, or is not of mode lww")]
     NoDefaultKeyspace,
+    #[error("a layout has at most {KEYSPACES_MAX} keyspaces, this one has {0}")]
+    Keyspaces(usize),
+    #[error("the keyspace \"{0}\" cannot be used: {1}")]
+    Keyspace(String, KeyError),
     #[error(transparent)]
     Ring(#[from] RingError),
 }
@@ -87,7 +105,9 @@ pub enum LayoutError {
 impl Layout {
     /// Epoch 1: places all partitions on the given members.
     pub fn first(of: FirstLayout) -> Result<Self, LayoutError> {
-        let FirstLayout { cluster, incarnation, partitions, replication_factor, mut members } = of;
+        let FirstLayout { cluster, incarnation, partitions, replication_factor, mut members, mut keyspaces } =
+            of;
+        keyspaces.entry(DEFAULT_KEYSPACE.to_owned()).or_insert(KeyspaceMode::Lww);
         members.sort_by_key(|member| member.node);
         if replication_factor > members.len() {
             return Err(LayoutError::ReplicationFactor(replication_factor));
@@ -101,7 +121,7 @@ impl Layout {
             partitions,
             replication_factor,
             members,
-            keyspaces: BTreeSet::from([DEFAULT_KEYSPACE.to_owned()]),
+            keyspaces,
         };
         layout.validate()?;
         Ok(layout)
@@ -124,14 +144,25 @@ impl Layout {
         if !(1..=REPLICATION_FACTOR_MAX.min(self.members.len())).contains(&self.replication_factor) {
             return Err(LayoutError::ReplicationFactor(self.replication_factor));
         }
-        if !self.keyspaces.contains(DEFAULT_KEYSPACE) {
-            return Err(LayoutError::NoDefaultKeyspace);
-        }
+        self.validate_keyspaces()?;
         self.validate_members()?;
         let members = self.members.iter().map(|member| member.node).collect();
         let Phase::Stable(ring) = &self.phase;
         ring.validate(usize::from(self.partitions.get()), self.replication_factor, &members)?;
         Ok(())
+    }
+
+    fn validate_keyspaces(&self) -> Result<(), LayoutError> {
+        if self.keyspaces.len() > KEYSPACES_MAX {
+            return Err(LayoutError::Keyspaces(self.keyspaces.len()));
+        }
+        for name in self.keyspaces.keys() {
+            RecordKey::new(name, b"k").map_err(|error| LayoutError::Keyspace(name.clone(), error))?;
+        }
+        match self.keyspaces.get(DEFAULT_KEYSPACE) {
+            Some(KeyspaceMode::Lww) => Ok(()),
+            Some(KeyspaceMode::Siblings) | None => Err(LayoutError::NoDefaultKeyspace),
+        }
     }
 
     fn validate_members(&self) -> Result<(), LayoutError> {
@@ -158,9 +189,26 @@ impl Layout {
         std::iter::once(ring)
     }
 
+    /// Every replica of a partition once, in the order of [`ReplicaSets::nodes`].
+    pub fn replicas(&self, partition: Partition) -> Vec<NodeId> {
+        let mut nodes = Vec::with_capacity(REPLICATION_FACTOR_MAX);
+        for replica in self.rings().flat_map(|ring| ring.replicas(partition)) {
+            if !nodes.contains(&replica.node) {
+                nodes.push(replica.node);
+            }
+        }
+        nodes
+    }
+
     pub fn replica_sets(&self, partition: Partition) -> ReplicaSets {
         let nodes = |ring: &Ring| ring.replicas(partition).iter().map(|replica| replica.node).collect();
         ReplicaSets::new(self.rings().map(nodes).collect())
+    }
+
+    /// Since which epoch a node has been a replica of a partition without a break; the latest of all rings in force.
+    pub fn since(&self, partition: Partition, node: NodeId) -> Option<Epoch> {
+        let replicas = self.rings().flat_map(|ring| ring.replicas(partition));
+        replicas.filter(|replica| replica.node == node).map(|replica| replica.since).max()
     }
 
     pub fn is_replica(&self, partition: Partition, node: NodeId) -> bool {
@@ -189,8 +237,12 @@ impl Layout {
             put_text(&mut out, &member.name);
             put_text(&mut out, &member.zone);
         }
-        for keyspace in &self.keyspaces {
+        for (keyspace, mode) in &self.keyspaces {
             put_text(&mut out, keyspace);
+            // The first release had this mode alone, and wrote nothing for it.
+            if *mode == KeyspaceMode::Siblings {
+                put_text(&mut out, "siblings");
+            }
         }
         for ring in self.rings() {
             for (partition, replicas) in ring.iter() {
@@ -237,6 +289,7 @@ mod tests {
             partitions: PartitionCount::new(16).unwrap(),
             replication_factor,
             members,
+            keyspaces: BTreeMap::new(),
         })
     }
 

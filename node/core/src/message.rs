@@ -2,8 +2,11 @@
 //!
 //! The wire form lives in `keystore-proto`; who accepts which frame is decided in [`crate::peers`].
 
+use bytes::Bytes;
+
+use crate::causal::{Change, Dot};
 use crate::id::{ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
-use crate::partition::RecordKey;
+use crate::partition::{Partition, RecordKey};
 use crate::quorum::Durability;
 use crate::record::{Record, Version};
 use crate::stamp::Stamp;
@@ -35,12 +38,25 @@ pub struct Call {
     pub attempt: u32,
 }
 
+/// What the sender of an answer has durably noted of the partition's replicas, in the order of
+/// [`crate::quorum::ReplicaSets::nodes`]: their generations, 0 where it has met none, its own among them. What a
+/// replica said as an earlier generation does not count after this.
+pub type Noted = Vec<Generation>;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     Write(Write),
     WriteAnswer {
         call: Call,
         outcome: WriteOutcome,
+        noted: Noted,
+    },
+    /// A client's write in a keyspace that keeps siblings: the receiver gives it a dot.
+    Mint(Mint),
+    MintAnswer {
+        call: Call,
+        outcome: MintOutcome,
+        noted: Noted,
     },
     Read {
         call: Call,
@@ -50,6 +66,21 @@ pub enum Message {
     ReadAnswer {
         call: Call,
         outcome: ReadOutcome,
+        noted: Noted,
+    },
+    Scan {
+        call: Call,
+        range: ScanRange,
+    },
+    ScanAnswer {
+        call: Call,
+        outcome: ScanOutcome,
+        noted: Noted,
+    },
+    /// "Keep in mind that the target may have missed a write of this key, which you hold."
+    Hint {
+        target: NodeId,
+        key: RecordKey,
     },
     /// "I have durably accepted the first layout of this digest." Asks for the same in return if so marked;
     /// `decided`: "and I know that all members have".
@@ -58,6 +89,52 @@ pub enum Message {
         reply_wanted: bool,
         decided: bool,
     },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mint {
+    pub call: Call,
+    pub key: RecordKey,
+    pub change: Change,
+    pub deadline_wall_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MintOutcome {
+    /// It is synced here: the record that has come of it, which is what the other replicas are to merge, and the
+    /// dot of the write, if it has one.
+    Minted { record: Record, dot: Option<Dot> },
+    /// Nothing was applied.
+    Refused(Refusal),
+}
+
+/// Which records of a partition are wanted: those whose encoded key begins with the prefix, in the order of
+/// [`RecordKey::place`], beginning after a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScanRange {
+    pub partition: Partition,
+    /// See [`crate::partition::encoded_prefix`]; empty for all.
+    pub prefix: Bytes,
+    pub after: Option<RecordKey>,
+    /// How many records at most.
+    pub limit: u32,
+}
+
+/// How many bytes of keys and values a page has at most, unless its first record alone has more.
+pub const PAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Some of the records of a range, in its order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    pub entries: Vec<(RecordKey, Record)>,
+    /// True if the range goes on after the last of them: a page that is cut has at least one.
+    pub is_cut: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScanOutcome {
+    Page(Page),
+    Refused(Refusal),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,4 +199,6 @@ pub enum Refusal {
     NotReplica,
     /// The replica has not been initialised, or not all members have accepted.
     NotInitialized,
+    /// The write would leave more siblings than a key may have.
+    TooManySiblings,
 }

@@ -8,15 +8,18 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::context::Context;
 pub use crate::context::Settings;
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, Heard};
+pub use crate::counters::Counters;
 use crate::effect::{
-    Alarm, Answer, ClientRequest, Effect, Event, Failure, FailureReason, InitRefusal, LinkId, Now, RequestId,
-    SaveId, SavedState,
+    Alarm, Answer, ClientRequest, Effect, Event, Failure, FailureReason, Hint, InitRefusal, LinkId, Now,
+    RequestId, SaveId, SavedState,
 };
 use crate::id::{Actor, Generation, NodeId, Nonce};
 use crate::init::{Membership, Proposal};
 use crate::layout::Layout;
-use crate::message::{Header, Hello, Message, ReadOutcome, Refusal, WriteOutcome};
+use crate::message::{
+    Header, Hello, Message, MintOutcome, Noted, ReadOutcome, Refusal, ScanOutcome, WriteOutcome,
+};
 use crate::peers::{Greeting, LinkRefusal, PeerIdentities, Peers};
 use crate::quorum::Consistency;
 use crate::replica::Replica;
@@ -45,6 +48,10 @@ pub struct Start {
     /// The accepted layout, and whether all members are known to have accepted it.
     pub membership: Option<(Layout, bool)>,
     pub peers: PeerIdentities,
+    /// The generation in which this node was last in doubt, 0 if it never was.
+    pub trusted_since: Generation,
+    /// The hints that are kept.
+    pub hints: Vec<Hint>,
     pub settings: Settings,
 }
 
@@ -73,6 +80,7 @@ pub struct Status<'a> {
     pub stamp_ceiling_ms: u64,
     /// The highest stamp that this node has issued or seen.
     pub latest_stamp: Stamp,
+    pub counters: Counters,
 }
 
 #[derive(Debug)]
@@ -109,6 +117,9 @@ pub struct Node {
     stamps_from_ms: u64,
     /// Since when it does not matter for readiness whether quorums are reached: once they were, at once.
     warm_from_ms: u64,
+    trusted_since: Generation,
+    slow: BTreeMap<NodeId, u64>,
+    counters: Counters,
     coordinator: Coordinator,
     replica: Replica,
     saves: BTreeMap<SaveId, PendingSave>,
@@ -120,8 +131,18 @@ pub struct Node {
 
 impl Node {
     pub fn new(start: Start, now: Now) -> Self {
-        let Start { node: me, actor, generation, nonce, stamp_ceiling_ms, membership, peers, settings } =
-            start;
+        let Start {
+            node: me,
+            actor,
+            generation,
+            nonce,
+            stamp_ceiling_ms,
+            membership,
+            peers,
+            trusted_since,
+            hints: _,
+            settings,
+        } = start;
         let membership = match membership {
             None => Membership::Uninitialised,
             Some((layout, false)) => Membership::accepted(layout, me),
@@ -141,6 +162,9 @@ impl Node {
             clock: HybridClock::new(actor, stamp_ceiling_ms),
             stamps_from_ms: now.mono_ms + wait_ms,
             warm_from_ms: now.mono_ms + WARM_UP_MS_MAX,
+            trusted_since,
+            slow: BTreeMap::new(),
+            counters: Counters::default(),
             coordinator: Coordinator::new(generation),
             replica: Replica::default(),
             saves: BTreeMap::new(),
@@ -169,6 +193,11 @@ impl Node {
             Event::Loaded { load, record } => {
                 self.serve(now, effects, |node, context| {
                     node.replica.loaded(load, record, context);
+                });
+            }
+            Event::Scanned { load, page } => {
+                self.serve(now, effects, |node, context| {
+                    node.replica.scanned(load, page, context);
                 });
             }
             Event::Committed { commit, outcome } => {
@@ -228,6 +257,7 @@ impl Node {
             writes_under_way: self.replica.under_way(),
             stamp_ceiling_ms: self.clock.ceiling_ms(),
             latest_stamp: self.clock.latest(),
+            counters: self.counters,
         }
     }
 
@@ -258,9 +288,6 @@ impl Node {
         let refusal = match self.membership.serving() {
             None => Some(FailureReason::NotInitialized),
             Some(_) if self.draining => Some(FailureReason::Draining),
-            Some(layout) if !layout.keyspaces.contains(request.operation.key().keyspace()) => {
-                Some(FailureReason::KeyspaceUnknown)
-            }
             Some(_) if self.coordinator.under_way() >= self.settings.requests_max => {
                 Some(FailureReason::Overloaded)
             }
@@ -378,30 +405,40 @@ impl Node {
         if self.membership.serving().is_none() {
             return self.refuse_uninitialized(from, message);
         }
-        self.serve(now, effects, |node, context| match message {
-            Message::Write(write) => node.replica.write(from, write, context),
-            Message::Read { call, key, want } => node.replica.read(from, call, (key, want), context),
-            Message::WriteAnswer { call, outcome } => {
-                node.coordinator.write_answered(from, call, outcome, context);
-            }
-            Message::ReadAnswer { call, outcome } => {
-                node.coordinator.read_answered(from, call, outcome, context);
-            }
-            Message::InitAccepted { .. } => {}
+        let mut heard = Vec::new();
+        self.serve(now, effects, |node, context| {
+            heard = node.handle(from, message, context);
         });
+        for (peer, generation) in heard {
+            self.counters.generations_heard += 1;
+            self.peers.hear(peer, generation);
+            self.serve(now, effects, |node, context| node.coordinator.lose(peer, true, context));
+        }
     }
 
     /// Another member serves already, this one does not know yet that all have accepted.
     fn refuse_uninitialized(&mut self, from: NodeId, message: Message) {
         let refusal = Refusal::NotInitialized;
+        let noted = Noted::new();
         let answer = match message {
             Message::Write(write) => {
-                Message::WriteAnswer { call: write.call, outcome: WriteOutcome::Refused(refusal) }
+                Message::WriteAnswer { call: write.call, outcome: WriteOutcome::Refused(refusal), noted }
+            }
+            Message::Mint(mint) => {
+                Message::MintAnswer { call: mint.call, outcome: MintOutcome::Refused(refusal), noted }
             }
             Message::Read { call, .. } => {
-                Message::ReadAnswer { call, outcome: ReadOutcome::Refused(refusal) }
+                Message::ReadAnswer { call, outcome: ReadOutcome::Refused(refusal), noted }
             }
-            Message::WriteAnswer { .. } | Message::ReadAnswer { .. } | Message::InitAccepted { .. } => return,
+            Message::Scan { call, .. } => {
+                Message::ScanAnswer { call, outcome: ScanOutcome::Refused(refusal), noted }
+            }
+            Message::WriteAnswer { .. }
+            | Message::MintAnswer { .. }
+            | Message::ReadAnswer { .. }
+            | Message::ScanAnswer { .. }
+            | Message::Hint { .. }
+            | Message::InitAccepted { .. } => return,
         };
         self.messages.push_back((from, answer));
     }
@@ -524,6 +561,11 @@ impl Node {
             settings: &self.settings,
             peers: &self.peers,
             clock: &mut self.clock,
+            generation: self.generation,
+            trusted_since: self.trusted_since,
+            actor: self.actor,
+            slow: &mut self.slow,
+            counters: &mut self.counters,
             stamps_from_ms: self.stamps_from_ms,
             messages: &mut self.messages,
             effects,
@@ -536,6 +578,32 @@ impl Node {
 struct Machines<'a> {
     coordinator: &'a mut Coordinator,
     replica: &'a mut Replica,
+}
+
+impl Machines<'_> {
+    /// Returns what is news in an answer: nothing was concluded from it then, before that is taken in.
+    fn handle(&mut self, from: NodeId, message: Message, context: &mut Context<'_>) -> Heard {
+        match message {
+            Message::Write(write) => self.replica.write(from, write, context),
+            Message::Mint(mint) => self.replica.mint(from, mint, context),
+            Message::Read { call, key, want } => self.replica.read(from, call, (key, want), context),
+            Message::Scan { call, range } => self.replica.scan(from, call, range, context),
+            Message::WriteAnswer { call, outcome, noted } => {
+                return self.coordinator.write_answered(from, call, (outcome, noted), context);
+            }
+            Message::MintAnswer { call, outcome, noted } => {
+                return self.coordinator.mint_answered(from, call, (outcome, noted), context);
+            }
+            Message::ReadAnswer { call, outcome, noted } => {
+                return self.coordinator.read_answered(from, call, (outcome, noted), context);
+            }
+            Message::ScanAnswer { call, outcome, noted } => {
+                return self.coordinator.scan_answered(from, call, (outcome, noted), context);
+            }
+            Message::Hint { .. } | Message::InitAccepted { .. } => {}
+        }
+        Vec::new()
+    }
 }
 
 /// Says of a refused link what its dialler has to know about itself.

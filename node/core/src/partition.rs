@@ -17,6 +17,20 @@ pub const KEYSPACE_BYTES_MAX: usize = 64;
 /// The keyspace that always exists.
 pub const DEFAULT_KEYSPACE: &str = "default";
 
+/// How many slots the hash space has: the largest number of partitions.
+pub const SLOTS: u32 = 4096;
+
+/// What the encoded keys begin with that are in a keyspace and begin with a prefix (which may be empty).
+pub fn encoded_prefix(keyspace: &str, prefix: &[u8]) -> Result<Bytes, KeyError> {
+    check_lengths(keyspace.len(), prefix.len().max(1))?;
+    let length = u16::try_from(keyspace.len()).map_err(|_| KeyError::KeyspaceLength(keyspace.len()))?;
+    let mut encoded = BytesMut::with_capacity(2 + keyspace.len() + prefix.len());
+    encoded.put_u16(length);
+    encoded.put_slice(keyspace.as_bytes());
+    encoded.put_slice(prefix);
+    Ok(encoded.freeze())
+}
+
 /// Why a keyspace and key cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum KeyError {
@@ -73,6 +87,17 @@ impl RecordKey {
         Partition(u16::try_from(top).expect("at most 12 bits are kept"))
     }
 
+    /// Where engines keep this key: by its slot, one of [`SLOTS`] slices of the hash space, then by its bytes. A
+    /// partition is a range of slots, whatever number of partitions a cluster has, and scans go in this order.
+    pub fn place(&self) -> (u16, &Bytes) {
+        (self.slot(), &self.0)
+    }
+
+    pub fn slot(&self) -> u16 {
+        let top = xxh3_64(&self.0) >> (64 - SLOTS.trailing_zeros());
+        u16::try_from(top).expect("at most 12 bits are kept")
+    }
+
     fn keyspace_len(&self) -> usize {
         match self.0.first_chunk::<2>() {
             Some(length) => usize::from(u16::from_be_bytes(*length)),
@@ -119,6 +144,13 @@ pub struct PartitionCount {
 pub struct PartitionCountError(pub u32);
 
 impl PartitionCount {
+    /// The slots of a partition: a range of their numbers.
+    pub fn slots(self, partition: Partition) -> std::ops::Range<u32> {
+        let each = SLOTS >> self.bits;
+        let first = u32::from(partition.0) * each;
+        first..first + each
+    }
+
     pub fn new(count: u32) -> Result<Self, PartitionCountError> {
         if !(16..=4096).contains(&count) || !count.is_power_of_two() {
             return Err(PartitionCountError(count));

@@ -47,6 +47,8 @@ pub struct Peers {
     identities: PeerIdentities,
     durable: PeerIdentities,
     links: BTreeMap<NodeId, (LinkId, Generation)>,
+    /// The highest generation of each peer that others have spoken of.
+    heard: BTreeMap<NodeId, Generation>,
     /// The generation of each peer's last link, in use or not.
     linked_as: BTreeMap<NodeId, Generation>,
 }
@@ -89,6 +91,29 @@ impl Peers {
         self.durable.insert(hello.header.from, (hello.header.generation, hello.nonce));
     }
 
+    /// The generation of a peer that is on our disk, 0 if none is.
+    pub fn noted(&self, peer: NodeId) -> Generation {
+        self.durable.get(&peer).map_or(Generation(0), |(generation, _)| *generation)
+    }
+
+    /// True for a generation of a peer that is later than any we know of: what the peer said before does not count.
+    pub fn is_news(&self, peer: NodeId, generation: Generation) -> bool {
+        generation > self.newest(peer)
+    }
+
+    /// Another node has noted this generation of a peer.
+    pub fn hear(&mut self, peer: NodeId, generation: Generation) {
+        if self.is_news(peer, generation) {
+            self.heard.insert(peer, generation);
+        }
+    }
+
+    /// The highest generation of a peer that we know of.
+    fn newest(&self, peer: NodeId) -> Generation {
+        let met = self.identities.get(&peer).map_or(Generation(0), |(generation, _)| *generation);
+        self.heard.get(&peer).copied().unwrap_or_default().max(met)
+    }
+
     pub fn identities(&self) -> &PeerIdentities {
         &self.identities
     }
@@ -126,8 +151,7 @@ impl Peers {
     /// True if a frame with this header may be handled: it comes over its sender's link, of the highest generation
     /// heard of, and is meant for us, in our cluster, incarnation and epoch.
     pub fn admits(&self, link: LinkId, header: &Header, layout: &Layout, me: NodeId) -> bool {
-        let is_newest =
-            self.identities.get(&header.from).is_none_or(|(newest, _)| *newest <= header.generation);
+        let is_newest = self.newest(header.from) <= header.generation;
         fits(header, layout)
             && header.to == me
             && is_newest
@@ -163,6 +187,7 @@ mod tests {
             partitions: PartitionCount::new(16).unwrap(),
             replication_factor: 2,
             members: vec![member(ME, 1), member(PEER, 2)],
+            keyspaces: BTreeMap::new(),
         })
         .unwrap()
     }

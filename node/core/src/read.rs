@@ -1,22 +1,26 @@
 //! One read as its coordinator sees it: one full answer and digests from others, merged; written back to a quorum
 //! before the answer where fewer hold it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::context::Context;
-use crate::effect::{Answer, Deadline, Failure, FailureReason, RequestId};
+use crate::effect::{Answer, Deadline, Failure, FailureReason, RequestId, Values};
 use crate::id::NodeId;
+use crate::layout::KeyspaceMode;
 use crate::message::{Call, Message, Origin, ReadOutcome, Want, Write, WriteOutcome};
 use crate::partition::RecordKey;
 use crate::quorum::{Consistency, Durability, ReplicaSets};
 use crate::record::{Record, Version};
 
 /// The call of a repair whose answer nobody waits for.
-const UNWATCHED: Call = Call { operation: 0, attempt: 0 };
+pub(crate) const UNWATCHED: Call = Call { operation: 0, attempt: 0 };
 
 /// The attempts of a read's calls: asking, and writing back.
 const GATHER: u32 = 0;
 const WRITE_BACK: u32 = 1;
+
+/// How long a replica that was slow once is asked after the others.
+const SLOW_MS: u64 = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reply {
@@ -44,7 +48,10 @@ pub(crate) struct ReadOperation {
     level: Consistency,
     sets: ReplicaSets,
     replies: BTreeMap<NodeId, Reply>,
-    /// The highest record received in full.
+    mode: KeyspaceMode,
+    /// Those that were asked and have not answered for so long that another one was asked in their place.
+    overdue: BTreeSet<NodeId>,
+    /// What came of the records received in full.
     best: Option<Record>,
     /// `None` while answers are gathered.
     write_back: Option<BTreeMap<NodeId, WriteBack>>,
@@ -54,10 +61,48 @@ impl ReadOperation {
     pub(crate) fn new(
         request: RequestId,
         deadline: Deadline,
-        (key, level): (RecordKey, Consistency),
+        (key, level, mode): (RecordKey, Consistency, KeyspaceMode),
         sets: ReplicaSets,
     ) -> Self {
-        Self { request, deadline, key, level, sets, replies: BTreeMap::new(), best: None, write_back: None }
+        Self {
+            request,
+            deadline,
+            key,
+            level,
+            sets,
+            replies: BTreeMap::new(),
+            mode,
+            overdue: BTreeSet::new(),
+            best: None,
+            write_back: None,
+        }
+    }
+
+    pub(crate) fn sets(&self) -> &ReplicaSets {
+        &self.sets
+    }
+
+    /// What the read has come to.
+    pub(crate) fn result(&self) -> Option<&Record> {
+        self.best.as_ref()
+    }
+
+    /// True while replicas are asked: one that is slow may be given up in favour of another.
+    pub(crate) fn is_gathering(&self) -> bool {
+        self.write_back.is_none()
+    }
+
+    /// Those who should have answered by now are slow: asks others in their place, without forgetting them.
+    pub(crate) fn speculate(&mut self, operation: u64, context: &mut Context<'_>) {
+        let asked = self.replies.len();
+        for (node, reply) in &self.replies {
+            if *reply == Reply::Pending {
+                self.overdue.insert(*node);
+                context.slow.insert(*node, context.now.mono_ms + SLOW_MS);
+            }
+        }
+        self.ask(operation, context);
+        context.counters.speculative_reads += u64::from(self.replies.len() > asked);
     }
 
     pub(crate) fn note_read(&mut self, from: NodeId, outcome: ReadOutcome) {
@@ -112,8 +157,8 @@ impl ReadOperation {
 
     /// Does what is to be done next; the answer once there is one.
     pub(crate) fn advance(&mut self, operation: u64, context: &mut Context<'_>) -> Option<Answer> {
-        if let Some(write_back) = &self.write_back {
-            return self.judge_write_back(write_back);
+        if self.write_back.is_some() {
+            return self.judge_write_back(context);
         }
         if !self.ask(operation, context) {
             return Some(self.failed(FailureReason::QuorumUnreachable));
@@ -122,9 +167,11 @@ impl ReadOperation {
             return None;
         }
         let Some(highest) = self.highest() else {
-            return Some(Answer::Read(None));
+            return Some(Answer::Read(Values::default()));
         };
-        let best = self.best.as_ref().filter(|best| best.version() >= highest).cloned();
+        // Siblings are asked for in full, so what they come to is here.
+        let is_full = |best: &&Record| self.mode == KeyspaceMode::Siblings || best.version() >= highest;
+        let best = self.best.as_ref().filter(is_full).cloned();
         let Some(best) = best else {
             self.fetch(highest, operation, context);
             return None;
@@ -137,29 +184,39 @@ impl ReadOperation {
         Answer::Failed(Failure { reason, acks, needed: self.sets.needed(self.level) })
     }
 
-    /// Asks as many replicas as can still make the level, ourselves first; false if too few are left.
+    /// Asks as many replicas as can still make the level, ourselves first and slow ones last; false if too few are
+    /// left.
     fn ask(&mut self, operation: u64, context: &mut Context<'_>) -> bool {
         let mut candidates = self.sets.nodes();
-        candidates.sort_by_key(|node| *node != context.me);
+        candidates.sort_by_key(|node| (context.is_slow(*node), *node != context.me));
         for node in candidates {
-            let counts =
-                |node: &NodeId| matches!(self.replies.get(node), Some(Reply::Pending | Reply::Holds(_)));
+            let counts = |node: &NodeId| match self.replies.get(node) {
+                Some(Reply::Pending) => !self.overdue.contains(node),
+                Some(Reply::Holds(_)) => true,
+                Some(Reply::Failed) | None => false,
+            };
             if self.sets.satisfied(self.level, counts) {
                 return true;
             }
             if self.replies.contains_key(&node) || !context.is_reachable(node) {
                 continue;
             }
-            let want = if self.replies.values().all(|reply| *reply == Reply::Failed) {
-                Want::Full
-            } else {
-                Want::Digest
-            };
+            let want = self.want();
             self.send_read(node, want, operation, context);
         }
         self.sets.satisfied(self.level, |node| {
             matches!(self.replies.get(node), Some(Reply::Pending | Reply::Holds(_)))
         })
+    }
+
+    /// One whole record is enough where the highest stays; of siblings, each one may have some that no other has.
+    fn want(&self) -> Want {
+        let is_answering =
+            |(node, reply): (&NodeId, &Reply)| *reply != Reply::Failed && !self.overdue.contains(node);
+        match self.mode {
+            KeyspaceMode::Lww if self.replies.iter().any(is_answering) => Want::Digest,
+            KeyspaceMode::Lww | KeyspaceMode::Siblings => Want::Full,
+        }
     }
 
     fn send_read(&mut self, node: NodeId, want: Want, operation: u64, context: &mut Context<'_>) {
@@ -177,14 +234,21 @@ impl ReadOperation {
 
     /// Asks one that holds the highest version for the whole record.
     fn fetch(&mut self, highest: Version, operation: u64, context: &mut Context<'_>) {
-        let holder = self.replies.iter().find(|(_, reply)| **reply == Reply::Holds(Some(highest)));
+        let holds = |(_, reply): &(&NodeId, &Reply)| **reply == Reply::Holds(Some(highest));
+        let holder = self.replies.iter().filter(holds).min_by_key(|(node, _)| context.is_slow(**node));
         if let Some((holder, _)) = holder {
-            self.send_read(*holder, Want::Full, operation, context);
+            let holder = *holder;
+            self.overdue.remove(&holder);
+            self.send_read(holder, Want::Full, operation, context);
         }
     }
 
-    /// Answers at once if enough hold the result; else writes it back first.
+    /// Answers at once if enough hold the result; else writes it back first. What has expired is marked so first,
+    /// and the mark written back: a clock that is behind must not see the value again.
     fn conclude(&mut self, best: Record, operation: u64, context: &mut Context<'_>) -> Option<Answer> {
+        let marked = best.expired(context.now.wall_ms).filter(|_| self.level != Consistency::One);
+        context.counters.expired_marks += u64::from(marked.is_some());
+        let best = marked.unwrap_or(best);
         let version = best.version();
         let holds = |node: &NodeId| self.replies.get(node) == Some(&Reply::Holds(Some(version)));
         let enough = self.level == Consistency::One || self.sets.satisfied(Consistency::Quorum, holds);
@@ -200,33 +264,45 @@ impl ReadOperation {
             // Those that answered are known to be behind; the others are written to only if they are needed.
             let answered = matches!(self.replies.get(&node), Some(Reply::Holds(_)));
             if context.is_reachable(node) && (answered || !enough) {
+                context.counters.read_repairs += u64::from(enough);
                 context.send(node, Message::Write(self.repair(call, best.clone())));
                 write_back.insert(node, WriteBack::Pending);
             }
         }
-        self.best = Some(best.clone());
+        self.best = Some(best);
         if enough {
-            return Some(Answer::Read(Some(best)));
+            return Some(self.done(context));
         }
-        let answer = self.judge_write_back(&write_back);
+        context.counters.write_backs += 1;
         self.write_back = Some(write_back);
-        answer
+        self.judge_write_back(context)
     }
 
     fn repair(&self, call: Call, record: Record) -> Write {
         Write { call, key: self.key.clone(), record, origin: Origin::Repair, durability: Durability::Synced }
     }
 
-    fn judge_write_back(&self, replies: &BTreeMap<NodeId, WriteBack>) -> Option<Answer> {
+    fn done(&self, context: &Context<'_>) -> Answer {
+        Answer::Read(values_of(&self.key, self.best.as_ref(), context.now.wall_ms))
+    }
+
+    fn judge_write_back(&self, context: &Context<'_>) -> Option<Answer> {
+        let replies = self.write_back.as_ref()?;
         let makes = |counts: fn(&WriteBack) -> bool| {
             self.sets.satisfied(Consistency::Quorum, |node| replies.get(node).is_some_and(counts))
         };
         if makes(|reply| *reply == WriteBack::Holds) {
-            return Some(Answer::Read(self.best.clone()));
+            return Some(self.done(context));
         }
         if makes(|reply| *reply != WriteBack::Failed) {
             return None;
         }
         Some(self.failed(FailureReason::QuorumUnreachable))
     }
+}
+
+/// What a client is told of a record.
+pub(crate) fn values_of(key: &RecordKey, record: Option<&Record>, now_ms: u64) -> Values {
+    let reading = record.map(|record| record.reading(now_ms)).unwrap_or_default();
+    Values { values: reading.values, context: reading.context.map(|context| context.to_token(key)) }
 }

@@ -6,12 +6,17 @@
 //! as was asked.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use crate::causal::{Change, Dot, DotActor, Siblings};
 use crate::context::Context;
-use crate::effect::{Alarm, Commit, CommitId, CommitRefused, Damaged, Effect, LoadId};
-use crate::id::NodeId;
-use crate::message::{Call, Message, Origin, ReadOutcome, Refusal, Want, Write, WriteOutcome};
-use crate::partition::RecordKey;
+use crate::effect::{Alarm, Commit, CommitId, CommitRefused, Damaged, Effect, Entry, LoadId};
+use crate::id::{Epoch, NodeId};
+use crate::message::{
+    Call, Message, Mint, MintOutcome, Noted, Origin, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange,
+    Want, Write, WriteOutcome,
+};
+use crate::partition::{Partition, RecordKey};
 use crate::quorum::Durability;
 use crate::record::{Body, Record};
 use crate::stamp::Stamp;
@@ -35,15 +40,23 @@ const ANSWER_BYTES: usize = 128;
 #[derive(Debug)]
 enum KeyWrites {
     /// They wait for the stored record.
-    Loading(Vec<(NodeId, Write)>),
+    Loading(Vec<(NodeId, Incoming)>),
     /// The newest record is being committed by the `last` of so many commits under way, with this durability.
     Merging { newest: Record, commits: usize, last: CommitId, durability: Durability },
+}
+
+/// What a replica is asked to apply.
+#[derive(Debug)]
+enum Incoming {
+    Write(Write),
+    Mint(Mint),
 }
 
 #[derive(Debug)]
 enum Load {
     Write(RecordKey),
     Read { key: RecordKey, from: NodeId, call: Call, want: Want },
+    Scan { partition: Partition, from: NodeId, call: Call },
 }
 
 #[derive(Debug)]
@@ -54,10 +67,11 @@ struct PendingCommit {
 }
 
 /// What an answer will say once the commit it waits for is durable.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Holding {
     Ours,
     Superseding(Stamp),
+    Minted { record: Record, dot: Option<Dot> },
 }
 
 impl Replica {
@@ -71,21 +85,30 @@ impl Replica {
     }
 
     pub(crate) fn write(&mut self, from: NodeId, write: Write, context: &mut Context<'_>) {
-        if let Err(refusal) = self.check(&write, context) {
-            return answer(context, from, write.call, WriteOutcome::Refused(refusal));
+        self.take(from, Incoming::Write(write), context);
+    }
+
+    pub(crate) fn mint(&mut self, from: NodeId, mint: Mint, context: &mut Context<'_>) {
+        self.take(from, Incoming::Mint(mint), context);
+    }
+
+    fn take(&mut self, from: NodeId, incoming: Incoming, context: &mut Context<'_>) {
+        if let Err(refusal) = self.check(&incoming, context) {
+            return incoming.refuse(from, refusal, context);
         }
-        self.bytes += bytes_of(&write);
-        context.clock.observe(write.record.stamp);
-        match self.keys.get_mut(&write.key) {
-            Some(KeyWrites::Loading(waiting)) => waiting.push((from, write)),
+        self.bytes += incoming.bytes();
+        context.clock.observe(incoming.stamp());
+        match self.keys.get_mut(incoming.key()) {
+            Some(KeyWrites::Loading(waiting)) => waiting.push((from, incoming)),
             Some(KeyWrites::Merging { newest, .. }) => {
                 let newest = newest.clone();
-                self.merge(from, write, Some(newest), context);
+                self.apply(from, incoming, Some(newest), context);
             }
             None => {
-                let key = write.key.clone();
-                self.load(Load::Write(key.clone()), key.clone(), context);
-                self.keys.insert(key, KeyWrites::Loading(vec![(from, write)]));
+                let key = incoming.key().clone();
+                let load = self.expect(Load::Write(key.clone()));
+                context.effects.push(Effect::Load { load, key: key.clone() });
+                self.keys.insert(key, KeyWrites::Loading(vec![(from, incoming)]));
             }
         }
     }
@@ -97,11 +120,39 @@ impl Replica {
         (key, want): (RecordKey, Want),
         context: &mut Context<'_>,
     ) {
-        if !context.layout.is_replica(key.partition(context.layout.partitions), context.me) {
+        let partition = context.partition(&key);
+        if !context.layout.is_replica(partition, context.me) {
             let outcome = ReadOutcome::Refused(Refusal::NotReplica);
-            return context.send(from, Message::ReadAnswer { call, outcome });
+            return context.send(from, Message::ReadAnswer { call, outcome, noted: Vec::new() });
         }
-        self.load(Load::Read { key: key.clone(), from, call, want }, key, context);
+        let load = self.expect(Load::Read { key: key.clone(), from, call, want });
+        context.effects.push(Effect::Load { load, key });
+    }
+
+    pub(crate) fn scan(&mut self, from: NodeId, call: Call, range: ScanRange, context: &mut Context<'_>) {
+        let partition = range.partition;
+        if !context.layout.is_replica(partition, context.me) {
+            let outcome = ScanOutcome::Refused(Refusal::NotReplica);
+            return context.send(from, Message::ScanAnswer { call, outcome, noted: Vec::new() });
+        }
+        let load = self.expect(Load::Scan { partition, from, call });
+        context.effects.push(Effect::Scan { load, range });
+    }
+
+    pub(crate) fn scanned(&mut self, load: LoadId, page: Result<Page, RecordKey>, context: &mut Context<'_>) {
+        let Some(Load::Scan { partition, from, call }) = self.loads.remove(&load) else { return };
+        let outcome = match page {
+            Ok(page) => {
+                context.counters.scan_cuts += u64::from(page.is_cut);
+                ScanOutcome::Page(page)
+            }
+            Err(key) => {
+                context.effects.push(Effect::Alarm(Alarm::DamagedRecord { key }));
+                ScanOutcome::Refused(Refusal::InDoubt)
+            }
+        };
+        let noted = context.noted(partition);
+        context.send(from, Message::ScanAnswer { call, outcome, noted });
     }
 
     pub(crate) fn loaded(
@@ -114,12 +165,13 @@ impl Replica {
             Some(Load::Write(key)) => self.loaded_for_write(&key, record, context),
             Some(Load::Read { key, from, call, want }) => {
                 let outcome = read_outcome(record, want, context.settings.digest_bytes_min);
+                let noted = context.noted(context.partition(&key));
                 if outcome == ReadOutcome::Refused(Refusal::InDoubt) {
                     context.effects.push(Effect::Alarm(Alarm::DamagedRecord { key }));
                 }
-                context.send(from, Message::ReadAnswer { call, outcome });
+                context.send(from, Message::ReadAnswer { call, outcome, noted });
             }
-            None => {}
+            Some(Load::Scan { .. }) | None => {}
         }
     }
 
@@ -135,26 +187,29 @@ impl Replica {
             return;
         };
         self.bytes -= bytes;
-        if let Some(KeyWrites::Merging { commits, .. }) = self.keys.get_mut(&key) {
+        if let Some(KeyWrites::Merging { commits, newest, last, .. }) = self.keys.get_mut(&key) {
             *commits -= 1;
             if *commits == 0 {
                 self.keys.remove(&key);
+            } else if outcome.is_err() && matches!(newest.body, Body::Siblings(_)) {
+                // What was refused is part of what is being committed now, and stands or falls with that.
+                let last = *last;
+                for answer in answers {
+                    self.wait_for(last, answer);
+                }
+                return;
             }
         }
         for (to, call, holding) in answers {
-            let outcome = match (outcome, holding) {
-                (Ok(durability), Holding::Ours) => WriteOutcome::Held(durability),
-                (Ok(_), Holding::Superseding(stamp)) => WriteOutcome::Superseded(stamp),
-                (Err(CommitRefused), _) => WriteOutcome::Refused(Refusal::DiskFull),
-            };
-            answer(context, to, call, outcome);
+            let noted = context.noted(context.partition(&key));
+            context.send(to, answer_of(call, holding, outcome, noted));
         }
     }
 
     /// What is refused before anything is read or written. Repairs are refused for want of space only by the log
     /// itself: they live on the reserve above the hard limit.
-    fn check(&self, write: &Write, context: &Context<'_>) -> Result<(), Refusal> {
-        if !context.layout.is_replica(write.key.partition(context.layout.partitions), context.me) {
+    fn check(&self, incoming: &Incoming, context: &Context<'_>) -> Result<(), Refusal> {
+        if !context.layout.is_replica(context.partition(incoming.key()), context.me) {
             return Err(Refusal::NotReplica);
         }
         let settings = context.settings;
@@ -162,7 +217,7 @@ impl Replica {
             self.under_way() < settings.writes_max + settings.writes_max / 4 * reserve
                 && self.bytes < settings.write_bytes_max + settings.write_bytes_max / 4 * reserve
         };
-        let Origin::Client { deadline_wall_ms } = write.origin else {
+        let Some(deadline_wall_ms) = incoming.client_deadline_ms() else {
             return if is_within(1) { Ok(()) } else { Err(Refusal::Overloaded) };
         };
         let skew_ms_max = context.settings.skew_ms_max;
@@ -170,21 +225,21 @@ impl Replica {
         if context.now.wall_ms > deadline_wall_ms.saturating_add(skew_ms_max) {
             return Err(Refusal::DeadlinePassed);
         }
-        if context.clock.is_too_far_ahead(write.record.stamp, context.now.wall_ms, skew_ms_max) {
+        if context.clock.is_too_far_ahead(incoming.stamp(), context.now.wall_ms, skew_ms_max) {
             return Err(Refusal::ClockSkew);
         }
         // What is deleted takes no space for long: deletes live on the reserve, as repairs do.
-        if self.disk_full && matches!(write.record.body, Body::Value(_)) {
+        if self.disk_full && incoming.takes_space() {
             return Err(Refusal::DiskFull);
         }
         if is_within(0) { Ok(()) } else { Err(Refusal::Overloaded) }
     }
 
-    fn load(&mut self, purpose: Load, key: RecordKey, context: &mut Context<'_>) {
+    fn expect(&mut self, purpose: Load) -> LoadId {
         let load = LoadId(self.next_load);
         self.next_load += 1;
         self.loads.insert(load, purpose);
-        context.effects.push(Effect::Load { load, key });
+        load
     }
 
     fn loaded_for_write(
@@ -200,9 +255,9 @@ impl Replica {
             Ok(stored) => stored,
             Err(Damaged) => {
                 context.effects.push(Effect::Alarm(Alarm::DamagedRecord { key: key.clone() }));
-                for (from, write) in waiting {
-                    self.bytes -= bytes_of(&write);
-                    answer(context, from, write.call, WriteOutcome::Refused(Refusal::InDoubt));
+                for (from, incoming) in waiting {
+                    self.bytes -= incoming.bytes();
+                    incoming.refuse(from, Refusal::InDoubt, context);
                 }
                 return;
             }
@@ -211,40 +266,98 @@ impl Replica {
         if let Some(stored) = &stored {
             context.clock.observe(stored.stamp);
         }
-        for (from, write) in waiting {
+        for (from, incoming) in waiting {
             let newest = match self.keys.get(key) {
                 Some(KeyWrites::Merging { newest, .. }) => Some(newest.clone()),
                 Some(KeyWrites::Loading(_)) | None => stored.clone(),
             };
-            self.merge(from, write, newest, context);
+            self.apply(from, incoming, newest, context);
         }
     }
 
-    /// Commits the write's record if it is the newest now; else says what supersedes it, once that is durable.
-    fn merge(&mut self, from: NodeId, write: Write, newest: Option<Record>, context: &mut Context<'_>) {
-        let bytes = bytes_of(&write);
+    fn apply(&mut self, from: NodeId, incoming: Incoming, newest: Option<Record>, context: &mut Context<'_>) {
+        let bytes = incoming.bytes();
+        match incoming {
+            Incoming::Write(write) => self.merge(from, write, (newest, bytes), context),
+            Incoming::Mint(mint) => self.give_dot(from, mint, (newest, bytes), context),
+        }
+    }
+
+    /// Commits what comes of the stored record and the write's; or says what supersedes it, once that is durable.
+    fn merge(
+        &mut self,
+        from: NodeId,
+        write: Write,
+        (newest, bytes): (Option<Record>, usize),
+        context: &mut Context<'_>,
+    ) {
         let Write { call, key, record, durability, .. } = write;
-        if let Some(newest) = newest {
+        if let Some(newest) = &newest {
             if newest.conflicts_with(&record) {
-                context
-                    .effects
-                    .push(Effect::Alarm(Alarm::EqualStamps { key: key.clone(), stamp: record.stamp }));
+                let alarm = Alarm::EqualStamps { key: key.clone(), stamp: record.stamp };
+                context.effects.push(Effect::Alarm(alarm));
             }
             if newest.supersedes(&record) {
                 self.bytes -= bytes;
                 return self.answer_superseded((from, call), &key, newest.stamp, context);
             }
-            if newest == record && self.join((from, call), &key, durability) {
-                self.bytes -= bytes;
-                return;
-            }
+        }
+        let merged = match newest.clone() {
+            Some(newest) => newest.merge(record),
+            None => record,
+        };
+        let pending = PendingCommit { key, bytes, answers: vec![(from, call, Holding::Ours)] };
+        self.commit(pending, merged, (newest, durability), context);
+    }
+
+    /// Adds the write to the siblings of its key, under a dot of ours. That is synced before anybody hears of it:
+    /// a dot that were forgotten would be given again.
+    fn give_dot(
+        &mut self,
+        from: NodeId,
+        mint: Mint,
+        (newest, bytes): (Option<Record>, usize),
+        context: &mut Context<'_>,
+    ) {
+        let Mint { call, key, change, .. } = mint;
+        let mut siblings = match newest.as_ref().map(|record| &record.body) {
+            Some(Body::Siblings(siblings)) => Siblings::clone(siblings),
+            _ => Siblings::default(),
+        };
+        let partition = context.partition(&key);
+        let since = context.layout.since(partition, context.me).unwrap_or(Epoch(0));
+        let actor = DotActor(context.actor.minting(context.trusted_since, since));
+        let stamp = newest.as_ref().map_or(change.stamp, |newest| newest.stamp.max(change.stamp));
+        let known = siblings.values().any(|(_, sibling)| sibling.operation == change.operation);
+        context.counters.operations_met_again += u64::from(known);
+        let Ok(dot) = siblings.mint(actor, change) else {
+            self.bytes -= bytes;
+            context.counters.sibling_caps += 1;
+            let (outcome, noted) = (MintOutcome::Refused(Refusal::TooManySiblings), context.noted(partition));
+            return context.send(from, Message::MintAnswer { call, outcome, noted });
+        };
+        context.counters.minted += 1;
+        let record = Record { stamp, body: Body::Siblings(Arc::new(siblings)) };
+        let holding = Holding::Minted { record: record.clone(), dot };
+        let pending = PendingCommit { key, bytes, answers: vec![(from, call, holding)] };
+        self.commit(pending, record, (newest, Durability::Synced), context);
+    }
+
+    fn commit(
+        &mut self,
+        mut pending: PendingCommit,
+        record: Record,
+        (newest, durability): (Option<Record>, Durability),
+        context: &mut Context<'_>,
+    ) {
+        let key = pending.key.clone();
+        if newest.as_ref() == Some(&record) && self.join(&mut pending, durability) {
+            self.bytes -= pending.bytes;
+            return;
         }
         let id = CommitId(self.next_commit);
         self.next_commit += 1;
-        self.commits.insert(
-            id,
-            PendingCommit { key: key.clone(), bytes, answers: vec![(from, call, Holding::Ours)] },
-        );
+        self.commits.insert(id, pending);
         match self.keys.get_mut(&key) {
             Some(KeyWrites::Merging { newest, commits, last, durability: of_last }) => {
                 *newest = record.clone();
@@ -257,18 +370,21 @@ impl Replica {
                 self.keys.insert(key.clone(), merging);
             }
         }
-        context.effects.push(Effect::Commit(Commit { id, key, record, durability }));
+        let entry = Entry::Record { key, record };
+        context.effects.push(Effect::Commit(Commit { id, entry, durability }));
     }
 
     /// The very record is being committed already: its commit serves for this write too, unless it is to be less
     /// durable.
-    fn join(&mut self, (to, call): (NodeId, Call), key: &RecordKey, wanted: Durability) -> bool {
-        let Some(KeyWrites::Merging { last, durability, .. }) = self.keys.get(key) else { return false };
-        if *durability < wanted {
+    fn join(&mut self, pending: &mut PendingCommit, wanted: Durability) -> bool {
+        let Some(KeyWrites::Merging { last, durability, .. }) = self.keys.get(&pending.key) else {
+            return false;
+        };
+        let last = *last;
+        if *durability < wanted || !self.commits.contains_key(&last) {
             return false;
         }
-        let last = *last;
-        self.wait_for(last, (to, call, Holding::Ours))
+        std::mem::take(&mut pending.answers).into_iter().all(|answer| self.wait_for(last, answer))
     }
 
     /// Answers when a commit ends; false if it has ended.
@@ -293,16 +409,91 @@ impl Replica {
                 return;
             }
         }
-        answer(context, to, call, WriteOutcome::Superseded(by));
+        let noted = context.noted(context.partition(key));
+        context.send(to, Message::WriteAnswer { call, outcome: WriteOutcome::Superseded(by), noted });
     }
 }
 
-fn bytes_of(write: &Write) -> usize {
-    ANSWER_BYTES + write.key.encoded().len() + write.record.value_len()
+impl Incoming {
+    fn key(&self) -> &RecordKey {
+        match self {
+            Self::Write(Write { key, .. }) | Self::Mint(Mint { key, .. }) => key,
+        }
+    }
+
+    fn stamp(&self) -> Stamp {
+        match self {
+            Self::Write(write) => write.record.stamp,
+            Self::Mint(mint) => mint.change.stamp,
+        }
+    }
+
+    /// `None` for a repair, which has no deadline.
+    fn client_deadline_ms(&self) -> Option<u64> {
+        match self {
+            Self::Write(Write { origin: Origin::Client { deadline_wall_ms }, .. })
+            | Self::Mint(Mint { deadline_wall_ms, .. }) => Some(*deadline_wall_ms),
+            Self::Write(Write { origin: Origin::Repair, .. }) => None,
+        }
+    }
+
+    fn takes_space(&self) -> bool {
+        match self {
+            Self::Write(write) => !matches!(write.record.body, Body::Tombstone | Body::Expired),
+            Self::Mint(mint) => mint.change.value.is_some(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let content = match self {
+            Self::Write(write) => write.record.value_len(),
+            Self::Mint(Mint { change: Change { value, .. }, .. }) => {
+                value.as_ref().map_or(0, |value| value.len())
+            }
+        };
+        ANSWER_BYTES + self.key().encoded().len() + content
+    }
+
+    fn refuse(self, to: NodeId, refusal: Refusal, context: &mut Context<'_>) {
+        let noted = context.noted(context.partition(self.key()));
+        context.send(
+            to,
+            match self {
+                Self::Write(Write { call, .. }) => {
+                    Message::WriteAnswer { call, outcome: WriteOutcome::Refused(refusal), noted }
+                }
+                Self::Mint(Mint { call, .. }) => {
+                    Message::MintAnswer { call, outcome: MintOutcome::Refused(refusal), noted }
+                }
+            },
+        );
+    }
 }
 
-fn answer(context: &mut Context<'_>, to: NodeId, call: Call, outcome: WriteOutcome) {
-    context.send(to, Message::WriteAnswer { call, outcome });
+fn answer_of(
+    call: Call,
+    holding: Holding,
+    outcome: Result<Durability, CommitRefused>,
+    noted: Noted,
+) -> Message {
+    let refused = Refusal::DiskFull;
+    match (holding, outcome) {
+        (Holding::Minted { record, dot }, Ok(_)) => {
+            Message::MintAnswer { call, outcome: MintOutcome::Minted { record, dot }, noted }
+        }
+        (Holding::Minted { .. }, Err(CommitRefused)) => {
+            Message::MintAnswer { call, outcome: MintOutcome::Refused(refused), noted }
+        }
+        (Holding::Ours, Ok(durability)) => {
+            Message::WriteAnswer { call, outcome: WriteOutcome::Held(durability), noted }
+        }
+        (Holding::Superseding(stamp), Ok(_)) => {
+            Message::WriteAnswer { call, outcome: WriteOutcome::Superseded(stamp), noted }
+        }
+        (Holding::Ours | Holding::Superseding(_), Err(CommitRefused)) => {
+            Message::WriteAnswer { call, outcome: WriteOutcome::Refused(refused), noted }
+        }
+    }
 }
 
 fn read_outcome(record: Result<Option<Record>, Damaged>, want: Want, digest_bytes_min: usize) -> ReadOutcome {

@@ -75,6 +75,28 @@ impl WriteOperation {
         }
     }
 
+    pub(crate) fn sets(&self) -> &ReplicaSets {
+        &self.sets
+    }
+
+    pub(crate) fn key(&self) -> &RecordKey {
+        &self.key
+    }
+
+    /// The replicas that may have missed it, now that nobody waits for it, and one that holds it.
+    pub(crate) fn missed(&self, me: NodeId) -> Option<(NodeId, Vec<NodeId>)> {
+        let holds = |reply: &Reply| matches!(reply, Reply::Held(_) | Reply::Superseded(_));
+        let holders = self.replies.iter().filter(|(_, reply)| matches!(reply, Reply::Held(_)));
+        let holder = holders.map(|(node, _)| *node).min_by_key(|node| *node != me)?;
+        let missed = self.replies.iter().filter(|(_, reply)| !holds(reply));
+        Some((holder, missed.map(|(node, _)| *node).collect()))
+    }
+
+    /// True while a replica may still say that it holds the write.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.replies.values().any(|reply| *reply == Reply::Pending)
+    }
+
     /// True until the write has been sent for the first time.
     pub(crate) fn is_unsent(&self) -> bool {
         self.attempt == 0
@@ -88,6 +110,7 @@ impl WriteOperation {
         let stamp = context.clock.issue(context.now.wall_ms)?;
         self.stamp = Some(stamp);
         self.attempt += 1;
+        context.counters.stamped_anew += u64::from(self.attempt > 1);
         for node in self.sets.nodes() {
             if !context.is_reachable(node) {
                 self.replies.insert(node, Reply::NotAsked);
@@ -189,7 +212,8 @@ impl WriteOperation {
         });
         match self.stamp {
             Some(stamp) => {
-                Answer::Written { stamp, acks: self.acks(), durability: held.min().unwrap_or_default() }
+                let durability = held.min().unwrap_or_default();
+                Answer::Written { stamp, acks: self.acks(), durability, context: None }
             }
             None => self.failed(FailureReason::OutcomeUnknown),
         }
@@ -231,7 +255,8 @@ mod tests {
         let full = Reply::Refused(Refusal::DiskFull);
         let failed = |reason, acks| Verdict::End(Answer::Failed(Failure { reason, acks, needed: 2 }));
         let unknown = |acks| failed(FailureReason::OutcomeUnknown, acks);
-        let done = Answer::Written { stamp: stamp(5), acks: 2, durability: Durability::Synced };
+        let done =
+            Answer::Written { stamp: stamp(5), acks: 2, durability: Durability::Synced, context: None };
         let cases = [
             (1, [Pending, Pending, Pending], Verdict::Wait),
             (1, [held, Pending, Pending], Verdict::Wait),

@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a broken harness may panic")]
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use keystore_core::effect::{
-    Alarm, ClientRequest, CommitId, CommitRefused, Damaged, Deadline, Effect, Event, LinkId, LoadId, Now,
-    Operation, RequestId, SaveId,
+    Alarm, Causal, ClientRequest, CommitId, CommitRefused, Damaged, Deadline, Effect, Event, LinkId, LoadId,
+    Now, Operation, RequestId, SaveId,
 };
 use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, NodeId, Nonce};
-use keystore_core::layout::{FirstLayout, Layout, Member};
+use keystore_core::layout::{FirstLayout, KeyspaceMode, Layout, Member};
 use keystore_core::message::{
     Call, Header, Hello, Message, Origin, ReadOutcome, Refusal, Want, Write, WriteOutcome,
 };
@@ -103,6 +105,7 @@ fn layout() -> Layout {
         partitions: PartitionCount::new(16).unwrap(),
         replication_factor: 2,
         members: vec![member(ME, 1), member(PEER, 2)],
+        keyspaces: BTreeMap::from([("causal".to_owned(), KeyspaceMode::Siblings)]),
     })
     .unwrap()
 }
@@ -116,6 +119,8 @@ fn start(decided: bool, settings: Settings) -> Start {
         stamp_ceiling_ms: 0,
         membership: Some((layout(), decided)),
         peers: Default::default(),
+        trusted_since: Generation(0),
+        hints: Vec::new(),
         settings,
     }
 }
@@ -129,10 +134,16 @@ fn hello(generation: u64) -> Hello {
     Hello { header: header(generation), nonce: Nonce(generation) }
 }
 
+/// What the node has noted of both replicas of the key.
+fn noted() -> Vec<Generation> {
+    let replicas = layout().replicas(key().partition(layout().partitions));
+    replicas.into_iter().map(|node| Generation(if node == ME { 1 } else { 7 })).collect()
+}
+
 /// The answers to writes among some effects.
 fn answers(effects: &[Effect]) -> Vec<(Call, WriteOutcome)> {
     let answer = |effect: &Effect| match effect {
-        Effect::Send { message: Message::WriteAnswer { call, outcome }, .. } => Some((*call, *outcome)),
+        Effect::Send { message: Message::WriteAnswer { call, outcome, .. }, .. } => Some((*call, *outcome)),
         _ => None,
     };
     effects.iter().filter_map(answer).collect()
@@ -231,7 +242,7 @@ fn a_damaged_record_is_neither_read_nor_written_over_and_raises_an_alarm() {
     let effects = bench.loaded(1, Err(Damaged));
     let outcome = ReadOutcome::Refused(Refusal::InDoubt);
     assert!(effects.contains(&alarm));
-    let is_refusal = |effect: &Effect| matches!(effect, Effect::Send { message, .. } if *message == Message::ReadAnswer { call, outcome: outcome.clone() });
+    let is_refusal = |effect: &Effect| matches!(effect, Effect::Send { message, .. } if *message == Message::ReadAnswer { call, outcome: outcome.clone(), noted: noted() });
     assert!(effects.iter().any(is_refusal));
 }
 
@@ -270,7 +281,7 @@ fn a_small_value_comes_whole_and_a_large_one_as_its_digest() {
         let mut bench = Bench::new();
         bench.frame(Message::Read { call, key: key(), want: Want::Digest });
         let effects = bench.loaded(0, Ok(stored));
-        let expected = Message::ReadAnswer { call, outcome };
+        let expected = Message::ReadAnswer { call, outcome, noted: noted() };
         assert!(matches!(&effects[..], [Effect::Send { message, .. }] if *message == expected));
     }
 }
@@ -336,7 +347,12 @@ fn a_link_that_closes_while_its_hello_is_saved_never_comes_into_use() {
 #[test]
 fn an_answer_to_a_call_of_the_process_before_does_not_count() {
     let mut bench = Bench::new();
-    let operation = Operation::Put { key: key(), value: Bytes::from_static(b"x") };
+    let operation = Operation::Put {
+        key: key(),
+        value: Bytes::from_static(b"x"),
+        ttl_ms: None,
+        causal: Causal::default(),
+    };
     let deadline = Deadline::after(now(0), 5_000);
     let put = ClientRequest { id: RequestId(1), operation, consistency: None, durability: None, deadline };
     bench.step(Event::Client(put));
@@ -345,7 +361,7 @@ fn an_answer_to_a_call_of_the_process_before_does_not_count() {
     bench.committed(0);
     let outcome = WriteOutcome::Held(Durability::Synced);
     for operation in 0..10 {
-        let stale = Message::WriteAnswer { call: Call { operation, attempt: 1 }, outcome };
+        let stale = Message::WriteAnswer { call: Call { operation, attempt: 1 }, outcome, noted: Vec::new() };
         assert_eq!(bench.frame(stale), [], "numbers of another generation mean nothing to this one");
     }
 }
