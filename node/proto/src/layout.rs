@@ -3,9 +3,11 @@
 //! Whatever is read is validated as a layout before anybody sees it, so a layout that came from a peer, an
 //! administrator or a file keeps the same rules as one that was made here.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use keystore_core::id::{Actor, ClusterId, Epoch, NodeId};
-use keystore_core::layout::{Layout, LayoutError, Member, Phase};
+use keystore_core::layout::{KeyspaceMode, Layout, LayoutError, Member, Phase};
 use keystore_core::partition::{PartitionCount, PartitionCountError};
 use keystore_core::ring::{Replica, Ring};
 use thiserror::Error;
@@ -24,6 +26,8 @@ pub enum LayoutWireError {
     Phase(i32),
     #[error("a replica names member number {index}, but there are {members}")]
     MemberIndex { index: u32, members: usize },
+    #[error("the mode of a keyspace is {0}, which this version does not know")]
+    KeyspaceMode(i32),
     #[error("the keyspace \"{0}\" is named twice")]
     KeyspaceTwice(String),
     #[error(transparent)]
@@ -51,7 +55,7 @@ impl From<&Layout> for v1::Layout {
             replication_factor: u32::try_from(*replication_factor)
                 .expect("a valid layout's replication factor is below 8"),
             members: members.iter().map(v1::Member::from).collect(),
-            keyspaces: keyspaces.iter().map(|name| v1::Keyspace { name: name.clone() }).collect(),
+            keyspaces: keyspaces.iter().map(|(name, mode)| keyspace_to_wire(name, *mode)).collect(),
             ring: ring
                 .iter()
                 .map(|(_, replicas)| v1::PartitionReplicas {
@@ -81,10 +85,10 @@ impl TryFrom<v1::Layout> for Layout {
             return Err(LayoutWireError::Phase(phase));
         }
         let members = members.into_iter().map(Member::try_from).collect::<Result<Vec<_>, _>>()?;
-        let mut names = std::collections::BTreeSet::new();
-        for v1::Keyspace { name } in keyspaces {
-            if let Some(twice) = names.replace(name) {
-                return Err(LayoutWireError::KeyspaceTwice(twice));
+        let mut modes = BTreeMap::new();
+        for v1::Keyspace { name, mode } in keyspaces {
+            if modes.insert(name.clone(), keyspace_mode(mode)?).is_some() {
+                return Err(LayoutWireError::KeyspaceTwice(name));
             }
         }
         let layout = Self {
@@ -95,10 +99,26 @@ impl TryFrom<v1::Layout> for Layout {
             partitions: PartitionCount::new(partitions)?,
             replication_factor: usize::try_from(replication_factor).unwrap_or(usize::MAX),
             members,
-            keyspaces: names,
+            keyspaces: modes,
         };
         layout.validate()?;
         Ok(layout)
+    }
+}
+
+fn keyspace_to_wire(name: &str, mode: KeyspaceMode) -> v1::Keyspace {
+    let mode = match mode {
+        KeyspaceMode::Lww => v1::KeyspaceMode::Lww,
+        KeyspaceMode::Siblings => v1::KeyspaceMode::Siblings,
+    };
+    v1::Keyspace { name: name.to_owned(), mode: mode.into() }
+}
+
+fn keyspace_mode(mode: i32) -> Result<KeyspaceMode, LayoutWireError> {
+    match v1::KeyspaceMode::try_from(mode) {
+        Ok(v1::KeyspaceMode::Unspecified | v1::KeyspaceMode::Lww) => Ok(KeyspaceMode::Lww),
+        Ok(v1::KeyspaceMode::Siblings) => Ok(KeyspaceMode::Siblings),
+        Err(_) => Err(LayoutWireError::KeyspaceMode(mode)),
     }
 }
 
@@ -173,6 +193,7 @@ mod tests {
             partitions: PartitionCount::new(32).unwrap(),
             replication_factor: 3,
             members: (1..=4).map(member).collect(),
+            keyspaces: BTreeMap::from([("causal".to_owned(), KeyspaceMode::Siblings)]),
         })
         .unwrap()
     }
@@ -196,7 +217,7 @@ mod tests {
             (|it| it.ring[0].replicas[0].member = 4, LayoutWireError::MemberIndex { index: 4, members: 4 }),
             (
                 |it| it.keyspaces.push(it.keyspaces[0].clone()),
-                LayoutWireError::KeyspaceTwice("default".into()),
+                LayoutWireError::KeyspaceTwice("causal".into()),
             ),
             (
                 |it| it.cluster_id = Bytes::from_static(b"short"),

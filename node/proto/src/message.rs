@@ -1,15 +1,22 @@
 //! The messages within a frame: to the wire and back.
 
-use keystore_core::message::{Call, Message, Origin, ReadOutcome, Refusal, Want, Write, WriteOutcome};
-use keystore_core::partition::RecordKey;
+use keystore_core::causal::{Change, Context, Dot, DotActor, OperationId};
+use keystore_core::id::Generation;
+use keystore_core::message::{
+    Call, Message, Mint, MintOutcome, Noted, Origin, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange,
+    Want, Write, WriteOutcome,
+};
+use keystore_core::partition::{Partition, RecordKey};
 use keystore_core::quorum::Durability;
 use keystore_core::record::{Body, Record, Version};
 
 use crate::error::WireError;
-use crate::field::{check_value, stamp, stamp_bytes};
+use crate::field::{check_value, node, sixteen, stamp, stamp_bytes, uuid_bytes};
 use crate::v1;
+use crate::v1::mint_answer::Outcome as MintKind;
 use crate::v1::peer_message::Kind;
 use crate::v1::read_answer::Outcome as ReadKind;
+use crate::v1::scan_answer::Outcome as ScanKind;
 use crate::v1::write_answer::Outcome as WriteKind;
 
 /// What messages bear that belong to no request.
@@ -17,22 +24,37 @@ const NO_CALL: Call = Call { operation: 0, attempt: 0 };
 
 impl From<Message> for v1::PeerMessage {
     fn from(message: Message) -> Self {
-        let (call, kind) = match message {
-            Message::Write(write) => (write.call, Kind::Write(write_to_wire(write))),
-            Message::WriteAnswer { call, outcome } => {
-                (call, Kind::WriteAnswer(write_answer_to_wire(outcome)))
+        let (call, noted, kind) = match message {
+            Message::Write(write) => (write.call, Noted::new(), Kind::Write(write_to_wire(write))),
+            Message::WriteAnswer { call, outcome, noted } => {
+                (call, noted, Kind::WriteAnswer(write_answer_to_wire(outcome)))
+            }
+            Message::Mint(mint) => (mint.call, Noted::new(), Kind::Mint(mint_to_wire(mint))),
+            Message::MintAnswer { call, outcome, noted } => {
+                (call, noted, Kind::MintAnswer(mint_answer_to_wire(outcome)))
             }
             Message::Read { call, key, want } => {
                 let read = v1::ReadMessage { key: key.encoded().clone(), digest: want == Want::Digest };
-                (call, Kind::Read(read))
+                (call, Noted::new(), Kind::Read(read))
             }
-            Message::ReadAnswer { call, outcome } => (call, Kind::ReadAnswer(read_answer_to_wire(outcome))),
+            Message::ReadAnswer { call, outcome, noted } => {
+                (call, noted, Kind::ReadAnswer(read_answer_to_wire(outcome)))
+            }
+            Message::Scan { call, range } => (call, Noted::new(), Kind::Scan(scan_to_wire(range))),
+            Message::ScanAnswer { call, outcome, noted } => {
+                (call, noted, Kind::ScanAnswer(scan_answer_to_wire(outcome)))
+            }
+            Message::Hint { target, key } => {
+                let hint = v1::HintMessage { target: uuid_bytes(&target.0), key: key.encoded().clone() };
+                (NO_CALL, Noted::new(), Kind::Hint(hint))
+            }
             Message::InitAccepted { digest, reply_wanted, decided } => {
                 let accepted = v1::InitAcceptedMessage { digest, reply_wanted, decided };
-                (NO_CALL, Kind::InitAccepted(accepted))
+                (NO_CALL, Noted::new(), Kind::InitAccepted(accepted))
             }
         };
-        Self { operation: call.operation, attempt: call.attempt, kind: Some(kind) }
+        let noted = noted.into_iter().map(|generation| generation.0).collect();
+        Self { operation: call.operation, attempt: call.attempt, kind: Some(kind), noted }
     }
 }
 
@@ -40,17 +62,33 @@ impl TryFrom<v1::PeerMessage> for Message {
     type Error = WireError;
 
     fn try_from(message: v1::PeerMessage) -> Result<Self, WireError> {
-        let v1::PeerMessage { operation, attempt, kind } = message;
+        let v1::PeerMessage { operation, attempt, kind, noted } = message;
         let call = Call { operation, attempt };
+        let noted: Noted = noted.into_iter().map(Generation).collect();
         Ok(match kind.ok_or(WireError::Missing("kind"))? {
             Kind::Write(write) => Self::Write(write_from_wire(call, write)?),
-            Kind::WriteAnswer(answer) => Self::WriteAnswer { call, outcome: write_answer_from_wire(answer)? },
+            Kind::WriteAnswer(answer) => {
+                Self::WriteAnswer { call, outcome: write_answer_from_wire(answer)?, noted }
+            }
+            Kind::Mint(mint) => Self::Mint(mint_from_wire(call, mint)?),
+            Kind::MintAnswer(answer) => {
+                Self::MintAnswer { call, outcome: mint_answer_from_wire(answer)?, noted }
+            }
             Kind::Read(v1::ReadMessage { key, digest }) => Self::Read {
                 call,
                 key: RecordKey::from_encoded(key)?,
                 want: if digest { Want::Digest } else { Want::Full },
             },
-            Kind::ReadAnswer(answer) => Self::ReadAnswer { call, outcome: read_answer_from_wire(answer)? },
+            Kind::ReadAnswer(answer) => {
+                Self::ReadAnswer { call, outcome: read_answer_from_wire(answer)?, noted }
+            }
+            Kind::Scan(scan) => Self::Scan { call, range: scan_from_wire(scan)? },
+            Kind::ScanAnswer(answer) => {
+                Self::ScanAnswer { call, outcome: scan_answer_from_wire(answer)?, noted }
+            }
+            Kind::Hint(v1::HintMessage { target, key }) => {
+                Self::Hint { target: node("target", &target)?, key: RecordKey::from_encoded(key)? }
+            }
             Kind::InitAccepted(v1::InitAcceptedMessage { digest, reply_wanted, decided }) => {
                 Self::InitAccepted { digest, reply_wanted, decided }
             }
@@ -90,24 +128,125 @@ fn durability_of(periodic: bool) -> Durability {
 }
 
 fn record_to_wire(Record { stamp, body }: Record) -> v1::PeerRecord {
-    v1::PeerRecord {
-        stamp: stamp_bytes(stamp),
-        value: match body {
-            Body::Value(value) => Some(value),
-            Body::Tombstone => None,
-        },
-    }
+    let (kind, value) = match body {
+        Body::Value(value) => (0, Some(value)),
+        Body::Tombstone => (0, None),
+        Body::Expiring { .. } | Body::Expired | Body::Siblings(_) => {
+            (u32::from(body.kind()), Some(body.payload()))
+        }
+    };
+    v1::PeerRecord { stamp: stamp_bytes(stamp), value, kind }
 }
 
 fn record_from_wire(record: v1::PeerRecord) -> Result<Record, WireError> {
-    let body = match record.value {
-        Some(value) => {
-            check_value(&value)?;
-            Body::Value(value)
+    let v1::PeerRecord { stamp: of, value, kind } = record;
+    let body = match (kind, value) {
+        (0, Some(value)) => Body::Value(value),
+        (0, None) => Body::Tombstone,
+        (kind, value) => {
+            let kind = u8::try_from(kind).map_err(|_| WireError::RecordKind(kind))?;
+            Body::from_payload(kind, value.unwrap_or_default())?
         }
-        None => Body::Tombstone,
     };
-    Ok(Record { stamp: stamp("stamp", &record.stamp)?, body })
+    if let Body::Value(value) | Body::Expiring { value, .. } = &body {
+        check_value(value)?;
+    }
+    Ok(Record { stamp: stamp("stamp", &of)?, body })
+}
+
+fn mint_to_wire(mint: Mint) -> v1::MintMessage {
+    let Mint { call: _, key, change, deadline_wall_ms } = mint;
+    let Change { stamp, operation, context, value, expires_ms } = change;
+    v1::MintMessage {
+        context: context.to_token(&key),
+        key: key.encoded().clone(),
+        stamp: stamp_bytes(stamp),
+        operation_id: uuid_bytes(&operation.0),
+        value,
+        expires_ms: expires_ms.unwrap_or_default(),
+        deadline_wall_ms,
+    }
+}
+
+fn mint_from_wire(call: Call, mint: v1::MintMessage) -> Result<Mint, WireError> {
+    let v1::MintMessage { key, stamp: of, operation_id, context, value, expires_ms, deadline_wall_ms } = mint;
+    let key = RecordKey::from_encoded(key)?;
+    if let Some(value) = &value {
+        check_value(value)?;
+    }
+    let change = Change {
+        stamp: stamp("stamp", &of)?,
+        operation: OperationId(sixteen("operation_id", &operation_id)?),
+        context: Context::from_token(&key, &context)?,
+        value,
+        expires_ms: (expires_ms > 0).then_some(expires_ms),
+    };
+    Ok(Mint { call, key, change, deadline_wall_ms })
+}
+
+fn mint_answer_to_wire(outcome: MintOutcome) -> v1::MintAnswer {
+    let outcome = match outcome {
+        MintOutcome::Minted { record, dot } => MintKind::Minted(v1::Minted {
+            record: Some(record_to_wire(record)),
+            dot: dot.map(|Dot { actor, counter }| v1::PeerDot { actor: actor.0, counter }),
+        }),
+        MintOutcome::Refused(refusal) => MintKind::Refused(refusal_to_wire(refusal).into()),
+    };
+    v1::MintAnswer { outcome: Some(outcome) }
+}
+
+fn mint_answer_from_wire(answer: v1::MintAnswer) -> Result<MintOutcome, WireError> {
+    Ok(match answer.outcome.ok_or(WireError::Missing("outcome"))? {
+        MintKind::Minted(v1::Minted { record, dot }) => MintOutcome::Minted {
+            record: record_from_wire(record.ok_or(WireError::Missing("record"))?)?,
+            dot: dot.map(|v1::PeerDot { actor, counter }| Dot { actor: DotActor(actor), counter }),
+        },
+        MintKind::Refused(refusal) => MintOutcome::Refused(refusal_from_wire(refusal)?),
+    })
+}
+
+fn scan_to_wire(range: ScanRange) -> v1::ScanMessage {
+    let ScanRange { partition, prefix, after, limit } = range;
+    let after = after.map(|key| key.encoded().clone()).unwrap_or_default();
+    v1::ScanMessage { partition: partition.0.into(), prefix, after, limit }
+}
+
+fn scan_from_wire(scan: v1::ScanMessage) -> Result<ScanRange, WireError> {
+    let v1::ScanMessage { partition, prefix, after, limit } = scan;
+    let partition = u16::try_from(partition).map_err(|_| WireError::Partition(partition))?;
+    let after = if after.is_empty() { None } else { Some(RecordKey::from_encoded(after)?) };
+    Ok(ScanRange { partition: Partition(partition), prefix, after, limit })
+}
+
+fn scan_answer_to_wire(outcome: ScanOutcome) -> v1::ScanAnswer {
+    let outcome = match outcome {
+        ScanOutcome::Page(Page { entries, is_cut }) => {
+            let entry = |(key, record): (RecordKey, Record)| v1::PeerEntry {
+                key: key.encoded().clone(),
+                record: Some(record_to_wire(record)),
+            };
+            ScanKind::Page(v1::PeerPage { entries: entries.into_iter().map(entry).collect(), is_cut })
+        }
+        ScanOutcome::Refused(refusal) => ScanKind::Refused(refusal_to_wire(refusal).into()),
+    };
+    v1::ScanAnswer { outcome: Some(outcome) }
+}
+
+fn scan_answer_from_wire(answer: v1::ScanAnswer) -> Result<ScanOutcome, WireError> {
+    Ok(match answer.outcome.ok_or(WireError::Missing("outcome"))? {
+        ScanKind::Page(v1::PeerPage { entries, is_cut }) => {
+            let entry = |v1::PeerEntry { key, record }| {
+                let record = record_from_wire(record.ok_or(WireError::Missing("record"))?)?;
+                Ok((RecordKey::from_encoded(key)?, record))
+            };
+            let entries = entries.into_iter().map(entry).collect::<Result<Vec<_>, WireError>>()?;
+            if is_cut && entries.is_empty() {
+                return Err(WireError::Missing("entries"));
+            }
+            ScanOutcome::Page(Page { entries, is_cut })
+        }
+        ScanKind::Refused(refusal) => ScanOutcome::Refused(refusal_from_wire(refusal)?),
+    })
 }
 
 fn write_answer_to_wire(outcome: WriteOutcome) -> v1::WriteAnswer {
@@ -161,6 +300,7 @@ fn refusal_to_wire(refusal: Refusal) -> v1::PeerOperationRefusal {
         Refusal::Overloaded => v1::PeerOperationRefusal::Overloaded,
         Refusal::NotReplica => v1::PeerOperationRefusal::NotReplica,
         Refusal::NotInitialized => v1::PeerOperationRefusal::NotInitialized,
+        Refusal::TooManySiblings => v1::PeerOperationRefusal::TooManySiblings,
     }
 }
 
@@ -173,6 +313,7 @@ fn refusal_from_wire(refusal: i32) -> Result<Refusal, WireError> {
         Ok(v1::PeerOperationRefusal::Overloaded) => Ok(Refusal::Overloaded),
         Ok(v1::PeerOperationRefusal::NotReplica) => Ok(Refusal::NotReplica),
         Ok(v1::PeerOperationRefusal::NotInitialized) => Ok(Refusal::NotInitialized),
+        Ok(v1::PeerOperationRefusal::TooManySiblings) => Ok(Refusal::TooManySiblings),
         Ok(v1::PeerOperationRefusal::Unspecified) | Err(_) => {
             Err(WireError::UnknownValue { field: "refused", found: refusal })
         }
