@@ -10,9 +10,9 @@ cluster_stop
 # Takes the context out of the user's kubeconfig again, with the cluster and the user that it names.
 if [ -e "$user_kubeconfig" ] && command -v kubectl >/dev/null; then
   export KUBECONFIG=$user_kubeconfig
-  context='{.contexts[?(@.name=="keystore")].context'
-  cluster=$(kubectl config view -o jsonpath="$context.cluster}")
-  user=$(kubectl config view -o jsonpath="$context.user}")
+  # A template, since jsonpath fails where the file has no contexts at all.
+  template='{{range .contexts}}{{if eq .name "keystore"}}{{.context.cluster}} {{.context.user}}{{end}}{{end}}'
+  read -r cluster user < <(kubectl config view -o go-template="$template" && echo)
   if [ -n "$cluster" ]; then
     if [ "$(kubectl config current-context 2>/dev/null)" = keystore ]; then kubectl config unset current-context; fi
     kubectl config delete-context keystore

@@ -1,11 +1,9 @@
 //! Scenarios on a real Kubernetes, and what they are made of.
 //!
-//! In reading order: what a run is written down in, what judges it, what makes it, how a cluster is reached, and
-//! the scenarios. The first two are pure and depend on the standard library only. All of it is test code, so errors
+//! In reading order: the store as a load sees it, the load, how a cluster is reached, and the scenarios. What a load
+//! leaves behind is a history as `keystore-history` has it, which also judges it. All of this is test code, so errors
 //! are `anyhow`'s: nobody matches on them, somebody reads them.
 
-pub mod history;
-pub mod checker;
 pub mod store;
 pub mod load;
 pub mod harness;

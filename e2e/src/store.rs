@@ -6,19 +6,17 @@ use std::future::Future;
 use std::time::Duration;
 
 use keystore_client::{
-    Client, Consistency, DEFAULT_KEYSPACE, Durability, Error, Read, ReadOptions, Routing, WriteOptions,
-    Written,
+    Client, Consistency, Durability, Error, Read, ReadOptions, Routing, WriteOptions, Written,
 };
-
-use crate::history::{ReadOutcome, Stamp, WriteOutcome};
+use keystore_history::{Key, ReadOutcome, Seen, Stamp, WriteOutcome};
 
 /// A request that has no answer by then counts as failed.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub trait Store: Clone + Send + Sync + 'static {
-    fn get(&self, key: &str) -> impl Future<Output = ReadOutcome> + Send;
-    fn put(&self, key: &str, value: &str) -> impl Future<Output = WriteOutcome> + Send;
-    fn delete(&self, key: &str) -> impl Future<Output = WriteOutcome> + Send;
+    fn get(&self, key: &Key) -> impl Future<Output = ReadOutcome> + Send;
+    fn put(&self, key: &Key, value: &str) -> impl Future<Output = WriteOutcome> + Send;
+    fn delete(&self, key: &Key) -> impl Future<Output = WriteOutcome> + Send;
 }
 
 /// The real store: quorum reads, quorum writes synced to disk, the client's default retries.
@@ -45,34 +43,40 @@ impl ClientStore {
 }
 
 impl Store for ClientStore {
-    async fn get(&self, key: &str) -> ReadOutcome {
-        read_outcome(self.0.get(DEFAULT_KEYSPACE, key.to_owned(), ReadOptions::default()).await)
+    async fn get(&self, key: &Key) -> ReadOutcome {
+        read_outcome(self.0.get(&key.keyspace, key.key.clone(), ReadOptions::default()).await)
     }
 
-    async fn put(&self, key: &str, value: &str) -> WriteOutcome {
-        let (key, value) = (key.to_owned(), value.to_owned());
-        write_outcome(self.0.put(DEFAULT_KEYSPACE, key, value, WriteOptions::default()).await)
+    async fn put(&self, key: &Key, value: &str) -> WriteOutcome {
+        let Key { keyspace, key } = key.clone();
+        write_outcome(self.0.put(&keyspace, key, value.to_owned(), WriteOptions::default()).await)
     }
 
-    async fn delete(&self, key: &str) -> WriteOutcome {
-        write_outcome(self.0.delete(DEFAULT_KEYSPACE, key.to_owned(), WriteOptions::default()).await)
+    async fn delete(&self, key: &Key) -> WriteOutcome {
+        write_outcome(self.0.delete(&key.keyspace, key.key.clone(), WriteOptions::default()).await)
     }
 }
 
 fn read_outcome(result: Result<Read, Error>) -> ReadOutcome {
     match result {
-        Ok(read) => read.value().map_or(ReadOutcome::Missing, |found| ReadOutcome::Found {
-            value: String::from_utf8_lossy(&found.value).into_owned(),
-            stamp: Stamp(found.stamp.to_bytes()),
-        }),
-        Err(error) => ReadOutcome::Error(error.to_string()),
+        Ok(read) if read.values.is_empty() => ReadOutcome::Missing,
+        Ok(read) => {
+            let seen = |found: keystore_client::StampedValue| Seen {
+                value: found.value.to_vec(),
+                stamp: Stamp(found.stamp.to_bytes()),
+            };
+            ReadOutcome::Found(read.values.into_iter().map(seen).collect())
+        }
+        Err(error) => ReadOutcome::Unanswered(error.to_string()),
     }
 }
 
 fn write_outcome(result: Result<Written, Error>) -> WriteOutcome {
     match result {
-        Ok(written) => WriteOutcome::Done(Stamp(written.stamp.to_bytes())),
+        Ok(written) => WriteOutcome::Done { stamp: Stamp(written.stamp.to_bytes()), acks: written.acks },
         Err(error) if error.surely_not_applied() => WriteOutcome::Failed(error.to_string()),
-        Err(error) => WriteOutcome::Unknown(error.to_string()),
+        Err(error) => {
+            WriteOutcome::Unknown { acks: error.detail().acks.unwrap_or(0), why: error.to_string() }
+        }
     }
 }

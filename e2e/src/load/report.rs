@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::checker::{check, unread_keys};
-use crate::history::{Action, Operation, ReadOutcome, WriteOutcome};
-use crate::store::Store;
+use keystore_history::{History, Operation, Rules, WriteOutcome, check, unread_keys};
 
+use super::recorder::micros;
 use super::{Recorder, Settings, read_back};
+use crate::store::Store;
 
 /// How many of a kind are spelled out.
 const SHOWN_MAX: usize = 5;
@@ -26,10 +26,10 @@ pub enum Allowance {
 /// A history, with everything read back at its end.
 #[derive(Debug)]
 pub struct Report {
-    pub operations: Vec<Operation>,
+    pub history: History,
     pub(super) started: Instant,
-    pub(super) faults_ns: Vec<u64>,
-    pub(super) stopped_ns: u64,
+    pub(super) faults_us: Vec<u64>,
+    pub(super) stopped_us: u64,
     pub(super) settings: Settings,
 }
 
@@ -74,10 +74,11 @@ impl Report {
                 summary.writes_acknowledged
             ));
         }
-        let violations = check(&self.operations);
+        let rules = Rules { write_quorum: Some(self.settings.write_quorum), ..Rules::default() };
+        let violations = check(&self.history, &rules);
         list(&mut findings, "promises broken", violations.iter().map(ToString::to_string));
-        let unread = unread_keys(&self.operations);
-        list(&mut findings, "keys that could not be read back", unread.iter().map(ToString::to_string));
+        let unread = unread_keys(&self.history);
+        list(&mut findings, "keys that could not be read back", unread.iter().map(|key| format!("{key:?}")));
         let failed = self.failures_beyond(allowance);
         list(
             &mut findings,
@@ -92,19 +93,20 @@ impl Report {
 
     /// Requests that failed though the allowance does not cover them. Reading back is not judged: it retries.
     pub fn failures_beyond(&self, allowance: Allowance) -> Vec<&Operation> {
-        let under_load = self.operations.iter().filter(|operation| operation.invoked_ns < self.stopped_ns);
+        let under_load =
+            self.history.operations.iter().filter(|operation| operation.asked_at < self.stopped_us);
         let mut failures: Vec<_> = under_load.filter(|operation| operation.error().is_some()).collect();
-        failures.sort_by_key(|operation| operation.invoked_ns);
+        failures.sort_by_key(|operation| operation.asked_at);
         let Allowance::AfterFaults { within, failures_max } = allowance else { return failures };
-        let within_ns = u64::try_from(within.as_nanos()).unwrap_or(u64::MAX);
-        let mut left = vec![failures_max; self.faults_ns.len()];
+        let within_us = micros(within);
+        let mut left = vec![failures_max; self.faults_us.len()];
         failures.retain(|failure| {
-            let mut faults = self.faults_ns.iter().zip(&mut left);
-            let cover = faults.find(|(fault_ns, left)| {
-                let fault_ns = **fault_ns;
+            let mut faults = self.faults_us.iter().zip(&mut left);
+            let cover = faults.find(|(fault_us, left)| {
+                let fault_us = **fault_us;
                 **left > 0
-                    && failure.returned_ns >= fault_ns
-                    && failure.invoked_ns <= fault_ns.saturating_add(within_ns)
+                    && failure.answered_at >= fault_us
+                    && failure.asked_at <= fault_us.saturating_add(within_us)
             });
             match cover {
                 Some((_, left)) => {
@@ -120,25 +122,22 @@ impl Report {
     /// Reads every key of the history again, for instance through a new store on the old volumes; the reads become
     /// part of the history. Says how many keys that were.
     pub async fn read_again<S: Store>(&mut self, store: &S) -> usize {
-        let recorder = Arc::new(Recorder::resume(self.started, std::mem::take(&mut self.operations)));
+        let recorder = Arc::new(Recorder::resume(self.started, std::mem::take(&mut self.history)));
         let count = read_back(store, &recorder, self.settings).await;
-        self.operations = recorder.with(std::mem::take);
+        self.history = recorder.with(std::mem::take);
         count
     }
 
     pub fn summary(&self) -> Summary {
-        let mut summary = Summary { operations: self.operations.len(), ..Summary::default() };
-        for operation in &self.operations {
-            let count = match &operation.action {
-                Action::Put { outcome, .. } | Action::Delete { outcome } => match outcome {
-                    WriteOutcome::Done(_) => &mut summary.writes_acknowledged,
-                    WriteOutcome::Failed(_) => &mut summary.writes_failed,
-                    WriteOutcome::Unknown(_) => &mut summary.writes_unknown,
-                },
-                Action::Get { outcome } => match outcome {
-                    ReadOutcome::Found { .. } | ReadOutcome::Missing => &mut summary.reads_answered,
-                    ReadOutcome::Error(_) => &mut summary.reads_failed,
-                },
+        let operations = &self.history.operations;
+        let mut summary = Summary { operations: operations.len(), ..Summary::default() };
+        for operation in operations {
+            let count = match operation.write_outcome() {
+                Some(WriteOutcome::Done { .. }) => &mut summary.writes_acknowledged,
+                Some(WriteOutcome::Failed(_)) => &mut summary.writes_failed,
+                Some(WriteOutcome::Unknown { .. }) => &mut summary.writes_unknown,
+                None if operation.error().is_none() => &mut summary.reads_answered,
+                None => &mut summary.reads_failed,
             };
             *count += 1;
         }
@@ -147,15 +146,15 @@ impl Report {
     }
 
     fn longest_gap(&self) -> Duration {
-        let ended_well = self.operations.iter().filter(|operation| operation.error().is_none());
+        let ended_well = self.history.operations.iter().filter(|operation| operation.error().is_none());
         let mut times: Vec<u64> = ended_well
-            .map(|operation| operation.returned_ns)
-            .filter(|time| *time < self.stopped_ns)
+            .map(|operation| operation.answered_at)
+            .filter(|time| *time < self.stopped_us)
             .collect();
-        times.extend([0, self.stopped_ns]);
+        times.extend([0, self.stopped_us]);
         times.sort_unstable();
         let gaps = times.iter().zip(times.iter().skip(1)).map(|(from, to)| to - from);
-        Duration::from_nanos(gaps.max().unwrap_or(0))
+        Duration::from_micros(gaps.max().unwrap_or(0))
     }
 }
 

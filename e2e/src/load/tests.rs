@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
+use std::sync::atomic::Ordering;
+
+use keystore_client::DEFAULT_KEYSPACE;
+use keystore_history::{Action, Promise, ReadOutcome, Rules, Seen, Stamp, WriteOutcome, check, unread_keys};
+
 use super::*;
-use crate::checker::{Promise, check, unread_keys};
-use crate::history::Stamp;
 
 /// What the store does wrong, once it is told to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,7 +25,7 @@ enum Bug {
 }
 
 /// By key; without a value, a tombstone.
-type Records = BTreeMap<String, (Stamp, Option<String>)>;
+type Records = BTreeMap<Key, (Stamp, Option<String>)>;
 
 #[derive(Clone)]
 struct FakeStore {
@@ -41,30 +44,32 @@ impl FakeStore {
         self.bug == bug && self.is_broken.load(Ordering::SeqCst)
     }
 
-    fn write(&self, key: &str, value: Option<String>, is_kept: bool) -> WriteOutcome {
+    fn write(&self, key: &Key, value: Option<String>, is_kept: bool) -> WriteOutcome {
         let mut records = self.records.lock().unwrap();
         let mut bytes = [0; 16];
         bytes[8..].copy_from_slice(&self.clock.fetch_add(1, Ordering::SeqCst).to_be_bytes());
         if is_kept {
-            records.insert(key.to_owned(), (Stamp(bytes), value));
+            records.insert(key.clone(), (Stamp(bytes), value));
         }
-        WriteOutcome::Done(Stamp(bytes))
+        WriteOutcome::Done { stamp: Stamp(bytes), acks: 2 }
     }
 }
 
 impl Store for FakeStore {
-    async fn get(&self, key: &str) -> ReadOutcome {
+    async fn get(&self, key: &Key) -> ReadOutcome {
         tokio::task::yield_now().await;
         if self.is(Bug::IsAway) {
-            return ReadOutcome::Error("away".into());
+            return ReadOutcome::Unanswered("away".into());
         }
         match self.records.lock().unwrap().get(key) {
-            Some((stamp, Some(value))) => ReadOutcome::Found { value: value.clone(), stamp: *stamp },
+            Some((stamp, Some(value))) => {
+                ReadOutcome::Found(vec![Seen { value: value.as_bytes().to_vec(), stamp: *stamp }])
+            }
             Some((_, None)) | None => ReadOutcome::Missing,
         }
     }
 
-    async fn put(&self, key: &str, value: &str) -> WriteOutcome {
+    async fn put(&self, key: &Key, value: &str) -> WriteOutcome {
         tokio::task::yield_now().await;
         if self.is(Bug::IsAway) {
             return WriteOutcome::Failed("away".into());
@@ -73,7 +78,7 @@ impl Store for FakeStore {
         if self.is(Bug::AppliesFailed) { WriteOutcome::Failed("refused".into()) } else { outcome }
     }
 
-    async fn delete(&self, key: &str) -> WriteOutcome {
+    async fn delete(&self, key: &Key) -> WriteOutcome {
         tokio::task::yield_now().await;
         if self.is(Bug::IsAway) {
             return WriteOutcome::Failed("away".into());
@@ -116,13 +121,15 @@ async fn a_store_that_keeps_its_promises_passes() {
     let report = run(Bug::None).await;
     let summary = report.judge(Allowance::NoFailure, 900).unwrap();
     assert!(summary.reads_answered > 500, "{summary}");
-    let of_kind = |kind: fn(&Action) -> bool| report.operations.iter().filter(|op| kind(&op.action)).count();
-    assert!(of_kind(|action| matches!(action, Action::Delete { .. })) > 10, "deletes are part of the load");
+    let contended = Key::new(DEFAULT_KEYSPACE, b"contended-0");
+    let of_kind =
+        |kind: fn(&Action) -> bool| report.history.operations.iter().filter(|op| kind(&op.action)).count();
+    assert!(of_kind(|action| matches!(action, Action::Delete(_))) > 10, "deletes are part of the load");
     assert!(
-        report.operations.iter().filter(|op| op.key == "contended-0").count() > 10,
+        report.history.operations.iter().filter(|op| op.key == contended).count() > 10,
         "so are contended keys"
     );
-    assert!(unread_keys(&report.operations).is_empty());
+    assert!(unread_keys(&report.history).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,7 +142,7 @@ async fn broken_promises_are_found() {
     for (bug, promise) in cases {
         let report = run(bug).await;
         let broken: BTreeSet<_> =
-            check(&report.operations).iter().map(|violation| violation.promise).collect();
+            check(&report.history, &Rules::default()).iter().map(|violation| violation.promise).collect();
         assert!(broken.contains(&promise), "{promise}: {broken:?}");
         let generous = Allowance::AfterFaults { within: Duration::MAX, failures_max: usize::MAX };
         assert!(report.judge(generous, 0).unwrap_err().contains(&promise.to_string()));

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use keystore_client::Layout;
+use keystore_client::{DEFAULT_KEYSPACE, Layout};
+use keystore_history::{Key, ReadOutcome, Seen, WriteOutcome};
 use kube::ResourceExt;
 use kube::api::ListParams;
 
@@ -15,7 +16,6 @@ use crate::harness::ksc::{
     CLIENT_PORT, NAME, PARTITIONS, REPLICATION_FACTOR, expect_whole, identity, is_ready, manifest, pod_names,
 };
 use crate::harness::sandbox::Sandbox;
-use crate::history::{ReadOutcome, WriteOutcome};
 use crate::store::Store;
 
 pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
@@ -96,14 +96,18 @@ fn check_owners(layout: &Layout) -> Result<()> {
 async fn check_outside(sandbox: &Sandbox) -> Result<()> {
     let connected = sandbox.connect_store().await?;
     let store = &connected.store;
-    let WriteOutcome::Done(written) = store.put("outside", "hello").await else { bail!("put from outside") };
-    let read = store.get("outside").await;
-    ensure!(read == ReadOutcome::Found { value: "hello".into(), stamp: written }, "from outside: {read:?}");
-    let WriteOutcome::Done(deleted) = store.delete("outside").await else { bail!("delete from outside") };
-    ensure!(deleted > written, "the delete's stamp is not above the put's");
-    let read = store.get("outside").await;
+    let key = Key::new(DEFAULT_KEYSPACE, b"outside");
+    let WriteOutcome::Done { stamp, .. } = store.put(&key, "hello").await else { bail!("put from outside") };
+    let read = store.get(&key).await;
+    let written = Seen { value: "hello".into(), stamp };
+    ensure!(read == ReadOutcome::Found(vec![written]), "from outside: {read:?}");
+    let WriteOutcome::Done { stamp: deleted, .. } = store.delete(&key).await else {
+        bail!("delete from outside")
+    };
+    ensure!(deleted > stamp, "the delete's stamp is not above the put's");
+    let read = store.get(&key).await;
     ensure!(read == ReadOutcome::Missing, "deleted from outside: {read:?}");
-    let read = store.get("never written").await;
+    let read = store.get(&Key::new(DEFAULT_KEYSPACE, b"never written")).await;
     ensure!(read == ReadOutcome::Missing, "never written: {read:?}");
     Ok(())
 }
@@ -120,9 +124,9 @@ async fn check_inside(sandbox: &Sandbox) -> Result<()> {
     expect(&["put", "inside", "hello from a pod"], 0, None).await?;
     expect(&["get", "inside"], 0, Some("hello from a pod")).await?;
     let connected = sandbox.connect_store().await?;
-    let read = connected.store.get("inside").await;
+    let read = connected.store.get(&Key::new(DEFAULT_KEYSPACE, b"inside")).await;
     ensure!(
-        matches!(&read, ReadOutcome::Found { value, .. } if value == "hello from a pod"),
+        matches!(&read, ReadOutcome::Found(values) if values.iter().map(|seen| &seen.value[..]).eq([b"hello from a pod"])),
         "written from inside, read from outside: {read:?}"
     );
     expect(&["delete", "inside"], 0, None).await?;
