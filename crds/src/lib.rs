@@ -15,7 +15,7 @@ mod storage;
 pub use pod_template::{PodMetadata, PodSettings, PodTemplate};
 pub use spec::{
     ConfigSections, Consistency, ConsistencySpec, ImagePullPolicy, KeyStoreCluster, KeyStoreClusterSpec,
-    Resources,
+    Keyspace, KeyspaceMode, Resources,
 };
 pub use status::{
     ConditionType, KeyStoreClusterStatus, LayoutPhase, NodeState, NodeStatus, Operation, OperationKind,

@@ -43,7 +43,7 @@ pub type ConfigSections = BTreeMap<String, BTreeMap<String, serde_json::Value>>;
     printcolumn(name = "Operation", type_ = "string", json_path = ".status.operation.kind", description = "The long-running change under way"),
     printcolumn(name = "Available", type_ = "string", json_path = ".status.conditions[?(@.type==\"Available\")].status", description = "Whether every partition has its write quorum"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Image", type_ = "string", json_path = ".spec.image", priority = 1),
+    printcolumn(name = "Image", type_ = "string", json_path = ".status.image", priority = 1, description = "The image of the storage nodes: the spec's, or the operator's default"),
     printcolumn(name = "Engine", type_ = "string", json_path = ".spec.storage.engine", priority = 1),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must start with a lower-case letter and hold only lower-case letters, digits and '-' (no dots, no '-' at the end): pods and Services are named after it"),
@@ -101,6 +101,28 @@ pub struct KeyStoreClusterSpec {
     #[serde(default)]
     pub consistency: ConsistencySpec,
 
+    /// The named sets of keys, each with its way with concurrent writes. default (mode lww) exists also where it is
+    /// not listed, and 64 is the most, default included. They are made when the cluster is: none can be removed, added
+    /// or given another mode later.
+    #[schemars(
+        length(max = 64),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    #[serde(default = "default_keyspaces")]
+    #[x_kube(
+        validation = Rule::new("self.all(k, k.name != 'default' || k.mode == 'lww')")
+            .message("keyspace default always has mode lww: leave it so, and list another keyspace with the mode that you need"),
+        validation = Rule::new("self.size() < 64 || self.exists(k, k.name == 'default')")
+            .message("at most 64 keyspaces, and keyspace default exists beside those that are listed: list at most 63 others"),
+        validation = Rule::new("oldSelf.all(old, old.name == 'default' || self.exists(k, k.name == old.name))")
+            .message("a keyspace cannot be removed, its keys would be out of reach: list every keyspace that the cluster was created with"),
+        validation = Rule::new("self.all(k, oldSelf.all(old, old.name != k.name || old.mode == k.mode))")
+            .message("the mode of a keyspace cannot be changed, its keys are stored in the form of that mode: set it back, or create a new cluster"),
+        validation = Rule::new("self.all(k, k.name == 'default' || oldSelf.exists(old, old.name == k.name))")
+            .message("a keyspace cannot be added to a cluster that exists: keyspaces are those named at creation; adding one later comes with the epochs of the layout. Remove it, or create a new cluster")
+    )]
+    pub keyspaces: Vec<Keyspace>,
+
     /// Where and how the nodes keep their data.
     #[serde(default)]
     pub storage: StorageSpec,
@@ -113,6 +135,8 @@ pub struct KeyStoreClusterSpec {
     /// possible, and the copies of a key over as many zones as there are. Immutable.
     #[schemars(length(min = 1, max = 316))]
     #[serde(default = "default_zone_topology_key")]
+    #[x_kube(validation = Rule::new("self.matches('^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$')")
+        .message("zoneTopologyKey must be the key of a label, for example topology.kubernetes.io/zone: letters, digits, '-', '_' and '.', after a DNS name and '/' where it has one"))]
     pub zone_topology_key: String,
 
     /// Settings of the storage nodes, by section, with the names of their configuration file, for example
@@ -169,6 +193,30 @@ pub struct ConsistencySpec {
     pub write: Consistency,
 }
 
+/// What becomes of concurrent writes of one key.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyspaceMode {
+    #[default]
+    Lww,
+    Siblings,
+}
+
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[x_kube(cel)]
+pub struct Keyspace {
+    /// What clients call it: lower-case letters, digits, '-' and '_', at most 63 characters.
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-_a-z0-9]*[a-z0-9])?$')")
+        .message("a keyspace's name holds only lower-case letters, digits, '-' and '_', and begins and ends with a letter or digit"))]
+    pub name: String,
+
+    /// What becomes of concurrent writes of one key: lww (the last write wins) or siblings (all of them are kept, and a
+    /// read returns them all, until a write that has seen them replaces them). Immutable.
+    #[serde(default)]
+    pub mode: KeyspaceMode,
+}
+
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 pub struct Resources {
     /// What the scheduler sets aside for the container: cpu, memory.
@@ -192,6 +240,10 @@ fn default_replication_factor() -> i32 {
 
 fn default_partitions() -> i32 {
     256
+}
+
+fn default_keyspaces() -> Vec<Keyspace> {
+    vec![Keyspace { name: "default".to_owned(), mode: KeyspaceMode::Lww }]
 }
 
 fn default_zone_topology_key() -> String {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub enum Engine {
     #[default]
     Sled,
+    Memory,
 }
 
 /// When a write is acknowledged.
@@ -33,9 +34,10 @@ pub enum Durability {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct StorageSpec {
-    /// The storage engine: sled. Immutable.
+    /// The storage engine: sled (records on disk), or memory (records in memory, rebuilt from the log when a node
+    /// starts). Immutable.
     #[serde(default)]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("storage.engine cannot be changed: set it back"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("storage.engine cannot be changed, the volumes hold what it wrote: set it back, or create a new cluster with the one you need"))]
     pub engine: Engine,
 
     /// The size of each node's volume, for example 10Gi. It never shrinks, and this version cannot grow it either.
@@ -44,6 +46,8 @@ pub struct StorageSpec {
     #[x_kube(
         validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
             .message("storage.size must be a positive quantity, for example 10Gi"),
+        validation = Rule::new("!isQuantity(self) || quantity(self).compareTo(quantity('128Mi')) >= 0")
+            .message("storage.size must be at least 128Mi: each node's log takes up to 96Mi of it before any data has room; choose a size for your data, for example 10Gi"),
         validation = Rule::new("!isQuantity(self) || !isQuantity(oldSelf) || quantity(self).compareTo(quantity(oldSelf)) >= 0")
             .message("storage.size cannot shrink: volumes only ever grow; set it back to what it was"),
         validation = Rule::new("!isQuantity(self) || !isQuantity(oldSelf) || quantity(self).compareTo(quantity(oldSelf)) <= 0")

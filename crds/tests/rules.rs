@@ -6,7 +6,9 @@
 #![allow(clippy::unwrap_used, reason = "a test's support may panic as the test itself")]
 
 use keystore_crds::manifest::{CLUSTER_FILE, cluster_manifest};
-use keystore_crds::{Durability, KeyStoreCluster, PodMetadata, PodSettings, StorageSpec};
+use keystore_crds::{
+    Durability, KeyStoreCluster, Keyspace, KeyspaceMode, PodMetadata, PodSettings, StorageSpec,
+};
 use kube::CustomResourceExt;
 use kube::core::cel::Validator;
 use serde_json::{Value, json};
@@ -52,6 +54,7 @@ fn an_empty_spec_is_a_cluster_of_three() {
     assert_eq!((spec.storage.size.as_str(), spec.storage.durability), ("1Gi", Durability::Synced));
     assert_eq!(spec.zone_topology_key, "topology.kubernetes.io/zone");
     assert!(!spec.paused);
+    assert_eq!(spec.keyspaces, [Keyspace { name: "default".to_owned(), mode: KeyspaceMode::Lww }]);
     check(&refusal(cluster.validate_cel()), None);
 }
 
@@ -82,6 +85,15 @@ fn bad_values_are_refused_at_creation() {
         (json!({"storage": {"size": "0"}}), Some("positive quantity")),
         (json!({"storage": {"size": "-1Gi"}}), Some("positive quantity")),
         (json!({"storage": {"size": "lots"}}), Some("positive quantity")),
+        (json!({"storage": {"size": "1Ki"}}), Some("at least 128Mi")),
+        (json!({"storage": {"size": "0.128G"}}), Some("at least 128Mi")),
+        (json!({"storage": {"size": "128Mi"}}), None),
+        (json!({"storage": {"engine": "memory"}}), None),
+        (json!({"zoneTopologyKey": "a b c"}), Some("must be the key of a label")),
+        (json!({"zoneTopologyKey": "/rack"}), Some("must be the key of a label")),
+        (json!({"zoneTopologyKey": "example.com/"}), Some("must be the key of a label")),
+        (json!({"zoneTopologyKey": "rack"}), None),
+        (json!({"zoneTopologyKey": "example.com/Rack_1"}), None),
         (json!({"config": {"gossip": {"interval_ms": 500}}}), None),
         (json!({"config": {"node": {"name": "x"}}}), Some("set by the operator")),
         (json!({"config": {"listen": {}}}), Some("set by the operator")),
@@ -106,11 +118,52 @@ fn what_a_running_cluster_cannot_change_is_refused_with_a_way_out() {
         (json!({"storage": {"size": "2048Mi"}}), None),
         (json!({"storage": {"storageClassName": "slow"}}), Some("storageClassName cannot be changed")),
         (json!({"storage": {"storageClassName": null}}), Some("storageClassName cannot be changed")),
+        (json!({"storage": {"engine": "memory"}}), Some("storage.engine cannot be changed")),
     ] {
         let mut changed = base.clone();
         merge(&mut changed, &spec);
         check(&update_refusal(&cluster("demo", &base), &cluster("demo", &changed)), expected);
     }
+}
+
+#[test]
+fn keyspaces_are_those_named_at_creation() {
+    let keyspaces = |list: &[(&str, &str)]| {
+        let list: Vec<_> = list.iter().map(|(name, mode)| json!({"name": name, "mode": mode})).collect();
+        json!({"keyspaces": list})
+    };
+    let many = |count: usize| -> Value {
+        let list: Vec<_> = (0..count).map(|number| json!({"name": format!("k{number}")})).collect();
+        json!({"keyspaces": list})
+    };
+    for (spec, expected) in [
+        (keyspaces(&[]), None),
+        (keyspaces(&[("default", "lww"), ("carts", "siblings")]), None),
+        (keyspaces(&[("carts", "siblings"), ("users_2-b", "lww")]), None),
+        (keyspaces(&[("default", "siblings")]), Some("keyspace default always has mode lww")),
+        (keyspaces(&[("Carts", "lww")]), Some("only lower-case letters")),
+        (keyspaces(&[("carts-", "lww")]), Some("begins and ends with a letter or digit")),
+        (many(63), None),
+        (many(64), Some("list at most 63 others")),
+    ] {
+        check(&refusal(cluster("demo", &spec).validate_cel()), expected);
+    }
+
+    let base = keyspaces(&[("carts", "siblings"), ("users", "lww")]);
+    for (spec, expected) in [
+        (keyspaces(&[("users", "lww"), ("carts", "siblings"), ("default", "lww")]), None),
+        (keyspaces(&[("carts", "siblings")]), Some("a keyspace cannot be removed")),
+        (json!({}), Some("a keyspace cannot be removed")),
+        (keyspaces(&[("carts", "lww"), ("users", "lww")]), Some("the mode of a keyspace cannot be changed")),
+        (
+            keyspaces(&[("carts", "siblings"), ("users", "lww"), ("more", "lww")]),
+            Some("adding one later comes with the epochs of the layout"),
+        ),
+    ] {
+        check(&update_refusal(&cluster("demo", &base), &cluster("demo", &spec)), expected);
+    }
+    let listed = cluster("demo", &keyspaces(&[("default", "lww")]));
+    check(&update_refusal(&listed, &cluster("demo", &keyspaces(&[]))), None);
 }
 
 #[test]

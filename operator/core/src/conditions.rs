@@ -1,7 +1,7 @@
 //! The six conditions, each with a reason and a sentence that a tired person understands.
 //!
-//! Sentences hold names and decided numbers only, no error texts or times that change from look to look: the status
-//! of a cluster at rest must not change.
+//! Sentences hold names and decided numbers only, nothing that changes from look to look: the status of a cluster at rest
+//! must not change.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -14,6 +14,7 @@ use crate::identity::Identity;
 use crate::names::APPROVE_ANNOTATION;
 use crate::observed::Observed;
 use crate::plan::Plan;
+use crate::trouble::explain;
 use crate::validate::ValidCluster;
 
 /// A condition before it has a time.
@@ -124,13 +125,15 @@ pub fn creation_progress(of: &Assessed<'_>) -> Option<(&'static str, String)> {
         Identity::Unknown { .. } if of.health.availability == Availability::Unseen => None,
         Identity::Unknown { silent } => {
             let pods: Vec<_> = silent.iter().map(|ordinal| of.valid.names.pod(*ordinal)).collect();
-            Some(("WaitingForNodes", format!("waiting for {} to answer", pods.join(", "))))
+            let message = with_troubles(of, format!("waiting for {} to answer", pods.join(", ")));
+            Some(("WaitingForNodes", message))
         }
         Identity::Nameless | Identity::Empty { .. } => {
             Some(("Initializing", "giving the nodes their first layout".to_owned()))
         }
         Identity::Accepting { .. } => {
-            Some(("Initializing", "waiting until every node has accepted the first layout".to_owned()))
+            let message = "waiting until every node has accepted the first layout".to_owned();
+            Some(("Initializing", with_troubles(of, message)))
         }
         // Nodes serve a moment before they reach each other and before their pods are seen to be ready: no reason for
         // an alarm the first time.
@@ -154,7 +157,8 @@ fn rollout_progress(of: &Assessed<'_>) -> Option<String> {
     }
     let replicas = of.plan.replicas;
     if let Some(updated) = of.observed.children.stateful_set.as_ref().and_then(rolling_replicas) {
-        return Some(format!("{updated} of {replicas} pods are up to date, the others follow one by one"));
+        let message = format!("{updated} of {replicas} pods are up to date, the others follow one by one");
+        return Some(with_troubles(of, message));
     }
     let pods = of.observed.pods.len();
     if pods > replicas as usize {
@@ -196,7 +200,7 @@ fn judge_degraded(of: &Assessed<'_>) -> Verdict {
         );
     }
     if !down.is_empty() {
-        return bad("NodeDown", format!("{} does not serve", down.join(", ")));
+        return bad("NodeDown", with_troubles(of, format!("{} does not serve", down.join(", "))));
     }
     let is_settled_in =
         matches!(of.plan.identity, Identity::InForce { .. }) && creation_progress(of).is_none();
@@ -211,10 +215,18 @@ fn unsettled_pods(of: &Assessed<'_>) -> Option<String> {
     let pods = (0..of.plan.replicas).filter(|ordinal| !of.observed.is_ready(*ordinal));
     let unready: Vec<_> = pods.map(|ordinal| of.valid.names.pod(ordinal)).collect();
     if !unready.is_empty() {
-        return Some(format!("{} to be ready", unready.join(", ")));
+        return Some(with_troubles(of, format!("{} to be ready", unready.join(", "))));
     }
     let cut_off = &of.health.cut_off;
     (!cut_off.is_empty()).then(|| format!("{} to reach the other nodes", cut_off.join(", ")))
+}
+
+/// What is waited for, and what is known of why it does not come.
+fn with_troubles(of: &Assessed<'_>, message: String) -> String {
+    match explain(&of.valid.names, &of.observed.pods) {
+        Some(troubles) => format!("{message}; {troubles}"),
+        None => message,
+    }
 }
 
 fn judge_stalled(of: &Assessed<'_>) -> Verdict {

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use keystore_core::id::ClusterId;
-use keystore_core::layout::Layout;
+use keystore_core::layout::{KeyspaceMode, Layout};
 
 use crate::children::{Wanted, find_taken};
 use crate::identity::{Identity, replaced};
@@ -139,7 +139,7 @@ fn plan_accepting_hold(valid: &ValidCluster, observed: &Observed, identity: &Ide
 fn plan_layout_mismatch(valid: &ValidCluster, layout: &Layout) -> Option<Hold> {
     let (factor, partitions) = (layout.replication_factor, layout.partitions);
     if factor == valid.replication_factor && partitions == valid.partitions {
-        return None;
+        return plan_keyspaces_hold(valid, layout);
     }
     Some(Hold {
         reason: HoldReason::LayoutMismatch,
@@ -147,6 +147,26 @@ fn plan_layout_mismatch(valid: &ValidCluster, layout: &Layout) -> Option<Hold> {
             "the volumes hold a store with replicationFactor {factor} and partitions {}, which the spec cannot change; \
              delete this resource (volumes are kept) and create it with these values",
             partitions.get()
+        ),
+    })
+}
+
+/// The store goes on with the keyspaces that it has.
+fn plan_keyspaces_hold(valid: &ValidCluster, layout: &Layout) -> Option<Hold> {
+    if layout.keyspaces == valid.keyspaces {
+        return None;
+    }
+    let as_it_is = |(name, mode): (&String, &KeyspaceMode)| match mode {
+        KeyspaceMode::Lww => format!("{name} (lww)"),
+        KeyspaceMode::Siblings => format!("{name} (siblings)"),
+    };
+    let held: Vec<_> = layout.keyspaces.iter().map(as_it_is).collect();
+    Some(Hold {
+        reason: HoldReason::LayoutMismatch,
+        message: format!(
+            "the volumes hold a store with the keyspaces {}, and spec.keyspaces says otherwise; this version can neither \
+             add, remove nor change one: delete this resource (volumes are kept) and create it with these keyspaces",
+            held.join(", ")
         ),
     })
 }

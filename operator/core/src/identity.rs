@@ -90,12 +90,10 @@ fn silent(cluster: &ValidCluster, observed: &Observed, remembered: Remembered) -
     let asked = observed.answers.keys().next_back().map_or(0, |last| last + 1);
     let expected = if remembered.cluster.is_some() { asked.max(cluster.replicas) } else { cluster.replicas };
     let heard: BTreeMap<_, _> = observed.heard().collect();
-    let speaks =
-        |ordinal: &u32| heard.get(ordinal).is_some_and(|answer| answer.mode == NodeMode::Uninitialized);
-    let holders = heard
-        .iter()
-        .filter(|(_, answer)| answer.mode != NodeMode::Uninitialized)
-        .map(|(ordinal, _)| *ordinal);
+    // One that says both that it belongs to a store and that it was never initialised is not believed the latter.
+    let is_empty = |answer: &NodeAnswer| answer.mode == NodeMode::Uninitialized && answer.cluster.is_none();
+    let speaks = |ordinal: &u32| heard.get(ordinal).is_some_and(|answer| is_empty(answer));
+    let holders = heard.iter().filter(|(_, answer)| !is_empty(answer)).map(|(ordinal, _)| *ordinal);
     (0..expected).filter(|ordinal| !speaks(ordinal)).chain(holders).collect()
 }
 
@@ -116,6 +114,7 @@ fn first_layout(cluster: &ValidCluster, observed: &Observed, id: ClusterId) -> R
         partitions: cluster.partitions,
         replication_factor: cluster.replication_factor,
         members: observed.heard().filter(|(ordinal, _)| *ordinal < cluster.replicas).map(member).collect(),
+        keyspaces: cluster.keyspaces.clone(),
     })
 }
 

@@ -8,7 +8,7 @@ use keystore_core::id::ClusterId;
 use keystore_core::layout::Layout;
 use keystore_crds::KeyStoreCluster;
 
-use crate::build::{build_config_map, build_pod_template};
+use crate::build::{build_config_map, build_pod_template, node_image};
 use crate::children::{ChildError, Write, find_leftover, plan_writes, wanted_children};
 use crate::hold::{Hold, plan_hold};
 use crate::identity::{Identity, Remembered, decide, is_complete};
@@ -39,6 +39,8 @@ pub struct Plan {
     pub pending_update: Option<String>,
     /// How many pods there should be.
     pub replicas: u32,
+    /// The image that they run, or are about to.
+    pub image: Option<String>,
     /// An object of an earlier resource of this name that is still being collected.
     pub waits_for: Option<String>,
     /// Nothing may be written: paused, held altogether, or waiting for an earlier resource to be gone.
@@ -80,6 +82,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
     let template = build_pod_template(valid, &name);
     let rollout = decide_rollout(cluster, observed.children.stateful_set.as_ref(), template, in_force);
     let pending_update = rollout.pending.clone();
+    let image = node_image(&rollout.template);
     let wanted = wanted_children(valid, &config_map, rollout, replicas)?;
     let hold = plan_hold(valid, observed, &identity, &wanted);
     let waits_for = find_leftover(valid, observed, &wanted);
@@ -93,6 +96,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
         hold,
         pending_update,
         replicas,
+        image,
         waits_for,
         is_hands_off: untouchable || cluster.spec.paused,
         kept_back: 0,

@@ -55,6 +55,7 @@ fn pods_spec(spec: &KeyStoreClusterSpec) -> serde_json::Value {
         replicas: _,
         replication_factor: _,
         partitions: _,
+        keyspaces: _,
         paused: _,
         image,
         image_pull_policy,

@@ -39,6 +39,7 @@ pub fn plan_status(input: StatusInput<'_>) -> KeyStoreClusterStatus {
         replicas: count(observed.pods.len()),
         ready_replicas: count(observed.pods.keys().filter(|ordinal| observed.is_ready(**ordinal)).count()),
         selector: Some(valid.names.selector_text()),
+        image: plan.image.clone(),
         cluster_id,
         epoch,
         layout_phase,

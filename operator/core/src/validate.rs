@@ -3,9 +3,11 @@
 //! The API server has checked the schema and the CEL rules; what those cannot see (into free-form settings, across
 //! to the operator's own flags) is refused here, with a sentence that says what to change.
 
-use keystore_core::layout::{MEMBERS_MAX, REPLICATION_FACTOR_MAX};
-use keystore_core::partition::PartitionCount;
-use keystore_crds::{KeyStoreCluster, KeyStoreClusterSpec};
+use std::collections::BTreeMap;
+
+use keystore_core::layout::{KEYSPACES_MAX, KeyspaceMode, MEMBERS_MAX, REPLICATION_FACTOR_MAX};
+use keystore_core::partition::{DEFAULT_KEYSPACE, KEYSPACE_BYTES_MAX, PartitionCount};
+use keystore_crds::{KeyStoreCluster, KeyStoreClusterSpec, Keyspace};
 use thiserror::Error;
 
 use crate::names::Names;
@@ -40,6 +42,18 @@ pub enum InvalidSpec {
     ReplicationFactor(i32),
     #[error("spec.partitions is {0}: it has to be a power of two from 16 to 4096")]
     Partitions(i32),
+    #[error(
+        "spec.keyspaces: a keyspace's name has 1 to {KEYSPACE_BYTES_MAX} bytes, and {0:?} has not: choose another name"
+    )]
+    KeyspaceName(String),
+    #[error("spec.keyspaces names {0} more than once: name it once")]
+    KeyspaceTwice(String),
+    #[error(
+        "spec.keyspaces names {0} keyspaces, {DEFAULT_KEYSPACE} included: at most {KEYSPACES_MAX} can be"
+    )]
+    Keyspaces(usize),
+    #[error("spec.keyspaces gives {DEFAULT_KEYSPACE} another mode: it always has mode lww")]
+    DefaultKeyspace,
     #[error("spec.config.{section} is set by the operator: remove it")]
     ProtectedSection { section: String },
     #[error("spec.config.{section}.{setting} is set by the operator ({instead}): remove it")]
@@ -60,6 +74,8 @@ pub struct ValidCluster {
     pub replicas: u32,
     pub replication_factor: usize,
     pub partitions: PartitionCount,
+    /// All that the store has, the default one among them.
+    pub keyspaces: BTreeMap<String, KeyspaceMode>,
     pub image: String,
     pub grace_seconds: i64,
     pub drain_timeout_ms: i64,
@@ -85,6 +101,7 @@ pub fn validate(cluster: &KeyStoreCluster, default_image: &str) -> Result<ValidC
             .ok()
             .and_then(|count| PartitionCount::new(count).ok())
             .ok_or(InvalidSpec::Partitions(spec.partitions))?,
+        keyspaces: keyspaces(&spec)?,
         image: spec.image.clone().unwrap_or_else(|| default_image.to_owned()),
         grace_seconds,
         drain_timeout_ms: drain_timeout_ms(&spec, grace_seconds)?,
@@ -104,6 +121,27 @@ pub fn identify(cluster: &KeyStoreCluster) -> Result<(Names, String), InvalidSpe
 
 fn within(value: i32, max: usize) -> Option<u32> {
     u32::try_from(value).ok().filter(|value| (1..=max).contains(&(*value as usize)))
+}
+
+fn keyspaces(spec: &KeyStoreClusterSpec) -> Result<BTreeMap<String, KeyspaceMode>, InvalidSpec> {
+    let mut keyspaces = BTreeMap::new();
+    for Keyspace { name, mode } in &spec.keyspaces {
+        if !(1..=KEYSPACE_BYTES_MAX).contains(&name.len()) {
+            return Err(InvalidSpec::KeyspaceName(name.clone()));
+        }
+        let mode = match mode {
+            keystore_crds::KeyspaceMode::Lww => KeyspaceMode::Lww,
+            keystore_crds::KeyspaceMode::Siblings => KeyspaceMode::Siblings,
+        };
+        if keyspaces.insert(name.clone(), mode).is_some() {
+            return Err(InvalidSpec::KeyspaceTwice(name.clone()));
+        }
+    }
+    if *keyspaces.entry(DEFAULT_KEYSPACE.to_owned()).or_insert(KeyspaceMode::Lww) != KeyspaceMode::Lww {
+        return Err(InvalidSpec::DefaultKeyspace);
+    }
+    let count = keyspaces.len();
+    if count > KEYSPACES_MAX { Err(InvalidSpec::Keyspaces(count)) } else { Ok(keyspaces) }
 }
 
 fn check_protected(spec: &KeyStoreClusterSpec) -> Result<(), InvalidSpec> {

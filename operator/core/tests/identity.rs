@@ -61,6 +61,13 @@ fn the_first_layout_comes_only_from_nodes_that_all_said_they_are_empty() {
         ("one is silent, UUID recorded", one_silent(), None, minted(), "unknown {1}, nothing"),
         ("no pod yet", vec![None, None, None], None, None, "unknown {0, 1, 2}, nothing"),
         (
+            "one says that it is empty and that it belongs to a store",
+            vec![Some(NodeAnswer { cluster: Some(CLUSTER), ..empty(0) }), Some(empty(1)), Some(empty(2))],
+            None,
+            minted(),
+            "unknown {0}, nothing",
+        ),
+        (
             "init was interrupted after the first",
             vec![is_accepted(0), Some(empty(1)), Some(empty(2))],
             accepted(),

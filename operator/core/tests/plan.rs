@@ -9,9 +9,11 @@ use fixtures::{
     plan_of, plan_with_image, remembers, serving, settle, status_of,
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use keystore_core::layout::KeyspaceMode;
 use keystore_crds::KeyStoreCluster;
 use keystore_operator_core::children::Write;
 use keystore_operator_core::hold::HoldReason;
+use keystore_operator_core::identity::Identity;
 use keystore_operator_core::names::APPROVE_ANNOTATION;
 use keystore_operator_core::observed::{HeldLayout, NodeAnswer, NodeMode, Observed};
 use keystore_operator_core::plan::{NodeStep, Plan};
@@ -196,6 +198,36 @@ fn volumes_of_another_shape_are_adopted_and_the_difference_is_held() {
     assert_eq!(plan.hold.unwrap().reason, HoldReason::LayoutMismatch);
     let plan = plan_of(&cluster(&json!({"replicas": 5}), None), &healthy());
     assert_eq!((plan.hold.unwrap().reason, plan.replicas), (HoldReason::ScalingNotSupported, 3));
+}
+
+#[test]
+fn the_first_layout_has_the_keyspaces_of_the_spec_and_the_default_one() {
+    let spec = json!({"keyspaces": [{"name": "carts", "mode": "siblings"}, {"name": "users"}]});
+    let all_empty = look(vec![Some(empty(0)), Some(empty(1)), Some(empty(2))], None);
+    let plan = plan_of(&cluster(&spec, remembers(CLUSTER, None)), &all_empty);
+    let NodeStep::Init { layout, .. } = plan.node_step else { panic!("{:?}", plan.node_step) };
+    let named: Vec<_> = layout.keyspaces.iter().map(|(name, mode)| (name.as_str(), *mode)).collect();
+    assert_eq!(
+        named,
+        [("carts", KeyspaceMode::Siblings), ("default", KeyspaceMode::Lww), ("users", KeyspaceMode::Lww)]
+    );
+}
+
+#[test]
+fn keyspaces_other_than_the_stores_are_held_and_the_store_goes_on() {
+    for (spec, expected) in [
+        (json!([]), None),
+        (json!([{"name": "default"}]), None),
+        (json!([{"name": "carts"}]), Some("the keyspaces default (lww), and spec.keyspaces says otherwise")),
+    ] {
+        let recreated = cluster(&json!({"keyspaces": spec}), None);
+        let plan = plan_of(&recreated, &healthy());
+        let told =
+            plan.hold.as_ref().map(|hold| (hold.reason, hold.message.contains(expected.unwrap_or("?"))));
+        assert_eq!(told, expected.map(|_| (HoldReason::LayoutMismatch, true)), "{spec}: {:?}", plan.hold);
+        assert!(matches!(plan.identity, Identity::InForce { .. }));
+        assert!(writes(&plan).contains(&"StatefulSet demo".to_owned()), "the pods are still looked after");
+    }
 }
 
 #[test]

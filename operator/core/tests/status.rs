@@ -5,13 +5,16 @@
 mod fixtures;
 
 use fixtures::{
-    CLUSTER, OTHER_CLUSTER, accepted, at_rest, cluster, condition, decided, empty, look, of, plan_of,
-    remembers, serving, settle, status_of,
+    CLUSTER, IMAGE, OTHER_CLUSTER, accepted, at_rest, cluster, condition, decided, empty, healthy, look, of,
+    plan_of, plan_with_image, remembers, serving, settle, status_of,
 };
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use keystore_core::id::NodeId;
 use keystore_crds::KeyStoreClusterStatus;
 use keystore_operator_core::events::plan_events;
 use keystore_operator_core::observed::{NodeAnswer, NodeMode, Observed};
+use keystore_operator_core::status::{StatusInput, plan_status};
 use keystore_operator_core::validate::validate;
 use serde_json::{Value, json};
 
@@ -157,6 +160,56 @@ fn settings_that_are_the_operators_are_refused_with_what_to_do() {
         assert!(error.contains(expected), "{error}");
     }
     assert!(validate(&cluster(&json!({"config": {"drain": {"timeout_ms": 40_000}}}), None), "image").is_ok());
+}
+
+#[test]
+fn keyspaces_that_no_store_can_have_are_refused_with_what_to_do() {
+    let many: Vec<_> = (0..64).map(|number| json!({"name": format!("k{number}")})).collect();
+    for (keyspaces, expected) in [
+        (json!([{"name": "a"}, {"name": "a", "mode": "siblings"}]), "names a more than once"),
+        (json!([{"name": "default", "mode": "siblings"}]), "it always has mode lww"),
+        (json!([{"name": ""}]), "choose another name"),
+        (json!(many), "names 65 keyspaces, default included: at most 64"),
+    ] {
+        let spec = json!({"keyspaces": keyspaces});
+        let error = validate(&cluster(&spec, None), "image").unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn why_a_pod_does_not_run_is_in_the_conditions() {
+    let crashing: Pod = serde_json::from_value(json!({"status": {"containerStatuses": [{
+        "name": "keystore-node", "image": "i", "imageID": "", "ready": false, "restartCount": 3,
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"exitCode": 2, "message": "keystore-node: log.levle: no such setting"}},
+    }]}}))
+    .unwrap();
+    let why = "; demo-1: the node ended with exit status 2, its configuration is refused: change spec.config: \
+               keystore-node: log.levle: no such setting";
+    let mut new = look(vec![Some(empty(0)), None, Some(empty(2))], None);
+    new.pods.insert(1, crashing.clone());
+    let new = seen(&json!({}), None, new);
+    assert_eq!(condition(&new, "Ready"), format!("False Initializing: waiting for demo-1 to answer{why}"));
+
+    let mut served = look(vec![Some(serving(0)), None, Some(serving(2))], decided());
+    served.pods.insert(1, crashing);
+    let served = seen(&json!({}), remembers(CLUSTER, Some(1)), served);
+    assert_eq!(condition(&served, "Degraded"), format!("True NodeDown: demo-1 does not serve{why}"));
+}
+
+#[test]
+fn the_image_is_the_one_that_the_pods_run() {
+    let (resource, observed) = at_rest(&json!({}));
+    let image = |observed: &Observed, image: &str| {
+        let valid = validate(&resource, image).unwrap();
+        let plan = plan_with_image(&resource, observed, image);
+        let now = Timestamp::from_second(9).unwrap();
+        plan_status(StatusInput { cluster: &resource, valid: &valid, observed, plan: &plan, now }).image
+    };
+    assert_eq!(resource.status.as_ref().unwrap().image.as_deref(), Some(IMAGE));
+    assert_eq!(image(&observed, "newer:2").as_deref(), Some(IMAGE), "it waits for an approval");
+    assert_eq!(image(&healthy(), "newer:2").as_deref(), Some("newer:2"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod services;
 mod stateful_set;
 
 pub use config_map::{ConfigError, build_config_map};
-pub use pod::build_pod_template;
+pub use pod::{NODE_CONTAINER, build_pod_template, node_image};
 pub use services::{build_budget, build_client_service, build_headless_service, build_service_account};
 pub use stateful_set::{StatefulSetInput, build_stateful_set};
 

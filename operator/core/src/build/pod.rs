@@ -22,7 +22,8 @@ use crate::validate::ValidCluster;
 
 pub(super) const DATA_VOLUME: &str = "data";
 const CONFIG_VOLUME: &str = "config";
-const CONTAINER: &str = "keystore-node";
+/// The name of the container in which the node runs.
+pub const NODE_CONTAINER: &str = "keystore-node";
 /// The user that the image's files belong to; any non-root one would do.
 const USER: i64 = 65532;
 const HOSTNAME_KEY: &str = "kubernetes.io/hostname";
@@ -41,6 +42,12 @@ pub fn build_pod_template(cluster: &ValidCluster, config_map: &str) -> PodTempla
         }),
         spec: Some(build_pod_spec(cluster, config_map, template.spec.unwrap_or_default())),
     }
+}
+
+/// The image of the node's container, in a template of ours.
+pub fn node_image(template: &PodTemplateSpec) -> Option<String> {
+    let containers = &template.spec.as_ref()?.containers;
+    containers.iter().find(|container| container.name == NODE_CONTAINER)?.image.clone()
 }
 
 fn build_pod_spec(cluster: &ValidCluster, config_map: &str, settings: PodSettings) -> PodSpec {
@@ -117,7 +124,7 @@ fn pod_security() -> PodSecurityContext {
 
 fn build_container(cluster: &ValidCluster, env: Vec<EnvVar>) -> Container {
     Container {
-        name: CONTAINER.to_owned(),
+        name: NODE_CONTAINER.to_owned(),
         image: Some(cluster.image.clone()),
         image_pull_policy: Some(pull_policy(cluster.spec.image_pull_policy).to_owned()),
         args: Some(vec!["--config".to_owned(), format!("{CONFIG_DIR}/{CONFIG_FILE}")]),
@@ -129,6 +136,8 @@ fn build_container(cluster: &ValidCluster, env: Vec<EnvVar>) -> Container {
             container_port("http", HTTP_PORT, "TCP"),
         ]),
         resources: build_resources(cluster),
+        // Why a node did not start is in the last lines of its log: from there the kubelet takes it to the pod's status.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         // Alive while it recovers: a long log is no reason to be killed, so start-up gets ten minutes.
         startup_probe: Some(probe("/livez", 2, 300)),
         readiness_probe: Some(probe("/readyz", 2, 2)),
