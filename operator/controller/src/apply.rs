@@ -15,6 +15,7 @@ use tracing::info;
 
 use crate::context::Context;
 use crate::kinds::api;
+use crate::leadership::NotLeading;
 use crate::nodes::{NodeAddress, NodeError};
 
 /// A version that no object has (the store's first belongs to none), so that an apply creates or is refused with 409,
@@ -45,6 +46,8 @@ pub(crate) enum ApplyError {
         #[source]
         source: NodeError,
     },
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
 }
 
 impl ApplyError {
@@ -62,7 +65,7 @@ impl ApplyError {
     pub(crate) fn is_namespace_terminating(&self) -> bool {
         match self {
             Self::Apply { source, .. } | Self::Delete { source, .. } => is_namespace_terminating(source),
-            Self::Init { .. } => false,
+            Self::Init { .. } | Self::NotLeading(_) => false,
         }
     }
 }
@@ -96,6 +99,7 @@ pub(crate) async fn apply(
                 let pod = names.pod(*ordinal);
                 let ip = observed.pods.get(ordinal).and_then(|pod| pod.status.as_ref()?.pod_ip.clone());
                 let address = NodeAddress { pod: pod.clone(), ip: ip.unwrap_or_default() };
+                context.leadership.check()?;
                 let sent = context.nodes.init(&address, layout).await;
                 sent.map_err(|source| ApplyError::Init { pod: pod.clone(), source })?;
                 info!(pod, cluster = %layout.cluster, epoch = layout.epoch.0, "node accepted its first layout");

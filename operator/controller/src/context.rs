@@ -8,16 +8,33 @@ use kube::Client;
 use kube::runtime::events::Recorder;
 use rand::Rng;
 
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::nodes::NodeClient;
 
 pub(crate) struct Context {
+    /// Behind the gate: it writes only while this process leads.
     pub(crate) client: Client,
+    /// To be asked before anything is sent to a node that changes it.
+    pub(crate) leadership: Leadership,
     pub(crate) nodes: Arc<dyn NodeClient>,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) node_image: String,
     pub(crate) failures: Failures,
+}
+
+impl Context {
+    /// A cluster is gone: so is what was counted of it.
+    pub(crate) fn forget(&self, namespace: &str, name: &str) {
+        self.metrics.forget(namespace, name);
+        self.failures.forget(&object_key(namespace, name));
+    }
+}
+
+/// How an object is called among the failures.
+pub(crate) fn object_key(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
 }
 
 /// How often each object has failed in a row. Holds only objects that are failing now.

@@ -1,6 +1,7 @@
 //! /livez, /readyz and /metrics.
 //!
-//! Alive: the process answers. Ready: the operator has seen all resources once. Neither depends on any cluster.
+//! Alive: the process answers. Ready: the operator has seen all resources once, or stands by because another one leads.
+//! Neither depends on any cluster.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

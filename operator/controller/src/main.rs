@@ -4,6 +4,7 @@
 
 mod cli;
 mod metrics;
+mod leadership;
 mod nodes;
 mod kinds;
 mod context;
@@ -11,6 +12,7 @@ mod observe;
 mod apply;
 mod report;
 mod reconcile;
+mod lease;
 mod http;
 mod run;
 #[cfg(test)]

@@ -57,6 +57,7 @@ pub(crate) struct Metrics {
     errors: Family<StepLabels, Counter>,
     writes: Family<KindLabels, Counter>,
     conditions: Family<ConditionLabels, Gauge>,
+    leader: Gauge,
 }
 
 impl Metrics {
@@ -67,6 +68,7 @@ impl Metrics {
         let errors = Family::default();
         let writes = Family::default();
         let conditions = Family::default();
+        let leader = Gauge::default();
         registry.register("reconcile_duration_seconds", "How long reconciles took", duration.clone());
         registry.register("reconcile_errors", "Reconciles that failed, by step", errors.clone());
         registry.register("api_writes", "Writes sent to the API server, by kind of object", writes.clone());
@@ -75,7 +77,16 @@ impl Metrics {
             "Whether a condition of a KeyStoreCluster is true (1), false (0) or unknown (-1)",
             conditions.clone(),
         );
-        Self { registry, duration, errors, writes, conditions }
+        registry.register(
+            "leader",
+            "Whether this process leads: 1, or 0 while another one does",
+            leader.clone(),
+        );
+        Self { registry, duration, errors, writes, conditions, leader }
+    }
+
+    pub(crate) fn show_leading(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
     }
 
     pub(crate) fn reconciled(&self, took: Duration) {
@@ -86,7 +97,7 @@ impl Metrics {
         self.errors.get_or_create(&StepLabels { step: step.as_str() }).inc();
     }
 
-    /// To be called for each POST, PUT, PATCH and DELETE, before it is sent.
+    /// To be called for each POST, PUT, PATCH and DELETE, before it is sent. Those of the Lease are of a kind of their own.
     pub(crate) fn writing(&self, kind: &'static str) {
         self.writes.get_or_create(&KindLabels { kind }).inc();
     }

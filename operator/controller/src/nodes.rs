@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use keystore_client::{AdminClient, NodeState};
-use keystore_operator_core::names::PEER_PORT;
 use keystore_operator_core::observed::{HeldLayout, Layout, NodeAnswer, NodeMode};
 use thiserror::Error;
 
@@ -41,13 +40,16 @@ pub(crate) trait NodeClient: Send + Sync {
     async fn init(&self, node: &NodeAddress, layout: &Layout) -> Result<(), NodeError>;
 }
 
-/// Each node's Admin service.
-pub(crate) struct GrpcNodes;
+/// Each node's Admin service, at this port of its pod.
+pub(crate) struct GrpcNodes {
+    pub(crate) port: u16,
+}
 
 #[async_trait]
 impl NodeClient for GrpcNodes {
     async fn get_status(&self, node: &NodeAddress) -> Result<NodeAnswer, NodeError> {
-        let status = node.call(node.dial().await?.get_status().await)?;
+        let call = Call { node, port: self.port };
+        let status = call.result(call.dial().await?.get_status().await)?;
         if status.name != node.pod {
             return Err(NodeError::Stranger { asked: node.pod.clone(), answered: status.name });
         }
@@ -63,30 +65,35 @@ impl NodeClient for GrpcNodes {
     }
 
     async fn get_layout(&self, node: &NodeAddress) -> Result<Option<HeldLayout>, NodeError> {
-        let held = node.call(node.dial().await?.get_layout().await)?;
+        let call = Call { node, port: self.port };
+        let held = call.result(call.dial().await?.get_layout().await)?;
         Ok(held.map(|(layout, decided)| HeldLayout { layout, decided }))
     }
 
     async fn init(&self, node: &NodeAddress, layout: &Layout) -> Result<(), NodeError> {
-        node.call(node.dial().await?.init(layout).await).map(|_| ())
+        let call = Call { node, port: self.port };
+        call.result(call.dial().await?.init(layout).await).map(|_| ())
     }
 }
 
-impl NodeAddress {
+struct Call<'a> {
+    node: &'a NodeAddress,
+    port: u16,
+}
+
+impl Call<'_> {
     fn address(&self) -> String {
-        if self.ip.contains(':') {
-            format!("[{}]:{PEER_PORT}", self.ip)
-        } else {
-            format!("{}:{PEER_PORT}", self.ip)
-        }
+        let NodeAddress { ip, .. } = self.node;
+        if ip.contains(':') { format!("[{ip}]:{}", self.port) } else { format!("{ip}:{}", self.port) }
     }
 
     async fn dial(&self) -> Result<AdminClient, NodeError> {
-        self.call(AdminClient::connect_within(self.address(), TIMEOUT).await)
+        self.result(AdminClient::connect_within(self.address(), TIMEOUT).await)
     }
 
-    fn call<T>(&self, result: Result<T, keystore_client::Error>) -> Result<T, NodeError> {
-        result.map_err(|source| NodeError::Call { pod: self.pod.clone(), address: self.address(), source })
+    fn result<T>(&self, result: Result<T, keystore_client::Error>) -> Result<T, NodeError> {
+        let (pod, address) = (self.node.pod.clone(), self.address());
+        result.map_err(|source| NodeError::Call { pod, address, source })
     }
 }
 

@@ -17,7 +17,7 @@ use thiserror::Error;
 use tracing::{Instrument, debug, error_span, warn};
 
 use crate::apply::{ApplyError, apply, is_namespace_terminating};
-use crate::context::{Context, jittered};
+use crate::context::{Context, jittered, object_key};
 use crate::metrics::Step;
 use crate::observe::{ObserveError, observe, observe_cluster};
 use crate::report::{ReportError, report};
@@ -84,18 +84,21 @@ pub(crate) async fn reconcile(
     let run = tokio::time::timeout(RECONCILE_MAX, run(&context, &names)).instrument(span);
     let result = run.await.unwrap_or(Err(ReconcileError::Deadline));
     context.metrics.reconciled(started.elapsed());
-    let action = result?;
-    context.failures.forget(&key(&names));
+    let action = match result {
+        // Deleted since it was looked at: there is nothing left to report of it.
+        Err(ReconcileError::Report(error)) if error.is_not_found() => {
+            context.forget(&names.namespace, &names.cluster);
+            Action::await_change()
+        }
+        result => result?,
+    };
+    context.failures.forget(&object_key(&names.namespace, &names.cluster));
     Ok(action)
-}
-
-fn key(names: &Names) -> String {
-    format!("{}/{}", names.namespace, names.cluster)
 }
 
 async fn run(context: &Context, names: &Names) -> Result<Action, ReconcileError> {
     let Some(cluster) = observe_cluster(context, names).await? else {
-        context.metrics.forget(&names.namespace, &names.cluster);
+        context.forget(&names.namespace, &names.cluster);
         return Ok(Action::await_change());
     };
     if cluster.metadata.deletion_timestamp.is_some() {
@@ -125,7 +128,10 @@ async fn run(context: &Context, names: &Names) -> Result<Action, ReconcileError>
     };
     let status = plan_status(input);
     let reported = report(context, names, &cluster, &status).await;
-    applied?;
+    // In a namespace that is gone, applying failed too, and that it is gone says why.
+    if !reported.as_ref().is_err_and(ReportError::is_not_found) {
+        applied?;
+    }
     reported?;
     Ok(Action::requeue(jittered(next_look(&status))))
 }
@@ -139,7 +145,7 @@ pub(crate) fn on_error(cluster: &KeyStoreCluster, error: &ReconcileError, contex
     }
     context.metrics.failed(error.step());
     let (first, most) = error.waits();
-    let delay = context.failures.delay(&key(&names), first, most);
+    let delay = context.failures.delay(&object_key(&names.namespace, &names.cluster), first, most);
     warn!(
         namespace = names.namespace,
         cluster = names.cluster,

@@ -23,6 +23,14 @@ pub(crate) enum ReportError {
     },
 }
 
+impl ReportError {
+    /// The resource exists no longer.
+    pub(crate) fn is_not_found(&self) -> bool {
+        let Self::Write { source, .. } = self;
+        matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404)
+    }
+}
+
 /// `cluster` is the resource that the status was made from: if it has changed since, nothing is written, so that a
 /// cluster UUID is never recorded over another one.
 pub(crate) async fn report(

@@ -1,6 +1,7 @@
-//! Starts the operator's tasks and ends them: the controller and the HTTP server, in one set.
+//! Starts the operator's tasks and ends them: the HTTP server, and the controller for as long as this process leads.
 //!
-//! A task that ends before it was told to ends the process. On SIGTERM the reconciles that run are finished first.
+//! A task that ends before it was told to ends the process, and so does the loss of the leadership, at once. On SIGTERM
+//! the reconciles that run are finished first, and then the leadership is given back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +12,13 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use keystore_crds::KeyStoreCluster;
-use keystore_operator_core::names::{CLUSTER_LABEL, FIELD_MANAGER};
+use keystore_operator_core::names::{CLUSTER_LABEL, FIELD_MANAGER, PEER_PORT};
+use kube::client::ClientBuilder;
 use kube::core::PartialObjectMeta;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{Controller, controller, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Config, ResourceExt};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -26,6 +28,8 @@ use tracing::{info, warn};
 use crate::cli::Options;
 use crate::context::{Context, Failures};
 use crate::http::{Health, router};
+use crate::leadership::Leadership;
+use crate::lease::LeaseKeeper;
 use crate::metrics::Metrics;
 use crate::nodes::GrpcNodes;
 use crate::reconcile::{on_error, reconcile};
@@ -39,13 +43,19 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let listener = TcpListener::bind(options.http_listen)
         .await
         .with_context(|| format!("cannot listen on {}", options.http_listen))?;
-    let client = Client::try_default().await.context("cannot find the API server")?;
+    let config = Config::infer().await.context("cannot find the API server")?;
+    let leadership = Leadership::default();
+    let builder = ClientBuilder::try_from(config.clone()).context("cannot reach the API server")?;
+    let client = builder.with_layer(&leadership).build();
     let metrics = Arc::new(Metrics::new());
     let health = Health { metrics: metrics.clone(), is_ready: Arc::new(AtomicBool::new(false)) };
+    let ungated = Client::try_from(config).context("cannot reach the API server")?;
+    let lease = LeaseKeeper::new(ungated, identity(), leadership.clone(), metrics.clone());
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), FIELD_MANAGER.into()),
         client,
-        nodes: Arc::new(GrpcNodes),
+        leadership,
+        nodes: Arc::new(GrpcNodes { port: PEER_PORT }),
         metrics,
         node_image: options.node_image,
         failures: Failures::default(),
@@ -54,7 +64,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(serve_http(listener, health.clone(), stop.clone()));
-    tasks.spawn(control(context, health, stop.clone()));
+    tasks.spawn(lead(context, lease, health, stop.clone()));
     let ended_early = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
@@ -82,7 +92,37 @@ async fn serve_http(listener: TcpListener, health: Health, stop: CancellationTok
         .context("the HTTP server failed")
 }
 
-async fn control(context: Arc<Context>, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
+/// The pod's name, for people, and something that no other process ever had.
+fn identity() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| FIELD_MANAGER.to_owned());
+    format!("{host}_{}", uuid::Uuid::new_v4())
+}
+
+/// Stands by until this process leads, works while it does, and gives the Lease back once nothing is under way.
+async fn lead(
+    context: Arc<Context>,
+    mut lease: LeaseKeeper,
+    health: Health,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let is_ready = health.is_ready.clone();
+    if !lease.campaign(&stop, || is_ready.store(true, Ordering::Release)).await {
+        return Ok(());
+    }
+    tokio::select! {
+        // Dropping what is under way: another operator leads, or is about to.
+        lost = lease.keep() => return Err(lost.into()),
+        ended = control(context, health, stop) => ended?,
+    }
+    lease.release().await;
+    Ok(())
+}
+
+pub(crate) async fn control(
+    context: Arc<Context>,
+    health: Health,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let controller = watch(&context.client)
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(stop.clone().cancelled_owned());
@@ -97,9 +137,14 @@ async fn control(context: Arc<Context>, health: Health, stop: CancellationToken)
     // Failed reconciles were logged by `on_error`; what is left are the watches' own troubles.
     let on_error =
         |cluster: Arc<KeyStoreCluster>, error: &_, context: Arc<Context>| on_error(&cluster, error, &context);
+    let of_gone = context.clone();
     let reconciles = controller.run(reconcile, on_error, context).for_each(|result| async {
         match result {
-            Ok(_) | Err(controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)) => {}
+            Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {}
+            // A child of a resource that is gone.
+            Err(controller::Error::ObjectNotFound(cluster)) => {
+                of_gone.forget(cluster.namespace.as_deref().unwrap_or_default(), &cluster.name);
+            }
             Err(error) => warn!(error = &error as &dyn std::error::Error, "watch failed"),
         }
     });

@@ -16,6 +16,8 @@ pub(super) struct FakeNodes(Mutex<State>);
 struct State {
     /// By pod: the node's UUID and what it has accepted. A pod that is absent does not answer.
     nodes: BTreeMap<String, (NodeId, Option<Layout>)>,
+    /// By pod: what it answers, whatever it holds.
+    garbled: BTreeMap<String, NodeAnswer>,
     /// Pods whose next init fails before the node sees it.
     init_fails_at: Option<String>,
     layouts_seen: Vec<Layout>,
@@ -39,6 +41,15 @@ impl FakeNodes {
 
     pub(super) fn fail_next_init_at(&self, pod: &str) {
         self.0.lock().unwrap().init_fails_at = Some(pod.to_owned());
+    }
+
+    /// From now on, until it is called with `None`.
+    pub(super) fn garble(&self, pod: &str, answer: Option<NodeAnswer>) {
+        let garbled = &mut self.0.lock().unwrap().garbled;
+        match answer {
+            Some(answer) => drop(garbled.insert(pod.to_owned(), answer)),
+            None => drop(garbled.remove(pod)),
+        }
     }
 
     /// Every layout that a node was given, in order.
@@ -71,6 +82,9 @@ fn silence(address: &NodeAddress) -> NodeError {
 impl NodeClient for FakeNodes {
     async fn get_status(&self, address: &NodeAddress) -> Result<NodeAnswer, NodeError> {
         let state = self.0.lock().unwrap();
+        if let Some(answer) = state.garbled.get(&address.pod) {
+            return Ok(answer.clone());
+        }
         let (node, held) = state.node(address)?;
         let mode = match held {
             None => NodeMode::Uninitialized,

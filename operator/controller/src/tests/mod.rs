@@ -1,16 +1,24 @@
 //! Whole reconciles against an API server and nodes in memory.
 
+mod controlled;
+mod edges;
 mod fake_api;
 mod fake_nodes;
+mod fake_path;
+mod leading;
+mod real_nodes;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use keystore_crds::KeyStoreCluster;
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::context::{Context, Failures};
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::reconcile::{ReconcileError, on_error, reconcile};
 use fake_api::FakeApi;
@@ -19,6 +27,9 @@ use fake_nodes::FakeNodes;
 const CLUSTER: &str = "/apis/keystore.dev/v1alpha1/namespaces/shop/keystoreclusters/demo";
 const STATEFUL_SET: &str = "/apis/apps/v1/namespaces/shop/statefulsets/demo";
 const SERVICE: &str = "/api/v1/namespaces/shop/services/demo";
+
+/// More than any test takes, of a clock that is paused.
+const A_LONG_TIME: Duration = Duration::from_secs(1_000_000);
 
 struct World {
     api: FakeApi,
@@ -31,10 +42,13 @@ impl World {
     fn new(spec: &Value) -> Self {
         let api = FakeApi::default();
         let nodes = Arc::new(FakeNodes::default());
-        let client = api.client();
+        let leadership = Leadership::default();
+        leadership.extend(Instant::now() + A_LONG_TIME);
+        let client = api.client(&leadership);
         let context = Arc::new(Context {
             recorder: Recorder::new(client.clone(), "keystore-operator".into()),
             client,
+            leadership,
             nodes: nodes.clone(),
             metrics: Arc::new(Metrics::new()),
             node_image: "keystore.dev/keystore-node:0.1.0".to_owned(),
@@ -202,7 +216,7 @@ async fn somebody_elses_object_is_left_alone_also_if_it_appears_between_look_and
     let theirs = json!({
         "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "demo", "namespace": "shop", "uid": "theirs"},
     });
-    world.api.put_before_the_next_write(path, theirs);
+    world.api.before_the_next_write_to(path, move |state| drop(state.store(path, theirs)));
     assert!(world.reconcile().await.is_err());
     let theirs = world.api.get(path).unwrap();
     assert_eq!(
