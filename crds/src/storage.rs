@@ -34,8 +34,8 @@ pub enum Durability {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct StorageSpec {
-    /// The storage engine: sled (records on disk), or memory (records in memory, rebuilt from the log when a node
-    /// starts). Immutable.
+    /// The storage engine: sled (records on disk), or memory (all records in memory, where reads never wait for writes;
+    /// the log and snapshots on disk bring them back when a node starts, so nothing acknowledged is lost). Immutable.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("storage.engine cannot be changed, the volumes hold what it wrote: set it back, or create a new cluster with the one you need"))]
     pub engine: Engine,
