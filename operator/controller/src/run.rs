@@ -71,17 +71,17 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         ended = tasks.join_next() => ended,
     };
     info!("operator stops");
+    if let Some(ended) = ended_early {
+        // At once: nothing of a process that has lost the lead, or a part of itself, is worth waiting for.
+        tasks.shutdown().await;
+        ended.context("a task failed")??;
+        anyhow::bail!("a task ended before it was told to");
+    }
     stop.cancel();
     while let Some(ended) = tasks.join_next().await {
         ended.context("a task failed")??;
     }
-    match ended_early {
-        None => Ok(()),
-        Some(ended) => {
-            ended.context("a task failed")??;
-            anyhow::bail!("a task ended before it was told to")
-        }
-    }
+    Ok(())
 }
 
 async fn serve_http(listener: TcpListener, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
