@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystore_core::effect::{Alarm, Answer, ClientRequest, Commit, Damaged, Effect, Event, Now, RequestId};
+use keystore_core::message::{Page, ScanRange};
 use keystore_core::node::{Node, NodeState};
+use keystore_core::partition::RecordKey;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tracing::error;
@@ -18,7 +20,7 @@ use crate::clock::Clock;
 use crate::handle::{Input, Request};
 use crate::inbox::Inbox;
 use crate::outbox::{Outbox, Verdict};
-use crate::storage::{EngineError, LoadError, RunningStorage, Storage, StorageHandle};
+use crate::storage::{EngineError, LoadError, RunningStorage, ScanError, Storage, StorageHandle};
 use crate::view::View;
 
 /// How many batches may wait for the tasks that deliver them; then the core waits too.
@@ -187,11 +189,26 @@ impl Turn {
                 };
                 self.events.push_back(Event::Loaded { load, record });
             }
+            Effect::Scan { load, range } => {
+                let page = self.scan(&range)?;
+                self.events.push_back(Event::Scanned { load, page });
+            }
             Effect::Commit(commit) => self.commits.push(commit),
             Effect::Save { save, state } => self.disk.save(save, state),
             Effect::Alarm(alarm) => report(&alarm),
         }
         Ok(())
+    }
+
+    /// A page, or the key of the damaged record that stands in its way.
+    fn scan(&self, range: &ScanRange) -> Result<Result<Page, RecordKey>, CoreError> {
+        // A scan comes from a link or a client, and neither is served without a layout.
+        let Some(layout) = self.core.node.layout() else { return Ok(Ok(Page::default())) };
+        match self.core.engine.scan(layout.partitions.slots(range.partition), range) {
+            Ok(page) => Ok(Ok(page)),
+            Err(ScanError::Damaged(key)) => Ok(Err(key)),
+            Err(ScanError::Io(error)) => Err(error.into()),
+        }
     }
 
     /// Hands over what this round has gathered.

@@ -5,9 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use keystore_core::effect::{Answer, LinkId};
-use keystore_core::message::{Header, Hello, Message, ReadOutcome};
+use keystore_core::message::{Header, Hello, Message, MintOutcome, ReadOutcome, ScanOutcome};
+use keystore_core::partition::RecordKey;
 use keystore_core::peers::LinkRefusal;
+use keystore_core::record::Record;
 use keystore_proto::peer::{Content, Frame};
 use tokio::sync::oneshot;
 
@@ -67,11 +70,24 @@ impl Outbox {
 }
 
 fn message_bytes(message: &Message) -> usize {
+    let of = |key: &RecordKey, record: &Record| key.encoded().len() + record.value_len();
     let variable = match message {
-        Message::Write(write) => write.key.encoded().len() + write.record.value_len(),
-        Message::Read { key, .. } => key.encoded().len(),
-        Message::ReadAnswer { outcome: ReadOutcome::Full(record), .. } => record.value_len(),
-        Message::ReadAnswer { .. } | Message::WriteAnswer { .. } | Message::InitAccepted { .. } => 0,
+        Message::Write(write) => of(&write.key, &write.record),
+        Message::Mint(mint) => mint.key.encoded().len() + mint.change.value.as_ref().map_or(0, Bytes::len),
+        Message::MintAnswer { outcome: MintOutcome::Minted { record, .. }, .. }
+        | Message::ReadAnswer { outcome: ReadOutcome::Full(record), .. } => record.value_len(),
+        Message::ScanAnswer { outcome: ScanOutcome::Page(page), .. } => {
+            page.entries.iter().map(|(key, record)| MESSAGE_BYTES + of(key, record)).sum()
+        }
+        Message::Read { key, .. } | Message::Hint { key, .. } => key.encoded().len(),
+        Message::Scan { range, .. } => {
+            range.prefix.len() + range.after.as_ref().map_or(0, |key| key.encoded().len())
+        }
+        Message::ReadAnswer { .. }
+        | Message::WriteAnswer { .. }
+        | Message::MintAnswer { .. }
+        | Message::ScanAnswer { .. }
+        | Message::InitAccepted { .. } => 0,
     };
     MESSAGE_BYTES + variable
 }

@@ -147,7 +147,8 @@ fn start_core(config: Config, storage: NodeStorage) -> Result<Parts, ProcessErro
 }
 
 fn storage_options(config: &Config) -> Options {
-    let Storage { cache_bytes, segment_bytes, checkpoint_bytes, sync_interval_ms, .. } = config.storage;
+    let Storage { engine, cache_bytes, segment_bytes, checkpoint_bytes, sync_interval_ms, .. } =
+        config.storage;
     Options {
         data_dir: config.data_dir.clone(),
         new_identity: Identity {
@@ -155,6 +156,7 @@ fn storage_options(config: &Config) -> Options {
             actor: Actor(rand::random()),
             cluster_name: config.gossip.cluster.clone(),
         },
+        engine: engine.into(),
         segment_bytes,
         checkpoint_bytes,
         cache_bytes,
@@ -163,7 +165,8 @@ fn storage_options(config: &Config) -> Options {
 }
 
 fn start_of(found: &Found, config: &Config) -> Start {
-    let Found { identity, generation, stamp_ceiling_ms, membership, peers } = found.clone();
+    let Found { identity, generation, trusted_since, stamp_ceiling_ms, membership, peers, hints } =
+        found.clone();
     Start {
         node: identity.node,
         actor: identity.actor,
@@ -172,6 +175,8 @@ fn start_of(found: &Found, config: &Config) -> Start {
         stamp_ceiling_ms,
         membership,
         peers,
+        trusted_since,
+        hints,
         settings: Settings {
             skew_ms_max: config.clock.skew_ms_max,
             requests_max: config.limits.requests,

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::storage::COMMITS_WAITING_MAX;
+use crate::storage::{COMMITS_WAITING_MAX, EngineKind};
 
 /// Every setting of a node. Sizes and times bear their unit in the name.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +72,16 @@ pub struct Storage {
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
     Sled,
+    Memory,
+}
+
+impl From<Engine> for EngineKind {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Sled => Self::Sled,
+            Engine::Memory => Self::Memory,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

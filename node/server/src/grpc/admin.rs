@@ -10,7 +10,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::outcome::status;
 use crate::about::{About, SelfAddresses};
-use crate::config::Engine;
+use crate::storage::EngineKind;
 use crate::view::View;
 
 #[derive(Debug, Clone)]
@@ -71,9 +71,7 @@ impl AdminService {
             partitions_available: saturated(view.partitions_available),
             client_address: client,
             peer_address: peer,
-            engine: match self.about.config.storage.engine {
-                Engine::Sled => "sled".to_owned(),
-            },
+            engine: EngineKind::from(self.about.config.storage.engine).name().to_owned(),
             clock: view.latest_stamp.to_bytes().to_vec().into(),
         }
     }

@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::counters::Counters;
-use super::engine::Storage;
+use super::engine::{EngineError, Storage};
 use super::error::FatalError;
 use super::file::{self, DiskError};
 use super::found::encode_position;
@@ -37,6 +37,18 @@ impl Checkpoints {
         self.counters.checkpoints.add(1);
         self.counters.checkpoint_seconds.observe(begun.elapsed());
         Ok(())
+    }
+
+    /// As [`Checkpoints::write`], except where only the engine lacks space: then all stays as it is, and the log
+    /// keeps what a start needs.
+    pub(super) fn write_if_there_is_space(&self, position: Position) -> Result<(), FatalError> {
+        match self.write(position) {
+            Err(FatalError::Engine(EngineError::NoSpace(error))) => {
+                tracing::error!(%error, "checkpoint put off, the disk is full");
+                Ok(())
+            }
+            result => result,
+        }
     }
 }
 
@@ -76,7 +88,7 @@ impl Checkpointer {
             .name("checkpoint".into())
             .spawn(move || {
                 for position in asked {
-                    checkpoints.write(position).inspect_err(&failed)?;
+                    checkpoints.write_if_there_is_space(position).inspect_err(&failed)?;
                     busy.store(false, Ordering::Release);
                 }
                 Ok(())

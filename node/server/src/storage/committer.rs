@@ -8,10 +8,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keystore_core::effect::{Commit, CommitId, CommitRefused};
-use keystore_core::partition::RecordKey;
+use keystore_core::effect::{Commit, CommitId, CommitRefused, Entry};
 use keystore_core::quorum::Durability;
-use keystore_core::record::Record;
 
 use super::checkpoint::{Checkpointer, Checkpoints};
 use super::disk_usage::DiskUsage;
@@ -62,10 +60,11 @@ pub(super) struct Committer {
     queue: Arc<Queue<Commit>>,
     report: Box<dyn FnMut(Vec<Committed>) + Send>,
     /// The batch being made: what is written, and who asked for it. Kept for their capacity.
-    entries: Vec<(RecordKey, Record)>,
+    entries: Vec<Entry>,
     asked: Vec<(CommitId, Durability)>,
     unsynced_since: Option<Instant>,
-    checkpoint_at_bytes: u64,
+    /// How much had been appended when the last checkpoint began.
+    checkpointed_bytes: u64,
     free_space: Option<FreeSpace>,
     batch_bytes_max: usize,
 }
@@ -78,7 +77,7 @@ impl Committer {
         queue: Arc<Queue<Commit>>,
         report: Box<dyn FnMut(Vec<Committed>) + Send>,
     ) -> Self {
-        let checkpoint_at_bytes = checkpoints.counters.log_appended_bytes.get() + rhythm.checkpoint_bytes;
+        let checkpointed_bytes = checkpoints.counters.log_appended_bytes.get();
         Self {
             log,
             checkpoints,
@@ -89,7 +88,7 @@ impl Committer {
             entries: Vec::new(),
             asked: Vec::new(),
             unsynced_since: None,
-            checkpoint_at_bytes,
+            checkpointed_bytes,
             free_space: None,
             batch_bytes_max: usize::try_from(rhythm.segment_bytes / 3)
                 .unwrap_or(usize::MAX)
@@ -113,16 +112,16 @@ impl Committer {
         }
         self.log.mark_clean_shutdown()?;
         self.checkpointer.finish()?;
-        self.checkpoints.write(self.log.position())
+        self.checkpoints.write_if_there_is_space(self.log.position())
     }
 
     fn commit(&mut self, waiting: &mut Vec<Commit>) -> Result<(), FatalError> {
         let mut outcomes = Vec::with_capacity(waiting.len());
         let mut bytes = 0;
-        for Commit { id, key, record, durability } in waiting.drain(..) {
-            self.entries.push((key, record));
+        for Commit { id, entry, durability } in waiting.drain(..) {
+            bytes += log::entry_len(&entry);
+            self.entries.push(entry);
             self.asked.push((id, durability));
-            bytes += self.entries.last().map_or(0, log::entry_len);
             if bytes >= self.batch_bytes_max {
                 self.commit_batch(&mut outcomes)?;
                 bytes = 0;
@@ -168,7 +167,6 @@ impl Committer {
                 Ok(false)
             }
             Err(AppendError::Failed(error)) => Err(error.into()),
-            Err(AppendError::TooLarge(bytes)) => Err(FatalError::CommitTooLarge(bytes)),
         }
     }
 
@@ -190,8 +188,12 @@ impl Committer {
 
     fn checkpoint_if_due(&mut self) {
         let appended = self.checkpoints.counters.log_appended_bytes.get();
-        if appended >= self.checkpoint_at_bytes && self.checkpointer.begin(self.log.position()) {
-            self.checkpoint_at_bytes = appended + self.rhythm.checkpoint_bytes;
+        // An engine that writes itself down as a whole does so once the log has grown by as much: no byte of a
+        // client is then written more than twice on the average.
+        let is_worth_it = appended >= self.checkpointed_bytes + self.checkpoints.engine.flush_bytes();
+        let is_due = appended >= self.checkpointed_bytes + self.rhythm.checkpoint_bytes;
+        if is_due && is_worth_it && self.checkpointer.begin(self.log.position()) {
+            self.checkpointed_bytes = appended;
         }
     }
 

@@ -13,11 +13,13 @@ use keystore_core::peers::PeerIdentities;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::engine::EngineKind;
 use super::error::OpenError;
 use super::file::{self, DiskError, NEW_SUFFIX};
 use super::found::{
-    Found, Identity, decode_identity, decode_membership, decode_number, decode_peers, decode_position,
-    encode_identity, encode_membership, encode_number, encode_peers, encode_position, encode_saved,
+    Found, Identity, decode_engine, decode_generation, decode_identity, decode_membership, decode_number,
+    decode_peers, decode_position, encode_generation, encode_identity, encode_membership, encode_number,
+    encode_peers, encode_position, encode_saved,
 };
 use super::log::{self, Position};
 use super::state::{self, Kind, StateError};
@@ -41,18 +43,21 @@ pub(super) struct States {
     /// With the generation of the last start.
     pub(super) found: Found,
     pub(super) checkpoint: Position,
+    pub(super) engine: EngineKind,
 }
 
 impl States {
-    fn new(identity: Identity) -> Self {
+    fn new(identity: Identity, engine: EngineKind) -> Self {
         let found = Found {
             identity,
             generation: Generation(0),
+            trusted_since: Generation(0),
             stamp_ceiling_ms: 0,
             membership: None,
             peers: PeerIdentities::new(),
+            hints: Vec::new(),
         };
-        Self { found, checkpoint: Position::default() }
+        Self { found, checkpoint: Position::default(), engine }
     }
 }
 
@@ -83,6 +88,11 @@ impl DataDir {
     /// Reads and checks everything but the content of log and engine. `None`: the directory is empty.
     pub(super) fn inspect(&self) -> Result<Option<States>, OpenError> {
         self.refuse_foreign()?;
+        let set_aside = self.path.join(Kind::SetAside.file_name());
+        // Even a mark that is not whole is one: nothing else writes a file of that name.
+        if set_aside.exists() {
+            return Err(OpenError::SetAside(self.path.clone()));
+        }
         if self.path.join(Kind::Identity.file_name()).exists() {
             return self.read_states().map(Some);
         }
@@ -91,22 +101,16 @@ impl DataDir {
     }
 
     /// Makes an empty directory that of a new node.
-    pub(super) fn create(&self, identity: Identity) -> Result<States, DiskError> {
-        let states = States::new(identity);
+    pub(super) fn create(&self, identity: Identity, engine: EngineKind) -> Result<States, DiskError> {
+        let states = States::new(identity, engine);
         file::create_directory(&self.log())?;
         file::create_directory(&self.engine())?;
         for (kind, payload) in payloads(&states) {
             state::write(&self.path, kind, &payload)?;
         }
         state::write(&self.path, Kind::Identity, &encode_identity(&states.found.identity))?;
-        if let Some(parent) = self.path.canonicalize().ok().as_deref().and_then(Path::parent) {
-            file::sync_directory(parent)?;
-        }
+        file::sync_directories_above(&self.path)?;
         Ok(states)
-    }
-
-    pub(super) fn save_generation(&self, generation: Generation) -> Result<(), DiskError> {
-        state::write(&self.path, Kind::Generation, &encode_number(generation.0))
     }
 
     pub(super) fn save(&self, saved: &SavedState) -> Result<(), DiskError> {
@@ -133,20 +137,29 @@ impl DataDir {
     }
 
     fn read_states(&self) -> Result<States, OpenError> {
+        let (generation, trusted_since) = self.read(Kind::Generation, decode_generation)?;
         let found = Found {
             identity: self.read(Kind::Identity, decode_identity)?,
-            generation: Generation(self.read(Kind::Generation, decode_number)?),
+            generation,
+            trusted_since,
             stamp_ceiling_ms: self.read(Kind::StampCeiling, decode_number)?,
             membership: self.read(Kind::Layout, decode_membership)?,
             peers: self.read(Kind::Peers, decode_peers)?,
+            // They are in the engine, which is not open yet.
+            hints: Vec::new(),
         };
         let checkpoint = self.read(Kind::Checkpoint, decode_position)?;
+        let engine = match self.read(Kind::Engine, decode_engine) {
+            // The first release had one engine and no such file.
+            Err(OpenError::State { problem: StateError::Missing, .. }) => EngineKind::Sled,
+            read => read?,
+        };
         for directory in [self.log(), self.engine()] {
             if !directory.is_dir() {
                 return Err(OpenError::State { path: directory, problem: StateError::Missing });
             }
         }
-        Ok(States { found, checkpoint })
+        Ok(States { found, checkpoint, engine })
     }
 
     fn read<T>(&self, kind: Kind, parse: fn(&[u8]) -> Result<T, StateError>) -> Result<T, OpenError> {
@@ -164,9 +177,12 @@ impl DataDir {
         let refuse = || Err(OpenError::NoIdentity(self.path.clone()));
         let nobody =
             Identity { node: Default::default(), actor: Default::default(), cluster_name: String::new() };
-        for (kind, payload) in payloads(&States::new(nobody)) {
-            let content = file::read(&self.path.join(kind.file_name()))?;
-            if content.is_some_and(|content| content != state::encode(kind, &payload)) {
+        let possible =
+            [EngineKind::Sled, EngineKind::Memory].map(|engine| States::new(nobody.clone(), engine));
+        for kind in Kind::ALL {
+            let Some(content) = file::read(&self.path.join(kind.file_name()))? else { continue };
+            let mut new = possible.iter().flat_map(payloads);
+            if !new.any(|(found, payload)| found == kind && content == state::encode(kind, &payload)) {
                 return refuse();
             }
         }
@@ -178,11 +194,12 @@ impl DataDir {
 }
 
 /// Every state but the identity.
-fn payloads(states: &States) -> [(Kind, Vec<u8>); 5] {
-    let States { found, checkpoint } = states;
+fn payloads(states: &States) -> [(Kind, Vec<u8>); 6] {
+    let States { found, checkpoint, engine } = states;
     let membership = found.membership.as_ref().map(|(layout, decided)| (layout, *decided));
     [
-        (Kind::Generation, encode_number(found.generation.0)),
+        (Kind::Engine, engine.name().as_bytes().to_vec()),
+        (Kind::Generation, encode_generation(found.generation, found.trusted_since)),
         (Kind::StampCeiling, encode_number(found.stamp_ceiling_ms)),
         (Kind::Layout, encode_membership(membership)),
         (Kind::Peers, encode_peers(&found.peers)),

@@ -4,13 +4,44 @@
 //! which of two records stays, since that is what [`Record::merge`] is for. One contract suite runs against every
 //! engine.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
+use std::ops::Range;
+use std::path::PathBuf;
 
+use keystore_core::effect::{Entry, Hint};
+use keystore_core::message::{Page, ScanRange};
 use keystore_core::partition::RecordKey;
 use keystore_core::record::Record;
 use thiserror::Error;
 
 use super::file::DiskError;
+
+/// The engines there are. A data directory belongs to one of them for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineKind {
+    Sled,
+    Memory,
+}
+
+impl EngineKind {
+    /// Its name in configurations and on disk.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sled => "sled",
+            Self::Memory => "memory",
+        }
+    }
+
+    pub(super) fn from_name(name: &[u8]) -> Option<Self> {
+        [Self::Sled, Self::Memory].into_iter().find(|kind| kind.name().as_bytes() == name)
+    }
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// An engine that cannot go on. What it holds is as after a crash.
 #[derive(Debug, Error)]
@@ -19,9 +50,14 @@ pub enum EngineError {
     Sled(#[from] sled::Error),
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// Nothing is lost: what was flushed before still stands, and the next flush may find space again.
+    #[error("there is no space for what the engine has to write: {0}")]
+    NoSpace(DiskError),
     /// sled panics where it finds what it did not expect.
     #[error("it gave up on what it found: {0}")]
     GaveUp(String),
+    #[error("{} is damaged at byte {offset}: {problem}", path.display())]
+    Snapshot { path: PathBuf, offset: u64, problem: &'static str },
 }
 
 /// Why there is no answer to a read.
@@ -34,24 +70,54 @@ pub enum LoadError {
     Io(#[from] EngineError),
 }
 
-/// What a storage engine does. Any thread may load; one thread at a time applies, one flushes.
+/// Why there is no page.
+#[derive(Debug, Error)]
+pub enum ScanError {
+    /// What is stored under this key of the range is not a whole record of it.
+    #[error("the stored record of {0:?} is damaged")]
+    Damaged(RecordKey),
+    #[error(transparent)]
+    Io(#[from] EngineError),
+}
+
+/// How large an engine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineSize {
+    pub disk_bytes: u64,
+    /// Of what is kept in memory for as long as it is stored; 0 for an engine that only caches.
+    pub memory_bytes: u64,
+}
+
+/// What a storage engine does. Any thread may load and scan; one thread at a time applies, one flushes.
 pub trait Storage: Send + Sync + Debug {
     /// The record under a key: some version that was applied, whole, never one older than a load that has
     /// returned before.
     fn load(&self, key: &RecordKey) -> Result<Option<Record>, LoadError>;
 
-    /// Merges each record into what is stored under its key. A damaged one stays as it is, so that loads go on
-    /// saying so: what it held is not known, and the new record may be older. Returns how many of those there were.
-    fn apply(&self, records: &[(RecordKey, Record)]) -> Result<u64, EngineError>;
+    /// The first records of a range, which lies in these slots (see [`RecordKey::place`]), in order.
+    fn scan(&self, slots: Range<u32>, range: &ScanRange) -> Result<Page, ScanError>;
 
-    /// Makes everything applied before this call durable, and notes that this includes all records up to
-    /// `sequence`.
+    /// All hints that are kept, by target and key.
+    fn hints(&self) -> Result<Vec<Hint>, EngineError>;
+
+    /// Applies the entries in order, records by merging. Where what is stored is damaged, only a replacement
+    /// changes it: what it held is not known, and a record to be merged may be older. Returns how many records met
+    /// damage.
+    fn apply(&self, entries: &[Entry]) -> Result<u64, EngineError>;
+
+    /// Makes everything applied before this call durable, and notes that this includes all entries up to
+    /// `sequence`. Loads, scans and applies go on meanwhile.
     fn flush(&self, sequence: u64) -> Result<(), EngineError>;
 
     /// The `sequence` of the last flush that the engine still knows of, 0 if there was none. A lower one than was
     /// flushed shows that the engine has lost something.
     fn flushed(&self) -> Result<u64, EngineError>;
 
-    /// What the engine takes up on disk.
-    fn bytes_on_disk(&self) -> Result<u64, EngineError>;
+    /// What the next flush writes, whatever little has changed: flushing pays once the log has grown by as much.
+    fn flush_bytes(&self) -> u64;
+
+    /// What a flush still needs of the disk before it can give back what the one before took.
+    fn reserve_bytes(&self) -> u64;
+
+    fn size(&self) -> Result<EngineSize, EngineError>;
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use keystore_core::id::NodeId;
 use thiserror::Error;
 
-use super::engine::EngineError;
+use super::engine::{EngineError, EngineKind};
 use super::file::DiskError;
 use super::log::LogDamaged;
 use super::state::StateError;
@@ -46,6 +46,18 @@ pub enum OpenError {
         path.display()
     )]
     OtherNode { path: PathBuf, node: NodeId },
+    #[error(
+        "{} was set aside for ever: other nodes have seen a later state of it, so it was rolled back or is a copy; \
+         nothing was changed. Give this node an empty directory and let it join as a new one",
+        .0.display()
+    )]
+    SetAside(PathBuf),
+    #[error(
+        "{} was made with the storage engine \"{found}\", and this node is configured for \"{expected}\"; nothing \
+         was changed. Set storage.engine back, or give this node an empty directory and let it join as a new one",
+        path.display()
+    )]
+    OtherEngine { path: PathBuf, found: EngineKind, expected: EngineKind },
     #[error(transparent)]
     LogDamaged(#[from] LogDamaged),
     #[error(
@@ -75,6 +87,8 @@ impl OpenError {
             | Self::State { .. }
             | Self::OtherCluster { .. }
             | Self::OtherNode { .. }
+            | Self::SetAside(_)
+            | Self::OtherEngine { .. }
             | Self::LogDamaged(_)
             | Self::EngineBehind { .. }
             | Self::EngineDamaged { .. } => 3,
@@ -94,6 +108,4 @@ pub enum FatalError {
     Engine(#[from] EngineError),
     #[error("the thread \"{0}\" has panicked")]
     Panicked(&'static str),
-    #[error("a commit of {0} bytes does not fit into a segment of the log")]
-    CommitTooLarge(usize),
 }

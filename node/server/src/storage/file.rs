@@ -6,7 +6,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -84,24 +85,38 @@ impl DiskFile {
     /// reserved first, so that a full disk is noticed before anything is written.
     pub(super) fn create_zeroed(path: &Path, bytes: u64) -> Result<Self, DiskError> {
         let new = Self::create(path)?;
-        before(Operation::Reserve, path)
-            .and_then(|()| reserve(&new.file, bytes))
-            .map_err(|error| DiskError::new("reserve space for", path, error))?;
-        let mut offset = 0;
-        while offset < bytes {
-            let rest = usize::try_from(bytes - offset).unwrap_or(usize::MAX);
+        new.zero(0..bytes)?;
+        Ok(new)
+    }
+
+    /// Makes a file of zeros longer.
+    pub(super) fn zero(&self, bytes: Range<u64>) -> Result<(), DiskError> {
+        before(Operation::Reserve, &self.path)
+            .and_then(|()| reserve(&self.file, bytes.end))
+            .map_err(|error| DiskError::new("reserve space for", &self.path, error))?;
+        let mut offset = bytes.start;
+        while offset < bytes.end {
+            let rest = usize::try_from(bytes.end - offset).unwrap_or(usize::MAX);
             let zeros = ZEROS.get(..rest).unwrap_or(&ZEROS);
-            new.write_at(zeros, offset)?;
+            self.write_at(zeros, offset)?;
             offset += zeros.len() as u64;
         }
-        new.sync_all()?;
-        Ok(new)
+        self.sync_all()
     }
 
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
         before(Operation::Write, &self.path)
             .and_then(|()| self.file.write_all_at(bytes, offset))
             .map_err(|error| DiskError::new("write to", &self.path, error))
+    }
+
+    pub(super) fn read_exact_at(&self, out: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        self.file.read_exact_at(out, offset).map_err(|error| DiskError::new("read", &self.path, error))
+    }
+
+    pub(super) fn len(&self) -> Result<u64, DiskError> {
+        let metadata = self.file.metadata().map_err(|error| DiskError::new("look at", &self.path, error))?;
+        Ok(metadata.len())
     }
 
     /// Syncs the content and what is needed to read it.
@@ -154,7 +169,7 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), DiskError> {
 /// The suffix of a file that is being written and has not got its name yet.
 pub(super) const NEW_SUFFIX: &str = ".new";
 
-fn new_name(path: &Path) -> PathBuf {
+pub(super) fn new_name(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(NEW_SUFFIX);
     name.into()
@@ -164,6 +179,24 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), DiskError> {
     before(Operation::SyncDirectory, path)
         .and_then(|()| File::open(path)?.sync_all())
         .map_err(|error| DiskError::new("sync the directory", path, error))
+}
+
+/// Syncs the directories in which this one and those around it have their names, up to the root of the file system:
+/// any of them may have been made just now. One that may not be read was made by somebody else.
+pub(super) fn sync_directories_above(path: &Path) -> Result<(), DiskError> {
+    let failed = |error| DiskError::new("look at", path, error);
+    let path = path.canonicalize().map_err(failed)?;
+    let device = fs::metadata(&path).map_err(failed)?.dev();
+    for above in path.ancestors().skip(1) {
+        if fs::metadata(above).map_err(failed)?.dev() != device {
+            break;
+        }
+        match sync_directory(above) {
+            Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied => break,
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Syncs every file of a directory, then drops what of them is cached. After a sync has failed, Linux keeps what it
@@ -179,6 +212,22 @@ pub(super) fn reread_from_disk(directory: &Path) -> Result<(), DiskError> {
         }
     }
     Ok(())
+}
+
+/// The bytes of the files in a directory, those of directories within left alone.
+pub(super) fn sizes(directory: &Path) -> Result<u64, DiskError> {
+    let mut bytes = 0;
+    for name in list(directory)? {
+        let path = directory.join(name);
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => bytes += metadata.len(),
+            Ok(_) => {}
+            // It was renamed or removed after it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(DiskError::new("look at", &path, error)),
+        }
+    }
+    Ok(bytes)
 }
 
 pub(super) fn create_directory(path: &Path) -> Result<(), DiskError> {

@@ -1,13 +1,14 @@
 //! The payloads of the small states: what a node finds in its data directory.
 
 use bytes::Bytes;
-use keystore_core::effect::SavedState;
+use keystore_core::effect::{Hint, SavedState};
 use keystore_core::id::{Actor, Generation, NodeId, Nonce};
 use keystore_core::layout::Layout;
 use keystore_core::peers::PeerIdentities;
 use keystore_proto::v1;
 use prost::Message as _;
 
+use super::engine::EngineKind;
 use super::log::Position;
 use super::state::{Kind, StateError};
 
@@ -26,10 +27,14 @@ pub struct Found {
     pub identity: Identity,
     /// Of this start: one more than that of the start before.
     pub generation: Generation,
+    /// The generation in which the node was last in doubt, 0 if it never was.
+    pub trusted_since: Generation,
     pub stamp_ceiling_ms: u64,
     /// The accepted layout, and whether all members have accepted it.
     pub membership: Option<(Layout, bool)>,
     pub peers: PeerIdentities,
+    /// What the node keeps for others.
+    pub hints: Vec<Hint>,
 }
 
 const NO_LAYOUT: u8 = 0;
@@ -64,6 +69,24 @@ pub(super) fn decode_number(payload: &[u8]) -> Result<u64, StateError> {
     let number = fields.number()?;
     fields.end()?;
     Ok(number)
+}
+
+/// Format 1 had no second number: its node was never in doubt.
+pub(super) fn encode_generation(generation: Generation, trusted_since: Generation) -> Vec<u8> {
+    [generation.0.to_be_bytes(), trusted_since.0.to_be_bytes()].concat()
+}
+
+pub(super) fn decode_generation(payload: &[u8]) -> Result<(Generation, Generation), StateError> {
+    let mut fields = Fields(payload);
+    let generation = Generation(fields.number()?);
+    let trusted_since = if fields.0.is_empty() { Generation(0) } else { Generation(fields.number()?) };
+    fields.end()?;
+    Ok((generation, trusted_since))
+}
+
+pub(super) fn decode_engine(payload: &[u8]) -> Result<EngineKind, StateError> {
+    EngineKind::from_name(payload)
+        .ok_or(StateError::Content("it names an engine that this version does not have"))
 }
 
 pub(super) fn encode_identity(identity: &Identity) -> Vec<u8> {
@@ -153,5 +176,9 @@ pub(super) fn encode_saved(state: &SavedState) -> (Kind, Vec<u8>) {
         SavedState::StampCeiling(ceiling_ms) => (Kind::StampCeiling, encode_number(*ceiling_ms)),
         SavedState::Layout { layout, decided } => (Kind::Layout, encode_membership(Some((layout, *decided)))),
         SavedState::Peers(peers) => (Kind::Peers, encode_peers(peers)),
+        SavedState::Generation { generation, trusted_since } => {
+            (Kind::Generation, encode_generation(*generation, *trusted_since))
+        }
+        SavedState::SetAside => (Kind::SetAside, Vec::new()),
     }
 }

@@ -5,21 +5,23 @@
 //! there, and old segments go last.
 
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use keystore_core::effect::SavedState;
 use keystore_core::id::Generation;
 use keystore_core::record::VALUE_BYTES_MAX;
 
 use super::checkpoint::Checkpoints;
 use super::counters::Counters;
 use super::data_dir::{DataDir, States};
-use super::engine::{EngineError, Storage};
+use super::engine::{EngineError, EngineKind, Storage};
 use super::error::{FatalError, OpenError};
 use super::file;
 use super::found::{Found, Identity};
 use super::log::{self, CommitLog, Position, ReadError};
+use super::memory_engine::MemoryEngine;
 use super::sled_engine::SledEngine;
 
 /// A segment takes at least the largest record twice, with its key and the headers.
@@ -31,10 +33,13 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Who the node becomes if the directory is empty. Its cluster name must be that of the directory otherwise.
     pub new_identity: Identity,
+    /// The engine that the directory was made with, or is to be made with.
+    pub engine: EngineKind,
     /// Size of a segment of the log, [`SEGMENT_BYTES_MIN`] or more. Up to two segments more than
     /// `checkpoint_bytes` are on disk.
     pub segment_bytes: u64,
-    /// Bytes of log after which a checkpoint is written: more is longer to replay, less is more syncs.
+    /// Bytes of log after which a checkpoint is written: more is longer to replay, less is more syncs. The memory
+    /// engine waits for as much log as its last snapshot has, if that is more.
     pub checkpoint_bytes: u64,
     /// Memory for the engine's cache.
     pub cache_bytes: u64,
@@ -66,18 +71,17 @@ impl NodeStorage {
         let data_dir = DataDir::lock(&options.data_dir)?;
         let states = match data_dir.inspect()? {
             Some(states) => states,
-            None => data_dir.create(options.new_identity.clone())?,
+            None => data_dir.create(options.new_identity.clone(), options.engine)?,
         };
         check_owner(&data_dir, &states, options)?;
-        let States { mut found, checkpoint } = states;
+        let States { mut found, checkpoint, engine: _ } = states;
         file::reread_from_disk(&data_dir.log())?;
         file::reread_from_disk(&data_dir.engine())?;
         log::read(&data_dir.log(), checkpoint, &mut |_| {}).map_err(read_error)?;
         let engine = contained(&data_dir, || open_engine(&data_dir, checkpoint, options))?;
-        let engine = Arc::new(engine);
-
         found.generation = Generation(found.generation.0 + 1);
-        data_dir.save_generation(found.generation)?;
+        let Found { generation, trusted_since, .. } = found;
+        data_dir.save(&SavedState::Generation { generation, trusted_since })?;
         let checkpoints = Checkpoints {
             data_dir: data_dir.path().to_owned(),
             log_dir: data_dir.log(),
@@ -86,6 +90,7 @@ impl NodeStorage {
         };
         let end = contained(&data_dir, || replay(&checkpoints, checkpoint))?;
         let log = begin_log(&checkpoints, end, options)?;
+        found.hints = contained(&data_dir, || checkpoints.engine.hints().map_err(OpenError::Engine))?;
         Ok(Self { data_dir: Arc::new(data_dir), found, log, checkpoints, options: options.clone() })
     }
 
@@ -107,6 +112,9 @@ impl NodeStorage {
 fn check_owner(data_dir: &DataDir, states: &States, options: &Options) -> Result<(), OpenError> {
     let Identity { node, actor, cluster_name } = &states.found.identity;
     let path = data_dir.path().to_owned();
+    if states.engine != options.engine {
+        return Err(OpenError::OtherEngine { path, found: states.engine, expected: options.engine });
+    }
     if *cluster_name != options.new_identity.cluster_name {
         let expected = options.new_identity.cluster_name.clone();
         return Err(OpenError::OtherCluster { path, found: cluster_name.clone(), expected });
@@ -129,14 +137,25 @@ fn contained<T>(data_dir: &DataDir, open: impl FnOnce() -> Result<T, OpenError>)
 }
 
 /// The engine, if it still has what the checkpoint says was made durable in it.
-fn open_engine(data_dir: &DataDir, checkpoint: Position, options: &Options) -> Result<SledEngine, OpenError> {
+fn open_engine(
+    data_dir: &DataDir,
+    checkpoint: Position,
+    options: &Options,
+) -> Result<Arc<dyn Storage>, OpenError> {
     let path = data_dir.engine();
     let expected = checkpoint.sequence;
-    if expected > 0 && !SledEngine::exists(&path) {
+    let (exists, open): (_, fn(&Path, u64) -> Result<Arc<dyn Storage>, EngineError>) = match options.engine {
+        EngineKind::Sled => (SledEngine::exists(&path), |path, cache_bytes| {
+            SledEngine::open(path, cache_bytes).map(|engine| Arc::new(engine) as _)
+        }),
+        EngineKind::Memory => (MemoryEngine::exists(&path), |path, _| {
+            MemoryEngine::open(path).map(|engine| Arc::new(engine) as _)
+        }),
+    };
+    if expected > 0 && !exists {
         return Err(OpenError::EngineBehind { path, found: 0, expected });
     }
-    let engine =
-        SledEngine::open(&path, options.cache_bytes).map_err(|error| engine_error(path.clone(), error))?;
+    let engine = open(&path, options.cache_bytes).map_err(|error| engine_error(path.clone(), error))?;
     let found = engine.flushed().map_err(|error| engine_error(path.clone(), error))?;
     if found < expected {
         return Err(OpenError::EngineBehind { path, found, expected });
@@ -193,8 +212,12 @@ fn read_error(error: ReadError) -> OpenError {
 
 fn engine_error(path: PathBuf, error: EngineError) -> OpenError {
     match error {
-        EngineError::Sled(sled::Error::Io(_)) | EngineError::Disk(_) => OpenError::Engine(error),
-        source @ (EngineError::Sled(_) | EngineError::GaveUp(_)) => OpenError::EngineDamaged { path, source },
+        EngineError::Sled(sled::Error::Io(_)) | EngineError::Disk(_) | EngineError::NoSpace(_) => {
+            OpenError::Engine(error)
+        }
+        source @ (EngineError::Sled(_) | EngineError::GaveUp(_) | EngineError::Snapshot { .. }) => {
+            OpenError::EngineDamaged { path, source }
+        }
     }
 }
 
@@ -202,7 +225,7 @@ fn fatal_error(error: FatalError) -> OpenError {
     match error {
         FatalError::Disk(error) => error.into(),
         FatalError::Engine(error) => OpenError::Engine(error),
-        FatalError::Panicked(_) | FatalError::CommitTooLarge(_) => {
+        FatalError::Panicked(_) => {
             unreachable!("a checkpoint written on this thread has no other failure")
         }
     }

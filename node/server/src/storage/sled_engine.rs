@@ -5,31 +5,33 @@
 //! item comes near the size from which sled uses blob files, which it never syncs.
 //!
 //! ```text
-//! slot u16 ‖ key                                         → record, or the head of one in chunks
+//! records and hints, named as in [`super::item`]; a record may be the head of one in chunks
 //! (0x1000 + slot) u16 ‖ key bytes u16 ‖ key ‖ version 24 ‖ index u16   → chunk
-//! 0xffff ‖ "flushed"                                     → sequence u64
+//! 0xffff ‖ "flushed"                                                   → sequence u64
 //! ```
 //!
-//! The slot is the key's partition among 4,096, whatever number the cluster has: any of its partitions is one
-//! range of slots. Chunks bear the version of their record, and head and chunks change in one batch, so a reader
+//! Chunks bear the version of their record, and head and chunks change in one batch, so a reader
 //! in between sees either that a chunk is gone and the head is another one, or all of it.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use keystore_core::partition::{PartitionCount, RecordKey};
+use keystore_core::effect::{Entry, Hint};
+use keystore_core::message::{Page, ScanRange};
+use keystore_core::partition::RecordKey;
 use keystore_core::record::{Record, Version};
 use sled::{Batch, Db, IVec};
 
-use super::engine::{EngineError, LoadError, Storage};
+use super::engine::{EngineError, EngineSize, LoadError, ScanError, Storage};
 use super::file::{self, DiskFile};
+use super::item::{self, PageMaker};
 
 /// sled moves what exceeds a quarter of its segment into blob files. A leaf that is written as a whole has up to
 /// 20 items, so 20 of the largest must stay below: 20 × (16 KiB + a key) < 2 MiB / 4.
 const ITEM_BYTES_MAX: usize = 16 << 10;
 const SLED_SEGMENT_BYTES: usize = 2 << 20;
 
-const SLOTS: u32 = 4096;
 const CHUNKS_FROM: u16 = 0x1000;
 const FLUSHED_KEY: &[u8] = b"\xff\xffflushed";
 
@@ -45,7 +47,6 @@ const COPY_BYTES_MAX: usize = 512;
 pub(super) struct SledEngine {
     db: Db,
     directory: PathBuf,
-    slots: PartitionCount,
 }
 
 /// Stands for a record whose bytes are in chunks.
@@ -61,7 +62,8 @@ enum Stored {
     Record(Record),
     /// A record in chunks, and its head.
     Chunked(Record, Head),
-    Damaged,
+    /// With its head, if it has one that can be read.
+    Damaged(Option<Head>),
 }
 
 impl SledEngine {
@@ -73,8 +75,7 @@ impl SledEngine {
             .segment_size(SLED_SEGMENT_BYTES)
             .flush_every_ms(None)
             .open()?;
-        let slots = PartitionCount::new(SLOTS).expect("4,096 is a power of two in range");
-        let engine = Self { db, directory: directory.to_owned(), slots };
+        let engine = Self { db, directory: directory.to_owned() };
         engine.sync_files()?;
         Ok(engine)
     }
@@ -93,10 +94,17 @@ impl SledEngine {
     }
 
     fn find(&self, key: &RecordKey) -> Result<Stored, EngineError> {
-        let Some(mut item) = self.get(&self.record_key(key))? else { return Ok(Stored::Nothing) };
+        match self.get(&item::record_name(key))? {
+            Some(item) => self.resolve(key, item),
+            None => Ok(Stored::Nothing),
+        }
+    }
+
+    /// What an item stands for that was found under the key's name.
+    fn resolve(&self, key: &RecordKey, mut item: IVec) -> Result<Stored, EngineError> {
         loop {
             let Some(head) = Head::decode(&item) else {
-                return Ok(decoded(key, &to_bytes(item)).map_or(Stored::Damaged, Stored::Record));
+                return Ok(decoded(key, &to_bytes(item)).map_or(Stored::Damaged(None), Stored::Record));
             };
             let chunks = self.chunks(key, head)?;
             if let Some(record) = chunks.and_then(|stored| decoded(key, &stored)) {
@@ -104,9 +112,10 @@ impl SledEngine {
             }
             // A chunk that is missing has either been replaced together with the head, or it is damage. Each turn
             // of this loop means that a whole write has come in between, so it ends.
-            match self.get(&self.record_key(key))? {
+            match self.get(&item::record_name(key))? {
+                None => return Ok(Stored::Nothing),
                 Some(now) if now != item => item = now,
-                _ => return Ok(Stored::Damaged),
+                Some(_) => return Ok(Stored::Damaged(Some(head))),
             }
         }
     }
@@ -122,7 +131,7 @@ impl SledEngine {
     fn chunks(&self, key: &RecordKey, head: Head) -> Result<Option<Bytes>, EngineError> {
         let Ok(length) = usize::try_from(head.length) else { return Ok(None) };
         let mut stored = Vec::new();
-        for name in self.chunk_keys(key, head) {
+        for name in Self::chunk_keys(key, head) {
             match self.get(&name)? {
                 Some(chunk) => stored.extend_from_slice(&chunk),
                 None => return Ok(None),
@@ -131,39 +140,84 @@ impl SledEngine {
         Ok((stored.len() == length).then(|| stored.into()))
     }
 
-    fn store(&self, key: &RecordKey, record: &Record, replaced: Option<Head>) -> Result<(), EngineError> {
-        let name = self.record_key(key);
-        let encoded = record.encode(key);
-        if encoded.len() <= ITEM_BYTES_MAX && replaced.is_none() {
-            self.db.insert(name, &encoded[..])?;
-            return Ok(());
-        }
+    /// Puts the record in the place of what is there, whose head is given; `None` removes it.
+    fn store(
+        &self,
+        key: &RecordKey,
+        record: Option<&Record>,
+        replaced: Option<Head>,
+    ) -> Result<(), EngineError> {
+        let name = item::record_name(key);
+        let encoded = record.map(|record| (record, record.encode(key)));
         let mut batch = Batch::default();
-        for chunk in replaced.into_iter().flat_map(|head| self.chunk_keys(key, head)) {
+        for chunk in replaced.into_iter().flat_map(|head| Self::chunk_keys(key, head)) {
             batch.remove(chunk);
         }
-        if encoded.len() <= ITEM_BYTES_MAX {
-            batch.insert(name, &encoded[..]);
-        } else {
-            let head = Head::of(record, encoded.len());
-            for (name, chunk) in self.chunk_keys(key, head).zip(encoded.chunks(ITEM_BYTES_MAX)) {
-                batch.insert(name, chunk);
+        match encoded {
+            None => batch.remove(name),
+            Some((_, small)) if small.len() <= ITEM_BYTES_MAX && replaced.is_none() => {
+                self.db.insert(name, &small[..])?;
+                return Ok(());
             }
-            batch.insert(name, head.encode());
+            Some((_, small)) if small.len() <= ITEM_BYTES_MAX => batch.insert(name, &small[..]),
+            Some((record, large)) => {
+                let head = Head::of(record, large.len());
+                for (name, chunk) in Self::chunk_keys(key, head).zip(large.chunks(ITEM_BYTES_MAX)) {
+                    batch.insert(name, chunk);
+                }
+                batch.insert(name, head.encode());
+            }
         }
         Ok(self.db.apply_batch(batch)?)
     }
 
-    fn record_key(&self, key: &RecordKey) -> Vec<u8> {
-        let slot = key.partition(self.slots).0;
-        let mut out = Vec::with_capacity(2 + key.encoded().len());
-        out.extend_from_slice(&slot.to_be_bytes());
-        out.extend_from_slice(key.encoded());
-        out
+    /// False if what is stored is damaged.
+    fn merge(&self, key: &RecordKey, record: &Record) -> Result<bool, EngineError> {
+        let (held, head) = match self.find(key)? {
+            Stored::Nothing => {
+                self.store(key, Some(record), None)?;
+                return Ok(true);
+            }
+            Stored::Record(held) => (held, None),
+            Stored::Chunked(held, head) => (held, Some(head)),
+            Stored::Damaged(_) => return Ok(false),
+        };
+        let version = held.version();
+        let merged = held.merge(record.clone());
+        if merged.version() != version {
+            self.store(key, Some(&merged), head)?;
+        }
+        Ok(true)
     }
 
-    fn chunk_keys(&self, key: &RecordKey, head: Head) -> impl Iterator<Item = Vec<u8>> + use<> {
-        let slot = CHUNKS_FROM + key.partition(self.slots).0;
+    fn replace(&self, key: &RecordKey, record: Option<&Record>) -> Result<(), EngineError> {
+        let head = match self.find(key)? {
+            Stored::Nothing | Stored::Record(_) => None,
+            Stored::Chunked(_, head) => Some(head),
+            Stored::Damaged(head) => head,
+        };
+        self.store(key, record, head)
+    }
+
+    /// False if the entry has met damage.
+    fn apply_entry(&self, entry: &Entry) -> Result<bool, EngineError> {
+        match entry {
+            Entry::Record { key, record } => return self.merge(key, record),
+            Entry::Replace { key, record } => self.replace(key, record.as_ref())?,
+            Entry::Hint(Hint { target, key, since_ms }) => {
+                let name = item::hint_name(*target, key);
+                let value = item::encode_hint(&name, *since_ms);
+                self.db.insert(name, value)?;
+            }
+            Entry::HintDone { target, key } => {
+                self.db.remove(item::hint_name(*target, key))?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn chunk_keys(key: &RecordKey, head: Head) -> impl Iterator<Item = Vec<u8>> + use<> {
+        let slot = CHUNKS_FROM + key.slot();
         let length = u16::try_from(key.encoded().len()).expect("an encoded key has at most 1,090 bytes");
         let mut prefix = Vec::with_capacity(2 + 2 + key.encoded().len() + VERSION_BYTES + 2);
         prefix.extend_from_slice(&slot.to_be_bytes());
@@ -184,30 +238,45 @@ impl Storage for SledEngine {
         match self.find(key)? {
             Stored::Nothing => Ok(None),
             Stored::Record(record) | Stored::Chunked(record, _) => Ok(Some(record)),
-            Stored::Damaged => Err(LoadError::Damaged),
+            Stored::Damaged(_) => Err(LoadError::Damaged),
         }
     }
 
-    fn apply(&self, records: &[(RecordKey, Record)]) -> Result<u64, EngineError> {
-        let mut damaged = 0;
-        for (key, record) in records {
-            let (held, head) = match self.find(key)? {
-                Stored::Nothing => {
-                    self.store(key, record, None)?;
-                    continue;
+    fn scan(&self, slots: Range<u32>, range: &ScanRange) -> Result<Page, ScanError> {
+        let mut page = PageMaker::new(range);
+        for names in item::stretches(slots, range) {
+            for item in self.db.range(names) {
+                let (name, item) = item.map_err(EngineError::from)?;
+                if page.is_cut_before_next() {
+                    return Ok(page.finish());
                 }
-                Stored::Record(held) => (held, None),
-                Stored::Chunked(held, head) => (held, Some(head)),
-                Stored::Damaged => {
-                    damaged += 1;
-                    continue;
+                let Some(key) = item::key_of_record(&name) else { continue };
+                let record = match self.resolve(&key, item)? {
+                    Stored::Nothing => continue,
+                    Stored::Record(record) | Stored::Chunked(record, _) => record,
+                    Stored::Damaged(_) => return Err(ScanError::Damaged(key)),
+                };
+                if !page.take(key, record) {
+                    return Ok(page.finish());
                 }
-            };
-            let version = held.version();
-            let merged = held.merge(record.clone());
-            if merged.version() != version {
-                self.store(key, &merged, head)?;
             }
+        }
+        Ok(page.finish())
+    }
+
+    fn hints(&self) -> Result<Vec<Hint>, EngineError> {
+        let mut hints = Vec::new();
+        for item in self.db.range(item::hint_names()) {
+            let (name, stored) = item?;
+            hints.extend(item::decode_hint(&name, &stored));
+        }
+        Ok(hints)
+    }
+
+    fn apply(&self, entries: &[Entry]) -> Result<u64, EngineError> {
+        let mut damaged = 0;
+        for entry in entries {
+            damaged += u64::from(!self.apply_entry(entry)?);
         }
         Ok(damaged)
     }
@@ -224,8 +293,16 @@ impl Storage for SledEngine {
         Ok(bytes.map_or(0, u64::from_be_bytes))
     }
 
-    fn bytes_on_disk(&self) -> Result<u64, EngineError> {
-        Ok(self.db.size_on_disk()?)
+    fn flush_bytes(&self) -> u64 {
+        0
+    }
+
+    fn reserve_bytes(&self) -> u64 {
+        0
+    }
+
+    fn size(&self) -> Result<EngineSize, EngineError> {
+        Ok(EngineSize { disk_bytes: self.db.size_on_disk()?, memory_bytes: 0 })
     }
 }
 

@@ -23,11 +23,21 @@ pub(super) enum Kind {
     Layout,
     Peers,
     Checkpoint,
+    Engine,
+    SetAside,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Identity, Self::Generation, Self::StampCeiling, Self::Layout, Self::Peers, Self::Checkpoint];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Identity,
+        Self::Generation,
+        Self::StampCeiling,
+        Self::Layout,
+        Self::Peers,
+        Self::Checkpoint,
+        Self::Engine,
+        Self::SetAside,
+    ];
 
     pub(super) fn file_name(self) -> &'static str {
         match self {
@@ -37,6 +47,8 @@ impl Kind {
             Self::Layout => "layout",
             Self::Peers => "peers",
             Self::Checkpoint => "checkpoint",
+            Self::Engine => "storage-engine",
+            Self::SetAside => "set-aside",
         }
     }
 
@@ -48,12 +60,23 @@ impl Kind {
             Self::Layout => 4,
             Self::Peers => 5,
             Self::Checkpoint => 6,
+            Self::Engine => 7,
+            Self::SetAside => 8,
         }
     }
 
-    /// Raised when the payload changes its form.
+    /// Raised when the payload takes a form that the release before cannot read; all lower ones are read.
     fn format(self) -> u16 {
-        1
+        match self {
+            Self::Generation => 2,
+            Self::Identity
+            | Self::StampCeiling
+            | Self::Layout
+            | Self::Peers
+            | Self::Checkpoint
+            | Self::Engine
+            | Self::SetAside => 1,
+        }
     }
 }
 
@@ -106,7 +129,7 @@ pub(super) fn decode(kind: Kind, content: &[u8]) -> Result<&[u8], StateError> {
     if found_kind != kind.number() {
         return Err(StateError::Kind(found_kind));
     }
-    if format != kind.format() {
+    if !(1..=kind.format()).contains(&format) {
         return Err(StateError::Format(format));
     }
     Ok(payload)

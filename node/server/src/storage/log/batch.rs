@@ -1,47 +1,43 @@
-//! One batch of records as bytes.
+//! One batch of entries as bytes.
 //!
 //! ```text
-//! magic u32 | checksum u32 | chain u32 | kind u32 | records u32 | body bytes u32 | segment u64
-//! | sequence of the first record u64 | synced up to u64 | body | zeros to a multiple of 8
-//! record: key bytes u16 | kind u8 | value bytes u32 | stamp 16 | key | value
+//! magic u32 | checksum u32 | chain u32 | kind u32 | entries u32 | body bytes u32 | segment u64
+//! | sequence of the first entry u64 | synced up to u64 | entries | zeros to a multiple of 8
 //! ```
 //!
 //! Numbers are big-endian. The checksum is CRC-32C, begun with the segment's salt, over all that follows it: the
 //! salt is random, so no value that a client stores can look like a batch of the segment that holds it.
 
 use bytes::{Buf, Bytes};
-use keystore_core::partition::RecordKey;
-use keystore_core::record::{Body, Record};
-use keystore_core::stamp::Stamp;
+use keystore_core::effect::Entry;
+
+use super::entry::{self, entry_len};
 
 pub(super) const MAGIC: u32 = u32::from_be_bytes(*b"KSLB");
 pub(super) const HEADER_BYTES: usize = 6 * 4 + 3 * 8;
 /// Batches begin at multiples of this, so that looking for one takes an eighth of the comparisons.
 pub(super) const ALIGNMENT: usize = 8;
 const CHECKSUM_COVERS_FROM: usize = 8;
-const ENTRY_HEADER_BYTES: usize = 2 + 1 + 4 + 16;
 
 /// What a batch is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    Records,
+    Entries,
     /// Written and synced after everything else, when the process stops: all before it had been synced.
     CleanShutdown,
 }
 
-const KIND_RECORDS: u32 = 1;
+const KIND_ENTRIES: u32 = 1;
 const KIND_CLEAN_SHUTDOWN: u32 = 2;
-const BODY_VALUE: u8 = 1;
-const BODY_TOMBSTONE: u8 = 2;
 
-/// Everything in a batch but its records.
+/// Everything in a batch but its entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) chain: u32,
     pub(super) kind: Kind,
     pub(super) segment: u64,
     pub(super) first_sequence: u64,
-    /// The last record that was known to be on disk when this batch was written.
+    /// The last entry that was known to be on disk when this batch was written.
     pub(super) synced: u64,
 }
 
@@ -50,31 +46,26 @@ pub(super) struct Header {
 pub(super) struct Batch {
     pub(super) header: Header,
     pub(super) checksum: u32,
-    records: u32,
+    entries: u32,
     body: Bytes,
     /// Where the next batch begins, from this one's beginning.
     pub(super) length: usize,
 }
 
-/// The bytes that a batch of these records takes.
-pub(super) fn encoded_len(entries: &[(RecordKey, Record)]) -> usize {
+/// The bytes that a batch of these entries takes.
+pub(super) fn encoded_len(entries: &[Entry]) -> usize {
     let body: usize = entries.iter().map(entry_len).sum();
     (HEADER_BYTES + body).next_multiple_of(ALIGNMENT)
 }
 
-/// The bytes that one record adds to a batch.
-pub(in crate::storage) fn entry_len((key, record): &(RecordKey, Record)) -> usize {
-    ENTRY_HEADER_BYTES + key.encoded().len() + record.value_len()
-}
-
 /// Puts a batch into `out`, which is cleared first, and returns its checksum.
-pub(super) fn encode(header: Header, salt: u64, entries: &[(RecordKey, Record)], out: &mut Vec<u8>) -> u32 {
+pub(super) fn encode(header: Header, salt: u64, entries: &[Entry], out: &mut Vec<u8>) -> u32 {
     let Header { chain, kind, segment, first_sequence, synced } = header;
     out.clear();
     out.extend_from_slice(&MAGIC.to_be_bytes());
     out.extend_from_slice(&[0; 4]);
     let kind = match kind {
-        Kind::Records => KIND_RECORDS,
+        Kind::Entries => KIND_ENTRIES,
         Kind::CleanShutdown => KIND_CLEAN_SHUTDOWN,
     };
     let body: usize = entries.iter().map(entry_len).sum();
@@ -84,8 +75,8 @@ pub(super) fn encode(header: Header, salt: u64, entries: &[(RecordKey, Record)],
     for number in [segment, first_sequence, synced] {
         out.extend_from_slice(&number.to_be_bytes());
     }
-    for (key, record) in entries {
-        encode_entry(key, record, out);
+    for entry in entries {
+        entry::encode(entry, out);
     }
     let checksum = checksum(salt, out.get(CHECKSUM_COVERS_FROM..).unwrap_or_default());
     if let Some(place) = out.get_mut(4..8) {
@@ -93,21 +84,6 @@ pub(super) fn encode(header: Header, salt: u64, entries: &[(RecordKey, Record)],
     }
     out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
     checksum
-}
-
-fn encode_entry(key: &RecordKey, Record { stamp, body }: &Record, out: &mut Vec<u8>) {
-    let (kind, value): (u8, &[u8]) = match body {
-        Body::Value(value) => (BODY_VALUE, value),
-        Body::Tombstone => (BODY_TOMBSTONE, &[]),
-    };
-    let key = key.encoded();
-    let key_len = u16::try_from(key.len()).expect("an encoded key has at most 1,090 bytes");
-    out.extend_from_slice(&key_len.to_be_bytes());
-    out.push(kind);
-    out.extend_from_slice(&count(value.len()).to_be_bytes());
-    out.extend_from_slice(&stamp.to_bytes());
-    out.extend_from_slice(key);
-    out.extend_from_slice(value);
 }
 
 fn count(n: usize) -> u32 {
@@ -128,7 +104,7 @@ pub(super) fn decode(salt: u64, bytes: &Bytes) -> Option<Batch> {
         return None;
     }
     let found = fields.get_u32();
-    let (chain, kind, records, body_len) =
+    let (chain, kind, entries, body_len) =
         (fields.get_u32(), fields.get_u32(), fields.get_u32(), fields.get_u32());
     let (segment, first_sequence, synced) = (fields.get_u64(), fields.get_u64(), fields.get_u64());
     let end = HEADER_BYTES.checked_add(usize::try_from(body_len).ok()?)?;
@@ -137,54 +113,33 @@ pub(super) fn decode(salt: u64, bytes: &Bytes) -> Option<Batch> {
         return None;
     }
     let kind = match kind {
-        KIND_RECORDS => Kind::Records,
+        KIND_ENTRIES => Kind::Entries,
         KIND_CLEAN_SHUTDOWN => Kind::CleanShutdown,
         _ => return None,
     };
     Some(Batch {
         header: Header { chain, kind, segment, first_sequence, synced },
         checksum: found,
-        records,
+        entries,
         body: bytes.slice(HEADER_BYTES..end),
         length: end.next_multiple_of(ALIGNMENT),
     })
 }
 
 impl Batch {
-    /// The sequence number of the last record; that before the first one if the batch has none.
+    /// The sequence number of the last entry; that before the first one if the batch has none.
     pub(super) fn last_sequence(&self) -> u64 {
-        (self.header.first_sequence + u64::from(self.records)).saturating_sub(1)
+        (self.header.first_sequence + u64::from(self.entries)).saturating_sub(1)
     }
 
-    /// The records, sharing the batch's bytes. `None` if the body does not hold what the header says, which a
-    /// right checksum rules out.
-    pub(super) fn entries(&self) -> Option<Vec<(RecordKey, Record)>> {
+    /// The entries, sharing the batch's bytes. `None` if the body does not hold what the header says, which a
+    /// right checksum rules out, unless a later version wrote it.
+    pub(super) fn entries(&self) -> Option<Vec<Entry>> {
         let mut body = self.body.clone();
         let mut entries = Vec::new();
-        for _ in 0..self.records {
-            entries.push(decode_entry(&mut body)?);
+        for _ in 0..self.entries {
+            entries.push(entry::decode(&mut body)?);
         }
         body.is_empty().then_some(entries)
     }
-}
-
-fn decode_entry(body: &mut Bytes) -> Option<(RecordKey, Record)> {
-    if body.len() < ENTRY_HEADER_BYTES {
-        return None;
-    }
-    let key_len = usize::from(body.get_u16());
-    let kind = body.get_u8();
-    let value_len = usize::try_from(body.get_u32()).ok()?;
-    let stamp = Stamp::from_slice(&body.split_to(16))?;
-    if body.len() < key_len.checked_add(value_len)? {
-        return None;
-    }
-    let key = RecordKey::from_encoded(body.split_to(key_len)).ok()?;
-    let value = body.split_to(value_len);
-    let body = match kind {
-        BODY_VALUE => Body::Value(value),
-        BODY_TOMBSTONE if value.is_empty() => Body::Tombstone,
-        _ => return None,
-    };
-    Some((key, Record { stamp, body }))
 }

@@ -5,13 +5,14 @@
 //! up to where the log was synced when it was written: so a hole can be told from a torn tail. [`mod@read`] is the one
 //! reader, [`CommitLog`] the one writer; where reading starts is said by a checkpoint outside the log.
 
+mod entry;
 mod batch;
 mod preallocate;
 mod read;
 mod segment;
 mod write;
 
-pub(super) use batch::entry_len;
+pub(super) use entry::entry_len;
 pub(super) use preallocate::spare_path;
 pub use read::{LogDamaged, Reason};
 pub(super) use read::{ReadError, ids, read};
@@ -25,7 +26,7 @@ pub(super) struct Position {
     pub(super) segment: u64,
     /// Bytes from the beginning of the segment.
     pub(super) offset: u64,
-    /// Of the last record before this place; 0 before the first.
+    /// Of the last entry before this place; 0 before the first.
     pub(super) sequence: u64,
     /// The checksum of the batch before this place; 0 before the first.
     pub(super) chain: u32,

@@ -8,8 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use keystore_core::partition::RecordKey;
-use keystore_core::record::Record;
+use keystore_core::effect::Entry;
 use thiserror::Error;
 
 use super::Position;
@@ -71,8 +70,8 @@ pub(in crate::storage) struct End {
     pub(in crate::storage) bytes: u64,
 }
 
-/// Records on their way from the log: the batch, and the number of its last record.
-pub(in crate::storage) type Visit<'a> = dyn FnMut(&[(RecordKey, Record)]) + 'a;
+/// Takes the entries of the log, one batch after the other.
+pub(in crate::storage) type Visit<'a> = dyn FnMut(&[Entry]) + 'a;
 
 /// Reads everything behind `from`, calls `visit` for each batch in order, and returns the end.
 pub(in crate::storage) fn read(

@@ -4,13 +4,16 @@
 //! that follows another one proves how far that one reached, whatever bytes lie behind. The file gets its name
 //! only after the header is on disk, so a segment with a bad header is damage, never a crash.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use super::Position;
 use crate::storage::file::{self, DiskError, DiskFile};
 
 const MAGIC: [u8; 4] = *b"KSSG";
-const FORMAT: u32 = 1;
+/// Raised when batches or entries take forms that the release before cannot read. Format 1 had records only.
+const FORMAT: u32 = 2;
+const FORMATS_READ: RangeInclusive<u32> = 1..=FORMAT;
 const HEADER_BYTES: usize = 4 + 4 + 8 + 8 + 4 + 8 + 4;
 /// Where the first batch begins: a page of its own for the header.
 pub(super) const BATCHES_FROM: u64 = 4096;
@@ -53,7 +56,7 @@ impl Header {
         let (first_sequence, rest) = rest.split_first_chunk::<8>()?;
         let (chain, rest) = rest.split_first_chunk::<4>()?;
         let salt = rest.first_chunk::<8>()?;
-        (*magic == MAGIC && u32::from_be_bytes(*format) == FORMAT).then_some(Self {
+        (*magic == MAGIC && FORMATS_READ.contains(&u32::from_be_bytes(*format))).then_some(Self {
             segment: u64::from_be_bytes(*segment),
             first_sequence: u64::from_be_bytes(*first_sequence),
             chain: u32::from_be_bytes(*chain),

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use keystore_core::partition::RecordKey;
-use keystore_core::record::Record;
+use keystore_core::effect::Entry;
 use thiserror::Error;
 
 use super::Position;
@@ -27,9 +26,6 @@ pub(in crate::storage) enum AppendError {
     /// What is on disk is not known.
     #[error(transparent)]
     Failed(DiskError),
-    /// Nothing was written.
-    #[error("a batch of {0} bytes does not fit into a segment")]
-    TooLarge(usize),
 }
 
 #[derive(Debug)]
@@ -38,6 +34,8 @@ pub(in crate::storage) struct CommitLog {
     segment_bytes: u64,
     file: DiskFile,
     header: segment::Header,
+    /// Of the segment in use: as large as all, or larger for a batch that needs it.
+    file_bytes: u64,
     position: Position,
     synced: u64,
     /// Holds the batch that is being written; kept for its capacity.
@@ -62,6 +60,7 @@ impl CommitLog {
             segment_bytes,
             file,
             header,
+            file_bytes: segment_bytes,
             position: Position { segment: header.segment, offset: BATCHES_FROM, ..end },
             synced: end.sequence,
             buffer: Vec::new(),
@@ -73,9 +72,9 @@ impl CommitLog {
     }
 
     /// Writes one batch. It is durable after the next [`CommitLog::sync`].
-    pub(in crate::storage) fn append(&mut self, entries: &[(RecordKey, Record)]) -> Result<(), AppendError> {
+    pub(in crate::storage) fn append(&mut self, entries: &[Entry]) -> Result<(), AppendError> {
         self.make_room(batch::encoded_len(entries))?;
-        self.write(Kind::Records, entries).map_err(AppendError::Failed)?;
+        self.write(Kind::Entries, entries).map_err(AppendError::Failed)?;
         self.counters.log_batches.add(1);
         self.counters.log_records.add(entries.len() as u64);
         Ok(())
@@ -94,7 +93,7 @@ impl CommitLog {
     pub(in crate::storage) fn mark_clean_shutdown(&mut self) -> Result<(), DiskError> {
         self.sync()?;
         let length = batch::encoded_len(&[]) as u64;
-        if self.position.offset + length <= self.segment_bytes {
+        if self.position.offset + length <= self.file_bytes {
             self.write(Kind::CleanShutdown, &[])?;
             self.sync_file()?;
         }
@@ -118,19 +117,26 @@ impl CommitLog {
         Ok(())
     }
 
+    /// The siblings of one key may be larger than a segment: they get one that is large enough.
     fn make_room(&mut self, length: usize) -> Result<(), AppendError> {
         let bytes = length as u64;
-        if BATCHES_FROM + bytes > self.segment_bytes {
-            return Err(AppendError::TooLarge(length));
-        }
-        if self.position.offset + bytes <= self.segment_bytes {
+        if self.position.offset + bytes <= self.file_bytes {
             return Ok(());
         }
-        let zeros = self.preallocator.take().map_err(|error| match error.is_no_space() {
+        let file_bytes = self.segment_bytes.max(BATCHES_FROM + bytes);
+        let zeros = self.preallocator.take().and_then(|zeros| {
+            if file_bytes > self.segment_bytes {
+                zeros.zero(self.segment_bytes..file_bytes)?;
+            }
+            Ok(zeros)
+        });
+        let zeros = zeros.map_err(|error| match error.is_no_space() {
             true => AppendError::NoSpace(error),
             false => AppendError::Failed(error),
         })?;
-        self.rotate(zeros).map_err(AppendError::Failed)
+        self.rotate(zeros).map_err(AppendError::Failed)?;
+        self.file_bytes = file_bytes;
+        Ok(())
     }
 
     /// The new segment's header says that everything before it is on disk: so that comes first.
@@ -144,7 +150,7 @@ impl CommitLog {
         Ok(())
     }
 
-    fn write(&mut self, kind: Kind, entries: &[(RecordKey, Record)]) -> Result<(), DiskError> {
+    fn write(&mut self, kind: Kind, entries: &[Entry]) -> Result<(), DiskError> {
         let header = batch::Header {
             chain: self.position.chain,
             kind,

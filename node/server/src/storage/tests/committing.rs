@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use keystore_core::effect::{Commit, CommitId, CommitRefused, SaveId, SavedState};
+use keystore_core::effect::{Commit, CommitId, CommitRefused, Entry, SaveId, SavedState};
 use keystore_core::quorum::Durability;
 
 use super::{DEADLINE, entry, key, memory_dir, open, options, record, run};
@@ -25,7 +25,7 @@ fn commits_are_reported_in_order_and_only_once_they_can_be_loaded() {
     let commit = |n| {
         let (key, record) = entry(n, n);
         let durability = if n % 2 == 0 { Durability::Synced } else { Durability::Periodic };
-        Commit { id: CommitId(n), key, record, durability }
+        Commit { id: CommitId(n), entry: Entry::Record { key, record }, durability }
     };
     for n in 0..100 {
         handle.commit(&mut vec![commit(2 * n), commit(2 * n + 1)]);
@@ -146,7 +146,8 @@ fn a_sync_that_fails_ends_everything_and_acknowledges_nothing() {
     let _watched = watch(directory.path(), Arc::new(fault));
     let running = run(storage);
     let (name, record) = entry(1, 1);
-    let commit = Commit { id: CommitId(1), key: name, record, durability: Durability::Synced };
+    let merged = Entry::Record { key: name, record };
+    let commit = Commit { id: CommitId(1), entry: merged, durability: Durability::Synced };
     running.storage.handle().commit(&mut vec![commit]);
     let error = running.failed.recv_timeout(DEADLINE).unwrap();
     assert!(error.starts_with("cannot sync") && error.contains(".log"), "{error}");

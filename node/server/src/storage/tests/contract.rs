@@ -1,69 +1,74 @@
-//! What every engine has to do, and what is special about sled.
+//! What every engine has to do.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
-use keystore_core::id::Actor;
-use keystore_core::partition::RecordKey;
+use bytes::Bytes;
+use keystore_core::effect::{Entry, Hint};
+use keystore_core::id::{Actor, NodeId};
+use keystore_core::message::{Page, ScanRange};
+use keystore_core::partition::{Partition, PartitionCount, RecordKey, encoded_prefix};
 use keystore_core::record::{Body, Record, VALUE_BYTES_MAX};
 use keystore_core::stamp::Stamp;
 
-use super::{DEADLINE, entry, key, memory_dir, record};
-use crate::storage::engine::{EngineError, LoadError, Storage};
-use crate::storage::sled_engine::SledEngine;
-use crate::storage::sync_file_range;
+use super::{DEADLINE, entry, key, memory_dir, put, record};
+use crate::storage::engine::{LoadError, ScanError, Storage};
 
-const CACHE_BYTES: u64 = 8 << 20;
+type Engine = Arc<dyn Storage>;
 
-fn sled(directory: &Path) -> Arc<dyn Storage> {
-    let begun = Instant::now();
-    loop {
-        // sled gives up its lock a moment after it was dropped.
-        match SledEngine::open(directory, CACHE_BYTES) {
-            Err(EngineError::Sled(sled::Error::Io(_))) if begun.elapsed() < DEADLINE => {
-                std::thread::yield_now();
-            }
-            result => return Arc::new(result.unwrap()),
-        }
-    }
+/// An engine under test.
+#[derive(Clone, Copy)]
+pub(super) struct Subject {
+    pub(super) open: fn(&Path) -> Engine,
+    /// Damages the records of keys 1 and 2 below a closed engine; 2 is a large one.
+    pub(super) spoil: fn(&Path),
 }
 
-/// Runs the whole contract against an engine that `open` makes.
-fn check(open: fn(&Path) -> Arc<dyn Storage>) {
-    finds_what_was_applied(open);
-    merges_in_any_order(open);
-    keeps_values_of_every_size(open);
-    keeps_what_was_flushed(open);
-    shows_readers_whole_records_that_never_go_back(open);
+/// Runs the whole contract.
+pub(super) fn check(subject: Subject) {
+    finds_what_was_applied(subject);
+    merges_in_any_order(subject);
+    keeps_values_of_every_size(subject);
+    keeps_what_was_flushed(subject);
+    replaces_and_removes(subject);
+    keeps_hints_until_they_are_done(subject);
+    scans_in_the_order_of_places(subject);
+    cuts_pages_by_count_and_by_bytes(subject);
+    reports_damage_and_changes_it_only_by_a_replacement(subject);
+    shows_readers_whole_records_that_never_go_back(subject);
 }
 
-#[test]
-fn sled_keeps_the_contract() {
-    check(sled);
-}
-
-fn load(engine: &Arc<dyn Storage>, key: &RecordKey) -> Option<Record> {
+fn load(engine: &Engine, key: &RecordKey) -> Option<Record> {
     engine.load(key).unwrap()
 }
 
-fn finds_what_was_applied(open: fn(&Path) -> Arc<dyn Storage>) {
+fn finds_what_was_applied(Subject { open, .. }: Subject) {
     let directory = memory_dir();
     let engine = open(directory.path());
     assert_eq!(load(&engine, &key(1)), None);
-    let deleted = (key(2), Record { stamp: Stamp::new(5, 1, Actor(3)), body: Body::Tombstone });
-    assert_eq!(engine.apply(&[entry(1, 1), deleted.clone(), entry(3, 3)]).unwrap(), 0);
-    for (key, record) in [entry(1, 1), deleted, entry(3, 3)] {
+    let of = |n, body| (key(n), Record { stamp: Stamp::new(5, 1, Actor(3)), body });
+    let records = [
+        entry(1, 1),
+        of(2, Body::Tombstone),
+        of(3, Body::Expired),
+        of(4, Body::Expiring { value: "soon gone".into(), expires_ms: 77 }),
+        entry(5, 3),
+    ];
+    assert_eq!(engine.apply(&put(records.clone())).unwrap(), 0);
+    for (key, record) in records {
         assert_eq!(load(&engine, &key), Some(record));
     }
     let other = RecordKey::new("defaul", b"tkey-1").unwrap();
     assert_eq!(load(&engine, &other), None, "keyspace and key are told apart");
     engine.flush(1).unwrap();
-    assert!(engine.bytes_on_disk().unwrap() > 0);
+    assert!(engine.size().unwrap().disk_bytes > 0);
 }
 
-fn merges_in_any_order(open: fn(&Path) -> Arc<dyn Storage>) {
+fn merges_in_any_order(Subject { open, .. }: Subject) {
     let directory = memory_dir();
     let engine = open(directory.path());
     // Among them equal stamps with different contents, and sizes that change the form on disk.
@@ -76,16 +81,16 @@ fn merges_in_any_order(open: fn(&Path) -> Arc<dyn Storage>) {
         order.rotate_left(start);
         let name = key(start as u64);
         for record in &order {
-            engine.apply(&[(name.clone(), record.clone())]).unwrap();
+            engine.apply(&put([(name.clone(), record.clone())])).unwrap();
         }
         assert_eq!(load(&engine, &name).unwrap().version(), expected.version());
-        let batch: Vec<_> = order.into_iter().map(|record| (key(50 + start as u64), record)).collect();
+        let batch = put(order.into_iter().map(|record| (key(50 + start as u64), record)));
         engine.apply(&batch).unwrap();
         assert_eq!(load(&engine, &key(50 + start as u64)), Some(expected.clone()));
     }
 }
 
-fn keeps_values_of_every_size(open: fn(&Path) -> Arc<dyn Storage>) {
+fn keeps_values_of_every_size(Subject { open, .. }: Subject) {
     let directory = memory_dir();
     let chunk = 16 << 10;
     let sizes =
@@ -97,7 +102,7 @@ fn keeps_values_of_every_size(open: fn(&Path) -> Arc<dyn Storage>) {
         .chain([(longest, record(1, vec![1; VALUE_BYTES_MAX]))])
         .collect();
     let engine = open(directory.path());
-    engine.apply(&entries).unwrap();
+    engine.apply(&put(entries.clone())).unwrap();
     engine.flush(1).unwrap();
     drop(engine);
     let engine = open(directory.path());
@@ -106,135 +111,221 @@ fn keeps_values_of_every_size(open: fn(&Path) -> Arc<dyn Storage>) {
     }
 }
 
-fn keeps_what_was_flushed(open: fn(&Path) -> Arc<dyn Storage>) {
+fn keeps_what_was_flushed(Subject { open, .. }: Subject) {
     let directory = memory_dir();
     let engine = open(directory.path());
     assert_eq!(engine.flushed().unwrap(), 0);
-    engine.apply(&[entry(1, 1)]).unwrap();
-    engine.flush(17).unwrap();
+    for round in 1..4 {
+        engine.apply(&put([entry(round, round)])).unwrap();
+        engine.flush(16 + round).unwrap();
+    }
     drop(engine);
     let engine = open(directory.path());
-    assert_eq!(engine.flushed().unwrap(), 17);
-    assert_eq!(load(&engine, &key(1)), Some(entry(1, 1).1));
+    assert_eq!(engine.flushed().unwrap(), 19);
+    for round in 1..4 {
+        assert_eq!(load(&engine, &key(round)), Some(entry(round, round).1));
+    }
+    // After a power cut the numbers of entries that the log has lost are given again.
+    engine.apply(&put([entry(9, 9)])).unwrap();
+    engine.flush(19).unwrap();
+    drop(engine);
+    assert_eq!(load(&open(directory.path()), &key(9)), Some(entry(9, 9).1));
 }
 
-fn shows_readers_whole_records_that_never_go_back(open: fn(&Path) -> Arc<dyn Storage>) {
+fn replaces_and_removes(Subject { open, .. }: Subject) {
     let directory = memory_dir();
     let engine = open(directory.path());
-    // Small and chunked forms in turn, always replaced while they are read.
-    let version = |n: u64| record(n, vec![n as u8; if n.is_multiple_of(3) { 20 } else { 60_000 }]);
-    engine.apply(&[(key(1), version(1))]).unwrap();
-    let is_done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let reader = scope.spawn(|| {
-            let mut last = 0;
-            let mut loads = 0_u64;
-            while !is_done.load(Ordering::Acquire) {
-                let found = engine.load(&key(1)).unwrap().unwrap();
-                assert!(found.stamp.millis() >= last, "a load went back");
-                last = found.stamp.millis();
-                assert!(found == version(last));
-                loads += 1;
-            }
-            loads
-        });
-        for n in 2..400 {
-            engine.apply(&[(key(1), version(n))]).unwrap();
+    let large = |millis| record(millis, vec![millis as u8; 40_000]);
+    let replace = |record: Option<Record>| Entry::Replace { key: key(1), record };
+    for before in [None, Some(entry(1, 9).1), Some(large(9))] {
+        for after in [None, Some(entry(1, 2).1), Some(large(2))] {
+            engine.apply(&[replace(before.clone())]).unwrap();
+            assert_eq!(load(&engine, &key(1)), before);
+            engine.apply(&[replace(after.clone())]).unwrap();
+            assert_eq!(load(&engine, &key(1)), after, "an older record takes the place of a newer one");
         }
-        is_done.store(true, Ordering::Release);
-        assert!(reader.join().unwrap() > 0);
-    });
+    }
+    engine.apply(&[replace(None)]).unwrap();
+    engine.flush(1).unwrap();
+    drop(engine);
+    assert_eq!(load(&open(directory.path()), &key(1)), None);
 }
 
-#[test]
-fn a_damaged_record_is_reported_and_never_overwritten() {
+fn keeps_hints_until_they_are_done(Subject { open, .. }: Subject) {
     let directory = memory_dir();
-    let engine = sled(directory.path());
-    engine.apply(&[entry(1, 1), (key(2), record(2, vec![0; 50_000])), entry(3, 3)]).unwrap();
+    let engine = open(directory.path());
+    let hint = |target, n, since_ms| Hint { target: NodeId([target; 16]), key: key(n), since_ms };
+    let all = [hint(1, 1, 10), hint(1, 2, 20), hint(2, 1, 30), hint(0xff, 3, 40)];
+    engine.apply(&all.clone().map(Entry::Hint)).unwrap();
+    assert_eq!(engine.hints().unwrap(), all);
+    assert_eq!(load(&engine, &key(1)), None, "a hint is no record");
+    engine.apply(&[Entry::Hint(hint(2, 1, 31))]).unwrap();
+    let done = |target, n| Entry::HintDone { target: NodeId([target; 16]), key: key(n) };
+    engine.apply(&[done(1, 1), done(1, 3), done(7, 1)]).unwrap();
+    let left = [hint(1, 2, 20), hint(2, 1, 31), hint(0xff, 3, 40)];
+    assert_eq!(engine.hints().unwrap(), left);
+    engine.flush(1).unwrap();
+    drop(engine);
+    assert_eq!(open(directory.path()).hints().unwrap(), left);
+}
+
+const PARTITIONS: u32 = 16;
+
+fn range(partition: u16, prefix: Bytes, limit: u32) -> ScanRange {
+    ScanRange { partition: Partition(partition), prefix, after: None, limit }
+}
+
+fn scan(engine: &Engine, range: &ScanRange) -> Page {
+    let count = PartitionCount::new(PARTITIONS).unwrap();
+    engine.scan(count.slots(range.partition), range).unwrap()
+}
+
+/// Every page of a range, one after the other.
+fn scan_all(engine: &Engine, mut range: ScanRange) -> Vec<(RecordKey, Record)> {
+    let mut found = Vec::new();
+    loop {
+        let page = scan(engine, &range);
+        assert!(page.entries.len() <= range.limit as usize);
+        found.extend(page.entries);
+        if !page.is_cut {
+            return found;
+        }
+        range.after = Some(found.last().expect("a page that is cut has an entry").0.clone());
+    }
+}
+
+fn scans_in_the_order_of_places(Subject { open, .. }: Subject) {
+    let directory = memory_dir();
+    let engine = open(directory.path());
+    let mut all = BTreeMap::new();
+    let names = ["a", "ab", "ab\u{7f}", "abc", "b", "\u{0}", "zzz"];
+    for keyspace in ["default", "other"] {
+        for n in 0..60 {
+            for name in names {
+                let mut name = name.as_bytes().to_vec();
+                name.extend_from_slice(if n % 7 == 0 { &[0xff, 0xff] } else { b"" });
+                name.extend_from_slice(n.to_string().as_bytes());
+                let key = RecordKey::new(keyspace, &name).unwrap();
+                let bytes = if n == 3 { 20_000 } else { n };
+                let (slot, encoded) = key.place();
+                all.insert((slot, encoded.clone()), (key.clone(), record(1, vec![7; bytes])));
+            }
+        }
+    }
+    engine.apply(&put(all.values().cloned())).unwrap();
+    engine.apply(&[Entry::Hint(Hint { target: NodeId([0; 16]), key: key(1), since_ms: 1 })]).unwrap();
+    let prefixes = [
+        Bytes::new(),
+        encoded_prefix("default", b"").unwrap(),
+        encoded_prefix("default", b"ab").unwrap(),
+        encoded_prefix("default", b"ab\xff\xff").unwrap(),
+        encoded_prefix("other", b"none such").unwrap(),
+    ];
+    let count = PartitionCount::new(PARTITIONS).unwrap();
+    for (prefix, limit) in prefixes.iter().flat_map(|prefix| [1, 2, 7, u32::MAX].map(|limit| (prefix, limit)))
+    {
+        let mut found = 0;
+        for partition in count.all() {
+            let expected: Vec<_> = all
+                .values()
+                .filter(|(key, _)| key.partition(count) == partition && key.encoded().starts_with(prefix))
+                .cloned()
+                .collect();
+            let pages = scan_all(&engine, range(partition.0, prefix.clone(), limit));
+            assert!(pages == expected, "partition {partition}, prefix {prefix:?}, limit {limit}");
+            found += pages.len();
+        }
+        assert!(found > 0 || prefix.ends_with(b"none such"));
+    }
+}
+
+fn cuts_pages_by_count_and_by_bytes(Subject { open, .. }: Subject) {
+    let directory = memory_dir();
+    let engine = open(directory.path());
+    let mut same_partition =
+        (0..).map(key).filter(|key| key.partition(PartitionCount::new(PARTITIONS).unwrap()).0 == 3);
+    let mut large = || (same_partition.next().unwrap(), record(1, vec![1; 400_000]));
+    engine.apply(&put([large(), large(), large()])).unwrap();
+    let page = scan(&engine, &range(3, Bytes::new(), 100));
+    assert_eq!((page.entries.len(), page.is_cut), (2, true), "a third one makes a page too large");
+    let mut rest = range(3, Bytes::new(), 100);
+    rest.after = Some(page.entries[1].0.clone());
+    let page = scan(&engine, &rest);
+    assert_eq!((page.entries.len(), page.is_cut), (1, false));
+    let whole = scan(&engine, &range(3, Bytes::new(), 0));
+    assert_eq!((whole.entries.len(), whole.is_cut), (1, true), "a page that is cut has an entry");
+    let page = scan(&engine, &range(4, Bytes::new(), 0));
+    assert_eq!(page, Page::default());
+}
+
+fn reports_damage_and_changes_it_only_by_a_replacement(Subject { open, spoil }: Subject) {
+    let directory = memory_dir();
+    let engine = open(directory.path());
+    engine.apply(&put([entry(1, 1), (key(2), record(2, vec![0; 50_000])), entry(3, 3)])).unwrap();
     engine.flush(3).unwrap();
     drop(engine);
     spoil(directory.path());
-    let engine = sled(directory.path());
-    for n in [1, 2] {
-        assert!(matches!(engine.load(&key(n)), Err(LoadError::Damaged)), "key {n}");
-    }
-    let newer: Vec<_> = [1, 2, 3].map(|n| entry(n, 10)).into();
-    assert_eq!(engine.apply(&newer).unwrap(), 2);
-    for n in [1, 2] {
-        assert!(matches!(engine.load(&key(n)), Err(LoadError::Damaged)), "key {n}");
+    let engine = open(directory.path());
+    let count = PartitionCount::new(PARTITIONS).unwrap();
+    let newer = put([1, 2, 3].map(|n| entry(n, 10)));
+    for damaged in [0, 2] {
+        for n in [1, 2] {
+            assert!(matches!(engine.load(&key(n)), Err(LoadError::Damaged)), "key {n}");
+            let range = range(key(n).partition(count).0, Bytes::new(), 10);
+            let page = engine.scan(count.slots(range.partition), &range);
+            assert!(matches!(page, Err(ScanError::Damaged(found)) if found == key(n)), "key {n}");
+        }
+        if damaged > 0 {
+            assert_eq!(engine.apply(&newer).unwrap(), damaged);
+        }
     }
     assert_eq!(load(&engine, &key(3)), Some(entry(3, 10).1));
+    let healed = Entry::Replace { key: key(1), record: Some(entry(1, 4).1) };
+    let removed = Entry::Replace { key: key(2), record: None };
+    assert_eq!(engine.apply(&[healed, removed]).unwrap(), 0);
+    assert_eq!(load(&engine, &key(1)), Some(entry(1, 4).1));
+    assert_eq!(load(&engine, &key(2)), None);
 }
 
-/// Flips a bit of the record of key 1 and takes one chunk of key 2 away, below the engine.
-fn spoil(directory: &Path) {
-    let begun = Instant::now();
-    let db = loop {
-        match sled::Config::new().path(directory).segment_size(2 << 20).open() {
-            Err(sled::Error::Io(_)) if begun.elapsed() < DEADLINE => std::thread::yield_now(),
-            result => break result.unwrap(),
+fn shows_readers_whole_records_that_never_go_back(Subject { open, .. }: Subject) {
+    let directory = memory_dir();
+    let engine = open(directory.path());
+    // Small and chunked forms in turn, always replaced while they are read.
+    let version = |n: u64| (key(1), record(n, vec![n as u8; if n.is_multiple_of(3) { 20 } else { 60_000 }]));
+    engine.apply(&put([version(1)])).unwrap();
+    let is_done = AtomicBool::new(false);
+    let (loads, flushes) = (AtomicU64::new(0), AtomicU64::new(0));
+    let partition = key(1).partition(PartitionCount::new(PARTITIONS).unwrap()).0;
+    let read = || {
+        let mut last = 0;
+        while !is_done.load(Ordering::Acquire) {
+            let found = match loads.fetch_add(1, Ordering::Relaxed) % 2 {
+                0 => engine.load(&key(1)).unwrap().unwrap(),
+                _ => scan(&engine, &range(partition, Bytes::new(), 1)).entries[0].1.clone(),
+            };
+            assert!(found.stamp.millis() >= last, "a load went back");
+            last = found.stamp.millis();
+            assert!(found == version(last).1);
         }
     };
-    let names: Vec<_> = db.iter().keys().map(Result::unwrap).collect();
-    let first = names.iter().find(|name| name.ends_with(b"key-1")).unwrap();
-    let mut value = db.get(first).unwrap().unwrap().to_vec();
-    value[20] ^= 4;
-    db.insert(first, value).unwrap();
-    let chunk = names.iter().find(|name| name[0] & 0xf0 == 0x10).unwrap();
-    db.remove(chunk).unwrap().unwrap();
-    db.flush().unwrap();
-}
-
-#[test]
-fn replaced_chunks_are_gone_and_nothing_becomes_a_blob_file() {
-    let directory = memory_dir();
-    let engine = sled(directory.path());
-    for n in 0..40 {
-        let batch: Vec<_> =
-            (0..8).map(|k| (key(k), record(n, vec![n as u8; 20_000 + 3_000 * k as usize]))).collect();
-        engine.apply(&batch).unwrap();
-    }
-    let small: Vec<_> = (0..8).map(|k| entry(k, 100)).collect();
-    engine.apply(&small).unwrap();
-    engine.flush(1).unwrap();
-    drop(engine);
-    assert_eq!(std::fs::read_dir(directory.path().join("blobs")).unwrap().count(), 0);
-    let begun = Instant::now();
-    let db = loop {
-        match sled::Config::new().path(directory.path()).segment_size(2 << 20).open() {
-            Err(sled::Error::Io(_)) if begun.elapsed() < DEADLINE => std::thread::yield_now(),
-            result => break result.unwrap(),
+    let flush = || {
+        while !is_done.load(Ordering::Acquire) {
+            engine.flush(flushes.fetch_add(1, Ordering::Relaxed)).unwrap();
         }
     };
-    assert_eq!(db.iter().count(), 8 + 1, "eight records and the note of the flush");
-}
-
-#[test]
-fn the_largest_items_never_become_blob_files() {
-    let directory = memory_dir();
-    let engine = sled(directory.path());
-    let name = |n: u64| {
-        RecordKey::new(&"k".repeat(64), &[&[n as u8 % 64; 1000][..], &n.to_be_bytes()].concat()).unwrap()
-    };
-    for round in 1..4 {
-        for n in 0..120 {
-            engine.apply(&[(name(n), record(round, vec![round as u8; 16_300]))]).unwrap();
+    std::thread::scope(|scope| {
+        let others = [scope.spawn(read), scope.spawn(flush)];
+        let begun = Instant::now();
+        let mut n = 1;
+        let is_enough = |n| {
+            n >= 400 && loads.load(Ordering::Relaxed) > 100 && flushes.load(Ordering::Relaxed) > 10
+                || others.iter().any(ScopedJoinHandle::is_finished)
+        };
+        while !is_enough(n) && begun.elapsed() < DEADLINE {
+            n += 1;
+            engine.apply(&put([version(n)])).unwrap();
         }
-    }
-    engine.apply(&[(name(0), record(9, vec![9; VALUE_BYTES_MAX]))]).unwrap();
-    engine.flush(1).unwrap();
-    assert_eq!(std::fs::read_dir(directory.path().join("blobs")).unwrap().count(), 0);
-}
-
-#[test]
-fn the_syncs_of_sled_go_through_our_own_function() {
-    let directory = memory_dir();
-    let db = sled::Config::new().path(directory.path()).flush_every_ms(None).open().unwrap();
-    let before = sync_file_range::calls();
-    for n in 0..10_u64 {
-        db.insert(n.to_be_bytes(), vec![1; 100]).unwrap();
-        db.flush().unwrap();
-    }
-    let calls = sync_file_range::calls() - before;
-    assert!(calls >= 10, "{calls} calls for 10 flushes: the C library's function was linked instead");
+        is_done.store(true, Ordering::Release);
+        assert!(begun.elapsed() < DEADLINE, "nobody reads or flushes");
+    });
 }

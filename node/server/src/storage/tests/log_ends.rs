@@ -4,11 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keystore_core::partition::RecordKey;
-use keystore_core::record::Record;
+use keystore_core::effect::Entry;
 use tempfile::TempDir;
 
-use super::{entry, memory_dir};
+use super::{entry, memory_dir, put};
 use crate::storage::log::{self, CommitLog, LogDamaged, Position, ReadError, Reason};
 
 const SEGMENT_BYTES: u64 = 16 << 10;
@@ -17,7 +16,7 @@ fn begin(directory: &Path, end: Position) -> CommitLog {
     CommitLog::begin(directory, SEGMENT_BYTES, end, Arc::default()).unwrap()
 }
 
-fn read(directory: &Path, from: Position) -> Result<(Vec<(RecordKey, Record)>, Position), LogDamaged> {
+fn read(directory: &Path, from: Position) -> Result<(Vec<Entry>, Position), LogDamaged> {
     let mut records = Vec::new();
     match log::read(directory, from, &mut |batch| records.extend_from_slice(batch)) {
         Ok(end) => Ok((records, end.position)),
@@ -32,7 +31,7 @@ fn three_batches() -> (TempDir, PathBuf, [Position; 4]) {
     let mut log = begin(directory.path(), Position::default());
     let mut positions = [log.position(); 4];
     for (index, batch) in [(1..4), (4..6), (6..11)].into_iter().enumerate() {
-        log.append(&batch.map(|n| entry(n, n)).collect::<Vec<_>>()).unwrap();
+        log.append(&put(batch.map(|n| entry(n, n)))).unwrap();
         positions[index + 1] = log.position();
         if index < 2 {
             log.sync().unwrap();
@@ -52,10 +51,10 @@ fn flip(path: &Path, offset: u64) {
 fn what_was_appended_reads_back_in_order() {
     let (directory, _, positions) = three_batches();
     let (records, end) = read(directory.path(), Position::default()).unwrap();
-    assert_eq!(records, (1..11).map(|n| entry(n, n)).collect::<Vec<_>>());
+    assert_eq!(records, put((1..11).map(|n| entry(n, n))));
     assert_eq!(end, positions[3]);
     let (records, end) = read(directory.path(), positions[1]).unwrap();
-    assert_eq!(records, (4..11).map(|n| entry(n, n)).collect::<Vec<_>>());
+    assert_eq!(records, put((4..11).map(|n| entry(n, n))));
     assert_eq!(end, positions[3]);
 }
 
@@ -122,7 +121,7 @@ fn batches_written_without_a_sync_between_them_are_a_torn_tail_together() {
     let mut log = begin(directory.path(), Position::default());
     let first = log.position();
     for n in 1..4 {
-        log.append(&[entry(n, n)]).unwrap();
+        log.append(&put([entry(n, n)])).unwrap();
     }
     flip(&log::path(directory.path(), 1), first.offset + 60);
     let (records, end) = read(directory.path(), Position::default()).unwrap();
@@ -133,7 +132,7 @@ fn batches_written_without_a_sync_between_them_are_a_torn_tail_together() {
 fn the_mark_of_a_clean_shutdown_makes_a_bad_last_batch_damage() {
     let (directory, path, positions) = three_batches();
     let mut log = begin(directory.path(), positions[3]);
-    log.append(&[entry(11, 11)]).unwrap();
+    log.append(&put([entry(11, 11)])).unwrap();
     let before = log.position();
     log.sync().unwrap();
     let second = log::path(directory.path(), 2);
@@ -155,14 +154,14 @@ fn a_torn_tail_that_was_cut_never_comes_back() {
     let (_, end) = read(directory.path(), Position::default()).unwrap();
     assert_eq!(end, positions[2]);
     let mut log = begin(directory.path(), end);
-    log.append(&[entry(100, 100)]).unwrap();
+    log.append(&put([entry(100, 100)])).unwrap();
     log.sync().unwrap();
     // The lost page turns up again, as if the disk had remembered it.
     fs::write(&path, whole).unwrap();
     let (records, end) = read(directory.path(), Position::default()).unwrap();
     assert_eq!(end, log.position());
     assert_eq!(records.len(), 6);
-    assert_eq!(records.last(), Some(&entry(100, 100)));
+    assert_eq!(records.last(), put([entry(100, 100)]).last());
 }
 
 #[test]
@@ -172,7 +171,7 @@ fn a_log_of_many_segments_reads_back_and_a_missing_or_short_one_is_damage() {
     let mut n = 0;
     while log.position().segment < 4 {
         n += 1;
-        log.append(&[entry(n, n), entry(n, n + 1)]).unwrap();
+        log.append(&put([entry(n, n), entry(n, n + 1)])).unwrap();
     }
     log.sync().unwrap();
     assert_eq!(log::ids(directory.path()).unwrap(), [1, 2, 3, 4]);
@@ -197,9 +196,9 @@ fn a_log_of_many_segments_reads_back_and_a_missing_or_short_one_is_damage() {
 fn a_value_that_looks_like_a_batch_proves_nothing() {
     let directory = memory_dir();
     let mut log = begin(directory.path(), Position::default());
-    log.append(&[entry(1, 1)]).unwrap();
+    log.append(&put([entry(1, 1)])).unwrap();
     log.sync().unwrap();
-    log.append(&[entry(2, 2)]).unwrap();
+    log.append(&put([entry(2, 2)])).unwrap();
     let path = log::path(directory.path(), 1);
     // All of the segment as the value of a record in a new segment, whose batch is then torn at its beginning.
     let stolen = fs::read(&path).unwrap()[4096..5000].to_vec();
@@ -208,7 +207,7 @@ fn a_value_that_looks_like_a_batch_proves_nothing() {
     drop(log);
     let mut log = begin(directory.path(), end);
     let start = log.position();
-    log.append(&[(super::key(3), super::record(3, stolen))]).unwrap();
+    log.append(&put([(super::key(3), super::record(3, stolen))])).unwrap();
     flip(&log::path(directory.path(), 2), start.offset + 5);
     assert_eq!(read(directory.path(), end).unwrap().1, start);
 }

@@ -3,16 +3,18 @@
 mod committing;
 mod contract;
 mod log_ends;
+mod memory;
 mod power_loss;
 mod refusals;
 mod samples;
+mod sled;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use keystore_core::effect::{Commit, CommitId, SaveId};
+use keystore_core::effect::{Commit, CommitId, Entry, SaveId};
 use keystore_core::id::{Actor, NodeId};
 use keystore_core::partition::RecordKey;
 use keystore_core::quorum::Durability;
@@ -21,7 +23,7 @@ use keystore_core::stamp::Stamp;
 use tempfile::TempDir;
 
 use super::file;
-use super::{Committed, Identity, NodeStorage, OpenError, Options, Reports, RunningStorage};
+use super::{Committed, EngineKind, Identity, NodeStorage, OpenError, Options, Reports, RunningStorage};
 
 /// Nothing here takes longer unless it hangs.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -43,14 +45,26 @@ fn entry(n: u64, millis: u64) -> (RecordKey, Record) {
     (key(n), record(millis, format!("value-{n}-{millis}")))
 }
 
+/// Records to be merged.
+fn put(records: impl IntoIterator<Item = (RecordKey, Record)>) -> Vec<Entry> {
+    records.into_iter().map(|(key, record)| Entry::Record { key, record }).collect()
+}
+
 fn identity() -> Identity {
     Identity { node: NodeId([7; 16]), actor: Actor(7), cluster_name: "test/demo".into() }
 }
 
+const ENGINES: [EngineKind; 2] = [EngineKind::Sled, EngineKind::Memory];
+
 fn options(data_dir: PathBuf) -> Options {
+    options_for(EngineKind::Sled, data_dir)
+}
+
+fn options_for(engine: EngineKind, data_dir: PathBuf) -> Options {
     Options {
         data_dir,
         new_identity: identity(),
+        engine,
         segment_bytes: 128 << 10,
         checkpoint_bytes: 256 << 10,
         cache_bytes: 8 << 20,
@@ -93,11 +107,13 @@ fn run(storage: NodeStorage) -> Running {
 
 impl Running {
     /// Commits and waits for all outcomes.
-    fn commit(&self, entries: Vec<(RecordKey, Record)>, durability: Durability) -> Vec<Committed> {
-        let mut commits: Vec<Commit> = (0..)
-            .zip(entries)
-            .map(|(id, (key, record))| Commit { id: CommitId(id), key, record, durability })
-            .collect();
+    fn commit(&self, records: Vec<(RecordKey, Record)>, durability: Durability) -> Vec<Committed> {
+        self.commit_entries(put(records), durability)
+    }
+
+    fn commit_entries(&self, entries: Vec<Entry>, durability: Durability) -> Vec<Committed> {
+        let mut commits: Vec<Commit> =
+            (0..).zip(entries).map(|(id, entry)| Commit { id: CommitId(id), entry, durability }).collect();
         let expected = commits.len();
         self.storage.handle().commit(&mut commits);
         let mut outcomes = Vec::new();

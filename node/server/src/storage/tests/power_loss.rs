@@ -13,7 +13,7 @@ use keystore_core::record::Record;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{DEADLINE, Running, key, memory_dir, open, options, record, run};
+use super::{DEADLINE, Running, key, memory_dir, open, options, put, record, run};
 use crate::storage::engine::Storage;
 use crate::storage::file::Operation;
 use crate::storage::power::{Observer, PowerCut, watch};
@@ -191,10 +191,8 @@ fn churn_and_die(seed: u64) -> Afterwards {
     let mut flushed = 0;
     let rounds = rng.random_range(1200..1800);
     for round in 1..=rounds {
-        let batch: Vec<_> = (0..2).map(|part| (2 * round + part) % LIVE).collect();
-        let batch: Vec<_> =
-            batch.into_iter().map(|n| (key(n), record(round, vec![round as u8; 12_000]))).collect();
-        engine.apply(&batch).unwrap();
+        let names = (0..2).map(|part| (2 * round + part) % LIVE);
+        engine.apply(&put(names.map(|n| (key(n), record(round, vec![round as u8; 12_000]))))).unwrap();
         if round % 500 == 0 {
             engine.flush(round).unwrap();
             flushed = round;

@@ -45,6 +45,7 @@ fn layout(node: NodeId, actor: Actor) -> Layout {
         partitions: PartitionCount::new(16).unwrap(),
         replication_factor: 2,
         members: vec![member(node, actor), member(NodeId([9; 16]), Actor(9))],
+        keyspaces: Default::default(),
     })
     .unwrap()
 }

@@ -1,26 +1,29 @@
-//! Bytes of the first release, which every later one has to read. What is written today is compared as well, so
+//! Bytes of earlier releases, which every later one has to read. What is written today is compared as well, so
 //! that a format does not change without anybody noticing.
 
 use std::fs;
+use std::sync::Arc;
 
-use keystore_core::effect::SavedState;
+use keystore_core::causal::{Change, Context, DotActor, OperationId, Siblings};
+use keystore_core::effect::{Entry, Hint, SavedState};
 use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, NodeId, Nonce};
 use keystore_core::layout::{FirstLayout, Layout, Member};
 use keystore_core::partition::PartitionCount;
 use keystore_core::record::{Body, Record};
 use keystore_core::stamp::Stamp;
 
-use super::{entry, identity, key, memory_dir};
+use super::{entry, identity, key, memory_dir, put};
+use crate::storage::engine::EngineKind;
 use crate::storage::found::{
-    decode_identity, decode_membership, decode_number, decode_peers, decode_position, encode_identity,
-    encode_number, encode_position, encode_saved,
+    decode_engine, decode_generation, decode_identity, decode_membership, decode_number, decode_peers,
+    decode_position, encode_identity, encode_position, encode_saved,
 };
-use crate::storage::log::{self, Position};
+use crate::storage::log::{self, CommitLog, Position};
 use crate::storage::state::{self, Kind};
 
 macro_rules! sample {
     ($name:literal) => {
-        include_bytes!(concat!("../../../tests/data/storage-v1/", $name)).as_slice()
+        include_bytes!(concat!("../../../tests/data/", $name)).as_slice()
     };
 }
 
@@ -38,6 +41,7 @@ fn layout() -> Layout {
         partitions: PartitionCount::new(16).unwrap(),
         replication_factor: 3,
         members: (7..10).map(member).collect(),
+        keyspaces: Default::default(),
     })
     .unwrap()
 }
@@ -46,57 +50,117 @@ fn checkpoint() -> Position {
     Position { segment: 3, offset: 4160, sequence: 21, chain: 0xdead_beef }
 }
 
-fn states() -> Vec<(Kind, Vec<u8>)> {
-    let peers = [(NodeId([8; 16]), (Generation(2), Nonce(3)))].into();
-    vec![
-        (Kind::Identity, encode_identity(&identity())),
-        (Kind::Generation, encode_number(5)),
-        encode_saved(&SavedState::StampCeiling(1_700_000_000_000)),
-        encode_saved(&SavedState::Layout { layout: layout(), decided: true }),
-        encode_saved(&SavedState::Peers(peers)),
-        (Kind::Checkpoint, encode_position(checkpoint())),
-    ]
-}
-
 #[test]
 fn states_of_the_first_release_still_read() {
     let payload = |kind, bytes| state::decode(kind, bytes).unwrap();
-    assert_eq!(decode_identity(payload(Kind::Identity, sample!("identity"))), Ok(identity()));
-    assert_eq!(decode_number(payload(Kind::Generation, sample!("generation"))), Ok(5));
-    assert_eq!(decode_number(payload(Kind::StampCeiling, sample!("stamp-ceiling"))), Ok(1_700_000_000_000));
-    let membership = decode_membership(payload(Kind::Layout, sample!("layout")));
+    assert_eq!(decode_identity(payload(Kind::Identity, sample!("storage-v1/identity"))), Ok(identity()));
+    let generation = decode_generation(payload(Kind::Generation, sample!("storage-v1/generation")));
+    assert_eq!(generation, Ok((Generation(5), Generation(0))));
+    let ceiling = decode_number(payload(Kind::StampCeiling, sample!("storage-v1/stamp-ceiling")));
+    assert_eq!(ceiling, Ok(1_700_000_000_000));
+    let membership = decode_membership(payload(Kind::Layout, sample!("storage-v1/layout")));
     assert_eq!(membership, Ok(Some((layout(), true))));
     let peers = [(NodeId([8; 16]), (Generation(2), Nonce(3)))].into();
-    assert_eq!(decode_peers(payload(Kind::Peers, sample!("peers"))), Ok(peers));
-    assert_eq!(decode_position(payload(Kind::Checkpoint, sample!("checkpoint"))), Ok(checkpoint()));
+    assert_eq!(decode_peers(payload(Kind::Peers, sample!("storage-v1/peers"))), Ok(peers));
+    let position = decode_position(payload(Kind::Checkpoint, sample!("storage-v1/checkpoint")));
+    assert_eq!(position, Ok(checkpoint()));
 }
 
 #[test]
-fn states_are_written_as_the_first_release_did() {
-    let samples = [
-        sample!("identity"),
-        sample!("generation"),
-        sample!("stamp-ceiling"),
-        sample!("layout"),
-        sample!("peers"),
-        sample!("checkpoint"),
+fn states_of_the_second_release_still_read() {
+    let payload = |kind, bytes| state::decode(kind, bytes).unwrap();
+    let generation = decode_generation(payload(Kind::Generation, sample!("storage-v2/generation")));
+    assert_eq!(generation, Ok((Generation(5), Generation(4))));
+    let membership = decode_membership(payload(Kind::Layout, sample!("storage-v2/layout")));
+    assert_eq!(membership, Ok(Some((layout(), true))));
+    let engine = decode_engine(payload(Kind::Engine, sample!("storage-v2/storage-engine")));
+    assert_eq!(engine, Ok(EngineKind::Memory));
+    assert!(payload(Kind::SetAside, sample!("storage-v2/set-aside")).is_empty());
+}
+
+#[test]
+fn states_are_written_as_the_samples_were() {
+    let peers = [(NodeId([8; 16]), (Generation(2), Nonce(3)))].into();
+    let generation = SavedState::Generation { generation: Generation(5), trusted_since: Generation(4) };
+    let encoded = |(kind, payload): (Kind, Vec<u8>)| state::encode(kind, &payload);
+    let saved = |state: SavedState| encoded(encode_saved(&state));
+    let states = [
+        (encoded((Kind::Identity, encode_identity(&identity()))), sample!("storage-v1/identity")),
+        (saved(generation), sample!("storage-v2/generation")),
+        (saved(SavedState::StampCeiling(1_700_000_000_000)), sample!("storage-v1/stamp-ceiling")),
+        (saved(SavedState::Layout { layout: layout(), decided: true }), sample!("storage-v2/layout")),
+        (saved(SavedState::Peers(peers)), sample!("storage-v1/peers")),
+        (encoded((Kind::Checkpoint, encode_position(checkpoint()))), sample!("storage-v1/checkpoint")),
+        (encoded((Kind::Engine, EngineKind::Memory.name().into())), sample!("storage-v2/storage-engine")),
+        (saved(SavedState::SetAside), sample!("storage-v2/set-aside")),
     ];
-    for ((kind, payload), sample) in states().into_iter().zip(samples) {
-        assert_eq!(state::encode(kind, &payload), sample, "{kind:?}");
+    for (index, (written, sample)) in states.into_iter().enumerate() {
+        assert_eq!(written, sample, "state {index}");
     }
 }
 
-#[test]
-fn a_segment_of_the_first_release_still_reads() {
+fn entries_of(segment: &[u8]) -> Vec<Entry> {
     let directory = memory_dir();
-    fs::write(log::path(directory.path(), 1), sample!("segment.log")).unwrap();
-    let mut records = Vec::new();
-    let end = log::read(directory.path(), Position::default(), &mut |batch| records.extend_from_slice(batch));
-    assert_eq!(records, segment_records().concat());
-    assert_eq!(end.unwrap().position.sequence, 3);
+    fs::write(log::path(directory.path(), 1), segment).unwrap();
+    let mut entries = Vec::new();
+    let end = log::read(directory.path(), Position::default(), &mut |batch| entries.extend_from_slice(batch));
+    assert_eq!(end.unwrap().position.sequence, entries.len() as u64);
+    entries
 }
 
-fn segment_records() -> [Vec<(keystore_core::partition::RecordKey, Record)>; 2] {
+#[test]
+fn segments_of_every_release_still_read() {
+    assert_eq!(entries_of(sample!("storage-v1/segment.log")), first_entries());
+    assert_eq!(entries_of(sample!("storage-v2/segment.log")), [first_entries(), later_entries()].concat());
+}
+
+/// All that the first release wrote.
+fn first_entries() -> Vec<Entry> {
     let deleted = Record { stamp: Stamp::new(9, 1, Actor(7)), body: Body::Tombstone };
-    [vec![entry(1, 1), entry(2, 2)], vec![(key(1), deleted)]]
+    put([entry(1, 1), entry(2, 2), (key(1), deleted)])
+}
+
+/// What the second one added.
+fn later_entries() -> Vec<Entry> {
+    let stamp = Stamp::new(10, 1, Actor(7));
+    let mut siblings = Siblings::default();
+    for (n, value) in [(1, "one"), (2, "two")] {
+        let change = Change {
+            stamp: Stamp::new(n.into(), 0, Actor(7)),
+            operation: OperationId([n; 16]),
+            context: Context::default(),
+            value: Some(value.into()),
+            expires_ms: (n == 2).then_some(99),
+        };
+        siblings.mint(DotActor(n.into()), change).unwrap();
+    }
+    let bodies = [
+        Body::Expiring { value: "until then".into(), expires_ms: 99 },
+        Body::Expired,
+        Body::Siblings(siblings.into()),
+    ];
+    let mut entries = put(bodies.map(|body| (key(3), Record { stamp, body })));
+    entries.extend([
+        Entry::Replace { key: key(1), record: None },
+        Entry::Replace { key: key(2), record: Some(Record { stamp, body: Body::Tombstone }) },
+        Entry::Hint(Hint { target: NodeId([8; 16]), key: key(2), since_ms: 1_700_000_000_000 }),
+        Entry::HintDone { target: NodeId([8; 16]), key: key(2) },
+    ]);
+    entries
+}
+
+/// Every kind of entry keeps its number: the salt of a segment is random, so only the entries can be compared.
+#[test]
+fn entries_are_written_as_the_samples_were() {
+    let directory = memory_dir();
+    let mut log = CommitLog::begin(directory.path(), 8192, Position::default(), Arc::default()).unwrap();
+    log.append(&first_entries()).unwrap();
+    log.append(&later_entries()).unwrap();
+    drop(log);
+    let written = fs::read(log::path(directory.path(), 1)).unwrap();
+    let sample = sample!("storage-v2/segment.log");
+    assert_eq!(written.len(), sample.len());
+    // Header, two batches: salt and checksums differ.
+    let differing = (0..sample.len()).filter(|at| written[*at] != sample[*at]).count();
+    assert!(differing <= 8 + 4 + 2 * 4 + 4, "{differing} bytes");
 }

@@ -1,0 +1,118 @@
+//! sled under the contract, and what is special about it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use keystore_core::partition::RecordKey;
+use keystore_core::record::VALUE_BYTES_MAX;
+
+use super::contract::{self, Subject};
+use super::{DEADLINE, entry, key, memory_dir, put, record};
+use crate::storage::engine::{EngineError, Storage};
+use crate::storage::file::Operation;
+use crate::storage::power::{Faults, watch};
+use crate::storage::sled_engine::SledEngine;
+
+const CACHE_BYTES: u64 = 8 << 20;
+
+/// sled gives up its lock a moment after it was dropped.
+fn open<T>(open: impl Fn() -> Result<T, EngineError>) -> T {
+    let begun = Instant::now();
+    loop {
+        match open() {
+            Err(EngineError::Sled(sled::Error::Io(_))) if begun.elapsed() < DEADLINE => {
+                std::thread::yield_now();
+            }
+            result => return result.unwrap(),
+        }
+    }
+}
+
+fn engine(directory: &Path) -> Arc<dyn Storage> {
+    Arc::new(open(|| SledEngine::open(directory, CACHE_BYTES)))
+}
+
+/// What the engine has stored, without the engine.
+fn database(directory: &Path) -> sled::Db {
+    open(|| Ok(sled::Config::new().path(directory).segment_size(2 << 20).open()?))
+}
+
+#[test]
+fn sled_keeps_the_contract() {
+    contract::check(Subject { open: engine, spoil });
+}
+
+/// Flips a bit of the record of key 1 and takes one chunk of key 2 away.
+fn spoil(directory: &Path) {
+    let db = database(directory);
+    let names: Vec<_> = db.iter().keys().map(Result::unwrap).collect();
+    let first = names.iter().find(|name| name.ends_with(b"key-1")).unwrap();
+    let mut value = db.get(first).unwrap().unwrap().to_vec();
+    value[20] ^= 4;
+    db.insert(first, value).unwrap();
+    let chunk = names.iter().find(|name| name[0] & 0xf0 == 0x10).unwrap();
+    db.remove(chunk).unwrap().unwrap();
+    db.flush().unwrap();
+}
+
+fn blob_files(directory: &Path) -> usize {
+    std::fs::read_dir(directory.join("blobs")).unwrap().count()
+}
+
+#[test]
+fn replaced_chunks_are_gone_and_nothing_becomes_a_blob_file() {
+    let directory = memory_dir();
+    let engine = engine(directory.path());
+    for n in 0..40 {
+        let batch = (0..8).map(|k| (key(k), record(n, vec![n as u8; 20_000 + 3_000 * k as usize])));
+        engine.apply(&put(batch)).unwrap();
+    }
+    engine.apply(&put((0..8).map(|k| entry(k, 100)))).unwrap();
+    engine.flush(1).unwrap();
+    drop(engine);
+    assert_eq!(blob_files(directory.path()), 0);
+    let items = database(directory.path()).iter().count();
+    assert_eq!(items, 8 + 1, "eight records and the note of the flush");
+}
+
+#[test]
+fn the_largest_items_never_become_blob_files() {
+    let directory = memory_dir();
+    let engine = engine(directory.path());
+    let name = |n: u64| {
+        RecordKey::new(&"k".repeat(64), &[&[n as u8 % 64; 1000][..], &n.to_be_bytes()].concat()).unwrap()
+    };
+    for round in 1..4 {
+        for n in 0..120 {
+            engine.apply(&put([(name(n), record(round, vec![round as u8; 16_300]))])).unwrap();
+        }
+    }
+    engine.apply(&put([(name(0), record(9, vec![9; VALUE_BYTES_MAX]))])).unwrap();
+    engine.flush(1).unwrap();
+    assert_eq!(blob_files(directory.path()), 0);
+}
+
+#[test]
+fn the_syncs_of_sled_go_through_our_own_function() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let directory = memory_dir();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let seen = calls.clone();
+    let count = Faults(move |operation, path: &Path| {
+        // Only sled syncs this file while the test runs.
+        if operation == Operation::SyncData && path.ends_with("db") {
+            seen.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    });
+    let _watched = watch(directory.path(), Arc::new(count));
+    let db = sled::Config::new().path(directory.path()).flush_every_ms(None).open().unwrap();
+    let before = calls.load(Ordering::SeqCst);
+    for n in 0..10_u64 {
+        db.insert(n.to_be_bytes(), vec![1; 100]).unwrap();
+        db.flush().unwrap();
+    }
+    let calls = calls.load(Ordering::SeqCst) - before;
+    assert!(calls >= 10, "{calls} calls for 10 flushes: the C library's function was linked instead");
+}
