@@ -1,7 +1,7 @@
 //! How scenarios reach a Kubernetes: whichever one the kubeconfig names.
 //!
 //! Waits with deadlines, namespaces that clean up after themselves, the resource as scenarios look at it, ways into
-//! the store, and what is printed when something failed. What should be true is the scenarios' to say.
+//! the store, faults of machines and networks, and what is printed when something failed. What should be true is the scenarios' to say.
 
 pub mod wait;
 pub mod sandbox;
@@ -10,4 +10,6 @@ pub mod volumes;
 pub mod forward;
 pub mod ctl;
 pub mod operator;
+pub mod versions;
+pub mod machines;
 pub mod diagnosis;

@@ -23,7 +23,7 @@ mod report;
 mod tests;
 
 use client::LoadClient;
-use recorder::Recorder;
+pub use recorder::Recorder;
 pub use report::{Allowance, Report, Summary};
 
 /// How many keys are read back at a time.
@@ -96,6 +96,11 @@ impl<S: Store> Load<S> {
         self.recorder.with(|history| history.operations.iter().filter(is_done).count())
     }
 
+    /// For requests that a scenario sends itself, as part of the same history, in a session above all others.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
     /// Notes that something is broken from now on, for which an [`Allowance`] may make up.
     pub fn note_fault(&mut self) {
         self.faults_us.push(self.recorder.now_us());
@@ -134,7 +139,7 @@ async fn read_back<S: Store>(store: &S, recorder: &Arc<Recorder>, settings: Sett
             loop {
                 let key = keys.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some(key) = key else { break };
-                while !recorder.get(id, &store, &key).await && Instant::now() < deadline {
+                while !recorder.get(id, &store, &key).await.is_answered() && Instant::now() < deadline {
                     tokio::time::sleep(READ_BACK_PAUSE).await;
                 }
             }

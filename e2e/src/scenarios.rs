@@ -9,14 +9,27 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::harness::sandbox::Sandbox;
+use crate::harness::wait::{Look, until};
+use crate::load::Load;
+use crate::store::Store;
 
 mod create;
+mod single_node;
 mod bad_manifests;
+mod idle;
 mod pod_deleted;
+mod all_pods_killed;
 mod resource_deleted;
+mod namespace_deleted;
+mod scaled_by_hand;
+mod children_changed;
+mod network_cut;
 mod scale_held;
 mod empty_volume;
 mod operator_restart;
+
+/// Within which a load gets something done.
+const WRITES_WITHIN: Duration = Duration::from_secs(90);
 
 /// How a scenario ended that found nothing wrong.
 pub enum Ending {
@@ -38,7 +51,7 @@ pub struct Scenario {
     pub run: for<'a> fn(&'a Sandbox) -> BoxFuture<'a, Result<Ending>>,
 }
 
-const SCENARIOS: [Scenario; 7] = [
+const SCENARIOS: [Scenario; 14] = [
     Scenario {
         number: Some(1),
         name: "create",
@@ -46,6 +59,14 @@ const SCENARIOS: [Scenario; 7] = [
         is_core: true,
         deadline: Duration::from_secs(300),
         run: |sandbox| create::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(2),
+        name: "single-node",
+        shows: "a store of one node works, and draining its machine ends",
+        is_core: false,
+        deadline: Duration::from_secs(360),
+        run: |sandbox| single_node::run(sandbox).boxed(),
     },
     Scenario {
         number: Some(3),
@@ -56,6 +77,14 @@ const SCENARIOS: [Scenario; 7] = [
         run: |sandbox| bad_manifests::run(sandbox).boxed(),
     },
     Scenario {
+        number: Some(4),
+        name: "idle",
+        shows: "nothing is written to Kubernetes while nothing happens",
+        is_core: false,
+        deadline: Duration::from_secs(300),
+        run: |sandbox| idle::run(sandbox).boxed(),
+    },
+    Scenario {
         number: Some(15),
         name: "pod-deleted",
         shows: "a pod deleted under load rejoins as the same node, and no acknowledged write is lost",
@@ -64,12 +93,52 @@ const SCENARIOS: [Scenario; 7] = [
         run: |sandbox| pod_deleted::run(sandbox).boxed(),
     },
     Scenario {
+        number: Some(18),
+        name: "all-pods-killed",
+        shows: "every pod killed at once: the store forms again by itself, with all its data",
+        is_core: true,
+        deadline: Duration::from_secs(360),
+        run: |sandbox| all_pods_killed::run(sandbox).boxed(),
+    },
+    Scenario {
         number: Some(25),
         name: "resource-deleted",
         shows: "volumes outlive the resource, the same manifest adopts them, and a slow pod starts no new store",
         is_core: true,
         deadline: Duration::from_secs(480),
         run: |sandbox| resource_deleted::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(27),
+        name: "namespace-deleted",
+        shows: "deleting the namespace finishes, in use and in the middle of creation, without an error",
+        is_core: false,
+        deadline: Duration::from_secs(300),
+        run: |sandbox| namespace_deleted::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(29),
+        name: "scaled-by-hand",
+        shows: "a StatefulSet that somebody scales is put back, down and up, and the store stays what it was",
+        is_core: false,
+        deadline: Duration::from_secs(420),
+        run: |sandbox| scaled_by_hand::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(31),
+        name: "children-changed",
+        shows: "owned objects that are deleted or edited are put back, whatever their labels say",
+        is_core: true,
+        deadline: Duration::from_secs(420),
+        run: |sandbox| children_changed::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(32),
+        name: "network-cut",
+        shows: "nodes cut off from each other: the minority refuses, the majority serves, all converge",
+        is_core: true,
+        deadline: Duration::from_secs(420),
+        run: |sandbox| network_cut::run(sandbox).boxed(),
     },
     Scenario {
         number: None,
@@ -125,6 +194,16 @@ pub fn named(name: &str) -> Option<Scenario> {
         .find(|scenario| scenario.name == name || (number.is_some() && scenario.number == number))
 }
 
+/// Goes on until that many more writes have been acknowledged.
+async fn wait_for_writes<S: Store>(load: &Load<S>, more: usize) -> Result<()> {
+    let wanted = load.acknowledged() + more;
+    until(format!("{more} more writes are acknowledged"), WRITES_WITHIN, || async {
+        let count = load.acknowledged();
+        Ok(if count >= wanted { Look::Done(()) } else { Look::NotYet(format!("{count} of {wanted}")) })
+    })
+    .await
+}
+
 /// FNV-1a: small, and the same on every machine.
 fn fnv1a(text: &str) -> u64 {
     text.bytes()
@@ -146,7 +225,7 @@ mod tests {
             assert_eq!(named(scenario.name).unwrap().name, scenario.name);
         }
         assert_eq!(named("25").unwrap().name, "resource-deleted");
-        assert!(named("26").is_none());
+        assert!(named("no such").is_none());
     }
 
     #[test]

@@ -40,6 +40,12 @@ impl ClientStore {
     pub fn client(&self) -> &Client {
         &self.0
     }
+
+    /// What the node that is asked has itself, where it owns the key: it asks nobody else.
+    pub async fn get_at_one(&self, key: &Key) -> ReadOutcome {
+        let options = ReadOptions { consistency: Some(Consistency::One), ..ReadOptions::default() };
+        read_outcome(self.0.get(&key.keyspace, key.key.clone(), options).await)
+    }
 }
 
 impl Store for ClientStore {

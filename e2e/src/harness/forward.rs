@@ -3,11 +3,16 @@
 //! A pod is named, not remembered: after it was replaced under the same name, new connections reach the new one. A
 //! pod that is away closes them at once, as a dead server would.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use keystore_client::AdminClient;
+use keystore_history::{Key, ReadOutcome};
 use kube::Api;
 use tokio::io::copy;
 use tokio::net::{TcpListener, TcpStream};
@@ -17,8 +22,11 @@ use tracing::debug;
 
 use super::ksc::{ADMIN_PORT, CLIENT_PORT, pod_names};
 use super::sandbox::Sandbox;
+use super::wait::{Look, until};
 use crate::store::ClientStore;
 
+/// How many keys are compared at a time.
+const KEYS_AT_ONCE: usize = 16;
 /// More at once would be a leak.
 const CONNECTIONS_MAX: usize = 64;
 
@@ -71,7 +79,7 @@ async fn carry(mut local: TcpStream, pods: &Api<Pod>, pod: &str, port: u16) -> R
     Ok(())
 }
 
-/// The store through one forward to each of its pods. The forwards live as long as this.
+/// The store through forwards to its pods. The forwards live as long as this.
 pub struct ForwardedStore {
     pub store: ClientStore,
     _forwards: Vec<Forward>,
@@ -83,9 +91,14 @@ impl Sandbox {
     }
 
     pub async fn connect_store(&self) -> Result<ForwardedStore> {
+        self.connect_store_through(&pod_names()).await
+    }
+
+    /// The store as those see it who reach these pods only.
+    pub async fn connect_store_through(&self, pods: &[String]) -> Result<ForwardedStore> {
         let mut forwards = Vec::new();
-        for pod in pod_names() {
-            forwards.push(self.forward(&pod, CLIENT_PORT).await?);
+        for pod in pods {
+            forwards.push(self.forward(pod, CLIENT_PORT).await?);
         }
         let endpoints = forwards.iter().map(|forward| forward.address.clone()).collect();
         let store = ClientStore::connect(endpoints)
@@ -94,10 +107,44 @@ impl Sandbox {
         Ok(ForwardedStore { store, _forwards: forwards })
     }
 
+    /// Waits until every node of a store with a copy on each says the same of these keys when it is asked alone. Says
+    /// how many keys those are.
+    pub async fn wait_converged(&self, keys: &BTreeSet<Key>, within: Duration) -> Result<usize> {
+        let mut nodes = Vec::new();
+        for pod in pod_names() {
+            nodes.push(self.connect_store_through(&[pod]).await?);
+        }
+        let left = Mutex::new(keys.clone());
+        until("every node holds the same", within, || async {
+            let asked = std::mem::take(&mut *left.lock().unwrap_or_else(PoisonError::into_inner));
+            let asked: Vec<_> = asked.into_iter().collect();
+            let mut differing = Vec::new();
+            for keys in asked.chunks(KEYS_AT_ONCE) {
+                differing.extend(
+                    join_all(keys.iter().map(|key| differs(key, &nodes))).await.into_iter().flatten(),
+                );
+            }
+            let count = differing.len();
+            let Some(first) = differing.first().cloned() else { return Ok(Look::Done(keys.len())) };
+            left.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(differing.into_iter().map(|(key, _)| key));
+            Ok(Look::NotYet(format!("{count} keys differ, the first {first:?}")))
+        })
+        .await
+    }
+
     /// The Admin service of one pod; the forward lives as long as it is held.
     pub async fn connect_admin(&self, pod: &str) -> Result<(AdminClient, Forward)> {
         let forward = self.forward(pod, ADMIN_PORT).await?;
         let admin = AdminClient::connect(forward.address.clone()).await?;
         Ok((admin, forward))
     }
+}
+
+/// The key with what each node has of it, if that is not the same.
+async fn differs(key: &Key, nodes: &[ForwardedStore]) -> Option<(Key, Vec<ReadOutcome>)> {
+    let held = join_all(nodes.iter().map(|node| node.store.get_at_one(key))).await;
+    let is_same = held.iter().all(|one| one.is_answered() && Some(one) == held.first());
+    (!is_same).then(|| (key.clone(), held))
 }

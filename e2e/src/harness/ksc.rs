@@ -132,7 +132,11 @@ pub fn is_ready(pod: &Pod) -> bool {
 }
 
 pub fn pod_names() -> Vec<String> {
-    (0..REPLICAS).map(|ordinal| format!("{NAME}-{ordinal}")).collect()
+    pod_names_of(REPLICAS)
+}
+
+pub fn pod_names_of(replicas: i32) -> Vec<String> {
+    (0..replicas).map(|ordinal| format!("{NAME}-{ordinal}")).collect()
 }
 
 pub fn status(ksc: &KeyStoreCluster) -> Result<&KeyStoreClusterStatus, String> {
@@ -165,7 +169,7 @@ pub fn expect_condition(
     Ok(())
 }
 
-/// Complains unless every node serves, under one layout that is in force.
+/// Complains unless every node serves, under one layout that is in force, in a store with a copy on each node.
 pub fn expect_whole(ksc: &KeyStoreCluster) -> Result<(), String> {
     use ConditionType::{Available, Degraded, Progressing, Ready, Stalled, UpdatePending};
     expect_condition(ksc, Ready, "True", "Converged")?;
@@ -176,18 +180,19 @@ pub fn expect_whole(ksc: &KeyStoreCluster) -> Result<(), String> {
         expect_condition(ksc, type_, "False", &found.reason)?;
     }
     let status = status(ksc)?;
+    let replicas = ksc.spec.replicas;
     let counts = (status.replicas, status.ready_replicas, status.epoch, status.layout_phase);
-    if counts != (REPLICAS, REPLICAS, Some(1), Some(LayoutPhase::Stable)) || status.operation.is_some() {
+    if counts != (replicas, replicas, Some(1), Some(LayoutPhase::Stable)) || status.operation.is_some() {
         return Err(format!("the status has {counts:?} and operation {:?}", status.operation));
     }
     let pods: Vec<_> = status.nodes.iter().map(|node| node.pod.clone()).collect();
-    if pods != pod_names() {
+    if pods != pod_names_of(replicas) {
         return Err(format!("the status names {pods:?}"));
     }
     // With as many nodes as copies, each has a copy of everything.
     let right = |node: &&_| {
         let keystore_crds::NodeStatus { state, partitions, node_id, .. } = node;
-        *state == NodeState::Serving && *partitions == PARTITIONS && node_id.is_some()
+        *state == NodeState::Serving && *partitions == ksc.spec.partitions && node_id.is_some()
     };
     match status.nodes.iter().find(|node| !right(node)) {
         Some(node) => Err(format!("{node:?}")),

@@ -1,6 +1,7 @@
 //! A namespace of a scenario's own, which is gone when the scenario is over, with every volume in it.
 
 use std::fmt::Debug;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,6 +21,8 @@ const REMOVED_WITHIN: Duration = Duration::from_secs(180);
 pub struct Sandbox {
     pub client: Client,
     pub namespace: String,
+    /// Machines that take no pods meanwhile.
+    pub(super) cordoned: Mutex<Vec<String>>,
 }
 
 impl Sandbox {
@@ -34,7 +37,7 @@ impl Sandbox {
         }))?;
         let api: Api<Namespace> = Api::all(client.clone());
         api.create(&PostParams::default(), &object).await.context("the namespace cannot be created")?;
-        Ok(Self { client, namespace })
+        Ok(Self { client, namespace, cordoned: Mutex::default() })
     }
 
     /// The objects of one kind in this namespace.
@@ -82,8 +85,15 @@ impl Sandbox {
         Ok(pods)
     }
 
-    /// Removes the namespace and waits until it and its volumes are gone.
+    /// Gives the machines back, removes the namespace and waits until it and its volumes are gone.
     pub async fn remove(&self) -> Result<()> {
+        self.uncordon().await?;
+        self.remove_namespace().await?;
+        self.remove_volumes().await
+    }
+
+    /// As `kubectl delete namespace` does, to the end.
+    pub async fn remove_namespace(&self) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         match namespaces.delete(&self.namespace, &DeleteParams::default()).await {
             Ok(_) => {}
@@ -96,8 +106,7 @@ impl Sandbox {
                 None => Look::Done(()),
             })
         })
-        .await?;
-        self.remove_volumes().await
+        .await
     }
 
     /// A class may keep its volumes when their claims are gone: nobody else would remove them.

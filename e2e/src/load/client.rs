@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use keystore_client::DEFAULT_KEYSPACE;
-use keystore_history::Key;
+use keystore_history::{Key, WriteOutcome};
 use rand::Rng;
 use rand::rngs::StdRng;
 use tokio_util::sync::CancellationToken;
@@ -55,15 +55,15 @@ impl<S: Store> LoadClient<S> {
             0..35 => self.put_new().await,
             35..60 => {
                 let key = self.some_key();
-                self.recorder.get(self.id, &self.store, &key).await;
+                drop(self.recorder.get(self.id, &self.store, &key).await);
             }
             60..65 => {
                 let (key, value) = (self.some_key(), self.next_value());
-                self.recorder.put(self.id, &self.store, &key, value).await;
+                drop(self.recorder.put(self.id, &self.store, &key, value).await);
             }
             65..70 => {
                 let key = self.some_key();
-                self.recorder.delete(self.id, &self.store, &key).await;
+                drop(self.recorder.delete(self.id, &self.store, &key).await);
             }
             _ => self.contend().await,
         }
@@ -72,8 +72,9 @@ impl<S: Store> LoadClient<S> {
     async fn put_new(&mut self) {
         let key = key("unique", self.unique_keys.fetch_add(1, Ordering::Relaxed));
         let value = self.next_value();
-        if self.recorder.put(self.id, &self.store, &key, value).await {
-            self.recorder.get(self.id, &self.store, &key).await;
+        let outcome = self.recorder.put(self.id, &self.store, &key, value).await;
+        if matches!(outcome, WriteOutcome::Done { .. }) {
+            drop(self.recorder.get(self.id, &self.store, &key).await);
         }
     }
 
@@ -83,9 +84,9 @@ impl<S: Store> LoadClient<S> {
             0..5 => drop(self.recorder.get(self.id, &self.store, &key).await),
             5..9 => {
                 let value = self.next_value();
-                self.recorder.put(self.id, &self.store, &key, value).await;
+                drop(self.recorder.put(self.id, &self.store, &key, value).await);
             }
-            _ => self.recorder.delete(self.id, &self.store, &key).await,
+            _ => drop(self.recorder.delete(self.id, &self.store, &key).await),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use keystore_history::{Action, Context, History, Key, Operation, Put, Removal, WriteOutcome};
+use keystore_history::{Action, Context, History, Key, Operation, Put, ReadOutcome, Removal, WriteOutcome};
 
 use crate::store::{REQUEST_TIMEOUT, Store};
 
@@ -11,7 +11,7 @@ use crate::store::{REQUEST_TIMEOUT, Store};
 const NOTICED_WITHIN: Duration = Duration::from_secs(2);
 
 /// The history as it grows. Its unit of time is the microsecond.
-pub(super) struct Recorder {
+pub struct Recorder {
     pub(super) started: Instant,
     history: Mutex<History>,
 }
@@ -42,29 +42,26 @@ impl Recorder {
         self.with(|history| history.operations.push(operation));
     }
 
-    /// True if the read was answered.
-    pub(super) async fn get(&self, session: u32, store: &impl Store, key: &Key) -> bool {
+    pub async fn get(&self, session: u32, store: &impl Store, key: &Key) -> ReadOutcome {
         let asked_at = self.now_us();
         let outcome = store.get(key).await;
-        let is_answered = outcome.is_answered();
-        self.add(session, key, asked_at, Action::Get(outcome));
-        is_answered
+        self.add(session, key, asked_at, Action::Get(outcome.clone()));
+        outcome
     }
 
-    /// True if the write was acknowledged.
-    pub(super) async fn put(&self, session: u32, store: &impl Store, key: &Key, value: String) -> bool {
+    pub async fn put(&self, session: u32, store: &impl Store, key: &Key, value: String) -> WriteOutcome {
         let asked_at = self.now_us();
         let outcome = store.put(key, &value).await;
-        let is_done = matches!(outcome, WriteOutcome::Done { .. });
-        self.add(session, key, asked_at, Action::Put(Put::new(value.as_bytes(), outcome)));
-        is_done
+        self.add(session, key, asked_at, Action::Put(Put::new(value.as_bytes(), outcome.clone())));
+        outcome
     }
 
-    pub(super) async fn delete(&self, session: u32, store: &impl Store, key: &Key) {
+    pub async fn delete(&self, session: u32, store: &impl Store, key: &Key) -> WriteOutcome {
         let asked_at = self.now_us();
         let outcome = store.delete(key).await;
-        let removal = Removal { context: Context::WhateverIsThere, outcome };
+        let removal = Removal { context: Context::WhateverIsThere, outcome: outcome.clone() };
         self.add(session, key, asked_at, Action::Delete(removal));
+        outcome
     }
 }
 

@@ -1,10 +1,11 @@
 //! What a load found: broken promises, and requests that failed when they should not have.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keystore_history::{History, Operation, Rules, WriteOutcome, check, unread_keys};
+use keystore_history::{History, Key, Operation, Rules, WriteOutcome, check, unread_keys};
 
 use super::recorder::micros;
 use super::{Recorder, Settings, read_back};
@@ -126,6 +127,11 @@ impl Report {
         let count = read_back(store, &recorder, self.settings).await;
         self.history = recorder.with(std::mem::take);
         count
+    }
+
+    /// Every key that was asked for.
+    pub fn keys(&self) -> BTreeSet<Key> {
+        self.history.operations.iter().map(|operation| operation.key.clone()).collect()
     }
 
     pub fn summary(&self) -> Summary {

@@ -9,7 +9,7 @@ use keystore_client::NodeState;
 use keystore_crds::{ConditionType, KeyStoreCluster};
 use kube::api::DeleteParams;
 
-use super::Ending;
+use super::{Ending, wait_for_writes};
 use crate::harness::ksc::{condition, expect_condition, identity, is_ready, manifest};
 use crate::harness::sandbox::Sandbox;
 use crate::harness::volumes::claim_name;
@@ -24,10 +24,7 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let before = identity(&sandbox.create_ready(&manifest()).await?)?;
     let connected = sandbox.connect_store().await?;
     let load = Load::start(connected.store.clone(), Settings::default());
-    until("the load has written", BACK_WITHIN, || async {
-        Ok(if load.acknowledged() >= 300 { Look::Done(()) } else { Look::NotYet("not enough".into()) })
-    })
-    .await?;
+    wait_for_writes(&load, 300).await?;
 
     empty(sandbox).await?;
     let is_noticed = |ksc: &KeyStoreCluster| {

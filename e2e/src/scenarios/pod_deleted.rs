@@ -6,10 +6,9 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
 
-use super::Ending;
+use super::{Ending, wait_for_writes};
 use crate::harness::ksc::{expect_whole, identity, manifest};
 use crate::harness::sandbox::Sandbox;
-use crate::harness::wait::{Look, until};
 use crate::load::{Allowance, Load, Settings};
 use crate::store::{ClientStore, REQUEST_TIMEOUT};
 
@@ -58,13 +57,4 @@ async fn delete_pod(
     sandbox.wait_pod_ready(name, Some(&uid), BACK_WITHIN).await?;
     sandbox.wait_ksc("whole", BACK_WITHIN, expect_whole).await?;
     wait_for_writes(load, WRITES_PER_PHASE).await
-}
-
-async fn wait_for_writes(load: &Load<ClientStore>, more: usize) -> Result<()> {
-    let wanted = load.acknowledged() + more;
-    until(format!("{more} more writes are acknowledged"), Duration::from_secs(60), || async {
-        let count = load.acknowledged();
-        Ok(if count >= wanted { Look::Done(()) } else { Look::NotYet(format!("{count} of {wanted}")) })
-    })
-    .await
 }

@@ -12,7 +12,7 @@ use keystore_crds::KeyStoreCluster;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
-use super::Ending;
+use super::{Ending, wait_for_writes};
 use crate::harness::ksc::{NAME, StoreIdentity, expect_whole, identity, manifest, pod_names, status};
 use crate::harness::sandbox::Sandbox;
 use crate::harness::volumes::schedulable_machines;
@@ -36,10 +36,7 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     ensure!(claims.len() == pod_names().len(), "the claims are {claims:?}");
     let connected = sandbox.connect_store().await?;
     let load = Load::start(connected.store.clone(), Settings::default());
-    until("the load has written", GONE_WITHIN, || async {
-        Ok(if load.acknowledged() >= 500 { Look::Done(()) } else { Look::NotYet("not enough".into()) })
-    })
-    .await?;
+    wait_for_writes(&load, 500).await?;
     let report = load.stop().await;
     report.judge(Allowance::NoFailure, 500).map_err(anyhow::Error::msg)?;
 
