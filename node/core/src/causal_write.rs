@@ -124,10 +124,19 @@ impl CausalWrite {
         self.read.is_none() && self.stamp.is_none()
     }
 
-    /// The replicas that may have missed it, now that nobody waits for it, and one that holds it.
-    pub(crate) fn missed(&self, me: NodeId) -> Option<(NodeId, Vec<NodeId>)> {
+    /// The client was answered: what is left to be seen is who missed it, and that takes no value.
+    pub(crate) fn forget_value(&mut self) {
+        self.value = None;
+        self.context = CausalContext::default();
+        self.minted = None;
+    }
+
+    /// The replicas that may have missed it, now that nobody waits for it, and one that holds it, ourselves if we do.
+    pub(crate) fn missed(&self, context: &Context<'_>) -> Option<(NodeId, Vec<NodeId>)> {
         let holders = self.replies.iter().filter(|(_, reply)| matches!(reply, Reply::Held(_)));
-        let holder = holders.map(|(node, _)| *node).min_by_key(|node| *node != me)?;
+        let holder = holders
+            .map(|(node, _)| *node)
+            .min_by_key(|node| (*node != context.me, !context.is_reachable(*node)))?;
         let missed = self.replies.iter().filter(|(_, reply)| !matches!(reply, Reply::Held(_)));
         Some((holder, missed.map(|(node, _)| *node).collect()))
     }

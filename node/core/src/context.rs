@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::budget::Budget;
 use crate::counters::Counters;
-use crate::effect::{Effect, Now};
+use crate::effect::{CommitId, Effect, LoadId, Now};
 use crate::id::{Actor, Generation, NodeId};
 use crate::layout::Layout;
 use crate::message::{Message, Noted};
@@ -36,6 +37,8 @@ pub struct Settings {
     pub hint_bytes_max: usize,
     /// How long a hint is kept.
     pub hint_age_ms_max: u64,
+    /// How much a second work of the background may move between nodes while clients want little.
+    pub background_bytes_per_s: u64,
     /// The levels of requests that name none.
     pub read: Consistency,
     pub write: Consistency,
@@ -54,11 +57,19 @@ impl Default for Settings {
             speculate_ms: 20,
             hint_bytes_max: 32 << 20,
             hint_age_ms_max: 3 * 3_600_000,
+            background_bytes_per_s: 8 << 20,
             read: Consistency::Quorum,
             write: Consistency::Quorum,
             durability: Durability::Synced,
         }
     }
+}
+
+/// Names loads and commits, whoever of the state machines asks for them: each knows its own by what it has kept.
+#[derive(Debug, Default)]
+pub(crate) struct EffectIds {
+    load: u64,
+    commit: u64,
 }
 
 /// Borrowed by a state machine for one event.
@@ -77,6 +88,10 @@ pub(crate) struct Context<'a> {
     /// Which nodes were slow to answer, and until when others are asked first.
     pub(crate) slow: &'a mut BTreeMap<NodeId, u64>,
     pub(crate) counters: &'a mut Counters,
+    pub(crate) budget: &'a mut Budget,
+    /// How many requests and writes are under way at this node: work of the background gives way to them.
+    pub(crate) busy: usize,
+    pub(crate) ids: &'a mut EffectIds,
     /// No stamp is issued before this moment: see [`crate::node::Start`].
     pub(crate) stamps_from_ms: u64,
     /// Messages to other nodes and to this one, delivered after the event.
@@ -101,6 +116,16 @@ impl Context<'_> {
 
     pub(crate) fn partition(&self, key: &RecordKey) -> Partition {
         key.partition(self.layout.partitions)
+    }
+
+    pub(crate) fn next_load(&mut self) -> LoadId {
+        self.ids.load += 1;
+        LoadId(self.ids.load - 1)
+    }
+
+    pub(crate) fn next_commit(&mut self) -> CommitId {
+        self.ids.commit += 1;
+        CommitId(self.ids.commit - 1)
     }
 
     pub(crate) fn send(&mut self, to: NodeId, message: Message) {

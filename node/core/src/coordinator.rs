@@ -187,14 +187,17 @@ impl Coordinator {
         heard
     }
 
-    /// The link to a node is gone: nobody waits for it any longer. `restarted`: it is back as a later generation.
-    pub(crate) fn lose(&mut self, node: NodeId, restarted: bool, context: &mut Context<'_>) {
-        for operation in self.operations.values_mut() {
-            match operation {
-                UnderWay::Write(write) => write.lose(node, restarted),
-                UnderWay::Causal(write) => write.lose(node, restarted),
-                UnderWay::Read(read) => read.lose(node, restarted),
-                UnderWay::Scan(scan) => scan.lose(node, restarted),
+    /// The links to some nodes are gone: nobody waits for them any longer. Each comes with whether it is known as a
+    /// later generation. Nothing is concluded before all of that is taken in.
+    pub(crate) fn lose(&mut self, nodes: &[(NodeId, bool)], context: &mut Context<'_>) {
+        for (node, restarted) in nodes.iter().copied() {
+            for operation in self.operations.values_mut() {
+                match operation {
+                    UnderWay::Write(write) => write.lose(node, restarted),
+                    UnderWay::Causal(write) => write.lose(node, restarted),
+                    UnderWay::Read(read) => read.lose(node, restarted),
+                    UnderWay::Scan(scan) => scan.lose(node, restarted),
+                }
             }
         }
         for number in self.operations.keys().copied().collect::<Vec<_>>() {
@@ -325,6 +328,11 @@ impl Coordinator {
             return;
         }
         self.answered.insert(number);
+        match self.operations.get_mut(&number) {
+            Some(UnderWay::Write(write)) => write.forget_value(),
+            Some(UnderWay::Causal(write)) => write.forget_value(),
+            Some(UnderWay::Read(_) | UnderWay::Scan(_)) | None => {}
+        }
         if self.answered.len() > LINGERING_MAX || deadline.mono_ms <= context.now.mono_ms {
             self.settle(number, context);
         } else {
@@ -348,8 +356,8 @@ impl Coordinator {
         self.answered.remove(&number);
         let Some(operation) = self.operations.remove(&number) else { return };
         let (deadline, key, missed) = match &operation {
-            UnderWay::Write(write) => (write.deadline, write.key(), write.missed(context.me)),
-            UnderWay::Causal(write) => (write.deadline, write.key(), write.missed(context.me)),
+            UnderWay::Write(write) => (write.deadline, write.key(), write.missed(context)),
+            UnderWay::Causal(write) => (write.deadline, write.key(), write.missed(context)),
             UnderWay::Read(_) | UnderWay::Scan(_) => return,
         };
         self.deadlines.remove(&(deadline.mono_ms, number));
@@ -364,12 +372,16 @@ impl Coordinator {
 /// Nodes of which an answer has brought the news that they are back as a later generation.
 pub(crate) type Heard = Vec<(NodeId, Generation)>;
 
-/// What an answer's sender has noted that we have not heard of.
-fn news_in(noted: Noted, sets: &ReplicaSets, context: &Context<'_>) -> Heard {
-    let nodes = sets.nodes().into_iter().zip(noted);
-    nodes
-        .filter(|(node, generation)| *node != context.me && context.peers.is_news(*node, *generation))
-        .collect()
+/// What an answer's sender has noted that we have not heard of; of ourselves, a generation that we have not reached.
+pub(crate) fn news_in(noted: Noted, sets: &ReplicaSets, context: &Context<'_>) -> Heard {
+    let is_news = |(node, generation): &(NodeId, Generation)| {
+        if *node == context.me {
+            *generation > context.generation
+        } else {
+            context.peers.is_news(*node, *generation)
+        }
+    };
+    sets.nodes().into_iter().zip(noted).filter(is_news).collect()
 }
 
 impl UnderWay {

@@ -46,6 +46,10 @@ counters! {
     hints_overflowed,
     /// Hints that were dropped since they were too old.
     hints_expired,
+    /// Repairs that had to wait until what superseded them was synced.
+    synced_anew,
+    /// Generations that were raised while the process ran.
+    generations_raised,
     /// Keys that came into doubt.
     doubts,
     /// Keys that were healed from other replicas.

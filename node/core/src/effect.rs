@@ -54,6 +54,8 @@ pub enum Event {
     LinkOffered { link: LinkId, hello: Hello },
     /// A connection is gone; what was sent on it and not answered may or may not have arrived.
     LinkClosed { link: LinkId },
+    /// A member has refused a connection on which we had said hello as this generation.
+    HelloRefused { peer: NodeId, generation: Generation, refusal: LinkRefusal },
     /// Messages of one frame from an accepted connection.
     Frame { link: LinkId, header: Header, messages: Vec<Message> },
     /// The answer to `Load`.
@@ -154,9 +156,12 @@ pub struct CommitRefused;
 pub enum Alarm {
     /// Two different records of one key bear one stamp.
     EqualStamps { key: RecordKey, stamp: Stamp },
-    /// A record failed its checksum.
+    /// A record failed its checksum: this replica is in doubt for the key.
     DamagedRecord { key: RecordKey },
-    /// A peer says that our generation is older than one it has seen: our disk was rolled back or cloned.
+    /// What other replicas hold has taken the place of a damaged record.
+    Healed { key: RecordKey },
+    /// A peer has seen a later start of our data directory, or another process that uses a copy of it: the disk was
+    /// rolled back or cloned. It is set aside by now, and this process has to end.
     StaleGeneration { peer: NodeId },
 }
 

@@ -131,6 +131,13 @@ pub struct Page {
     pub is_cut: bool,
 }
 
+impl Page {
+    /// The key behind which a page that was cut says nothing; `None` if it was not.
+    pub fn last_if_cut(&self) -> Option<&RecordKey> {
+        self.entries.last().filter(|_| self.is_cut).map(|(key, _)| key)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScanOutcome {
     Page(Page),

@@ -4,16 +4,22 @@
 //! the clock, draining. Messages from this node to itself are delivered here, without a link. Nothing is served
 //! before all members have accepted the layout, and no frame counts that does not fit it.
 
+mod identity;
+mod status;
+
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::context::Context;
+use crate::budget::Budget;
 pub use crate::context::Settings;
-use crate::coordinator::{Coordinator, Heard};
+use crate::context::{Context, EffectIds};
+use crate::coordinator::{Coordinator, Heard, news_in};
 pub use crate::counters::Counters;
 use crate::effect::{
-    Alarm, Answer, ClientRequest, Effect, Event, Failure, FailureReason, Hint, InitRefusal, LinkId, Now,
-    RequestId, SaveId, SavedState,
+    Answer, ClientRequest, Damaged, Effect, Event, Failure, FailureReason, Hint, InitRefusal, LinkId, LoadId,
+    Now, RequestId, SaveId, SavedState,
 };
+pub use crate::hints::HintStatus;
+use crate::hints::HintStore;
 use crate::id::{Actor, Generation, NodeId, Nonce};
 use crate::init::{Membership, Proposal};
 use crate::layout::Layout;
@@ -21,9 +27,10 @@ use crate::message::{
     Header, Hello, Message, MintOutcome, Noted, ReadOutcome, Refusal, ScanOutcome, WriteOutcome,
 };
 use crate::peers::{Greeting, LinkRefusal, PeerIdentities, Peers};
-use crate::quorum::Consistency;
+use crate::record::Record;
 use crate::replica::Replica;
-use crate::stamp::{CEILING_STEP_MS, HybridClock, Stamp};
+use crate::stamp::{CEILING_STEP_MS, HybridClock};
+pub use status::{DOUBTS_NAMED_MAX, NodeState, Status};
 
 /// How often a member that has accepted tells those of which it does not know the same.
 const ANNOUNCE_EVERY_MS: u64 = 500;
@@ -55,34 +62,6 @@ pub struct Start {
     pub settings: Settings,
 }
 
-/// Where a node stands in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NodeState {
-    Uninitialized,
-    Accepted,
-    Serving,
-    Draining,
-}
-
-/// What a node knows of itself, for people and probes.
-#[derive(Debug, Clone)]
-pub struct Status<'a> {
-    pub state: NodeState,
-    /// True if this node serves requests now.
-    pub ready: bool,
-    pub layout: Option<&'a Layout>,
-    pub connected: Vec<(NodeId, Generation)>,
-    pub partitions_owned: usize,
-    /// Partitions of which this node reaches a write quorum.
-    pub partitions_available: usize,
-    pub requests_under_way: usize,
-    pub writes_under_way: usize,
-    pub stamp_ceiling_ms: u64,
-    /// The highest stamp that this node has issued or seen.
-    pub latest_stamp: Stamp,
-    pub counters: Counters,
-}
-
 #[derive(Debug)]
 enum PendingSave {
     Ceiling(u64),
@@ -92,6 +71,12 @@ enum PendingSave {
     Greeting {
         link: Option<LinkId>,
         hello: Hello,
+    },
+    /// To be raised to.
+    Generation(Generation),
+    /// Nothing else happens any more, since this peer has refused us.
+    SetAside {
+        refused_by: NodeId,
     },
 }
 
@@ -118,10 +103,16 @@ pub struct Node {
     /// Since when it does not matter for readiness whether quorums are reached: once they were, at once.
     warm_from_ms: u64,
     trusted_since: Generation,
+    /// Until then no generation is raised again.
+    raise_from_ms: u64,
+    is_set_aside: bool,
     slow: BTreeMap<NodeId, u64>,
     counters: Counters,
+    budget: Budget,
+    effect_ids: EffectIds,
     coordinator: Coordinator,
     replica: Replica,
+    hints: HintStore,
     saves: BTreeMap<SaveId, PendingSave>,
     next_save: u64,
     announce_at_ms: u64,
@@ -140,7 +131,7 @@ impl Node {
             membership,
             peers,
             trusted_since,
-            hints: _,
+            hints,
             settings,
         } = start;
         let membership = match membership {
@@ -154,6 +145,8 @@ impl Node {
             actor,
             generation,
             nonce,
+            hints: HintStore::new(hints, &settings, now),
+            budget: Budget::new(settings.background_bytes_per_s, now.mono_ms),
             settings,
             membership,
             accepting: None,
@@ -163,8 +156,11 @@ impl Node {
             stamps_from_ms: now.mono_ms + wait_ms,
             warm_from_ms: now.mono_ms + WARM_UP_MS_MAX,
             trusted_since,
+            raise_from_ms: now.mono_ms,
+            is_set_aside: false,
             slow: BTreeMap::new(),
             counters: Counters::default(),
+            effect_ids: EffectIds::default(),
             coordinator: Coordinator::new(generation),
             replica: Replica::default(),
             saves: BTreeMap::new(),
@@ -177,6 +173,9 @@ impl Node {
 
     /// Handles one event and appends what is to be done about it.
     pub fn step(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
+        if self.is_set_aside {
+            return self.step_aside(event, effects);
+        }
         match event {
             Event::Client(request) => self.client(request, now, effects),
             Event::Init { request, layout } => self.init(request, layout, effects),
@@ -184,15 +183,16 @@ impl Node {
             Event::LinkClosed { link } => {
                 self.forget_greeting(link);
                 if let Some(peer) = self.peers.disconnect(link) {
-                    self.serve(now, effects, |node, context| {
-                        node.coordinator.lose(peer, false, context);
-                    });
+                    self.lose(&[(peer, false)], now, effects);
                 }
+            }
+            Event::HelloRefused { peer, generation, refusal } => {
+                self.hello_refused((peer, generation), refusal, effects);
             }
             Event::Frame { link, header, messages } => self.frame((link, header), messages, now, effects),
             Event::Loaded { load, record } => {
                 self.serve(now, effects, |node, context| {
-                    node.replica.loaded(load, record, context);
+                    node.loaded(load, record, context);
                 });
             }
             Event::Scanned { load, page } => {
@@ -202,7 +202,9 @@ impl Node {
             }
             Event::Committed { commit, outcome } => {
                 self.serve(now, effects, |node, context| {
-                    node.replica.committed(commit, outcome, context);
+                    if !node.hints.committed(commit, outcome, context) {
+                        node.replica.committed(commit, outcome, context);
+                    }
                 });
             }
             Event::Saved { save } => self.saved(save, now, effects),
@@ -212,6 +214,7 @@ impl Node {
         }
         self.deliver(now, effects);
         self.raise_ceiling(now, effects);
+        self.raise_generation(now, effects);
         if self.warm_from_ms > now.mono_ms && self.is_warm() {
             self.warm_from_ms = now.mono_ms;
         }
@@ -219,58 +222,38 @@ impl Node {
 
     /// When the node wants a `Tick`, in milliseconds of the monotonic clock.
     pub fn next_wakeup_ms(&self) -> Option<u64> {
+        if self.is_set_aside {
+            return None;
+        }
         let announce = matches!(self.membership, Membership::Accepted { .. }).then_some(self.announce_at_ms);
         let stamps = self.coordinator.has_parked().then_some(self.stamps_from_ms);
         // A write that is parked for the disk, not for the clock, is woken by `Saved`, not by a tick.
         let stamps =
             stamps.filter(|_| self.saves.values().all(|save| !matches!(save, PendingSave::Ceiling(_))));
-        [announce, stamps, self.coordinator.next_deadline_ms()].into_iter().flatten().min()
+        let raise = self.wants_generation().then_some(self.raise_from_ms);
+        let heal = self.replica.doubts.next_due_ms();
+        let hints =
+            self.membership.serving().and_then(|_| self.hints.next_wakeup_ms(&self.peers, &self.budget));
+        [announce, stamps, self.coordinator.next_deadline_ms(), raise, heal, hints]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What to say first on a connection to another member; `None` before this node has accepted a layout.
     pub fn hello(&self, to: NodeId) -> Option<Hello> {
-        let layout = self.membership.layout()?;
+        let layout = self.membership.layout().filter(|_| !self.is_set_aside)?;
         Some(Hello { header: self.header(layout, to), nonce: self.nonce })
+    }
+
+    /// The layout that this node has accepted.
+    pub fn layout(&self) -> Option<&Layout> {
+        self.membership.layout()
     }
 
     /// True while no request and no write is under way: a drain may end.
     pub fn is_idle(&self) -> bool {
         self.coordinator.under_way() == 0 && self.replica.under_way() == 0
-    }
-
-    pub fn status(&self, now: Now) -> Status<'_> {
-        let layout = self.membership.layout();
-        let state = match self.membership {
-            Membership::Uninitialised => NodeState::Uninitialized,
-            Membership::Accepted { .. } => NodeState::Accepted,
-            Membership::Decided { .. } if self.draining => NodeState::Draining,
-            Membership::Decided { .. } => NodeState::Serving,
-        };
-        Status {
-            state,
-            ready: state == NodeState::Serving && now.mono_ms >= self.stamps_from_ms.max(self.warm_from_ms),
-            layout,
-            connected: self.peers.connected().collect(),
-            partitions_owned: layout.map_or(0, |layout| layout.owned(self.me)),
-            partitions_available: self.membership.serving().map_or(0, |layout| self.available(layout)),
-            requests_under_way: self.coordinator.under_way(),
-            writes_under_way: self.replica.under_way(),
-            stamp_ceiling_ms: self.clock.ceiling_ms(),
-            latest_stamp: self.clock.latest(),
-            counters: self.counters,
-        }
-    }
-
-    /// How many partitions have a write quorum of replicas that this node reaches.
-    fn available(&self, layout: &Layout) -> usize {
-        let reachable = |node: &NodeId| *node == self.me || self.peers.is_connected(*node);
-        let makes_quorum = |p| layout.replica_sets(p).satisfied(Consistency::Quorum, reachable);
-        layout.partitions.all().filter(|p| makes_quorum(*p)).count()
-    }
-
-    fn is_warm(&self) -> bool {
-        let all = |layout: &Layout| self.available(layout) == usize::from(layout.partitions.get());
-        self.membership.serving().is_some_and(all)
     }
 
     fn header(&self, layout: &Layout, to: NodeId) -> Header {
@@ -331,6 +314,8 @@ impl Node {
             Err(refusal) => effects.push(Effect::RefuseLink { link, refusal }),
             Ok(Greeting::Known) => self.accept_link(link, &hello, now, effects),
             Ok(Greeting::Newer) => {
+                // From here on, not only once it is durable: what others say of it is no news any more.
+                self.lose(&[(hello.header.from, true)], now, effects);
                 let state = SavedState::Peers(self.peers.identities().clone());
                 self.save(PendingSave::Greeting { link: Some(link), hello }, state, effects);
             }
@@ -352,17 +337,14 @@ impl Node {
     fn accept_link(&mut self, link: LinkId, hello: &Hello, now: Now, effects: &mut Vec<Effect>) {
         let peer = hello.header.from;
         let Some(ours) = self.hello(peer) else { return };
-        let restarted = self.peers.has_restarted(&hello.header);
         let replaced = self.peers.connect(link, &hello.header);
         effects.push(Effect::AcceptLink { link, hello: ours });
         if let Some(link) = replaced {
             effects.push(Effect::CloseLink { link });
+            self.lose(&[(peer, false)], now, effects);
         }
-        if replaced.is_some() || restarted {
-            self.serve(now, effects, |node, context| {
-                node.coordinator.lose(peer, restarted, context);
-            });
-        }
+        self.replica.doubts.linked(now.mono_ms);
+        self.serve(now, effects, |node, context| node.hints.linked(peer, context));
         if let Some(message) = self.membership.announcement(peer) {
             self.messages.push_back((peer, message));
         }
@@ -381,9 +363,7 @@ impl Node {
         if !self.peers.admits(link, &header, layout, self.me) {
             effects.push(Effect::CloseLink { link });
             if let Some(peer) = self.peers.disconnect(link) {
-                self.serve(now, effects, |node, context| {
-                    node.coordinator.lose(peer, false, context);
-                });
+                self.lose(&[(peer, false)], now, effects);
             }
             return;
         }
@@ -409,10 +389,8 @@ impl Node {
         self.serve(now, effects, |node, context| {
             heard = node.handle(from, message, context);
         });
-        for (peer, generation) in heard {
-            self.counters.generations_heard += 1;
-            self.peers.hear(peer, generation);
-            self.serve(now, effects, |node, context| node.coordinator.lose(peer, true, context));
+        if !heard.is_empty() {
+            self.hear(from, &heard, now, effects);
         }
     }
 
@@ -478,6 +456,8 @@ impl Node {
                     effects.push(Effect::RefuseLink { link, refusal: LinkRefusal::StaleGeneration });
                 }
             }
+            Some(PendingSave::Generation(generation)) => self.raised(generation, now, effects),
+            Some(PendingSave::SetAside { .. }) => {}
         }
     }
 
@@ -508,9 +488,21 @@ impl Node {
         }
         self.serve(now, effects, |node, context| {
             node.coordinator.expire(context);
+            node.hints.tick(context);
             if now.mono_ms >= context.stamps_from_ms {
                 node.coordinator.unpark(context);
             }
+        });
+    }
+
+    /// Some peers are no longer reached, or (`true`) known as a later generation.
+    fn lose(&mut self, nodes: &[(NodeId, bool)], now: Now, effects: &mut Vec<Effect>) {
+        self.serve(now, effects, |node, context| {
+            for (peer, restarted) in nodes {
+                node.replica.doubts.lose(*peer, *restarted, context);
+                node.hints.lost(*peer);
+            }
+            node.coordinator.lose(nodes, context);
         });
     }
 
@@ -551,7 +543,7 @@ impl Node {
         effects: &mut Vec<Effect>,
         act: impl FnOnce(&mut Machines<'_>, &mut Context<'_>),
     ) {
-        let Some(layout) = self.membership.serving() else {
+        let Some(layout) = self.membership.serving().filter(|_| !self.is_set_aside) else {
             return;
         };
         let mut context = Context {
@@ -566,11 +558,18 @@ impl Node {
             actor: self.actor,
             slow: &mut self.slow,
             counters: &mut self.counters,
+            budget: &mut self.budget,
+            busy: self.coordinator.under_way() + self.replica.under_way(),
+            ids: &mut self.effect_ids,
             stamps_from_ms: self.stamps_from_ms,
             messages: &mut self.messages,
             effects,
         };
-        let mut machines = Machines { coordinator: &mut self.coordinator, replica: &mut self.replica };
+        let mut machines = Machines {
+            coordinator: &mut self.coordinator,
+            replica: &mut self.replica,
+            hints: &mut self.hints,
+        };
         act(&mut machines, &mut context);
     }
 }
@@ -578,9 +577,22 @@ impl Node {
 struct Machines<'a> {
     coordinator: &'a mut Coordinator,
     replica: &'a mut Replica,
+    hints: &'a mut HintStore,
 }
 
 impl Machines<'_> {
+    fn loaded(&mut self, load: LoadId, record: Result<Option<Record>, Damaged>, context: &mut Context<'_>) {
+        let Some(key) = self.hints.loading(load).cloned() else {
+            return self.replica.loaded(load, record, context);
+        };
+        if record.is_err() {
+            self.replica.doubt(&key, context);
+        }
+        let record = if self.replica.doubts.contains(&key) { Err(Damaged) } else { record };
+        let call = self.coordinator.next_number();
+        self.hints.loaded(load, record, call, context);
+    }
+
     /// Returns what is news in an answer: nothing was concluded from it then, before that is taken in.
     fn handle(&mut self, from: NodeId, message: Message, context: &mut Context<'_>) -> Heard {
         match message {
@@ -588,6 +600,9 @@ impl Machines<'_> {
             Message::Mint(mint) => self.replica.mint(from, mint, context),
             Message::Read { call, key, want } => self.replica.read(from, call, (key, want), context),
             Message::Scan { call, range } => self.replica.scan(from, call, range, context),
+            Message::WriteAnswer { call, outcome, noted } if self.hints.awaits(call) => {
+                return self.hints.answered(from, call, (outcome, noted), context);
+            }
             Message::WriteAnswer { call, outcome, noted } => {
                 return self.coordinator.write_answered(from, call, (outcome, noted), context);
             }
@@ -595,18 +610,19 @@ impl Machines<'_> {
                 return self.coordinator.mint_answered(from, call, (outcome, noted), context);
             }
             Message::ReadAnswer { call, outcome, noted } => {
+                if let Some(sets) = self.replica.doubts.sets_of(call.operation) {
+                    let heard = news_in(noted, sets, context);
+                    self.replica.heal(from, call, outcome, context);
+                    return heard;
+                }
                 return self.coordinator.read_answered(from, call, (outcome, noted), context);
             }
             Message::ScanAnswer { call, outcome, noted } => {
                 return self.coordinator.scan_answered(from, call, (outcome, noted), context);
             }
-            Message::Hint { .. } | Message::InitAccepted { .. } => {}
+            Message::Hint { target, key } => self.hints.note(target, &key, context),
+            Message::InitAccepted { .. } => {}
         }
         Vec::new()
     }
-}
-
-/// Says of a refused link what its dialler has to know about itself.
-pub fn alarm_of(refusal: LinkRefusal, peer: NodeId) -> Option<Alarm> {
-    (refusal == LinkRefusal::StaleGeneration).then_some(Alarm::StaleGeneration { peer })
 }

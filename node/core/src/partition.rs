@@ -67,6 +67,11 @@ impl RecordKey {
         Ok(Self(encoded))
     }
 
+    /// The same key in memory of its own: a key that came in a frame keeps all of the frame alive.
+    pub fn detached(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
+    }
+
     pub fn encoded(&self) -> &Bytes {
         &self.0
     }

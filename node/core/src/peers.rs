@@ -49,8 +49,6 @@ pub struct Peers {
     links: BTreeMap<NodeId, (LinkId, Generation)>,
     /// The highest generation of each peer that others have spoken of.
     heard: BTreeMap<NodeId, Generation>,
-    /// The generation of each peer's last link, in use or not.
-    linked_as: BTreeMap<NodeId, Generation>,
 }
 
 impl Peers {
@@ -58,7 +56,7 @@ impl Peers {
         Self { durable: identities.clone(), identities, ..Self::default() }
     }
 
-    /// Judges a hello, and notes a newer identity.
+    /// Judges a hello, and notes a newer identity: whatever its sender said as an earlier one counts no longer.
     pub fn greet(&mut self, hello: &Hello, layout: &Layout, me: NodeId) -> Result<Greeting, LinkRefusal> {
         let Hello { header, nonce } = hello;
         if !fits(header, layout) {
@@ -66,6 +64,9 @@ impl Peers {
         }
         if header.to != me || header.from == me || layout.member(header.from).is_none() {
             return Err(LinkRefusal::WrongNode);
+        }
+        if self.heard(header.from) > header.generation {
+            return Err(LinkRefusal::StaleGeneration);
         }
         let offered = (header.generation, *nonce);
         match self.identities.get(&header.from) {
@@ -81,9 +82,10 @@ impl Peers {
         }
     }
 
-    /// True while no newer identity than this hello's has been seen: asked again once it is durable.
+    /// True while no newer identity than this hello's is known of: asked again once it is durable.
     pub fn is_current(&self, hello: &Hello) -> bool {
-        self.identities.get(&hello.header.from) == Some(&(hello.header.generation, hello.nonce))
+        let Header { from, generation, .. } = hello.header;
+        self.identities.get(&from) == Some(&(generation, hello.nonce)) && self.heard(from) <= generation
     }
 
     /// The identity behind this hello has been synced to disk.
@@ -111,21 +113,19 @@ impl Peers {
     /// The highest generation of a peer that we know of.
     fn newest(&self, peer: NodeId) -> Generation {
         let met = self.identities.get(&peer).map_or(Generation(0), |(generation, _)| *generation);
-        self.heard.get(&peer).copied().unwrap_or_default().max(met)
+        self.heard(peer).max(met)
+    }
+
+    fn heard(&self, peer: NodeId) -> Generation {
+        self.heard.get(&peer).copied().unwrap_or_default()
     }
 
     pub fn identities(&self) -> &PeerIdentities {
         &self.identities
     }
 
-    /// True if the peer behind this header was linked before, as another generation.
-    pub fn has_restarted(&self, header: &Header) -> bool {
-        self.linked_as.get(&header.from).is_some_and(|generation| *generation != header.generation)
-    }
-
     /// Takes a link into use and returns the one that it replaces.
     pub fn connect(&mut self, link: LinkId, header: &Header) -> Option<LinkId> {
-        self.linked_as.insert(header.from, header.generation);
         self.links.insert(header.from, (link, header.generation)).map(|(old, _)| old)
     }
 
@@ -134,6 +134,11 @@ impl Peers {
         let peer = self.links.iter().find(|(_, (used, _))| *used == link).map(|(peer, _)| *peer)?;
         self.links.remove(&peer);
         Some(peer)
+    }
+
+    /// Forgets all links and returns them.
+    pub fn disconnect_all(&mut self) -> Vec<(NodeId, LinkId)> {
+        std::mem::take(&mut self.links).into_iter().map(|(peer, (link, _))| (peer, link)).collect()
     }
 
     pub fn link(&self, peer: NodeId) -> Option<LinkId> {
@@ -250,10 +255,23 @@ mod tests {
         assert!(!peers.admits(new, &hello(5, 50).header, &layout(), ME));
         peers.greet(&hello(6, 60), &layout(), ME).unwrap();
         assert!(!peers.admits(old, &hello(5, 50).header, &layout(), ME), "a later generation was heard of");
-        assert!(peers.has_restarted(&hello(6, 60).header));
         assert_eq!(peers.connect(new, &hello(6, 60).header), Some(old));
         assert!(peers.admits(new, &hello(6, 60).header, &layout(), ME));
         assert_eq!(peers.disconnect(new), Some(PEER));
-        assert!(!peers.has_restarted(&hello(6, 60).header), "a broken link is no restart");
+    }
+
+    #[test]
+    fn a_generation_that_was_only_heard_of_makes_earlier_ones_stale() {
+        let mut peers = knowing(5, 50);
+        assert!(!peers.is_news(PEER, Generation(5)));
+        assert_eq!(peers.greet(&hello(6, 60), &layout(), ME), Ok(Greeting::Newer));
+        peers.hear(PEER, Generation(7));
+        assert!(!peers.is_news(PEER, Generation(7)), "heard once");
+        assert!(!peers.is_current(&hello(6, 60)), "it was overtaken while it was being saved");
+        for (generation, nonce) in [(5, 50), (6, 60)] {
+            let stale = Err(LinkRefusal::StaleGeneration);
+            assert_eq!(peers.greet(&hello(generation, nonce), &layout(), ME), stale);
+        }
+        assert_eq!(peers.greet(&hello(7, 70), &layout(), ME), Ok(Greeting::Newer));
     }
 }

@@ -60,6 +60,15 @@ impl ReplicaSets {
         self.0.iter().all(|set| set.iter().filter(|node| counts(node)).count() >= level.needed(set.len()))
     }
 
+    /// True if the nodes for which `counts` holds, `of` never among them, share a replica with whatever else made a
+    /// quorum together with it: N - W + 1 others of every set. All of them together know what it may have lost.
+    pub fn makes_whole(&self, of: NodeId, counts: impl Fn(&NodeId) -> bool) -> bool {
+        self.0.iter().all(|set| {
+            let others = set.iter().filter(|node| **node != of && counts(node)).count();
+            others > set.len() - Consistency::Quorum.needed(set.len())
+        })
+    }
+
     /// The largest number that any set needs: what error messages call `needed`.
     pub fn needed(&self, level: Consistency) -> usize {
         self.0.iter().map(|set| level.needed(set.len())).max().unwrap_or(1)
@@ -93,6 +102,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_makes_a_replica_whole_meets_every_quorum_that_it_was_in(replicas in 1usize..8, a in any::<u8>(), b in any::<u8>()) {
+            let sets = ReplicaSets::new(vec![(0..replicas).map(|n| node(n as u8)).collect()]);
+            let [a, b] = [a | 1, b].map(|bits| move |n: &NodeId| bits & 1 << n.0[0] != 0);
+            let of = node(0);
+            if sets.satisfied(Consistency::Quorum, a) && sets.makes_whole(of, b) {
+                prop_assert!((1..replicas).any(|n| a(&node(n as u8)) && b(&node(n as u8))));
+            }
+        }
+
         #[test]
         fn two_quorums_share_a_replica(replicas in 1usize..8, a in any::<u8>(), b in any::<u8>()) {
             let sets = ReplicaSets::new(vec![(0..replicas).map(|n| node(n as u8)).collect()]);

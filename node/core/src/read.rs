@@ -55,6 +55,9 @@ pub(crate) struct ReadOperation {
     best: Option<Record>,
     /// `None` while answers are gathered.
     write_back: Option<BTreeMap<NodeId, WriteBack>>,
+    /// The wall clock by which it was decided what has expired: what expires while that is written back is answered
+    /// still, since no mark of it was written.
+    decided_ms: u64,
 }
 
 impl ReadOperation {
@@ -75,6 +78,7 @@ impl ReadOperation {
             overdue: BTreeSet::new(),
             best: None,
             write_back: None,
+            decided_ms: 0,
         }
     }
 
@@ -158,7 +162,7 @@ impl ReadOperation {
     /// Does what is to be done next; the answer once there is one.
     pub(crate) fn advance(&mut self, operation: u64, context: &mut Context<'_>) -> Option<Answer> {
         if self.write_back.is_some() {
-            return self.judge_write_back(context);
+            return self.judge_write_back();
         }
         if !self.ask(operation, context) {
             return Some(self.failed(FailureReason::QuorumUnreachable));
@@ -246,7 +250,8 @@ impl ReadOperation {
     /// Answers at once if enough hold the result; else writes it back first. What has expired is marked so first,
     /// and the mark written back: a clock that is behind must not see the value again.
     fn conclude(&mut self, best: Record, operation: u64, context: &mut Context<'_>) -> Option<Answer> {
-        let marked = best.expired(context.now.wall_ms).filter(|_| self.level != Consistency::One);
+        self.decided_ms = context.now.wall_ms;
+        let marked = best.expired(self.decided_ms).filter(|_| self.level != Consistency::One);
         context.counters.expired_marks += u64::from(marked.is_some());
         let best = marked.unwrap_or(best);
         let version = best.version();
@@ -271,28 +276,28 @@ impl ReadOperation {
         }
         self.best = Some(best);
         if enough {
-            return Some(self.done(context));
+            return Some(self.done());
         }
         context.counters.write_backs += 1;
         self.write_back = Some(write_back);
-        self.judge_write_back(context)
+        self.judge_write_back()
     }
 
     fn repair(&self, call: Call, record: Record) -> Write {
         Write { call, key: self.key.clone(), record, origin: Origin::Repair, durability: Durability::Synced }
     }
 
-    fn done(&self, context: &Context<'_>) -> Answer {
-        Answer::Read(values_of(&self.key, self.best.as_ref(), context.now.wall_ms))
+    fn done(&self) -> Answer {
+        Answer::Read(values_of(&self.key, self.best.as_ref(), self.decided_ms))
     }
 
-    fn judge_write_back(&self, context: &Context<'_>) -> Option<Answer> {
+    fn judge_write_back(&self) -> Option<Answer> {
         let replies = self.write_back.as_ref()?;
         let makes = |counts: fn(&WriteBack) -> bool| {
             self.sets.satisfied(Consistency::Quorum, |node| replies.get(node).is_some_and(counts))
         };
         if makes(|reply| *reply == WriteBack::Holds) {
-            return Some(self.done(context));
+            return Some(self.done());
         }
         if makes(|reply| *reply != WriteBack::Failed) {
             return None;

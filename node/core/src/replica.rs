@@ -3,20 +3,23 @@
 //! Writes of one key are merged in the order in which they arrive, against the stored record or against what is
 //! being committed; other keys do not wait. An answer that speaks of a record leaves only after the commit that
 //! holds this record has ended: nothing is acknowledged, and nothing shown to a reader, that is not yet as durable
-//! as was asked.
+//! as was asked. Of a key for which it is in doubt, it says nothing but that.
+
+mod in_doubt;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::causal::{Change, Dot, DotActor, Siblings};
 use crate::context::Context;
+use crate::doubt::Doubts;
 use crate::effect::{Alarm, Commit, CommitId, CommitRefused, Damaged, Effect, Entry, LoadId};
 use crate::id::{Epoch, NodeId};
 use crate::message::{
     Call, Message, Mint, MintOutcome, Noted, Origin, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange,
     Want, Write, WriteOutcome,
 };
-use crate::partition::{Partition, RecordKey};
+use crate::partition::RecordKey;
 use crate::quorum::Durability;
 use crate::record::{Body, Record};
 use crate::stamp::Stamp;
@@ -26,11 +29,12 @@ pub(crate) struct Replica {
     keys: BTreeMap<RecordKey, KeyWrites>,
     loads: BTreeMap<LoadId, Load>,
     commits: BTreeMap<CommitId, PendingCommit>,
-    next_load: u64,
-    next_commit: u64,
     /// What the writes under way take up, about.
     bytes: usize,
     disk_full: bool,
+    pub(crate) doubts: Doubts,
+    /// Something was written that no sync has followed yet: what is stored is not on disk for sure.
+    is_unsynced: bool,
 }
 
 /// What an answer that waits takes up, beside a key and a value.
@@ -56,7 +60,7 @@ enum Incoming {
 enum Load {
     Write(RecordKey),
     Read { key: RecordKey, from: NodeId, call: Call, want: Want },
-    Scan { partition: Partition, from: NodeId, call: Call },
+    Scan { range: ScanRange, from: NodeId, call: Call },
 }
 
 #[derive(Debug)]
@@ -106,7 +110,7 @@ impl Replica {
             }
             None => {
                 let key = incoming.key().clone();
-                let load = self.expect(Load::Write(key.clone()));
+                let load = self.expect(Load::Write(key.clone()), context);
                 context.effects.push(Effect::Load { load, key: key.clone() });
                 self.keys.insert(key, KeyWrites::Loading(vec![(from, incoming)]));
             }
@@ -125,7 +129,10 @@ impl Replica {
             let outcome = ReadOutcome::Refused(Refusal::NotReplica);
             return context.send(from, Message::ReadAnswer { call, outcome, noted: Vec::new() });
         }
-        let load = self.expect(Load::Read { key: key.clone(), from, call, want });
+        if self.doubts.contains(&key) {
+            return refuse_read(from, call, &key, context);
+        }
+        let load = self.expect(Load::Read { key: key.clone(), from, call, want }, context);
         context.effects.push(Effect::Load { load, key });
     }
 
@@ -135,23 +142,26 @@ impl Replica {
             let outcome = ScanOutcome::Refused(Refusal::NotReplica);
             return context.send(from, Message::ScanAnswer { call, outcome, noted: Vec::new() });
         }
-        let load = self.expect(Load::Scan { partition, from, call });
+        let load = self.expect(Load::Scan { range: range.clone(), from, call }, context);
         context.effects.push(Effect::Scan { load, range });
     }
 
     pub(crate) fn scanned(&mut self, load: LoadId, page: Result<Page, RecordKey>, context: &mut Context<'_>) {
-        let Some(Load::Scan { partition, from, call }) = self.loads.remove(&load) else { return };
+        let Some(Load::Scan { range, from, call }) = self.loads.remove(&load) else { return };
         let outcome = match page {
+            Ok(page) if self.doubts.touch(&range, page.last_if_cut(), context) => {
+                ScanOutcome::Refused(Refusal::InDoubt)
+            }
             Ok(page) => {
                 context.counters.scan_cuts += u64::from(page.is_cut);
                 ScanOutcome::Page(page)
             }
             Err(key) => {
-                context.effects.push(Effect::Alarm(Alarm::DamagedRecord { key }));
+                self.doubt(&key, context);
                 ScanOutcome::Refused(Refusal::InDoubt)
             }
         };
-        let noted = context.noted(partition);
+        let noted = context.noted(range.partition);
         context.send(from, Message::ScanAnswer { call, outcome, noted });
     }
 
@@ -163,14 +173,17 @@ impl Replica {
     ) {
         match self.loads.remove(&load) {
             Some(Load::Write(key)) => self.loaded_for_write(&key, record, context),
-            Some(Load::Read { key, from, call, want }) => {
-                let outcome = read_outcome(record, want, context.settings.digest_bytes_min);
-                let noted = context.noted(context.partition(&key));
-                if outcome == ReadOutcome::Refused(Refusal::InDoubt) {
-                    context.effects.push(Effect::Alarm(Alarm::DamagedRecord { key }));
+            Some(Load::Read { key, from, call, want }) => match record {
+                Ok(record) => {
+                    let outcome = read_outcome(record, want, context.settings.digest_bytes_min);
+                    let noted = context.noted(context.partition(&key));
+                    context.send(from, Message::ReadAnswer { call, outcome, noted });
                 }
-                context.send(from, Message::ReadAnswer { call, outcome, noted });
-            }
+                Err(Damaged) => {
+                    self.doubt(&key, context);
+                    refuse_read(from, call, &key, context);
+                }
+            },
             Some(Load::Scan { .. }) | None => {}
         }
     }
@@ -183,6 +196,13 @@ impl Replica {
         outcome: Result<Durability, CommitRefused>,
         context: &mut Context<'_>,
     ) {
+        if let Ok(durability) = outcome {
+            // Commits end in their order, and a sync covers all that was written before.
+            self.is_unsynced = durability < Durability::Synced;
+        }
+        if self.doubts.replaced(commit, outcome.is_ok(), context) {
+            return;
+        }
         let Some(PendingCommit { key, bytes, answers }) = self.commits.remove(&commit) else {
             return;
         };
@@ -212,6 +232,9 @@ impl Replica {
         if !context.layout.is_replica(context.partition(incoming.key()), context.me) {
             return Err(Refusal::NotReplica);
         }
+        if self.doubts.contains(incoming.key()) {
+            return Err(Refusal::InDoubt);
+        }
         let settings = context.settings;
         let is_within = |reserve: usize| {
             self.under_way() < settings.writes_max + settings.writes_max / 4 * reserve
@@ -235,9 +258,8 @@ impl Replica {
         if is_within(0) { Ok(()) } else { Err(Refusal::Overloaded) }
     }
 
-    fn expect(&mut self, purpose: Load) -> LoadId {
-        let load = LoadId(self.next_load);
-        self.next_load += 1;
+    fn expect(&mut self, purpose: Load, context: &mut Context<'_>) -> LoadId {
+        let load = context.next_load();
         self.loads.insert(load, purpose);
         load
     }
@@ -248,19 +270,9 @@ impl Replica {
         record: Result<Option<Record>, Damaged>,
         context: &mut Context<'_>,
     ) {
+        let Ok(stored) = record else { return self.doubt(key, context) };
         let Some(KeyWrites::Loading(waiting)) = self.keys.remove(key) else {
             return;
-        };
-        let stored = match record {
-            Ok(stored) => stored,
-            Err(Damaged) => {
-                context.effects.push(Effect::Alarm(Alarm::DamagedRecord { key: key.clone() }));
-                for (from, incoming) in waiting {
-                    self.bytes -= incoming.bytes();
-                    incoming.refuse(from, Refusal::InDoubt, context);
-                }
-                return;
-            }
         };
         // What is held was accepted once: a write above it is not too far ahead, whatever our clock says.
         if let Some(stored) = &stored {
@@ -291,13 +303,20 @@ impl Replica {
         (newest, bytes): (Option<Record>, usize),
         context: &mut Context<'_>,
     ) {
-        let Write { call, key, record, durability, .. } = write;
+        let Write { call, key, record, origin, durability } = write;
         if let Some(newest) = &newest {
             if newest.conflicts_with(&record) {
                 let alarm = Alarm::EqualStamps { key: key.clone(), stamp: record.stamp };
                 context.effects.push(Effect::Alarm(alarm));
             }
             if newest.supersedes(&record) {
+                // Whoever repairs goes by it that the record, or what supersedes it, is as durable as was asked.
+                if origin == Origin::Repair && self.durability_of(&key) < durability {
+                    let answers = vec![(from, call, Holding::Superseding(newest.stamp))];
+                    let pending = PendingCommit { key, bytes, answers };
+                    context.counters.synced_anew += 1;
+                    return self.commit(pending, newest.clone(), (Some(newest.clone()), durability), context);
+                }
                 self.bytes -= bytes;
                 return self.answer_superseded((from, call), &key, newest.stamp, context);
             }
@@ -355,8 +374,7 @@ impl Replica {
             self.bytes -= pending.bytes;
             return;
         }
-        let id = CommitId(self.next_commit);
-        self.next_commit += 1;
+        let id = context.next_commit();
         self.commits.insert(id, pending);
         match self.keys.get_mut(&key) {
             Some(KeyWrites::Merging { newest, commits, last, durability: of_last }) => {
@@ -385,6 +403,15 @@ impl Replica {
             return false;
         }
         std::mem::take(&mut pending.answers).into_iter().all(|answer| self.wait_for(last, answer))
+    }
+
+    /// How durable what is held under a key surely is, or will be once its last commit has ended.
+    fn durability_of(&self, key: &RecordKey) -> Durability {
+        match self.keys.get(key) {
+            Some(KeyWrites::Merging { durability, .. }) => *durability,
+            Some(KeyWrites::Loading(_)) | None if self.is_unsynced => Durability::Periodic,
+            Some(KeyWrites::Loading(_)) | None => Durability::Synced,
+        }
     }
 
     /// Answers when a commit ends; false if it has ended.
@@ -496,13 +523,17 @@ fn answer_of(
     }
 }
 
-fn read_outcome(record: Result<Option<Record>, Damaged>, want: Want, digest_bytes_min: usize) -> ReadOutcome {
+fn read_outcome(record: Option<Record>, want: Want, digest_bytes_min: usize) -> ReadOutcome {
     match (record, want) {
-        (Err(Damaged), _) => ReadOutcome::Refused(Refusal::InDoubt),
-        (Ok(None), _) => ReadOutcome::Missing,
-        (Ok(Some(record)), Want::Digest) if record.value_len() > digest_bytes_min => {
+        (None, _) => ReadOutcome::Missing,
+        (Some(record), Want::Digest) if record.value_len() > digest_bytes_min => {
             ReadOutcome::Digest(record.version())
         }
-        (Ok(Some(record)), Want::Digest | Want::Full) => ReadOutcome::Full(record),
+        (Some(record), Want::Digest | Want::Full) => ReadOutcome::Full(record),
     }
+}
+
+fn refuse_read(to: NodeId, call: Call, key: &RecordKey, context: &mut Context<'_>) {
+    let noted = context.noted(context.partition(key));
+    context.send(to, Message::ReadAnswer { call, outcome: ReadOutcome::Refused(Refusal::InDoubt), noted });
 }

@@ -1,0 +1,104 @@
+//! How much the work of the background may move: one token bucket for all of it, which fills slower the more
+//! clients want.
+//!
+//! Whoever is about to do something asks [`Budget::allows`], and says afterwards what it came to: a size is known
+//! only once a record is read. So the bucket may be in debt, by no more than what is under way, and is waited for.
+
+/// As many requests and writes under way leave the background its whole rate; more of them, a smaller part.
+const BUSY_MIN: u64 = 16;
+/// The background never gets less than this part of its rate: it would never be done.
+const SHARE_MIN: u64 = 16;
+/// How long an idle bucket fills: what may go out at once.
+const BURST_MS: u64 = 250;
+
+/// In bytes; what is left is counted in thousandths of one, so that every millisecond adds a whole number.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    bytes_per_s: u64,
+    /// What it fills with at the moment.
+    rate: u64,
+    left: i64,
+    at_ms: u64,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes_per_s: u64, now_ms: u64) -> Self {
+        let bytes_per_s = bytes_per_s.max(SHARE_MIN);
+        Self { bytes_per_s, rate: bytes_per_s, left: signed(bytes_per_s * BURST_MS), at_ms: now_ms }
+    }
+
+    /// True if something may be begun now, while so many requests and writes are under way.
+    pub(crate) fn allows(&mut self, now_ms: u64, busy: usize) -> bool {
+        let busy = u64::try_from(busy).unwrap_or(u64::MAX).max(BUSY_MIN);
+        self.rate = (self.bytes_per_s.saturating_mul(BUSY_MIN) / busy).max(self.bytes_per_s / SHARE_MIN);
+        let elapsed_ms = now_ms.saturating_sub(self.at_ms);
+        self.at_ms = now_ms;
+        let gained = signed(self.rate.saturating_mul(elapsed_ms));
+        self.left = self.left.saturating_add(gained).min(signed(self.bytes_per_s * BURST_MS));
+        self.left > 0
+    }
+
+    pub(crate) fn spend(&mut self, bytes: usize) {
+        let spent = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(1_000);
+        self.left = self.left.saturating_sub(signed(spent));
+    }
+
+    /// When something may be begun again, in milliseconds of the monotonic clock, at the present rate.
+    pub(crate) fn ready_at_ms(&self) -> u64 {
+        let missing = self.left.saturating_neg().saturating_add(1);
+        match u64::try_from(missing) {
+            Ok(missing) if missing > 0 => self.at_ms.saturating_add(missing.div_ceil(self.rate.max(1))),
+            _ => self.at_ms,
+        }
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many bytes go out within ten seconds, in pieces, while so much is under way.
+    fn moved(bytes_per_s: u64, piece: usize, busy: usize) -> u64 {
+        let mut budget = Budget::new(bytes_per_s, 0);
+        let (mut now_ms, mut moved) = (0, 0);
+        while now_ms < 10_000 {
+            if budget.allows(now_ms, busy) {
+                budget.spend(piece);
+                moved += piece as u64;
+            } else {
+                assert!(budget.ready_at_ms() > now_ms, "whoever waits does not wait in vain");
+                now_ms = budget.ready_at_ms();
+            }
+        }
+        moved
+    }
+
+    #[test]
+    fn what_goes_out_keeps_to_the_rate_whatever_the_size_of_its_pieces() {
+        for piece in [1, 100, 70_000, 1 << 20] {
+            let moved = moved(1 << 20, piece, 0);
+            let expected = (10 << 20)..=(10 << 20) + (1 << 18) + piece as u64;
+            assert!(expected.contains(&moved), "{moved} in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn the_busier_the_node_the_less_goes_out_but_never_nothing() {
+        let part = |busy| moved(1 << 20, 1_000, busy) as f64 / moved(1 << 20, 1_000, 0) as f64;
+        assert!((0.99..=1.01).contains(&part(16)), "a few requests do not matter: {}", part(16));
+        assert!((0.4..=0.6).contains(&part(32)), "{}", part(32));
+        assert!((0.05..=0.12).contains(&part(100_000)), "{}", part(100_000));
+    }
+
+    #[test]
+    fn an_idle_bucket_fills_to_its_burst_and_no_further() {
+        let mut budget = Budget::new(1_000, 0);
+        assert!(budget.allows(3_600_000, 0));
+        budget.spend(250);
+        assert!(!budget.allows(3_600_000, 0), "a quarter of a second's worth is gone");
+    }
+}

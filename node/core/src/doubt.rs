@@ -1,0 +1,309 @@
+//! Keys for which this replica is in doubt: it may have lost a record that it acknowledged. For such a key it counts
+//! for nothing until it has merged what enough others hold.
+//!
+//! Two steps keep an acknowledgement that was given before the loss from counting after it. First a new generation is
+//! made durable. Then N - W + 1 other replicas are asked over links of that generation, and each of them noted it
+//! durably before it took the link: whatever one of them takes later bears that note, and whoever coordinates it
+//! drops what we said before. So everything that was ever acknowledged with us in the quorum is among the answers.
+//! Only then does what has come of them take the place of what is damaged.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::context::Context;
+use crate::effect::{Alarm, Commit, CommitId, Effect, Entry};
+use crate::id::NodeId;
+use crate::message::{Call, Message, ReadOutcome, ScanRange, Want};
+use crate::partition::RecordKey;
+use crate::quorum::{Durability, ReplicaSets};
+use crate::record::Record;
+
+/// How many keys are healed at a time: each holds a record of other replicas in memory.
+const HEALS_MAX: usize = 64;
+/// How many keys may be in doubt at a time. A damaged record beyond is refused as well, whenever it is met, and comes
+/// into doubt once there is room.
+const DOUBTS_MAX: usize = 16_384;
+/// How long the replicas of a key have to answer before they are asked again.
+const ANSWER_MS: u64 = 2_000;
+/// The pause between two attempts to heal a key: doubled each time, up to the second.
+const BACKOFF_MS: (u64, u64) = (250, 15_000);
+
+#[derive(Debug, Default)]
+pub(crate) struct Doubts {
+    keys: BTreeMap<RecordKey, Doubted>,
+    /// When the next attempt to heal a key begins, or the present one has failed.
+    due: BTreeSet<(u64, RecordKey)>,
+    /// The keys whose replicas are being asked, by the number of the operation.
+    asking: BTreeMap<u64, RecordKey>,
+    replacing: BTreeMap<CommitId, RecordKey>,
+    /// A key waits for a generation that is later than its doubt, and nobody is making one durable.
+    wants_generation: bool,
+}
+
+#[derive(Debug)]
+struct Doubted {
+    since_ms: u64,
+    backoff_ms: u64,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// No generation has been raised since it came into doubt.
+    Unraised,
+    /// One is being saved.
+    Raising,
+    /// Until it is due.
+    Waiting {
+        due_ms: u64,
+    },
+    Asking(Asking),
+    /// What the others hold is being committed.
+    Replacing,
+}
+
+/// One attempt to heal a key.
+#[derive(Debug)]
+struct Asking {
+    operation: u64,
+    sets: ReplicaSets,
+    replies: BTreeMap<NodeId, Reply>,
+    merged: Option<Record>,
+    due_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reply {
+    Pending,
+    /// It has said what it holds.
+    Trusted,
+    /// It refused: it may be in doubt itself.
+    Failed,
+}
+
+impl Doubts {
+    pub(crate) fn contains(&self, key: &RecordKey) -> bool {
+        !self.keys.is_empty() && self.keys.contains_key(key)
+    }
+
+    /// True if an answer about these records, `last` being the last one of a page that was cut, would speak of a key
+    /// in doubt.
+    pub(crate) fn touch(&self, range: &ScanRange, last: Option<&RecordKey>, context: &Context<'_>) -> bool {
+        self.keys.keys().any(|key| {
+            context.partition(key) == range.partition
+                && key.encoded().starts_with(&range.prefix)
+                && range.after.as_ref().is_none_or(|after| key.place() > after.place())
+                && last.is_none_or(|last| key.place() <= last.place())
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Those that have been in doubt for the longest time, at most `limit`, and for how many milliseconds.
+    pub(crate) fn oldest(&self, limit: usize, now_ms: u64) -> Vec<(RecordKey, u64)> {
+        let mut oldest: Vec<_> = self.keys.iter().map(|(key, doubted)| (doubted.since_ms, key)).collect();
+        oldest.sort_unstable();
+        let for_ms = |since_ms: u64| now_ms.saturating_sub(since_ms);
+        oldest.into_iter().take(limit).map(|(since, key)| (key.clone(), for_ms(since))).collect()
+    }
+
+    /// A record is damaged. Nothing changes for a key that is in doubt already: what is stored under it does not
+    /// count in any case until it is replaced.
+    pub(crate) fn enter(&mut self, key: &RecordKey, context: &mut Context<'_>) {
+        if self.keys.contains_key(key) || self.keys.len() >= DOUBTS_MAX {
+            return;
+        }
+        let doubted =
+            Doubted { since_ms: context.now.mono_ms, backoff_ms: BACKOFF_MS.0, stage: Stage::Unraised };
+        // What came in a frame would keep all of that frame in memory.
+        self.keys.insert(key.detached(), doubted);
+        self.wants_generation = true;
+        context.counters.doubts += 1;
+        context.effects.push(Effect::Alarm(Alarm::DamagedRecord { key: key.clone() }));
+    }
+
+    /// True if a new generation has to be made durable.
+    pub(crate) fn want_generation(&self) -> bool {
+        self.wants_generation
+    }
+
+    /// A new generation is about to be saved: it serves for every key that has come into doubt so far.
+    pub(crate) fn raise_began(&mut self) {
+        self.wants_generation = false;
+        for doubted in self.keys.values_mut() {
+            if matches!(doubted.stage, Stage::Unraised) {
+                doubted.stage = Stage::Raising;
+            }
+        }
+    }
+
+    /// It is durable and in force, and all links of the one before are closed.
+    pub(crate) fn raised(&mut self, now_ms: u64) {
+        for (key, doubted) in &mut self.keys {
+            if matches!(doubted.stage, Stage::Raising) {
+                doubted.stage = Stage::Waiting { due_ms: now_ms };
+                self.due.insert((now_ms, key.clone()));
+            }
+        }
+    }
+
+    /// A peer can be reached again: what waits need not wait longer.
+    pub(crate) fn linked(&mut self, now_ms: u64) {
+        for (key, doubted) in &mut self.keys {
+            if let Stage::Waiting { due_ms } = &mut doubted.stage {
+                self.due.remove(&(*due_ms, key.clone()));
+                *due_ms = now_ms;
+                self.due.insert((now_ms, key.clone()));
+            }
+        }
+    }
+
+    /// When something is to be done next.
+    pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        self.due.first().map(|(due_ms, _)| *due_ms)
+    }
+
+    /// Begins attempts that are due and ends those that take too long. `number` names an operation.
+    pub(crate) fn tend(&mut self, mut number: impl FnMut() -> u64, context: &mut Context<'_>) {
+        while let Some((due_ms, _)) = self.due.first()
+            && *due_ms <= context.now.mono_ms
+            && let Some((_, key)) = self.due.pop_first()
+        {
+            match self.keys.get(&key).map(|doubted| &doubted.stage) {
+                Some(Stage::Asking(_)) => self.give_up(&key, context),
+                Some(Stage::Waiting { .. }) => self.begin(key, &mut number, context),
+                Some(Stage::Unraised | Stage::Raising | Stage::Replacing) | None => {}
+            }
+        }
+    }
+
+    /// Asks all other replicas of a key, unless too few of them can be reached.
+    fn begin(&mut self, key: RecordKey, number: impl FnOnce() -> u64, context: &mut Context<'_>) {
+        let sets = context.layout.replica_sets(context.partition(&key));
+        let is_open = self.asking.len() < HEALS_MAX;
+        if !is_open || !sets.makes_whole(context.me, |node| context.is_reachable(*node)) {
+            return self.wait(&key, is_open, context);
+        }
+        let operation = number();
+        let call = Call { operation, attempt: 0 };
+        let others = sets.nodes().into_iter();
+        let others = others.filter(|node| *node != context.me && context.is_reachable(*node));
+        let replies: BTreeMap<_, _> = others.map(|node| (node, Reply::Pending)).collect();
+        for node in replies.keys() {
+            context.send(*node, Message::Read { call, key: key.clone(), want: Want::Full });
+        }
+        let due_ms = context.now.mono_ms + ANSWER_MS;
+        let Some(doubted) = self.keys.get_mut(&key) else { return };
+        doubted.stage = Stage::Asking(Asking { operation, sets, replies, merged: None, due_ms });
+        self.asking.insert(operation, key.clone());
+        self.due.insert((due_ms, key));
+    }
+
+    /// Waits for the next attempt, longer after each that came to nothing.
+    fn wait(&mut self, key: &RecordKey, is_longer: bool, context: &Context<'_>) {
+        let Some(doubted) = self.keys.get_mut(key) else { return };
+        let due_ms = context.now.mono_ms + doubted.backoff_ms;
+        if is_longer {
+            doubted.backoff_ms = (doubted.backoff_ms * 2).min(BACKOFF_MS.1);
+        }
+        doubted.stage = Stage::Waiting { due_ms };
+        self.due.insert((due_ms, key.clone()));
+    }
+
+    fn give_up(&mut self, key: &RecordKey, context: &Context<'_>) {
+        if let Some(Doubted { stage: Stage::Asking(asking), .. }) = self.keys.get(key) {
+            self.due.remove(&(asking.due_ms, key.clone()));
+            self.asking.remove(&asking.operation);
+            self.wait(key, true, context);
+        }
+    }
+
+    /// The replicas of the key that an operation asks about, if it is one of ours.
+    pub(crate) fn sets_of(&self, operation: u64) -> Option<&ReplicaSets> {
+        match &self.keys.get(self.asking.get(&operation)?)?.stage {
+            Stage::Asking(asking) => Some(&asking.sets),
+            _ => None,
+        }
+    }
+
+    /// A replica has answered; returns what is to take the place of the damaged record once enough have.
+    pub(crate) fn answered(
+        &mut self,
+        from: NodeId,
+        call: Call,
+        outcome: ReadOutcome,
+        context: &Context<'_>,
+    ) -> Option<(RecordKey, Option<Record>)> {
+        let key = self.asking.get(&call.operation)?.clone();
+        let Some(Doubted { stage: Stage::Asking(asking), .. }) = self.keys.get_mut(&key) else { return None };
+        let reply = asking.replies.get_mut(&from).filter(|reply| **reply == Reply::Pending)?;
+        *reply = match outcome {
+            ReadOutcome::Missing => Reply::Trusted,
+            ReadOutcome::Full(record) => {
+                asking.merged = Some(match asking.merged.take() {
+                    Some(merged) => merged.merge(record),
+                    None => record,
+                });
+                Reply::Trusted
+            }
+            ReadOutcome::Digest(_) | ReadOutcome::Refused(_) => Reply::Failed,
+        };
+        if asking.makes(|reply| reply == Reply::Trusted, context) {
+            let (merged, due_ms) = (asking.merged.take(), asking.due_ms);
+            self.due.remove(&(due_ms, key.clone()));
+            self.asking.remove(&call.operation);
+            return Some((key, merged));
+        }
+        if !asking.makes(|reply| reply != Reply::Failed, context) {
+            self.give_up(&key, context);
+        }
+        None
+    }
+
+    /// What others hold takes the place of the damaged record.
+    pub(crate) fn replace(&mut self, id: CommitId, key: RecordKey, record: Option<Record>) -> Commit {
+        if let Some(doubted) = self.keys.get_mut(&key) {
+            doubted.stage = Stage::Replacing;
+        }
+        self.replacing.insert(id, key.clone());
+        Commit { id, entry: Entry::Replace { key, record }, durability: Durability::Synced }
+    }
+
+    /// A commit has ended; true if it was one of ours. With it, the key is no longer in doubt, unless the log has
+    /// refused it.
+    pub(crate) fn replaced(&mut self, commit: CommitId, is_done: bool, context: &mut Context<'_>) -> bool {
+        let Some(key) = self.replacing.remove(&commit) else { return false };
+        if is_done {
+            self.keys.remove(&key);
+            context.counters.heals += 1;
+            context.effects.push(Effect::Alarm(Alarm::Healed { key }));
+        } else {
+            self.wait(&key, true, context);
+        }
+        true
+    }
+
+    /// The link to a node is gone, or (`restarted`) it is known as a later generation: an attempt that hangs on what
+    /// it says, or has said, begins anew.
+    pub(crate) fn lose(&mut self, node: NodeId, restarted: bool, context: &Context<'_>) {
+        let hangs_on_it = |key: &&RecordKey| match self.keys.get(*key).map(|doubted| &doubted.stage) {
+            Some(Stage::Asking(asking)) => match asking.replies.get(&node) {
+                Some(Reply::Pending) => true,
+                Some(Reply::Trusted) => restarted,
+                Some(Reply::Failed) | None => false,
+            },
+            _ => false,
+        };
+        let lost: Vec<_> = self.asking.values().filter(hangs_on_it).cloned().collect();
+        for key in lost {
+            self.give_up(&key, context);
+        }
+    }
+}
+
+impl Asking {
+    fn makes(&self, counts: impl Fn(Reply) -> bool, context: &Context<'_>) -> bool {
+        self.sets.makes_whole(context.me, |node| self.replies.get(node).is_some_and(|reply| counts(*reply)))
+    }
+}

@@ -1,0 +1,123 @@
+//! The identity under which a node speaks: raised where it may have lost something, given up for ever where its disk is
+//! not the one that the others know.
+
+use super::{Node, PendingSave};
+use crate::effect::{Alarm, Answer, Effect, Event, Failure, FailureReason, Now, SavedState};
+use crate::id::{Generation, NodeId};
+use crate::peers::LinkRefusal;
+
+/// The shortest time between two generations of one process: each closes all links, and serves for all keys that have
+/// come into doubt since the last.
+const RAISE_EVERY_MS: u64 = 1_000;
+
+impl Node {
+    /// True if a generation is to be raised, now or a little later. Not while no peer takes us: there is nobody to be
+    /// healed from then, and a disk that was rolled back must not outgrow what its peers have seen of it unheard.
+    pub(super) fn wants_generation(&self) -> bool {
+        let is_raising = || self.saves.values().any(|save| matches!(save, PendingSave::Generation(_)));
+        self.replica.doubts.want_generation() && self.peers.connected().next().is_some() && !is_raising()
+    }
+
+    /// Makes a new generation durable if one is wanted, and does what is due for keys in doubt.
+    pub(super) fn raise_generation(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.wants_generation() && now.mono_ms >= self.raise_from_ms {
+            self.raise_from_ms = now.mono_ms + RAISE_EVERY_MS;
+            self.replica.doubts.raise_began();
+            let generation = Generation(self.generation.0 + 1);
+            let state = SavedState::Generation { generation, trusted_since: generation };
+            self.save(PendingSave::Generation(generation), state, effects);
+        }
+        if self.replica.doubts.next_due_ms().is_some_and(|due_ms| due_ms <= now.mono_ms) {
+            self.serve(now, effects, |node, context| {
+                node.replica.doubts.tend(|| node.coordinator.next_number(), context);
+            });
+            self.deliver(now, effects);
+        }
+    }
+
+    /// A new generation is durable. What we said as the one before counts neither here nor, once they have noted it,
+    /// elsewhere.
+    pub(super) fn raised(&mut self, generation: Generation, now: Now, effects: &mut Vec<Effect>) {
+        self.generation = generation;
+        self.trusted_since = generation;
+        self.counters.generations_raised += 1;
+        let mut lost = vec![(self.me, true)];
+        for (peer, link) in self.peers.disconnect_all() {
+            effects.push(Effect::CloseLink { link });
+            lost.push((peer, false));
+        }
+        self.lose(&lost, now, effects);
+        self.replica.doubts.raised(now.mono_ms);
+    }
+
+    /// A peer speaks of later generations than we have heard of. What is later than our own we never were: the peer
+    /// has met somebody else who uses our identity.
+    pub(super) fn hear(
+        &mut self,
+        from: NodeId,
+        heard: &[(NodeId, Generation)],
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        if heard.iter().any(|(node, _)| *node == self.me) {
+            return self.set_aside(from, effects);
+        }
+        for (peer, generation) in heard {
+            self.counters.generations_heard += 1;
+            self.peers.hear(*peer, *generation);
+        }
+        let lost: Vec<_> = heard.iter().map(|(peer, _)| (*peer, true)).collect();
+        self.lose(&lost, now, effects);
+    }
+
+    /// Only a refusal of the generation that we have now says something about our disk: one of an earlier generation
+    /// may have been on its way while this process raised it.
+    pub(super) fn hello_refused(
+        &mut self,
+        (peer, generation): (NodeId, Generation),
+        refusal: LinkRefusal,
+        effects: &mut Vec<Effect>,
+    ) {
+        let is_member = self.membership.layout().is_some_and(|layout| layout.member(peer).is_some());
+        if refusal == LinkRefusal::StaleGeneration && generation == self.generation && is_member {
+            self.set_aside(peer, effects);
+        }
+    }
+
+    /// The disk was rolled back or cloned: nothing that is on it counts, and no process may start from it again. It
+    /// might outgrow by its starts what the others have seen, and be taken for a node that has lost nothing.
+    fn set_aside(&mut self, refused_by: NodeId, effects: &mut Vec<Effect>) {
+        self.is_set_aside = true;
+        self.messages.clear();
+        for (_, link) in self.peers.disconnect_all() {
+            effects.push(Effect::CloseLink { link });
+        }
+        self.save(PendingSave::SetAside { refused_by }, SavedState::SetAside, effects);
+    }
+
+    /// All that still happens once the disk is set aside: the driver is told as soon as that is durable.
+    pub(super) fn step_aside(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Client(request) => {
+                let answer = Answer::Failed(Failure { reason: FailureReason::Draining, acks: 0, needed: 0 });
+                effects.push(Effect::Answer { request: request.id, answer });
+            }
+            Event::LinkOffered { link, .. } => effects.push(Effect::CloseLink { link }),
+            Event::Saved { save } => {
+                if let Some(PendingSave::SetAside { refused_by }) = self.saves.remove(&save) {
+                    effects.push(Effect::Alarm(Alarm::StaleGeneration { peer: refused_by }));
+                }
+            }
+            Event::Init { .. }
+            | Event::LinkClosed { .. }
+            | Event::HelloRefused { .. }
+            | Event::Frame { .. }
+            | Event::Loaded { .. }
+            | Event::Scanned { .. }
+            | Event::Committed { .. }
+            | Event::DiskFull(_)
+            | Event::Drain
+            | Event::Tick => {}
+        }
+    }
+}
