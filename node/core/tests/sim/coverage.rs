@@ -1,6 +1,9 @@
 //! How often rare things happened: a wide run in which one of them never does proves nothing of it, and fails.
 
 use std::collections::BTreeMap;
+use std::fmt;
+
+use keystore_core::node::Counters;
 
 macro_rules! paths {
     ($($(#[$meta:meta])* $name:ident,)*) => {
@@ -21,25 +24,23 @@ paths! {
     Unknown,
     Failed,
     ReadAnswered,
-    /// A read wrote its result back to a quorum before it answered.
-    WriteBack,
-    /// A read repaired a replica that was behind after its answer.
-    ReadRepair,
+    FoundMissing,
+    Scanned,
+    PeriodicAcknowledged,
+    RetriedUnderItsOperation,
     /// A replica held something higher than what it was to write.
     Superseded,
-    /// A coordinator stamped a write a second time.
-    StampedAnew,
-    /// A write waited for a stamp that may be issued.
-    ParkedOnTheCeiling,
-    /// A replica refused a write because its deadline had passed, and so on.
     RefusedAfterItsDeadline,
     RefusedForClockSkew,
     RefusedForWantOfSpace,
     RefusedInDoubt,
+    RefusedForManyWrites,
+    RefusedForManyRequests,
     /// A link was replaced by a newer one before its end was heard.
     LinkReplaced,
     /// A link was refused to a process of a rolled-back or cloned disk.
     StaleGenerationRefused,
+    MisdirectedLinkRefused,
     // What the world did.
     MessageDropped,
     MessageDuplicated,
@@ -65,26 +66,40 @@ paths! {
     RecordRotted,
 }
 
+/// What was done how often, by its name: paths of the world, and the counters of the nodes.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Coverage(BTreeMap<Path, u64>);
+pub(crate) struct Coverage(BTreeMap<String, u64>);
 
 impl Coverage {
     pub(crate) fn count(&mut self, path: Path) {
-        *self.0.entry(path).or_default() += 1;
+        *self.0.entry(format!("{path:?}")).or_default() += 1;
+    }
+
+    /// What a process has counted by its end.
+    pub(crate) fn add_counters(&mut self, counters: &Counters) {
+        for (name, count) in counters.named() {
+            *self.0.entry(name.to_owned()).or_default() += count;
+        }
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
         for (path, count) in &other.0 {
-            *self.0.entry(*path).or_default() += count;
+            *self.0.entry(path.clone()).or_default() += count;
         }
     }
 
-    pub(crate) fn of(&self, path: Path) -> u64 {
-        self.0.get(&path).copied().unwrap_or(0)
+    /// The names of the paths that were never taken.
+    pub(crate) fn untaken(&self) -> Vec<String> {
+        let paths = Path::ALL.iter().map(|path| format!("{path:?}"));
+        let counters = Counters::default();
+        let counters = counters.named().map(|(name, _)| name.to_owned());
+        paths.chain(counters).filter(|path| self.0.get(path).is_none_or(|count| *count == 0)).collect()
     }
+}
 
-    /// The paths that were never taken.
-    pub(crate) fn untaken(&self) -> Vec<Path> {
-        Path::ALL.iter().copied().filter(|path| self.of(*path) == 0).collect()
+/// One path a line.
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(path, count)| writeln!(f, "{count:>12}  {path}"))
     }
 }

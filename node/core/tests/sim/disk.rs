@@ -1,5 +1,5 @@
-//! The simulated disk of one machine: a log that is written and synced in groups, the records that follow from it,
-//! and small state files.
+//! The simulated disk of one machine: a log that is written and synced in groups, the records and hints that follow
+//! from it, and small state files.
 //!
 //! What is synced survives everything but the faults that say otherwise. What is written survives the process, not
 //! the machine's power: then any subset of it may be there. What waits survives nothing. A process sees (`load`) a
@@ -7,35 +7,70 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use keystore_core::effect::{Commit, CommitId, CommitRefused, Damaged, SaveId, SavedState};
-use keystore_core::id::Generation;
+use keystore_core::effect::{Commit, CommitId, CommitRefused, Damaged, Entry, Hint, SaveId, SavedState};
+use keystore_core::id::{Generation, NodeId};
 use keystore_core::layout::Layout;
-use keystore_core::partition::RecordKey;
+use keystore_core::message::{Page, ScanRange};
+use keystore_core::partition::{PartitionCount, RecordKey};
 use keystore_core::peers::PeerIdentities;
 use keystore_core::quorum::Durability;
 use keystore_core::record::Record;
 
 use crate::rng::Rng;
 
-type Records = BTreeMap<RecordKey, Record>;
-
 /// The small files.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct State {
     pub(crate) generation: Generation,
+    pub(crate) trusted_since: Generation,
     pub(crate) ceiling_ms: u64,
     pub(crate) membership: Option<(Layout, bool)>,
     pub(crate) peers: PeerIdentities,
+    /// No process may start from this disk again.
+    pub(crate) is_set_aside: bool,
+}
+
+/// What the log comes to.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Content {
+    records: BTreeMap<RecordKey, Record>,
+    pub(crate) hints: BTreeMap<(NodeId, RecordKey), Hint>,
+}
+
+impl Content {
+    fn apply(&mut self, entry: Entry) {
+        match entry {
+            Entry::Record { key, record } => {
+                let merged = match self.records.remove(&key) {
+                    Some(stored) => stored.merge(record),
+                    None => record,
+                };
+                self.records.insert(key, merged);
+            }
+            Entry::Replace { key, record: Some(record) } => {
+                self.records.insert(key, record);
+            }
+            Entry::Replace { key, record: None } => {
+                self.records.remove(&key);
+            }
+            Entry::Hint(hint) => {
+                self.hints.insert((hint.target, hint.key.clone()), hint);
+            }
+            Entry::HintDone { target, key } => {
+                self.hints.remove(&(target, key));
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Disk {
     pub(crate) state: State,
-    synced: Records,
+    synced: Content,
     /// What was synced before the disk was replaced by an older image of itself.
-    lost: Records,
+    lost: BTreeMap<RecordKey, Record>,
     /// In the order in which it was written.
-    written: Vec<(RecordKey, Record)>,
+    written: Vec<Entry>,
     /// Being written and synced together.
     group: Vec<Commit>,
     /// The disk was full when the group came: nothing of it was written.
@@ -43,7 +78,7 @@ pub(crate) struct Disk {
     waiting: VecDeque<Commit>,
     /// A group is being written, or is about to be.
     is_busy: bool,
-    visible: Records,
+    visible: Content,
     saves: VecDeque<(SaveId, SavedState)>,
     rotten: BTreeSet<RecordKey>,
     /// No more commits are taken.
@@ -65,28 +100,55 @@ pub(crate) type Ended = Vec<(CommitId, Result<Durability, CommitRefused>)>;
 
 impl Disk {
     pub(crate) fn load(&self, key: &RecordKey) -> Result<Option<Record>, Damaged> {
-        if self.rotten.contains(key) { Err(Damaged) } else { Ok(self.visible.get(key).cloned()) }
+        if self.rotten.contains(key) { Err(Damaged) } else { Ok(self.visible.records.get(key).cloned()) }
+    }
+
+    /// A page as an engine reads it, or the damaged record that it meets.
+    pub(crate) fn scan(&self, range: &ScanRange, partitions: PartitionCount) -> Result<Page, RecordKey> {
+        let is_wanted = |key: &&RecordKey| {
+            key.partition(partitions) == range.partition
+                && key.encoded().starts_with(&range.prefix)
+                && range.after.as_ref().is_none_or(|after| key.place() > after.place())
+        };
+        let mut keys: Vec<_> = self.visible.records.keys().filter(is_wanted).collect();
+        keys.sort_by_key(|key| key.place());
+        let is_cut = keys.len() > range.limit as usize;
+        keys.truncate(range.limit as usize);
+        if let Some(key) = keys.iter().find(|key| self.rotten.contains(**key)) {
+            return Err((*key).clone());
+        }
+        let entries =
+            keys.into_iter().filter_map(|key| Some((key.clone(), self.visible.records.get(key)?.clone())));
+        Ok(Page { entries: entries.collect(), is_cut })
     }
 
     /// What would be there after a loss of power at this moment, at the least.
     pub(crate) fn synced(&self, key: &RecordKey) -> Option<&Record> {
-        self.synced.get(key).filter(|_| !self.rotten.contains(key))
+        self.synced.records.get(key).filter(|_| !self.rotten.contains(key))
+    }
+
+    pub(crate) fn visible(&self, key: &RecordKey) -> Option<&Record> {
+        self.visible.records.get(key)
+    }
+
+    pub(crate) fn hints(&self) -> impl Iterator<Item = &Hint> {
+        self.synced.hints.values()
     }
 
     /// Both what is synced and what has been, before a fault took it away: a replica that has lost a record has
     /// held it, and counted with right until then.
     pub(crate) fn ever_synced(&self, key: &RecordKey) -> impl Iterator<Item = &Record> {
-        self.synced.get(key).into_iter().chain(self.lost.get(key))
+        self.synced.records.get(key).into_iter().chain(self.lost.get(key))
     }
 
     /// The disk is replaced by an older image of itself.
     pub(crate) fn roll_back(&mut self, image: Self) {
-        let lost = std::mem::take(&mut self.synced);
+        let lost = std::mem::take(&mut self.synced.records);
         *self = Self { lost, ..image };
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &RecordKey> {
-        self.visible.keys()
+        self.visible.records.keys()
     }
 
     /// True if the log was idle and has to be woken.
@@ -100,7 +162,7 @@ impl Disk {
         self.group = self.waiting.drain(..).collect();
         self.is_refused = self.is_full;
         if !self.is_refused {
-            self.written.extend(self.group.iter().map(|c| (c.key.clone(), c.record.clone())));
+            self.written.extend(self.group.iter().map(|commit| commit.entry.clone()));
         }
         self.group.iter().any(|commit| commit.durability == Durability::Synced)
     }
@@ -116,8 +178,11 @@ impl Disk {
         }
         let durability = if self.written.is_empty() { Durability::Synced } else { Durability::Periodic };
         let end = |commit: Commit| {
-            self.rotten.remove(&commit.key);
-            self.visible.insert(commit.key, commit.record);
+            // What is damaged stays as it is, until it is replaced.
+            if let Entry::Replace { key, .. } = &commit.entry {
+                self.rotten.remove(key);
+            }
+            self.visible.apply(commit.entry);
             (commit.id, Ok(durability))
         };
         group.into_iter().map(end).collect()
@@ -131,8 +196,19 @@ impl Disk {
 
     pub(crate) fn sync(&mut self) {
         let written = std::mem::take(&mut self.written);
+        self.keep_written(written);
+    }
+
+    fn keep_written(&mut self, written: Vec<Entry>) {
         if !self.lies {
-            self.synced.extend(written);
+            for entry in written {
+                if let Entry::Replace { key, .. } = &entry
+                    && let Some(record) = self.synced.records.get(key)
+                {
+                    self.lost.insert(key.clone(), record.clone());
+                }
+                self.synced.apply(entry);
+            }
         }
     }
 
@@ -159,10 +235,8 @@ impl Disk {
             Ending::PowerLost => written.retain(|_| rng.chance(50)),
         }
         let lost = before - written.len();
-        if !self.lies {
-            self.synced.extend(written);
-        }
-        self.visible.clear();
+        self.keep_written(written);
+        self.visible = Content::default();
         let survivors = rng.index(self.saves.len() + 1);
         for (_, state) in std::mem::take(&mut self.saves).into_iter().take(survivors) {
             self.keep(state);
@@ -178,7 +252,7 @@ impl Disk {
 
     /// A stored record can no longer be read; true if there was one.
     pub(crate) fn rot(&mut self, key: &RecordKey) -> bool {
-        self.visible.contains_key(key) && self.rotten.insert(key.clone())
+        self.visible.records.contains_key(key) && self.rotten.insert(key.clone())
     }
 
     pub(crate) fn is_rotten(&self, key: &RecordKey) -> bool {
@@ -190,6 +264,11 @@ impl Disk {
             SavedState::StampCeiling(ms) => self.state.ceiling_ms = self.state.ceiling_ms.max(ms),
             SavedState::Layout { layout, decided } => self.state.membership = Some((layout, decided)),
             SavedState::Peers(peers) => self.state.peers = peers,
+            SavedState::Generation { generation, trusted_since } => {
+                self.state.generation = generation;
+                self.state.trusted_since = trusted_since;
+            }
+            SavedState::SetAside => self.state.is_set_aside = true,
         }
     }
 }

@@ -127,6 +127,7 @@ impl World {
                 self.coverage.count(Path::ClockJumped);
                 let by = self.jump();
                 self.machines[n].clock_ms += by;
+                self.note_clocks();
                 self.note(format_args!("the clock of machine {n} jumps by {by} ms"));
             }
             Fault::ClocksBack => {
@@ -135,6 +136,7 @@ impl World {
                 for machine in &mut self.machines {
                     machine.clock_ms -= by;
                 }
+                self.note_clocks();
                 self.note(format_args!("all clocks go back by {by} ms"));
             }
             Fault::DeadForGood => {
@@ -147,6 +149,13 @@ impl World {
             Fault::RollBack => self.roll_back(n),
             Fault::Clone => self.clone_disk(n),
             Fault::BitRot => self.rot(n),
+        }
+    }
+
+    fn note_clocks(&mut self) {
+        for machine in &self.machines {
+            let (slowest, fastest) = self.clock_range;
+            self.clock_range = (slowest.min(machine.clock_ms), fastest.max(machine.clock_ms));
         }
     }
 

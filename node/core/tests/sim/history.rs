@@ -1,255 +1,132 @@
-//! What clients asked and were told, and the promises that this has to keep.
+//! What clients asked and were told, in the words of the checker that judges every run of the store.
 
-use std::collections::BTreeMap;
-
-use keystore_core::effect::{Answer, FailureReason};
+use keystore_core::effect::Values;
 use keystore_core::partition::RecordKey;
-use keystore_core::record::{Body, Record};
+use keystore_core::quorum::Consistency;
 use keystore_core::stamp::Stamp;
+use keystore_history as history;
+use keystore_history::{
+    Action, Context, Expiry, History, Operation, Put, ReadOutcome, Removal, Rules, WriteOutcome,
+};
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Asked {
-    Get,
-    /// Every value is written once.
-    Put(Vec<u8>),
-    Delete,
-}
+use crate::machine::EPOCH_MS;
+use crate::request::{Asked, Knows, Request, Told};
+use crate::violation::{Checker, Violation};
+use crate::workload::CARTS;
+use crate::world::{TICKS_PER_MS, World};
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Told {
-    Read(Option<Record>),
-    Written(Stamp),
-    /// Nothing was applied.
-    Failed,
-    /// A write may or may not have been applied; a read has no answer.
-    Unknown,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Operation {
-    pub(crate) key: RecordKey,
-    pub(crate) asked: Asked,
-    pub(crate) asked_at: u64,
-    pub(crate) deadline: u64,
-    pub(crate) told: Option<(u64, Told)>,
-    /// The process that was asked stood still meanwhile, and answers late.
-    pub(crate) excused: bool,
-}
-
-/// What protects a promise, named after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Checker {
-    AcknowledgedWriteSurvives,
-    QuorumReadsNeverGoBack,
-    LaterWritesGetHigherStamps,
-    ReadsAreOfWrites,
-    FailedAppliedNothing,
-    StampsAreUnique,
-    StampsOfANodeGrow,
-    RequestsEndByTheirDeadline,
-    AcknowledgedIsSyncedOnAQuorum,
-    AnsweredIsSyncedOnAQuorum,
-    VisibleMeansSynced,
-    DoubtHasAReason,
-    ReplicasConverge,
-    HealedClusterServes,
-    CoreDoesNotPanic,
-}
-
-/// A broken promise.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Violation {
-    pub(crate) checker: Checker,
-    pub(crate) key: Option<RecordKey>,
-    pub(crate) what: String,
-}
-
-impl Violation {
-    pub(crate) fn new(checker: Checker, key: &RecordKey, what: String) -> Self {
-        Self { checker, key: Some(key.clone()), what }
-    }
-}
-
-pub(crate) fn told(answer: Answer) -> Told {
-    match answer {
-        Answer::Read(record) => Told::Read(record),
-        Answer::Written { stamp, .. } => Told::Written(stamp),
-        Answer::Failed(failure) => match failure.reason {
-            FailureReason::OutcomeUnknown | FailureReason::DeadlineExceeded => Told::Unknown,
-            FailureReason::QuorumUnreachable
-            | FailureReason::Refused(_)
-            | FailureReason::Overloaded
-            | FailureReason::Draining
-            | FailureReason::NotInitialized
-            | FailureReason::KeyspaceUnknown => Told::Failed,
-        },
-        Answer::InitAccepted | Answer::InitRefused(_) => Told::Failed,
-    }
-}
-
-/// Checks a whole history: operation B comes after A if it was asked after A was told, in simulated time.
-pub(crate) fn check(history: &[Operation]) -> Result<(), Violation> {
-    let mut by_key: BTreeMap<&RecordKey, Vec<&Operation>> = BTreeMap::new();
-    for operation in history {
-        by_key.entry(&operation.key).or_default().push(operation);
-    }
-    check_stamps_are_unique(history)?;
-    for operation in history {
-        check_deadline(operation)?;
-    }
-    for operations in by_key.values() {
-        check_order(operations)?;
-        check_reads_are_of_writes(operations)?;
-    }
-    Ok(())
-}
-
-fn violation(checker: Checker, operation: &Operation, what: String) -> Violation {
-    Violation::new(checker, &operation.key, what)
-}
-
-fn check_deadline(operation: &Operation) -> Result<(), Violation> {
-    match &operation.told {
-        Some((at, _)) if *at <= operation.deadline || operation.excused => Ok(()),
-        _ => Err(violation(Checker::RequestsEndByTheirDeadline, operation, format!("{operation:?}"))),
-    }
-}
-
-fn check_stamps_are_unique(history: &[Operation]) -> Result<(), Violation> {
-    let mut seen = BTreeMap::new();
-    for operation in history {
-        if let Some((_, Told::Written(stamp))) = operation.told
-            && let Some(other) = seen.insert(stamp, operation)
-        {
-            let what = format!("{other:?} and {operation:?}");
-            return Err(violation(Checker::StampsAreUnique, operation, what));
+impl World {
+    /// Judges all that clients were told.
+    pub(crate) fn check_history(&mut self) {
+        let mut operations = Vec::new();
+        for request in &self.requests {
+            self.write_down(request, &mut operations);
+        }
+        let quorum = Consistency::Quorum.needed(self.plan.replication_factor);
+        let rules = Rules {
+            causal_keyspaces: [CARTS.to_owned()].into(),
+            sees_deletes: false,
+            write_quorum: u32::try_from(quorum).ok(),
+        };
+        let violations = history::check(&History { operations, scans: Vec::new() }, &rules);
+        if let Some(violation) = violations.first() {
+            let key = &violation.later.key;
+            let key = RecordKey::new(&key.keyspace, &key.key).unwrap();
+            let what = violation.to_string();
+            let until_ms = violation.later.answered_at / TICKS_PER_MS;
+            let checker = Checker::History(violation.promise);
+            self.violate(Violation { until_ms, ..Violation::new(checker, &key, what) });
         }
     }
-    Ok(())
-}
 
-/// The stamp up to which an operation proves that its key has come.
-fn proven(operation: &Operation) -> Option<(u64, Stamp)> {
-    match &operation.told {
-        Some((at, Told::Written(stamp))) => Some((*at, *stamp)),
-        Some((at, Told::Read(Some(record)))) => Some((*at, record.stamp)),
-        _ => None,
-    }
-}
-
-fn check_order(operations: &[&Operation]) -> Result<(), Violation> {
-    for earlier in operations {
-        let Some((told_at, floor)) = proven(earlier) else {
-            continue;
+    fn write_down(&self, request: &Request, out: &mut Vec<Operation>) {
+        let operation = |key: &RecordKey, action| {
+            let (answered_at, _) =
+                request.told.as_ref().map_or((u64::MAX, &Told::Unknown), |(at, told)| (*at, told));
+            Operation {
+                session: request.client as u32,
+                key: history::Key::new(key.keyspace(), &key.user_key()),
+                asked_at: request.asked_at,
+                answered_at,
+                deadline: (!request.excused).then_some((request.deadline_ms + 1) * TICKS_PER_MS),
+                is_promised: request.is_promised,
+                action,
+            }
         };
-        for later in operations.iter().filter(|later| later.asked_at > told_at) {
-            let what = || format!("{earlier:?}, and then {later:?}");
-            match &later.told {
-                Some((_, Told::Read(read))) if read.as_ref().is_none_or(|record| record.stamp < floor) => {
-                    let checker = match earlier.asked {
-                        Asked::Get => Checker::QuorumReadsNeverGoBack,
-                        Asked::Put(_) | Asked::Delete => Checker::AcknowledgedWriteSurvives,
-                    };
-                    return Err(violation(checker, later, what()));
+        let told = request.told.as_ref().map_or(&Told::Unknown, |(_, told)| told);
+        match &request.asked {
+            Asked::Get { key } => out.push(operation(key, Action::Get(read(told)))),
+            Asked::Put { key, value, knows, .. } => {
+                let put = Put {
+                    value: value.clone(),
+                    context: context(knows.as_ref()),
+                    expiry: request.expires_ms.map(|expires_ms| self.expiry(expires_ms)),
+                    is_repeated: request.is_repeated,
+                    outcome: written(told),
+                };
+                out.push(operation(key, Action::Put(put)));
+            }
+            Asked::Delete { key, knows } => {
+                let context = knows.as_ref().map_or(Context::WhateverIsThere, |knows| context(Some(knows)));
+                out.push(operation(key, Action::Delete(Removal { context, outcome: written(told) })));
+            }
+            Asked::Scan { keyspace, range } => {
+                let Told::Scanned { entries, next } = told else { return };
+                // A page of a partition is a read of each key of that partition up to where the page ends.
+                for key in self.keys_in(keyspace, range) {
+                    if next.as_ref().is_some_and(|next| key.place() > next.place()) {
+                        continue;
+                    }
+                    let found = entries.iter().find(|(found, _)| *found == key);
+                    let outcome = found.map_or(ReadOutcome::Missing, |(_, values)| seen(values));
+                    out.push(operation(&key, Action::Get(outcome)));
                 }
-                Some((_, Told::Written(stamp))) if *stamp <= floor => {
-                    return Err(violation(Checker::LaterWritesGetHigherStamps, later, what()));
-                }
-                _ => {}
             }
         }
     }
-    Ok(())
+
+    /// When a value may vanish: whoever reads it goes by a clock of its own.
+    fn expiry(&self, (first, last): (u64, u64)) -> Expiry {
+        let (slowest, fastest) = self.clock_range;
+        let ticks = |wall_ms: u64, clock_ms: i64| {
+            let now_ms = wall_ms as i64 - EPOCH_MS as i64 - clock_ms;
+            now_ms.max(0) as u64 * TICKS_PER_MS
+        };
+        Expiry { not_before: ticks(first, fastest), not_after: ticks(last, slowest) + TICKS_PER_MS }
+    }
 }
 
-fn check_reads_are_of_writes(operations: &[&Operation]) -> Result<(), Violation> {
-    for read in operations {
-        let Some((told_at, Told::Read(Some(record)))) = &read.told else {
-            continue;
-        };
-        let wrote = |operation: &&&Operation| match (&operation.asked, &record.body) {
-            (Asked::Put(value), Body::Value(read)) => value == read,
-            (Asked::Delete, Body::Tombstone) => true,
-            _ => false,
-        };
-        let mut writes =
-            operations.iter().filter(wrote).filter(|write| write.asked_at <= *told_at).peekable();
-        if writes.peek().is_none() {
-            return Err(violation(Checker::ReadsAreOfWrites, read, format!("{read:?}")));
-        }
-        if writes.all(|write| matches!(write.told, Some((_, Told::Failed)))) {
-            return Err(violation(Checker::FailedAppliedNothing, read, format!("{read:?}")));
-        }
-    }
-    Ok(())
+fn context(knows: Option<&Knows>) -> Context {
+    Context::Values(knows.map(|knows| knows.values.clone()).unwrap_or_default())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use keystore_core::id::Actor;
+fn stamp(stamp: Stamp) -> history::Stamp {
+    history::Stamp(stamp.to_bytes())
+}
 
-    fn stamp(n: u64) -> Stamp {
-        Stamp::new(n, 0, Actor(1))
-    }
+fn seen(values: &Values) -> ReadOutcome {
+    let seen =
+        values.values.iter().map(|(value, at)| history::Seen { value: value.to_vec(), stamp: stamp(*at) });
+    let seen: Vec<_> = seen.collect();
+    if seen.is_empty() { ReadOutcome::Missing } else { ReadOutcome::Found(seen) }
+}
 
-    fn operation(asked: Asked, asked_at: u64, told: Told) -> Operation {
-        let key = RecordKey::new("default", b"k").unwrap();
-        Operation {
-            key,
-            asked,
-            asked_at,
-            deadline: asked_at + 100,
-            told: Some((asked_at + 5, told)),
-            excused: false,
+fn read(told: &Told) -> ReadOutcome {
+    match told {
+        Told::Read(values) => seen(values),
+        Told::Failed(reason) => ReadOutcome::Unanswered(format!("{reason:?}")),
+        Told::Unknown | Told::Written { .. } | Told::Scanned { .. } => {
+            ReadOutcome::Unanswered("unknown".to_owned())
         }
     }
+}
 
-    fn put(value: u8, at: u64, told: Told) -> Operation {
-        operation(Asked::Put(vec![value]), at, told)
-    }
-
-    fn get(at: u64, read: Option<(u8, u64)>) -> Operation {
-        let record = read.map(|(value, n)| Record { stamp: stamp(n), body: Body::Value(vec![value].into()) });
-        operation(Asked::Get, at, Told::Read(record))
-    }
-
-    #[test]
-    fn a_good_history_passes() {
-        let history = [
-            put(1, 0, Told::Written(stamp(1))),
-            get(10, Some((1, 1))),
-            put(2, 12, Told::Unknown),
-            get(14, Some((1, 1))),
-            get(20, Some((2, 9))),
-            operation(Asked::Delete, 30, Told::Written(stamp(10))),
-            operation(Asked::Get, 40, Told::Read(Some(Record { stamp: stamp(10), body: Body::Tombstone }))),
-        ];
-        assert_eq!(check(&history), Ok(()));
-    }
-
-    #[test]
-    fn each_broken_promise_is_noticed() {
-        let written = |n| Told::Written(stamp(n));
-        let cases = [
-            (vec![put(1, 0, written(1)), get(10, None)], Checker::AcknowledgedWriteSurvives),
-            (
-                vec![put(1, 0, written(1)), put(2, 6, written(2)), get(20, Some((1, 1)))],
-                Checker::AcknowledgedWriteSurvives,
-            ),
-            (
-                vec![put(1, 0, Told::Unknown), get(10, Some((1, 1))), get(20, None)],
-                Checker::QuorumReadsNeverGoBack,
-            ),
-            (vec![put(1, 0, written(5)), put(2, 10, written(4))], Checker::LaterWritesGetHigherStamps),
-            (vec![get(10, Some((1, 1)))], Checker::ReadsAreOfWrites),
-            (vec![put(1, 0, Told::Failed), get(10, Some((1, 1)))], Checker::FailedAppliedNothing),
-            (vec![put(1, 0, written(1)), put(2, 0, written(1))], Checker::StampsAreUnique),
-            (vec![Operation { deadline: 1, ..put(1, 0, written(1)) }], Checker::RequestsEndByTheirDeadline),
-        ];
-        for (history, checker) in cases {
-            let violation = check(&history).expect_err("a broken promise");
-            assert_eq!(violation.checker, checker, "{violation:?}");
+fn written(told: &Told) -> WriteOutcome {
+    match told {
+        Told::Written { stamp: at, acks, .. } => WriteOutcome::Done { stamp: stamp(*at), acks: *acks as u32 },
+        Told::Failed(reason) => WriteOutcome::Failed(format!("{reason:?}")),
+        Told::Unknown | Told::Read(_) | Told::Scanned { .. } => {
+            WriteOutcome::Unknown { acks: 0, why: "unknown".to_owned() }
         }
     }
 }

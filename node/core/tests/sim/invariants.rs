@@ -1,55 +1,416 @@
 //! What has to hold at every single step, looked up in the simulated disks: the world knows what is synced where,
 //! whatever the nodes believe.
 
-use keystore_core::effect::{Alarm, Answer, Effect};
+use keystore_core::causal::Context;
+use keystore_core::effect::{Alarm, Answer, Commit, Effect, Entry, Event, LinkId, SavedState, Values};
 use keystore_core::id::NodeId;
-use keystore_core::message::{Message, Origin, ReadOutcome, Refusal, Write, WriteOutcome};
+use keystore_core::message::{
+    Call, Header, Message, Mint, MintOutcome, Origin, ReadOutcome, Refusal, ScanOutcome, Write, WriteOutcome,
+};
 use keystore_core::partition::RecordKey;
-use keystore_core::quorum::Consistency;
-use keystore_core::record::{Record, Version};
+use keystore_core::quorum::{Consistency, Durability};
+use keystore_core::record::{Body, Record};
 use keystore_core::stamp::Stamp;
 
 use crate::coverage::Path;
-use crate::history::{Checker, Violation};
-use crate::machine::Standing;
+use crate::machine::{EPOCH_MS, Standing};
+use crate::plan::Class;
+use crate::request::{Asked, Told};
+use crate::violation::{Checker, Violation};
 use crate::world::World;
 
+/// True if what is stored says all that a record says, or something that supersedes it.
+fn covers(stored: &Record, record: &Record) -> bool {
+    let merged = stored.clone().merge(record.clone());
+    merged.version() == stored.version()
+}
+
+/// True if all that a token stands for is known to a record.
+fn knows(stored: &Record, token: &Context) -> bool {
+    let Body::Siblings(siblings) = &stored.body else { return false };
+    let mut joined = siblings.context().clone();
+    joined.join(token);
+    joined == *siblings.context()
+}
+
+fn is_mark(record: &Record) -> bool {
+    matches!(record.body, Body::Tombstone | Body::Expired)
+}
+
 impl World {
-    pub(crate) fn check_effect(&mut self, _n: usize, effect: &Effect) {
-        if let Effect::Save { state: keystore_core::effect::SavedState::StampCeiling(_), .. } = effect {
-            self.coverage.count(Path::ParkedOnTheCeiling);
-        }
+    /// True if so many of the key's replicas as the level asks for have on disk what is asked for, or had it until
+    /// a fault took it away.
+    fn is_held(&self, (key, level): (&RecordKey, Consistency), holds: impl Fn(&Record) -> bool) -> bool {
+        let sets = self.layout.replica_sets(key.partition(self.layout.partitions));
+        let counts = |node: &NodeId| {
+            let machine = self.machines.iter().find(|machine| machine.id == *node);
+            machine.is_some_and(|machine| machine.disk.ever_synced(key).any(&holds))
+        };
+        sets.satisfied(level, counts)
+    }
+
+    fn class(&self, key: &RecordKey) -> Class {
+        let n = self.keys.iter().position(|known| known == key);
+        n.map_or(Class::Loose, |n| self.plan.keys[n])
     }
 
     pub(crate) fn check_answer(&mut self, n: usize, index: usize, answer: &Answer) {
-        let key = self.history[index].key.clone();
-        match answer {
-            Answer::Written { stamp, .. } => {
-                let stamp = *stamp;
-                if !self.is_held(&key, |record| record.stamp >= stamp) {
-                    let what = format!("machine {n} acknowledged {:?} at {stamp:?}", self.history[index]);
-                    self.violate(Violation::new(Checker::AcknowledgedIsSyncedOnAQuorum, &key, what));
+        let request = &self.requests[index];
+        let (level, asked) = (request.level, request.asked.clone());
+        match (answer, asked) {
+            (Answer::Written { stamp, durability, context, .. }, asked) => {
+                let Some(key) = asked.key().cloned() else { return };
+                self.check_issued_below_ceiling(n, &key, *stamp);
+                match durability {
+                    Durability::Synced => self.check_written(n, &key, (*stamp, context.as_ref()), level),
+                    Durability::Periodic => self.coverage.count(Path::PeriodicAcknowledged),
                 }
             }
-            Answer::Read(Some(record)) => {
-                let version = record.version();
-                if !self.is_held(&key, |record| record.version() >= version) {
-                    let what = format!("machine {n} answered {record:?} to {:?}", self.history[index]);
-                    self.violate(Violation::new(Checker::AnsweredIsSyncedOnAQuorum, &key, what));
+            (Answer::Read(values), Asked::Get { key }) if request.is_promised => {
+                let floor = request.floor;
+                self.check_read(n, &key, values, floor);
+            }
+            (Answer::Scanned { entries, .. }, _) => {
+                for (key, values) in entries {
+                    if self.class(key) != Class::Loose {
+                        self.check_shown_values(n, key, values);
+                    }
                 }
             }
-            Answer::Read(None) | Answer::Failed(_) | Answer::InitAccepted | Answer::InitRefused(_) => {}
+            _ => {}
         }
     }
 
-    /// True if a quorum of the key's replicas hold what is asked for, synced, or have lost it since by a fault.
-    fn is_held(&self, key: &RecordKey, holds: impl Fn(&Record) -> bool) -> bool {
-        let sets = self.layout.replica_sets(key.partition(self.layout.partitions));
-        let counts = |node: &NodeId| {
-            let n = self.machines.iter().position(|machine| machine.id == *node).unwrap();
-            self.machines[n].disk.ever_synced(key).any(&holds)
+    fn check_written(
+        &mut self,
+        n: usize,
+        key: &RecordKey,
+        (stamp, token): (Stamp, Option<&bytes::Bytes>),
+        level: Consistency,
+    ) {
+        let is_held = match token.map(|token| Context::from_token(key, token).unwrap()) {
+            Some(token) => self.is_held((key, level), |record| knows(record, &token)),
+            None => self.is_held((key, level), |record| record.stamp >= stamp),
         };
-        sets.satisfied(Consistency::Quorum, counts)
+        if !is_held {
+            let what = format!("machine {n} acknowledged {key:?} at {stamp:?}, which too few disks have");
+            self.violate(Violation::new(Checker::AcknowledgedIsSyncedOnAQuorum, key, what));
+        }
+    }
+
+    fn check_read(&mut self, n: usize, key: &RecordKey, values: &Values, floor: Option<Stamp>) {
+        if !values.values.is_empty() || values.context.is_some() {
+            return self.check_shown_values(n, key, values);
+        }
+        let Some(floor) = floor else { return };
+        if self.reason_to_miss(key, floor).is_none() {
+            let what = format!("machine {n} finds {key:?} missing, after {floor:?} was promised");
+            self.violate(Violation::new(Checker::MissingHasAReason, key, what));
+        }
+    }
+
+    /// The lowest mark that a quorum holds, or more than that, and that is not below what was promised.
+    fn reason_to_miss(&self, key: &RecordKey, floor: Stamp) -> Option<Stamp> {
+        let (_, fastest) = self.clock_range;
+        let latest_ms = (EPOCH_MS + self.now_ms).saturating_add_signed(fastest);
+        let is_due = |expires_ms: &Option<u64>| expires_ms.is_none_or(|expires_ms| expires_ms <= latest_ms);
+        let marks = self.marks.get(key)?.range(floor..).filter(|(_, expires_ms)| is_due(expires_ms));
+        let is_held = |mark: &Stamp| {
+            self.is_held((key, Consistency::Quorum), |record| {
+                record.stamp > *mark || record.stamp == *mark && is_mark(record)
+            })
+        };
+        marks.map(|(mark, _)| *mark).find(is_held)
+    }
+
+    fn check_shown_values(&mut self, n: usize, key: &RecordKey, values: &Values) {
+        let is_held = match &values.context {
+            Some(token) => {
+                let token = Context::from_token(key, token).unwrap();
+                self.is_held((key, Consistency::Quorum), |record| knows(record, &token))
+            }
+            None => values
+                .values
+                .iter()
+                .all(|(_, stamp)| self.is_held((key, Consistency::Quorum), |record| record.stamp >= *stamp)),
+        };
+        if !is_held {
+            let what = format!("machine {n} answers {values:?} for {key:?}, which too few disks have");
+            self.violate(Violation::new(Checker::AnsweredIsSyncedOnAQuorum, key, what));
+        }
+    }
+
+    /// Notes what an answer promises to whoever asks later.
+    pub(crate) fn raise_floor(&mut self, index: usize) {
+        let request = &self.requests[index];
+        let (Some(key), Some((_, told)), true) = (request.asked.key(), &request.told, request.is_promised)
+        else {
+            return;
+        };
+        let key = key.clone();
+        let promised = match told {
+            Told::Written { stamp, .. } => Some(*stamp),
+            Told::Read(values) if self.class(&key) == Class::Cart => {
+                values.values.iter().map(|(_, s)| *s).max()
+            }
+            Told::Read(values) => match values.values.first() {
+                Some((_, stamp)) => Some(*stamp),
+                None => request.floor.and_then(|floor| self.reason_to_miss(&key, floor)),
+            },
+            Told::Scanned { .. } | Told::Failed(_) | Told::Unknown => None,
+        };
+        if let Some(promised) = promised
+            && self.class(&key) != Class::Cart
+        {
+            let floor = self.floors.entry(key).or_insert(promised);
+            *floor = promised.max(*floor);
+        }
+    }
+
+    /// Notes what may leave a key without a value: the stamp of a delete, or of a value and when that expires.
+    fn note_mark(&mut self, key: &RecordKey, record: &Record) {
+        let expires_ms = match record.body {
+            Body::Tombstone | Body::Expired => None,
+            Body::Expiring { expires_ms, .. } => Some(expires_ms),
+            Body::Value(_) | Body::Siblings(_) => return,
+        };
+        self.marks.entry(key.clone()).or_default().insert(record.stamp, expires_ms);
+    }
+
+    /// Notes what a node is asked to do, so that its answers can be judged.
+    pub(crate) fn note_arrival(&mut self, n: usize, event: &Event) {
+        let Event::Frame { header, messages, .. } = event else { return };
+        let now = self.machines[n].now(self.now_ms);
+        let latest_ms = now.wall_ms.saturating_sub(self.plan.settings.skew_ms_max);
+        for message in messages {
+            let (call, deadline_ms) = match message {
+                Message::Write(Write { call, origin: Origin::Client { deadline_wall_ms }, .. })
+                | Message::Mint(Mint { call, deadline_wall_ms, .. }) => (*call, *deadline_wall_ms),
+                Message::Write(Write { call, .. })
+                | Message::Read { call, .. }
+                | Message::Scan { call, .. } => (*call, u64::MAX),
+                _ => continue,
+            };
+            if call.operation == 0 || self.is_stray(n, header) {
+                continue;
+            }
+            let asked = &mut self.machines[n].asked;
+            let was_in_time = asked.get(&(header.from, call)).is_some_and(|(_, is_late)| !is_late);
+            let is_late = deadline_ms < latest_ms && !was_in_time;
+            asked.insert((header.from, call), (message.clone(), is_late));
+        }
+    }
+
+    /// A frame that may change nothing: it is meant for somebody else, or its sender has been heard of as a later
+    /// generation, durably.
+    fn is_stray(&self, n: usize, header: &Header) -> bool {
+        let machine = &self.machines[n];
+        let known = machine.disk.state.peers.get(&header.from);
+        header.to != machine.id
+            || header.cluster != self.layout.cluster
+            || known.is_some_and(|(generation, _)| *generation > header.generation)
+    }
+
+    pub(crate) fn check_effect(&mut self, n: usize, effect: &Effect) {
+        match effect {
+            Effect::Commit(Commit { entry: Entry::Record { key, record }, .. })
+            | Effect::Commit(Commit { entry: Entry::Replace { key, record: Some(record) }, .. }) => {
+                self.note_mark(key, record);
+            }
+            Effect::AcceptLink { link, .. } => self.check_accepted(n, *link),
+            Effect::Save { state: SavedState::Layout { layout, .. }, .. } => {
+                let before = self.machines[n].disk.state.membership.as_ref();
+                if before.is_some_and(|(before, _)| before.digest() != layout.digest()) {
+                    let what = format!("machine {n} takes a second first layout");
+                    self.violate(Violation::of_the_world(Checker::ServingMeansAllAccepted, what));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn check_accepted(&mut self, n: usize, link: LinkId) {
+        let Some(hello) = self.network.offered(link, n) else { return };
+        let known = self.machines[n].disk.state.peers.get(&hello.header.from);
+        if known != Some(&(hello.header.generation, hello.nonce)) {
+            let what = format!("machine {n} accepts {hello:?}, and has {known:?} on disk");
+            self.violate(Violation::of_the_world(Checker::IdentitiesAreDurable, what));
+        }
+    }
+
+    pub(crate) fn check_message(&mut self, n: usize, link: LinkId, message: &Message) {
+        let to = self.network.peer(link, n).map(|peer| self.machines[peer].id);
+        let Some(to) = to else { return };
+        match message {
+            Message::Write(Write { call, record, origin: Origin::Client { .. }, key, .. }) => {
+                self.check_issued(n, key, (record.stamp, *call));
+            }
+            // The same stamp may have been offered to a replica here before, and be offered to others much later.
+            Message::Mint(Mint { key, change, .. }) => self.check_issued_below_ceiling(n, key, change.stamp),
+            Message::WriteAnswer { call, outcome, .. } => self.check_write_answer(n, (to, *call), outcome),
+            Message::MintAnswer { call, outcome, .. } => self.check_mint_answer(n, (to, *call), outcome),
+            Message::ReadAnswer { call, outcome, .. } => self.check_read_answer(n, (to, *call), outcome),
+            Message::ScanAnswer { call, outcome, .. } => self.check_scan_answer(n, (to, *call), outcome),
+            Message::Write(_)
+            | Message::Read { .. }
+            | Message::Scan { .. }
+            | Message::Hint { .. }
+            | Message::InitAccepted { .. } => {}
+        }
+    }
+
+    /// Rule 6: whatever happens to the clock, a node's stamps only grow, from one life to the next, and are below
+    /// the ceiling that is on disk.
+    fn check_issued(&mut self, n: usize, key: &RecordKey, (stamp, call): (Stamp, Call)) {
+        // What was sent before is sent again to others, under the stamp that it has.
+        if self.machines[n].issued.get(&call) == Some(&stamp) {
+            return;
+        }
+        let last = self.machines[n].last_issued;
+        if self.machines[n].issued.insert(call, stamp).is_some() || last.is_some_and(|last| last >= stamp) {
+            let what = format!("machine {n} issued {last:?}, and then {stamp:?} for {call:?}");
+            self.violate(Violation::new(Checker::StampsOfANodeGrow, key, what));
+        }
+        self.machines[n].last_issued = Some(stamp);
+        self.check_issued_below_ceiling(n, key, stamp);
+    }
+
+    fn check_issued_below_ceiling(&mut self, n: usize, key: &RecordKey, stamp: Stamp) {
+        let machine = &self.machines[n];
+        let ceiling_ms = machine.disk.state.ceiling_ms;
+        if stamp.actor() == machine.actor && stamp.millis() >= ceiling_ms {
+            let what = format!("machine {n} issued {stamp:?}, the ceiling on its disk being {ceiling_ms}");
+            self.violate(Violation::new(Checker::StampsAreBelowTheCeiling, key, what));
+        }
+    }
+
+    /// What the answer is about; an answer to a question that nobody may ask is a broken promise.
+    fn question(&mut self, n: usize, asker: (NodeId, Call)) -> Option<(Message, bool)> {
+        if asker.1.operation == 0 {
+            return None;
+        }
+        let asked = self.machines[n].asked.get(&asker).cloned();
+        if asked.is_none() {
+            let what = format!("machine {n} answers {asker:?}, which only a stray frame has asked");
+            self.violate(Violation::of_the_world(Checker::StrayFramesAreIgnored, what));
+        }
+        asked
+    }
+
+    fn check_write_answer(&mut self, n: usize, asker: (NodeId, Call), outcome: &WriteOutcome) {
+        let Some((Message::Write(Write { key, record, origin, .. }), is_late)) = self.question(n, asker)
+        else {
+            return;
+        };
+        if let WriteOutcome::Superseded(_) = outcome {
+            self.coverage.count(Path::Superseded);
+        }
+        let disk = &self.machines[n].disk;
+        let is_kept = match outcome {
+            WriteOutcome::Held(Durability::Synced) => {
+                disk.ever_synced(&key).any(|stored| covers(stored, &record))
+            }
+            WriteOutcome::Held(Durability::Periodic) => {
+                disk.visible(&key).is_some_and(|stored| covers(stored, &record))
+            }
+            WriteOutcome::Superseded(by) => disk.visible(&key).is_some_and(|stored| stored.stamp >= *by),
+            WriteOutcome::Refused(refusal) => return self.check_refusal(n, (&key, origin), *refusal),
+        };
+        if !is_kept {
+            let what = format!("machine {n} says {outcome:?} of {record:?}");
+            self.violate(Violation::new(Checker::HeldIsOnDisk, &key, what));
+        }
+        self.check_late(n, &key, is_late);
+    }
+
+    fn check_late(&mut self, n: usize, key: &RecordKey, is_late: bool) {
+        if is_late {
+            let what = format!("machine {n} took a write of {key:?} after its deadline");
+            self.violate(Violation::new(Checker::LateWritesAreRefused, key, what));
+        }
+    }
+
+    fn check_refusal(&mut self, n: usize, (key, origin): (&RecordKey, Origin), refusal: Refusal) {
+        match refusal {
+            Refusal::DeadlinePassed => self.coverage.count(Path::RefusedAfterItsDeadline),
+            Refusal::ClockSkew => self.coverage.count(Path::RefusedForClockSkew),
+            Refusal::DiskFull => self.coverage.count(Path::RefusedForWantOfSpace),
+            Refusal::InDoubt => self.coverage.count(Path::RefusedInDoubt),
+            Refusal::Overloaded
+            | Refusal::NotReplica
+            | Refusal::NotInitialized
+            | Refusal::TooManySiblings => {}
+        }
+        if origin == Origin::Repair && matches!(refusal, Refusal::DeadlinePassed | Refusal::ClockSkew) {
+            let what = format!("machine {n} refuses a repair of {key:?}: {refusal:?}");
+            self.violate(Violation::new(Checker::RepairsAreNotRefusedForTheirAge, key, what));
+        }
+    }
+
+    fn check_mint_answer(&mut self, n: usize, asker: (NodeId, Call), outcome: &MintOutcome) {
+        let Some((Message::Mint(Mint { key, .. }), is_late)) = self.question(n, asker) else { return };
+        let MintOutcome::Minted { record, .. } = outcome else { return };
+        if !self.machines[n].disk.ever_synced(&key).any(|stored| covers(stored, record)) {
+            let what = format!("machine {n} says that it minted {record:?}");
+            self.violate(Violation::new(Checker::HeldIsOnDisk, &key, what));
+        }
+        self.check_late(n, &key, is_late);
+    }
+
+    fn check_read_answer(&mut self, n: usize, asker: (NodeId, Call), outcome: &ReadOutcome) {
+        let Some((Message::Read { key, .. }, _)) = self.question(n, asker) else { return };
+        let version = match outcome {
+            ReadOutcome::Digest(version) => *version,
+            ReadOutcome::Full(record) => record.version(),
+            ReadOutcome::Missing | ReadOutcome::Refused(_) => return,
+        };
+        let shown = |record: &Record| record.version() == version;
+        self.check_visible(n, &key, shown);
+    }
+
+    fn check_scan_answer(&mut self, n: usize, asker: (NodeId, Call), outcome: &ScanOutcome) {
+        let Some((Message::Scan { .. }, _)) = self.question(n, asker) else { return };
+        let ScanOutcome::Page(page) = outcome else { return };
+        for (key, record) in &page.entries {
+            self.check_visible(n, key, |stored| stored == record);
+        }
+    }
+
+    /// Rule 3: what a replica shows is synced on its disk, or written where nobody asked for more.
+    fn check_visible(&mut self, n: usize, key: &RecordKey, is_shown: impl Fn(&Record) -> bool) {
+        let disk = &self.machines[n].disk;
+        let visible = disk.visible(key).filter(|record| is_shown(record));
+        let is_synced = |record: &&Record| disk.synced(key).is_some_and(|stored| covers(stored, record));
+        let is_loose = self.class(key) == Class::Loose;
+        if visible.filter(|record| is_loose || is_synced(record)).is_none() {
+            let (visible, synced) = (disk.visible(key), disk.synced(key));
+            let what = format!(
+                "machine {n} shows of {key:?} what its disk does not have, which is {visible:?}, synced {synced:?}"
+            );
+            self.violate(Violation::new(Checker::VisibleMeansSynced, key, what));
+        }
+    }
+
+    pub(crate) fn check_alarm(&mut self, n: usize, alarm: Alarm) {
+        self.note(format_args!("machine {n}: {alarm:?}"));
+        match alarm {
+            Alarm::EqualStamps { key, stamp } => {
+                let what = format!("machine {n} holds two records of {stamp:?}");
+                self.violate(Violation::new(Checker::EqualStampsAreEqual, &key, what));
+            }
+            Alarm::DamagedRecord { key } => {
+                if !self.machines[n].disk.is_rotten(&key) {
+                    let what = format!("machine {n} calls a whole record damaged");
+                    self.violate(Violation::new(Checker::DoubtHasAReason, &key, what));
+                }
+            }
+            Alarm::Healed { .. } => {}
+            // A rolled-back or cloned disk, set aside by now: the process ends.
+            Alarm::StaleGeneration { .. } => {
+                self.coverage.count(Path::StaleGenerationRefused);
+                self.end_for_good(n);
+            }
+        }
     }
 
     /// The machines that hold this key and can be asked.
@@ -72,80 +433,16 @@ impl World {
         }
     }
 
-    pub(crate) fn check_message(&mut self, n: usize, message: &Message) {
-        match message {
-            Message::Write(Write { call, record, origin: Origin::Client { .. }, key, .. }) => {
-                let now = (record.stamp, (self.machines[n].life, *call));
-                self.check_issued(n, key, now);
-            }
-            Message::Write(_) | Message::WriteAnswer { .. } | Message::Read { .. } => {}
-            Message::ReadAnswer { outcome, .. } => self.check_shown(n, outcome),
-            Message::InitAccepted { .. } => {}
+    /// Rule 27: what waits in a node is bounded.
+    pub(crate) fn check_bounds(&mut self, n: usize) {
+        let settings = &self.plan.settings;
+        let Some(node) = &self.machines[n].node else { return };
+        let status = node.status(self.machines[n].now(self.now_ms));
+        let writes_max = settings.writes_max + settings.writes_max / 4 + self.plan.clients;
+        let (requests, writes) = (status.requests_under_way, status.writes_under_way);
+        if requests > settings.requests_max || writes > writes_max {
+            let what = format!("machine {n} has {requests} requests and {writes} writes under way");
+            self.violate(Violation::of_the_world(Checker::QueuesStayWithinTheirBounds, what));
         }
-    }
-
-    /// Rule 6: whatever happens to the clock, a node's stamps only grow, from one life to the next.
-    fn check_issued(&mut self, n: usize, key: &RecordKey, now: (Stamp, (u64, keystore_core::message::Call))) {
-        if let Some(last) = self.machines[n].issued
-            && last != now
-            && last.0 >= now.0
-        {
-            let what = format!("machine {n} issued {last:?}, and then {now:?}");
-            self.violate(Violation::new(Checker::StampsOfANodeGrow, key, what));
-        }
-        self.machines[n].issued = Some(now);
-    }
-
-    /// Rule 3: what a replica shows is synced on its disk.
-    fn check_shown(&mut self, n: usize, outcome: &ReadOutcome) {
-        let version: Version = match outcome {
-            ReadOutcome::Digest(version) => *version,
-            ReadOutcome::Full(record) => record.version(),
-            ReadOutcome::Missing | ReadOutcome::Refused(_) => return,
-        };
-        let disk = &self.machines[n].disk;
-        // The answer does not name its key; versions are unique, so that any key will do.
-        let is_synced = disk.keys().any(|key| disk.synced(key).is_some_and(|r| r.version() == version));
-        if !is_synced {
-            let what = format!("machine {n} shows {outcome:?}");
-            self.violate(Violation { checker: Checker::VisibleMeansSynced, key: None, what });
-        }
-    }
-
-    pub(crate) fn check_alarm(&mut self, n: usize, alarm: Alarm) {
-        self.note(format_args!("machine {n}: {alarm:?}"));
-        match alarm {
-            Alarm::EqualStamps { key, stamp } => {
-                let what = format!("machine {n} holds two records of {stamp:?}");
-                self.violate(Violation::new(Checker::StampsAreUnique, &key, what));
-            }
-            Alarm::DamagedRecord { key } => {
-                if !self.machines[n].disk.is_rotten(&key) {
-                    let what = format!("machine {n} calls a whole record damaged");
-                    self.violate(Violation::new(Checker::DoubtHasAReason, &key, what));
-                }
-            }
-            Alarm::StaleGeneration { .. } => {}
-        }
-    }
-
-    pub(crate) fn count_message(&mut self, message: &Message) {
-        let path = match message {
-            Message::Write(write) if write.origin == Origin::Repair && write.call.operation == 0 => {
-                Path::ReadRepair
-            }
-            Message::Write(write) if write.origin == Origin::Repair => Path::WriteBack,
-            Message::Write(write) if write.call.attempt > 1 => Path::StampedAnew,
-            Message::WriteAnswer { outcome: WriteOutcome::Superseded(_), .. } => Path::Superseded,
-            Message::WriteAnswer { outcome: WriteOutcome::Refused(refusal), .. } => match refusal {
-                Refusal::DeadlinePassed => Path::RefusedAfterItsDeadline,
-                Refusal::ClockSkew => Path::RefusedForClockSkew,
-                Refusal::DiskFull => Path::RefusedForWantOfSpace,
-                Refusal::InDoubt => Path::RefusedInDoubt,
-                Refusal::Overloaded | Refusal::NotReplica | Refusal::NotInitialized => return,
-            },
-            _ => return,
-        };
-        self.coverage.count(path);
     }
 }

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 
 use keystore_core::effect::{Event, Now, RequestId};
 use keystore_core::id::{Actor, NodeId, Nonce};
-use keystore_core::message::Call;
+use keystore_core::message::{Call, Message};
 use keystore_core::node::{Node, Start};
 use keystore_core::stamp::Stamp;
 
 use crate::coverage::Path;
 use crate::disk::{Disk, Ending};
-use crate::history::Told;
 use crate::plan::TIMEOUT_MS;
+use crate::request::Told;
 use crate::world::{Pending, World};
 
 /// What every wall clock shows when the world begins, unless it is skewed.
@@ -45,8 +45,11 @@ pub(crate) struct Machine {
     pub(crate) life: u64,
     pub(crate) tick_at: Option<u64>,
     pub(crate) requests: BTreeMap<RequestId, usize>,
-    /// The last stamp seen to be issued here, by which call of which life.
-    pub(crate) issued: Option<(Stamp, (u64, Call))>,
+    /// The stamps that its process has issued, and the last one of all its processes.
+    pub(crate) issued: BTreeMap<Call, Stamp>,
+    pub(crate) last_issued: Option<Stamp>,
+    /// What its process was asked by others and may answer, and whether that came too late.
+    pub(crate) asked: BTreeMap<(NodeId, Call), (Message, bool)>,
     /// The process ends after this many more effects.
     pub(crate) crash_after: Option<u64>,
     /// What came while it was paused.
@@ -71,7 +74,9 @@ impl Machine {
             life: 0,
             tick_at: None,
             requests: BTreeMap::new(),
-            issued: None,
+            issued: BTreeMap::new(),
+            last_issued: None,
+            asked: BTreeMap::new(),
             crash_after: None,
             backlog: VecDeque::new(),
             sync_fails: false,
@@ -92,6 +97,10 @@ impl World {
         if machine.standing != Standing::Down {
             return;
         }
+        if machine.disk.state.is_set_aside {
+            machine.standing = Standing::Gone;
+            return;
+        }
         machine.image = Some(machine.disk.clone());
         machine.disk.recover();
         machine.life += 1;
@@ -105,6 +114,8 @@ impl World {
             stamp_ceiling_ms: state.ceiling_ms,
             membership: state.membership,
             peers: state.peers,
+            trusted_since: state.trusted_since,
+            hints: machine.disk.hints().cloned().collect(),
             settings: self.plan.settings.clone(),
         };
         machine.node = Some(Node::new(start, machine.now(now_ms)));
@@ -133,10 +144,12 @@ impl World {
     }
 
     fn end_process(&mut self, n: usize, ending: Ending) -> bool {
+        let now_ms = self.now_ms;
         let machine = &mut self.machines[n];
-        if machine.node.take().is_none() {
-            return false;
-        }
+        let Some(node) = machine.node.take() else { return false };
+        self.coverage.add_counters(&node.status(machine.now(now_ms)).counters);
+        machine.asked.clear();
+        machine.issued.clear();
         machine.life += 1;
         machine.standing = Standing::Down;
         machine.tick_at = None;
@@ -169,7 +182,7 @@ impl World {
         self.note(format_args!("machine {n} is paused for {for_ms} ms"));
         let waiting: Vec<_> = self.machines[n].requests.values().copied().collect();
         for index in waiting {
-            self.history[index].excused = true;
+            self.requests[index].excused = true;
         }
         let life = self.machines[n].life;
         self.after(for_ms, Pending::Resume { machine: n, life });

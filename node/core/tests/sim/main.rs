@@ -17,9 +17,11 @@ mod invariants;
 mod machine;
 mod network;
 mod plan;
+mod request;
 mod rng;
 mod run;
 mod trace;
+mod violation;
 mod workload;
 mod world;
 
@@ -40,15 +42,15 @@ fn number(name: &str) -> Option<u64> {
 fn the_promises_hold_whatever_goes_wrong() {
     if let Some(seed) = number("KEYSTORE_SIM_SEED") {
         let Outcome { violation, coverage, trace_hash, story } = run(seed, true);
-        println!("{coverage:?}\nseed {seed}: trace {trace_hash:016x}");
+        println!("{coverage}seed {seed}: trace {trace_hash:016x}");
         assert!(violation.is_none(), "seed {seed}\n{story}");
         return;
     }
     let runs = number("KEYSTORE_SIM_RUNS").unwrap_or(SEEDS);
     let coverage = run_all(runs);
-    println!("{runs} runs: {coverage:?}");
+    println!("{coverage}{runs} runs");
     if runs >= SEEDS {
-        assert_eq!(coverage.untaken(), [], "paths that were never taken");
+        assert_eq!(coverage.untaken(), Vec::<String>::new(), "paths that were never taken");
     }
 }
 

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use keystore_core::effect::{Event, LinkId};
+use keystore_core::id::NodeId;
 use keystore_core::message::{Header, Hello, Message};
-use keystore_core::node::alarm_of;
 use keystore_core::peers::LinkRefusal;
 
 use crate::coverage::Path;
@@ -38,6 +38,8 @@ struct Side {
     life: u64,
     is_open: bool,
     accepted: bool,
+    /// What the other side has said first.
+    offered: Option<Hello>,
     /// Sent over a stream and not yet arrived.
     stream: VecDeque<Parcel>,
     /// Frames that arrived before the side had accepted the link.
@@ -72,6 +74,17 @@ impl Network {
         self.machines(link).map(|machines| machines[side])
     }
 
+    /// The machine at the other end.
+    pub(crate) fn peer(&self, link: LinkId, n: usize) -> Option<usize> {
+        let side = self.side(link, n)?;
+        self.machine(link, 1 - side)
+    }
+
+    /// What was said first to this machine on this link.
+    pub(crate) fn offered(&self, link: LinkId, n: usize) -> Option<&Hello> {
+        self.links.get(&link)?.sides[self.side(link, n)?].offered.as_ref()
+    }
+
     pub(crate) fn open(&self) -> Vec<LinkId> {
         self.links.keys().copied().collect()
     }
@@ -87,7 +100,9 @@ impl World {
         for dialler in 0..self.machines.len() {
             for other in 0..self.machines.len() {
                 if self.machines[dialler].id < self.machines[other].id && self.may_dial(dialler, other) {
-                    self.dial_one(dialler, other);
+                    let is_misdirected = self.rng.chance(self.plan.misdirected_percent);
+                    let to = if is_misdirected { self.rng.index(self.machines.len()) } else { other };
+                    self.dial_one(dialler, to, self.machines[other].id);
                 }
             }
         }
@@ -107,8 +122,11 @@ impl World {
             && !network.links.values().any(has_link)
     }
 
-    fn dial_one(&mut self, dialler: usize, other: usize) {
-        let to = self.machines[other].id;
+    /// Dials the address at which a node is thought to be: somebody else may be there by now.
+    fn dial_one(&mut self, dialler: usize, other: usize, to: NodeId) {
+        if dialler == other || !self.is_running(other) {
+            return;
+        }
         let Some(hello) = self.machines[dialler].node.as_ref().and_then(|node| node.hello(to)) else {
             return;
         };
@@ -119,6 +137,7 @@ impl World {
             life: self.machines[machine].life,
             is_open: true,
             accepted: false,
+            offered: None,
             stream: VecDeque::new(),
             held: Vec::new(),
         };
@@ -184,7 +203,10 @@ impl World {
             return;
         }
         match parcel {
-            Parcel::Hello(hello) => self.step(to, Event::LinkOffered { link, hello }),
+            Parcel::Hello(hello) => {
+                here.offered = Some(hello.clone());
+                self.step(to, Event::LinkOffered { link, hello });
+            }
             Parcel::Frame(header, message) if here.accepted => {
                 self.step(to, Event::Frame { link, header, messages: vec![message] });
             }
@@ -192,11 +214,14 @@ impl World {
             Parcel::End => self.hear_end(link, side),
             Parcel::Refusal(refusal) => {
                 let peer = self.machines[from].id;
+                if refusal == LinkRefusal::WrongNode {
+                    self.coverage.count(Path::MisdirectedLinkRefused);
+                }
+                // What we said first is what the other side was offered and refuses.
+                let said = open.sides[1 - side].offered.as_ref().map(|hello| hello.header.generation);
                 self.hear_end(link, side);
-                if alarm_of(refusal, peer).is_some() {
-                    // A rolled-back or cloned disk: the process ends, and may not be started again.
-                    self.coverage.count(Path::StaleGenerationRefused);
-                    self.end_for_good(to);
+                if let Some(generation) = said {
+                    self.step(to, Event::HelloRefused { peer, generation, refusal });
                 }
             }
         }

@@ -9,6 +9,23 @@ use crate::rng::Rng;
 /// Every request's deadline.
 pub(crate) const TIMEOUT_MS: u64 = 2_000;
 
+/// What is asked of a key, and so what holds of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Quorum or all, and synced: the promises hold.
+    Strict,
+    /// Sometimes at one: the promises hold for the others.
+    Mixed,
+    /// Sometimes not even synced: it converges.
+    Loose,
+    /// In a keyspace that keeps siblings, at quorum or all.
+    Cart,
+}
+
+impl Class {
+    const ALL: &[Self] = &[Self::Strict, Self::Mixed, Self::Loose, Self::Cart];
+}
+
 /// How messages of one link behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Delivery {
@@ -34,7 +51,14 @@ pub(crate) struct Plan {
     /// About how long it is from one fault to the next.
     pub(crate) fault_every_ms: u64,
     pub(crate) clients: usize,
-    pub(crate) keys: u64,
+    pub(crate) keys: Vec<Class>,
+    /// How many dials in a hundred reach somebody else.
+    pub(crate) misdirected_percent: u64,
+    /// How many puts in a hundred expire.
+    pub(crate) ttl_percent: u64,
+    pub(crate) scan_percent: u64,
+    /// In keyspaces that keep siblings, nothing is replaced: a set of unique values, which grows.
+    pub(crate) only_adds: bool,
     /// A client waits so long at most before it asks again.
     pub(crate) think_ms_max: u64,
     /// How long there are faults.
@@ -56,11 +80,21 @@ impl Plan {
             disks_lie: false,
             fault_every_ms: 500,
             clients: 5,
-            keys: 3,
+            keys: vec![Class::Strict, Class::Strict, Class::Cart],
+            misdirected_percent: 0,
+            ttl_percent: 0,
+            scan_percent: 10,
+            only_adds: false,
             think_ms_max: 40,
             duration_ms: 5_000,
             settings: Settings::default(),
         }
+    }
+
+    /// True if bounds may be reached, and are worth a look at each step.
+    pub(crate) fn has_small_bounds(&self) -> bool {
+        let usual = Settings::default();
+        self.settings.requests_max < usual.requests_max || self.settings.writes_max < usual.writes_max
     }
 
     pub(crate) fn draw(rng: &mut Rng) -> Self {
@@ -77,6 +111,10 @@ impl Plan {
         };
         let share = rng.pick(&[10, 25, 60]);
         let faults = Fault::ALL.iter().copied().filter(|_| rng.chance(share)).collect();
+        let classes: Vec<_> = Class::ALL.iter().copied().filter(|_| rng.chance(50)).collect();
+        let classes = if classes.is_empty() { vec![Class::Strict] } else { classes };
+        let count = rng.between(1, 6);
+        let keys = (0..count).map(|_| rng.pick(&classes)).collect();
         Self {
             nodes,
             replication_factor,
@@ -88,10 +126,29 @@ impl Plan {
             disks_lie: false,
             fault_every_ms: rng.pick(&[100, 300, 300, 1_000]),
             clients: rng.between(2, 8) as usize,
-            keys: rng.between(1, 6),
+            keys,
+            misdirected_percent: rng.pick(&[0, 0, 0, 30]),
+            ttl_percent: rng.pick(&[0, 0, 20, 60]),
+            scan_percent: rng.pick(&[0, 5, 20]),
+            only_adds: rng.chance(15),
             think_ms_max: rng.pick(&[5, 40, 150]),
             duration_ms: rng.between(3_000, 8_000),
-            settings: Settings::default(),
+            settings: settings(rng),
         }
+    }
+}
+
+/// Bounds so small that they are reached, now and then.
+fn settings(rng: &mut Rng) -> Settings {
+    let usual = Settings::default();
+    let few = |rng: &mut Rng, usual: usize, few: usize| if rng.chance(15) { few } else { usual };
+    Settings {
+        requests_max: few(rng, usual.requests_max, 2),
+        writes_max: few(rng, usual.writes_max, 4),
+        digest_bytes_min: few(rng, usual.digest_bytes_min, 0),
+        hint_bytes_max: few(rng, usual.hint_bytes_max, 40),
+        hint_age_ms_max: if rng.chance(15) { 1_000 } else { usual.hint_age_ms_max },
+        speculate_ms: rng.pick(&[5, usual.speculate_ms, usual.speculate_ms, 10_000]),
+        ..usual
     }
 }

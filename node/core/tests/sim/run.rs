@@ -3,14 +3,15 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use keystore_core::quorum::Consistency;
+use keystore_core::partition::RecordKey;
+use keystore_core::quorum::{Consistency, Durability};
 
 use crate::coverage::Coverage;
-use crate::history::{Asked, Checker, Violation, check};
-use crate::machine::Standing;
 use crate::plan::{Plan, TIMEOUT_MS};
+use crate::request::{Asked, Told};
 use crate::rng::Rng;
-use crate::workload::key;
+use crate::violation::{Checker, Violation};
+use crate::workload::Wish;
 use crate::world::World;
 
 /// After everything has healed all members have to serve within this time.
@@ -36,7 +37,7 @@ pub(crate) fn run_plan(seed: u64, rng: Rng, plan: Plan, is_traced: bool) -> Outc
     let ended = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
     if ended.is_err() {
         let what = format!("a panic at {} ms", world.now_ms);
-        world.violate(Violation { checker: Checker::CoreDoesNotPanic, key: None, what });
+        world.violate(Violation::of_the_world(Checker::CoreDoesNotPanic, what));
     }
     let story = match &world.violation {
         Some(violation) if is_traced => tell_story(seed, &world, violation),
@@ -50,7 +51,7 @@ fn tell_story(seed: u64, world: &World, violation: &Violation) -> String {
         Ok(path) => format!("the whole trace is in {}", path.display()),
         Err(error) => format!("the whole trace cannot be written: {error}"),
     };
-    let excerpt = world.trace.excerpt(violation.key.as_ref());
+    let excerpt = world.trace.excerpt(violation.key.as_ref(), violation.until_ms);
     format!("{:?}\n{excerpt}{:?}: {}\n{place}", world.plan, violation.checker, violation.what)
 }
 
@@ -71,38 +72,49 @@ fn live(world: &mut World) {
     }
     if !world.all_serve() {
         let what = "not all members serve after everything has healed".to_owned();
-        world.violate(Violation { checker: Checker::HealedClusterServes, key: None, what });
+        world.violate(Violation::of_the_world(Checker::HealedClusterServes, what));
     }
     read_everything(world);
-    if world.violation.is_none()
-        && let Err(violation) = check(&world.history)
-    {
-        world.violate(violation);
+    if world.violation.is_none() {
+        world.check_history();
     }
+    world.count_all();
 }
 
 /// Reads each key through each node, one after the other; then the replicas of each have to be equal. There is no
 /// anti-entropy yet, and a read at `all` is what finds every difference: where a replica is gone, a read at
-/// `quorum` meets all that are left.
+/// `quorum` meets all that are left. A replica that is in doubt refuses, and is healed by that: so the first reads
+/// may fail, for a while.
 fn read_everything(world: &mut World) {
-    for n in 1..=world.plan.keys {
-        let level = if world.replicas(&key(n)).len() == world.plan.replication_factor {
-            Consistency::All
-        } else {
-            Consistency::Quorum
-        };
+    let deadline_ms = world.now_ms + HEALED_WITHIN_MS;
+    for key in world.keys.clone() {
+        let has_all = world.replicas(&key).len() == world.plan.replication_factor;
+        let level = if has_all { Consistency::All } else { Consistency::Quorum };
         for machine in 0..world.plan.nodes {
-            if world.machines[machine].standing != Standing::Running {
-                continue;
-            }
-            let index = world.ask(machine, key(n), Asked::Get, Some(level));
-            while world.history[index].told.is_none() && world.violation.is_none() {
-                world.run_for(5);
+            while world.is_running(machine) && !is_read(world, machine, (&key, level)) {
+                if world.violation.is_some() {
+                    return;
+                }
+                if world.now_ms > deadline_ms {
+                    let what = format!("no read of {key:?} through machine {machine} succeeds");
+                    return world.violate(Violation::new(Checker::HealedClusterServes, &key, what));
+                }
+                world.run_for(100);
             }
         }
     }
     world.run_for(1_000);
-    for n in 1..=world.plan.keys {
-        world.check_convergence(&key(n));
+    for key in world.keys.clone() {
+        world.check_convergence(&key);
     }
+}
+
+fn is_read(world: &mut World, machine: usize, (key, level): (&RecordKey, Consistency)) -> bool {
+    let asked = Asked::Get { key: key.clone() };
+    let (client, durability) = (world.plan.clients, Durability::Synced);
+    let index = world.ask(machine, Wish { client, asked, level, durability, is_promised: true });
+    while world.requests[index].told.is_none() && world.violation.is_none() {
+        world.run_for(5);
+    }
+    matches!(world.requests[index].told, Some((_, Told::Read(_))))
 }

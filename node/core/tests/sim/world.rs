@@ -7,23 +7,29 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Display;
 
 use keystore_core::effect::{
-    Answer, ClientRequest, Deadline, Effect, Event, LinkId, Operation as CoreOperation, RequestId,
+    Answer, ClientRequest, Deadline, Effect, Event, FailureReason, LinkId, RequestId,
 };
 use keystore_core::id::{Actor, ClusterId, Incarnation};
 use keystore_core::layout::{FirstLayout, Layout, Member};
 use keystore_core::message::{Header, Message};
 use keystore_core::node::{Node, NodeState};
 use keystore_core::partition::{PartitionCount, RecordKey};
-use keystore_core::quorum::{Consistency, Durability};
+use keystore_core::quorum::Consistency;
+use keystore_core::stamp::Stamp;
 
 use crate::coverage::{Coverage, Path};
 use crate::disk::Ending;
-use crate::history::{Asked, Operation, Told, Violation, told};
 use crate::machine::{Machine, Standing};
 use crate::network::{Network, Parcel};
 use crate::plan::{Delivery, Plan, TIMEOUT_MS};
+use crate::request::{Asked, Request, Told, told};
 use crate::rng::Rng;
-use crate::trace::Trace;
+use crate::trace::{Brief, Trace};
+use crate::violation::Violation;
+use crate::workload::{self, Client, Wish};
+
+/// Moments are told apart more finely than by milliseconds where one follows from another.
+pub(crate) const TICKS_PER_MS: u64 = 4_096;
 
 /// A commit of periodic durability is synced at most so much later.
 const SYNC_EVERY_MS: u64 = 1_000;
@@ -79,6 +85,10 @@ pub(crate) enum Pending {
     /// A process that stands still answers nobody; an answer that comes later than this is not heard.
     ClientGivesUp {
         index: usize,
+        deadline_ms: u64,
+    },
+    AskAgain {
+        index: usize,
     },
 }
 
@@ -88,34 +98,45 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     /// As in the plan, until everything is healed.
     pub(crate) delivery: Delivery,
-    pub(crate) history: Vec<Operation>,
+    pub(crate) requests: Vec<Request>,
+    pub(crate) keys: Vec<RecordKey>,
     pub(crate) coverage: Coverage,
     pub(crate) trace: Trace,
     pub(crate) violation: Option<Violation>,
     /// The members, and then processes of cloned disks.
     pub(crate) machines: Vec<Machine>,
     pub(crate) network: Network,
-    pub(crate) clients: Vec<crate::workload::Client>,
+    pub(crate) clients: Vec<Client>,
     pub(crate) layout: Layout,
     /// Members that have lost what they acknowledged, and count for nothing any more.
     pub(crate) hurt: BTreeSet<usize>,
     pub(crate) is_healed: bool,
+    /// How far wall clocks have been off at most, back and forth.
+    pub(crate) clock_range: (i64, i64),
+    /// Of each key, what was promised: no answer to a later request may be below.
+    pub(crate) floors: BTreeMap<RecordKey, Stamp>,
+    /// What may have left a key without a value: stamps of deletes, and of values with when they expire.
+    pub(crate) marks: BTreeMap<RecordKey, BTreeMap<Stamp, Option<u64>>>,
     queue: BTreeMap<(u64, u64), Pending>,
     scheduled: u64,
     last_request: u64,
+    last_tick: u64,
 }
 
 impl World {
     pub(crate) fn new(mut rng: Rng, plan: Plan, is_traced: bool) -> Self {
         let machines: Vec<_> =
             (0..plan.nodes).map(|n| Machine::new(n, rng.between(0, plan.skew_ms_max) as i64)).collect();
+        let skew_ms_max = plan.skew_ms_max as i64;
         let layout = first_layout(&machines, plan.replication_factor);
+        let keys = workload::keys(&plan.keys, layout.partitions);
         let mut world = Self {
             rng,
             now_ms: 0,
             delivery: plan.delivery,
             plan,
-            history: Vec::new(),
+            requests: Vec::new(),
+            keys,
             coverage: Coverage::default(),
             trace: Trace::new(is_traced),
             violation: None,
@@ -125,9 +146,13 @@ impl World {
             layout,
             hurt: BTreeSet::new(),
             is_healed: false,
+            clock_range: (0, skew_ms_max),
+            floors: BTreeMap::new(),
+            marks: BTreeMap::new(),
             queue: BTreeMap::new(),
             scheduled: 0,
             last_request: 0,
+            last_tick: 0,
         };
         for n in 0..world.plan.nodes {
             world.machines[n].disk.lies = world.plan.disks_lie;
@@ -162,6 +187,15 @@ impl World {
             })
         };
         alive.iter().all(serves)
+    }
+
+    /// Adds what the processes that run have counted.
+    pub(crate) fn count_all(&mut self) {
+        for machine in &self.machines {
+            if let Some(node) = &machine.node {
+                self.coverage.add_counters(&node.status(machine.now(self.now_ms)).counters);
+            }
+        }
     }
 
     /// Lets time pass, or less of it if a promise breaks.
@@ -227,7 +261,12 @@ impl World {
             Pending::Fault => self.strike(),
             Pending::Mend(mend) => self.mend(mend),
             Pending::Client { client } => self.client_acts(client),
-            Pending::ClientGivesUp { index } => self.tell(index, Told::Unknown),
+            Pending::ClientGivesUp { index, deadline_ms } => {
+                if self.requests[index].deadline_ms == deadline_ms {
+                    self.tell(index, Told::Unknown);
+                }
+            }
+            Pending::AskAgain { index } => self.ask_again(index),
         }
     }
 
@@ -248,7 +287,8 @@ impl World {
             | Pending::Fault
             | Pending::Mend(_)
             | Pending::Client { .. }
-            | Pending::ClientGivesUp { .. } => None,
+            | Pending::ClientGivesUp { .. }
+            | Pending::AskAgain { .. } => None,
         }
     }
 
@@ -272,7 +312,8 @@ impl World {
             return self.crash(n, Ending::PowerLost);
         }
         let life = self.machines[n].life;
-        for (commit, outcome) in self.machines[n].disk.end_group(is_synced) {
+        let ended = self.machines[n].disk.end_group(is_synced);
+        for (commit, outcome) in ended {
             if self.machines[n].life == life {
                 self.step(n, Event::Committed { commit, outcome });
             }
@@ -282,55 +323,71 @@ impl World {
         }
     }
 
-    /// A client asks a machine; the answer, whatever it is, is noted in the history at this index.
-    pub(crate) fn ask(
-        &mut self,
-        machine: usize,
-        key: RecordKey,
-        asked: Asked,
-        consistency: Option<Consistency>,
-    ) -> usize {
-        let operation = match &asked {
-            Asked::Get => CoreOperation::Get { key: key.clone() },
-            Asked::Put(value) => CoreOperation::Put { key: key.clone(), value: value.clone().into() },
-            Asked::Delete => CoreOperation::Delete { key: key.clone() },
-        };
-        let index = self.history.len();
-        let deadline = self.now_ms + TIMEOUT_MS;
-        self.history.push(Operation {
-            key,
+    /// This very moment: later than every other that was asked for.
+    pub(crate) fn tick(&mut self) -> u64 {
+        self.last_tick = (self.last_tick + 1).max(self.now_ms * TICKS_PER_MS);
+        self.last_tick
+    }
+
+    /// A client asks a machine; the answer, whatever it is, is noted under the index that is returned.
+    pub(crate) fn ask(&mut self, machine: usize, wish: Wish) -> usize {
+        let Wish { client, asked, level, durability, is_promised } = wish;
+        let index = self.requests.len();
+        let floor = asked.key().and_then(|key| self.floors.get(key)).copied();
+        let asked_at = self.tick();
+        self.requests.push(Request {
+            client,
             asked,
-            asked_at: self.now_ms,
-            deadline,
+            level,
+            durability,
+            asked_at,
+            deadline_ms: self.now_ms + TIMEOUT_MS,
             told: None,
             excused: false,
+            is_repeated: false,
+            expires_ms: None,
+            is_promised,
+            floor,
         });
+        self.send_request(machine, index);
+        index
+    }
+
+    pub(crate) fn send_request(&mut self, machine: usize, index: usize) {
+        let now_ms = self.now_ms;
         let target = &mut self.machines[machine];
         if target.standing != Standing::Running {
-            self.tell(index, Told::Failed);
-            return index;
+            return self.tell(index, Told::Failed(FailureReason::Draining));
         }
         self.last_request += 1;
         let id = RequestId(self.last_request);
         target.requests.insert(id, index);
-        let deadline = Deadline::after(target.now(self.now_ms), TIMEOUT_MS);
-        let durability = Some(Durability::Synced);
-        let request = ClientRequest { id, operation, consistency, durability, deadline };
-        self.step(machine, Event::Client(request));
-        index
+        let now = target.now(now_ms);
+        let request = &mut self.requests[index];
+        if let Asked::Put { ttl_ms: Some(ttl_ms), .. } = request.asked {
+            let expires_ms = now.wall_ms + ttl_ms;
+            let (first, last) = request.expires_ms.unwrap_or((expires_ms, expires_ms));
+            request.expires_ms = Some((first.min(expires_ms), last.max(expires_ms)));
+        }
+        let event = Event::Client(ClientRequest {
+            id,
+            operation: request.asked.operation(),
+            consistency: Some(request.level),
+            durability: Some(request.durability),
+            deadline: Deadline::after(now, TIMEOUT_MS),
+        });
+        self.step(machine, event);
     }
 
     pub(crate) fn tell(&mut self, index: usize, told: Told) {
-        if self.history[index].told.is_some() {
+        if self.requests[index].told.is_some() {
             return;
         }
-        self.coverage.count(match told {
-            Told::Written(_) => Path::Acknowledged,
-            Told::Unknown => Path::Unknown,
-            Told::Failed => Path::Failed,
-            Told::Read(_) => Path::ReadAnswered,
-        });
-        self.history[index].told = Some((self.now_ms, told));
+        self.count_told(&told);
+        let Some(told) = self.hear(index, told) else { return };
+        let at = self.tick();
+        self.requests[index].told = Some((at, told));
+        self.raise_floor(index);
         self.client_is_told(index);
     }
 
@@ -340,9 +397,10 @@ impl World {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let now = self.machines[n].now(self.now_ms);
+            self.note_arrival(n, &event);
             let Some(node) = &mut self.machines[n].node else { return };
             let mut effects = Vec::new();
-            self.trace.line(self.now_ms, format_args!("machine {n}: {event:?}"));
+            self.trace.line(self.now_ms, format_args!("machine {n}: {}", Brief(&event)));
             node.step(now, event, &mut effects);
             for effect in effects {
                 if let Some(left) = &mut self.machines[n].crash_after {
@@ -356,6 +414,9 @@ impl World {
                 }
                 events.extend(self.perform(n, life, effect));
             }
+        }
+        if self.plan.has_small_bounds() {
+            self.check_bounds(n);
         }
         self.schedule_tick(n);
     }
@@ -389,6 +450,10 @@ impl World {
                 let record = self.machines[n].disk.load(&key);
                 return vec![Event::Loaded { load, record }];
             }
+            Effect::Scan { load, range } => {
+                let page = self.machines[n].disk.scan(&range, self.layout.partitions);
+                return vec![Event::Scanned { load, page }];
+            }
             Effect::Commit(commit) => {
                 if self.machines[n].disk.append(commit) {
                     self.after(0, Pending::WriteGroup { machine: n, life });
@@ -406,18 +471,25 @@ impl World {
 
     fn answer(&mut self, n: usize, request: RequestId, answer: Answer) {
         if let Some(index) = self.machines[n].requests.remove(&request) {
-            self.trace.line(
-                self.now_ms,
-                format_args!("machine {n}: answers {:?}: {answer:?}", self.history[index].key),
-            );
-            self.check_answer(n, index, &answer);
-            self.tell(index, told(answer));
+            let key = self.requests[index].asked.key();
+            let line = format_args!("machine {n}: answers {} of {key:?}: {answer:?}", request.0);
+            self.trace.line(self.now_ms, line);
+            let is_alone = self.machines[n].is_stale && self.requests[index].level == Consistency::One;
+            if !is_alone {
+                self.check_answer(n, index, &answer);
+            }
+            match told(answer) {
+                // A process of an old image of a disk may believe that it is a replica until somebody refuses it,
+                // and may use stamps a second time: what it alone has said was not promised.
+                Some(_) if is_alone => self.tell(index, Told::Unknown),
+                Some(told) => self.tell(index, told),
+                None => {}
+            }
         }
     }
 
     fn send_counted(&mut self, n: usize, link: LinkId, header: Header, message: Message) {
-        self.count_message(&message);
-        self.check_message(n, &message);
+        self.check_message(n, link, &message);
         self.send(n, link, header, message);
     }
 }
@@ -436,6 +508,7 @@ fn first_layout(machines: &[Machine], replication_factor: usize) -> Layout {
         partitions: PartitionCount::new(16).unwrap(),
         replication_factor,
         members: machines.iter().enumerate().map(member).collect(),
+        keyspaces: workload::modes(),
     };
     Layout::first(first).unwrap()
 }

@@ -1,0 +1,63 @@
+//! A broken promise, and what noticed it.
+
+use keystore_core::partition::RecordKey;
+use keystore_history::Promise;
+
+/// What protects a promise, named after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Checker {
+    /// What clients were told does not fit together: see [`keystore_history`].
+    History(Promise),
+    // What the world sees in disks and messages at the very step at which it happens.
+    /// A quorum has an acknowledged write, or what replaced it, on disk at the moment of the acknowledgement.
+    AcknowledgedIsSyncedOnAQuorum,
+    /// A quorum has what a read answers, or what replaced it, on disk at the moment of the answer.
+    AnsweredIsSyncedOnAQuorum,
+    /// No read finds a key missing without a mark, on a quorum, that is above all that was promised before.
+    MissingHasAReason,
+    /// A replica that says that it holds a write has it on disk.
+    HeldIsOnDisk,
+    /// A replica shows nothing that it does not have on disk.
+    VisibleMeansSynced,
+    /// A stamp is below the ceiling that its node has on disk.
+    StampsAreBelowTheCeiling,
+    StampsOfANodeGrow,
+    /// One stamp names one content.
+    EqualStampsAreEqual,
+    /// A replica takes no fresh write after its deadline.
+    LateWritesAreRefused,
+    /// What a replica has accepted is refused nowhere for its stamp or its age.
+    RepairsAreNotRefusedForTheirAge,
+    /// A link comes into use only once the identity behind it is on disk.
+    IdentitiesAreDurable,
+    /// A frame that is meant for somebody else, or comes from before a restart, changes nothing.
+    StrayFramesAreIgnored,
+    /// A replica calls a record damaged only if it is.
+    DoubtHasAReason,
+    QueuesStayWithinTheirBounds,
+    /// A member serves only once all members have accepted the layout, durably, and it never takes another one.
+    ServingMeansAllAccepted,
+    // What is looked at in the end.
+    ReplicasConverge,
+    HealedClusterServes,
+    CoreDoesNotPanic,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Violation {
+    pub(crate) checker: Checker,
+    pub(crate) key: Option<RecordKey>,
+    pub(crate) what: String,
+    /// What happened later than this has nothing to do with it.
+    pub(crate) until_ms: u64,
+}
+
+impl Violation {
+    pub(crate) fn new(checker: Checker, key: &RecordKey, what: String) -> Self {
+        Self { checker, key: Some(key.clone()), what, until_ms: u64::MAX }
+    }
+
+    pub(crate) fn of_the_world(checker: Checker, what: String) -> Self {
+        Self { checker, key: None, what, until_ms: u64::MAX }
+    }
+}
