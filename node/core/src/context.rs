@@ -33,7 +33,7 @@ pub struct Settings {
     pub digest_bytes_min: usize,
     /// How long a read waits for a replica before it asks another one as well.
     pub speculate_ms: u64,
-    /// How many bytes of keys the hints of a node may have; what exceeds them is left to repair.
+    /// How many bytes of memory the hints of a node may take up, about; what exceeds them is left to repair.
     pub hint_bytes_max: usize,
     /// How long a hint is kept.
     pub hint_age_ms_max: u64,

@@ -42,8 +42,8 @@ const DOUBT_MS: u64 = 10_000;
 /// How long a hint is kept after a start, whatever its age: the clock may have jumped while no process looked, and a
 /// target that has been up for long has been waiting for just this start.
 const GRACE_MS: u64 = 60_000;
-/// How many hints are dropped in one step at the most: each of them is a commit.
-const DROPPED_MAX: usize = 256;
+/// How many commits of hints wait for the log at the most: it has a queue for all.
+const COMMITS_MAX: usize = 1_024;
 
 /// What is kept for other nodes, for people and metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -117,6 +117,8 @@ pub(crate) struct HintStore {
     calls: BTreeMap<u64, Number>,
     /// Commits under way, and of which hint they are; `None`: of one that is done with.
     commits: BTreeMap<CommitId, Option<Number>>,
+    /// Hints that wait for room in the log's queue.
+    unwritten: BTreeSet<Number>,
     wanted_by_repair: BTreeSet<Partition>,
 }
 
@@ -136,6 +138,7 @@ impl HintStore {
             loads: BTreeMap::new(),
             calls: BTreeMap::new(),
             commits: BTreeMap::new(),
+            unwritten: BTreeSet::new(),
             wanted_by_repair: BTreeSet::new(),
         };
         hints.sort_by_key(|hint| hint.since_ms);
@@ -150,13 +153,15 @@ impl HintStore {
     /// When there is something to do, in milliseconds of the monotonic clock.
     pub(crate) fn next_wakeup_ms(&self, peers: &Peers, budget: &Budget) -> Option<u64> {
         let first = |times: &BTreeSet<(u64, Number)>| times.first().map(|(time, _)| *time);
-        let dropping = match self.hints.first_key_value() {
+        // The log's answer comes by itself.
+        let dropping = match self.hints.first_key_value().filter(|_| self.may_commit()) {
             Some(_) if self.bytes > self.bytes_max => Some(0),
             oldest => oldest.map(|(_, kept)| kept.expires_ms),
         };
         let linked = self.targets.iter().filter(|(node, _)| peers.is_connected(**node));
         let times = linked.flat_map(|(_, target)| {
-            let handing_over = target.has_room().then_some(target.paused_until_ms.max(budget.ready_at_ms()));
+            let may_go = self.may_commit() && target.has_room();
+            let handing_over = may_go.then_some(target.paused_until_ms.max(budget.ready_at_ms()));
             [handing_over, first(&target.resting), first(&target.under_way)]
         });
         times.chain([dropping]).flatten().min()
@@ -193,10 +198,25 @@ impl HintStore {
             false => Stage::Ready,
         };
         let expires_ms = context.now.mono_ms.saturating_add(self.age_ms_max);
-        let number = self.insert((target, key.clone()), expires_ms, stage);
-        context.counters.hints_stored += 1;
-        let hint = Hint { target, key, since_ms: context.now.wall_ms };
-        self.commit(Entry::Hint(hint), Some(number), context);
+        let number = self.insert((target, key), expires_ms, stage);
+        self.unwritten.insert(number);
+        self.write(context);
+    }
+
+    /// Appends hints to the log, as many as it has room for.
+    fn write(&mut self, context: &mut Context<'_>) {
+        while self.may_commit()
+            && let Some(number) = self.unwritten.pop_first()
+        {
+            let Some(Kept { target, key, .. }) = self.hints.get(&number) else { continue };
+            context.counters.hints_stored += 1;
+            let hint = Hint { target: *target, key: key.clone(), since_ms: context.now.wall_ms };
+            self.commit(Entry::Hint(hint), Some(number), context);
+        }
+    }
+
+    fn may_commit(&self) -> bool {
+        self.commits.len() < COMMITS_MAX
     }
 
     /// The target can be reached (again): all that is kept for it may go.
@@ -311,12 +331,17 @@ impl HintStore {
         {
             self.overflow(&kept.key, context);
         }
+        self.write(context);
+        self.drop_unwanted(context);
+        self.hand_over(context);
         true
     }
 
-    /// Begins as much as windows, pauses and the budget allow; targets take turns.
+    /// Begins as much as windows, pauses, the budget and the log allow; targets take turns.
     fn hand_over(&mut self, context: &mut Context<'_>) {
-        while let Some(node) = self.next_target(context) {
+        while self.may_commit()
+            && let Some(node) = self.next_target(context)
+        {
             if !context.budget.allows(context.now.mono_ms, context.busy) {
                 return;
             }
@@ -429,7 +454,7 @@ impl HintStore {
 
     /// Drops what has become too old, and the newest of what is too much (the bound was lowered before the start).
     fn drop_unwanted(&mut self, context: &mut Context<'_>) {
-        for _ in 0..DROPPED_MAX {
+        while self.may_commit() {
             let oldest = self.hints.first_key_value();
             let expired = oldest.filter(|(_, kept)| kept.expires_ms <= context.now.mono_ms);
             let number = match (expired, self.hints.last_key_value()) {
@@ -457,7 +482,10 @@ impl HintStore {
 
     /// Nothing more is to be done about a hint.
     fn finish(&mut self, number: Number, context: &mut Context<'_>) {
-        if let Some(Kept { target, key, .. }) = self.remove(number) {
+        let is_written = !self.unwritten.remove(&number);
+        if let Some(Kept { target, key, .. }) = self.remove(number)
+            && is_written
+        {
             self.commit(Entry::HintDone { target, key }, None, context);
         }
     }
