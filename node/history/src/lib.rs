@@ -76,7 +76,7 @@ pub struct Rules {
 /// Every broken promise of a history.
 pub fn check(history: &History, rules: &Rules) -> Vec<Violation> {
     let seen_in_scans = scan::observations(history);
-    let mut violations = scan::check_order(&history.scans);
+    let mut violations = scan::check_keys(&history.scans);
     let operations: Vec<&Operation> = history.operations.iter().chain(&seen_in_scans).collect();
     violations.extend(single::check(&operations, rules));
     for (key, operations) in by_key(operations) {

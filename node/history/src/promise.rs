@@ -34,8 +34,8 @@ pub enum Promise {
     AcknowledgedByQuorum,
     /// No request outlives its deadline.
     AnsweredInTime,
-    /// A scan goes through its range in order and leaves it nowhere.
-    ScansGoInOrder,
+    /// A scan returns each key once, and none beyond its range.
+    ScansFindKeysOnce,
 }
 
 impl fmt::Display for Promise {
@@ -54,7 +54,7 @@ impl fmt::Display for Promise {
             Self::OneWriteOneValue => "one write is one value",
             Self::AcknowledgedByQuorum => "an acknowledgement is that of a quorum",
             Self::AnsweredInTime => "no request outlives its deadline",
-            Self::ScansGoInOrder => "scans go in order",
+            Self::ScansFindKeysOnce => "a scan finds each key of its range once",
         })
     }
 }
