@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystore_core::effect::{Alarm, Answer, ClientRequest, Commit, Damaged, Effect, Event, Now, RequestId};
+use keystore_core::id::NodeId;
 use keystore_core::message::{Page, ScanRange};
 use keystore_core::node::{Node, NodeState};
 use keystore_core::partition::RecordKey;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
-use tracing::error;
+use tracing::{error, info};
 
 use crate::clock::Clock;
 use crate::handle::{Input, Request};
@@ -37,6 +38,12 @@ pub enum CoreError {
     NobodyListens,
     #[error("a record cannot be read: {0}")]
     Engine(#[from] EngineError),
+    #[error(
+        "member {0} has seen a later start of this data directory, or another process that uses a copy of it: the disk \
+         was rolled back or cloned, and what this node has acknowledged since is lost here. The directory is set \
+         aside, no node starts from it again: give this one an empty directory and let it join as a new one"
+    )]
+    SetAside(NodeId),
 }
 
 pub struct CoreLoop {
@@ -195,7 +202,7 @@ impl Turn {
             }
             Effect::Commit(commit) => self.commits.push(commit),
             Effect::Save { save, state } => self.disk.save(save, state),
-            Effect::Alarm(alarm) => report(&alarm),
+            Effect::Alarm(alarm) => report(&alarm)?,
         }
         Ok(())
     }
@@ -245,12 +252,14 @@ impl Turn {
     }
 }
 
-fn report(alarm: &Alarm) {
+fn report(alarm: &Alarm) -> Result<(), CoreError> {
     match alarm {
         Alarm::EqualStamps { key, stamp } => {
             error!(?key, %stamp, "two different records of one key bear one stamp");
         }
         Alarm::DamagedRecord { key } => error!(?key, "a stored record failed its checksum"),
-        Alarm::StaleGeneration { peer } => error!(%peer, "a member has seen a later generation of this node"),
+        Alarm::Healed { key } => info!(?key, "a damaged record was healed from other replicas"),
+        Alarm::StaleGeneration { peer } => return Err(CoreError::SetAside(*peer)),
     }
+    Ok(())
 }

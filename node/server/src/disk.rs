@@ -1,6 +1,9 @@
 //! The disk guard: watches how full the data directory's disk is and tells the core when writes have to stop.
+//!
+//! What the engine will need for its next flush counts as used: it has to be there when that time comes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keystore_core::effect::Event;
@@ -11,7 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Storage;
 use crate::handle::CoreHandle;
-use crate::storage::{DiskError, DiskUsage};
+use crate::storage::{DiskUsage, EngineError, EngineSize, Storage as Engine};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -19,12 +22,23 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskUse {
     pub space: DiskUsage,
+    pub engine: EngineSize,
+    /// How much of what is available the engine's next flush will take.
+    pub reserve_bytes: u64,
     /// True past the hard limit: client writes are refused.
     pub full: bool,
 }
 
+impl DiskUse {
+    fn used_percent(&self) -> u8 {
+        let available = self.space.available.saturating_sub(self.reserve_bytes);
+        DiskUsage { available, ..self.space }.used_percent()
+    }
+}
+
 pub struct DiskGuard {
     data_dir: PathBuf,
+    engine: Arc<dyn Engine>,
     soft_percent: u8,
     hard_percent: u8,
     is_warned: bool,
@@ -33,17 +47,16 @@ pub struct DiskGuard {
 
 impl DiskGuard {
     /// Looks once before anything is served.
-    pub fn new(data_dir: PathBuf, storage: &Storage) -> Result<Self, DiskError> {
-        let guard = Self {
+    pub fn new(data_dir: PathBuf, engine: Arc<dyn Engine>, storage: &Storage) -> Result<Self, EngineError> {
+        let found = look(&data_dir, &*engine, storage.hard_limit_percent)?;
+        Ok(Self {
             data_dir,
+            engine,
             soft_percent: storage.soft_limit_percent,
             hard_percent: storage.hard_limit_percent,
             is_warned: false,
-            shown: watch::Sender::default(),
-        };
-        let used = guard.measure(DiskUsage::of(&guard.data_dir)?);
-        guard.shown.send_replace(used);
-        Ok(guard)
+            shown: watch::Sender::new(found),
+        })
     }
 
     pub fn watch(&self) -> watch::Receiver<DiskUse> {
@@ -59,8 +72,9 @@ impl DiskGuard {
                 () = cancelled.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            let path = self.data_dir.clone();
-            match tokio::task::spawn_blocking(move || DiskUsage::of(&path)).await {
+            let (path, engine, hard_percent) =
+                (self.data_dir.clone(), Arc::clone(&self.engine), self.hard_percent);
+            match tokio::task::spawn_blocking(move || look(&path, &*engine, hard_percent)).await {
                 Ok(Ok(found)) => self.follow(found, &core),
                 Ok(Err(error)) => error!(%error, "cannot tell how full the disk is"),
                 Err(error) => error!(%error, "cannot tell how full the disk is"),
@@ -68,26 +82,50 @@ impl DiskGuard {
         }
     }
 
-    fn follow(&mut self, space: DiskUsage, core: &CoreHandle) {
-        let found = self.measure(space);
+    fn follow(&mut self, found: DiskUse, core: &CoreHandle) {
         let before = self.shown.send_replace(found);
-        let (used_percent, available_bytes) = (space.used_percent(), space.available);
+        let used_percent = found.used_percent();
+        let (available_bytes, reserve_bytes) = (found.space.available, found.reserve_bytes);
         if found.full != before.full {
             core.tell(Event::DiskFull(found.full));
             if found.full {
-                error!(used_percent, available_bytes, "the disk is full, client writes are refused");
+                error!(
+                    used_percent,
+                    available_bytes, reserve_bytes, "the disk is full, client writes are refused"
+                );
             } else {
-                info!(used_percent, available_bytes, "the disk has room again, client writes are accepted");
+                info!(
+                    used_percent,
+                    available_bytes, reserve_bytes, "the disk has room again, client writes are accepted"
+                );
             }
         }
         let is_past_soft = used_percent >= self.soft_percent;
         if is_past_soft && !self.is_warned {
-            warn!(used_percent, available_bytes, "the disk is nearly full");
+            warn!(used_percent, available_bytes, reserve_bytes, "the disk is nearly full");
         }
         self.is_warned = is_past_soft;
     }
+}
 
-    fn measure(&self, space: DiskUsage) -> DiskUse {
-        DiskUse { space, full: space.used_percent() >= self.hard_percent }
+fn look(data_dir: &Path, engine: &dyn Engine, hard_percent: u8) -> Result<DiskUse, EngineError> {
+    let reserve_bytes = engine.reserve_bytes();
+    let mut found =
+        DiskUse { space: DiskUsage::of(data_dir)?, engine: engine.size()?, reserve_bytes, full: false };
+    found.full = found.used_percent() >= hard_percent;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_engine_will_need_counts_as_used() {
+        let space = DiskUsage { total: 1000, available: 600 };
+        for (reserve_bytes, percent) in [(0, 40), (100, 50), (590, 99), (600, 100), (u64::MAX, 100)] {
+            let used = DiskUse { space, reserve_bytes, ..DiskUse::default() };
+            assert_eq!(used.used_percent(), percent, "{reserve_bytes} bytes");
+        }
     }
 }

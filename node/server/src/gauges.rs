@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use crate::about::About;
+use crate::disk::DiskUse;
 use crate::peers::Links;
 
 #[derive(Debug)]
@@ -49,6 +50,12 @@ impl Collector for Gauges {
         )?;
         gauge("requests_under_way", "Client requests under way here", None, view.requests_under_way as u64)?;
         gauge("writes_under_way", "Replicated writes under way here", None, view.writes_under_way as u64)?;
+        gauge(
+            "doubted_keys",
+            "Keys of which a record was damaged and has not been healed yet",
+            None,
+            view.doubted_keys as u64,
+        )?;
         gauge("peer_links", "Links to other members that are up", None, view.connected.len() as u64)?;
         gauge(
             "peer_links_open",
@@ -60,25 +67,39 @@ impl Collector for Gauges {
         let alive = gossiped.values().filter(|known| known.alive).count();
         gauge("gossip_nodes", "Other nodes that gossip knows", None, gossiped.len() as u64)?;
         gauge("gossip_nodes_alive", "Other nodes that gossip believes alive", None, alive as u64)?;
-        let disk = *self.about.disk.borrow();
-        let bytes = Some(&Unit::Bytes);
-        gauge(
-            "storage_disk_size",
-            "Size of the data directory's file system, without what is kept for root",
-            bytes,
-            disk.space.total,
-        )?;
-        gauge(
-            "storage_disk_available",
-            "Free to this node on that file system",
-            bytes,
-            disk.space.available,
-        )?;
-        gauge(
-            "storage_disk_full",
-            "1 while client writes are refused for want of space",
-            None,
-            disk.full.into(),
-        )
+        self.encode_disk(encoder)
+    }
+}
+
+impl Gauges {
+    fn encode_disk(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let DiskUse { space, engine, reserve_bytes, full } = *self.about.disk.borrow();
+        let bytes = [
+            (
+                "storage_disk_size",
+                "Size of the data directory's file system, without what is kept for root",
+                space.total,
+            ),
+            ("storage_disk_available", "Free to this node on that file system", space.available),
+            ("storage_disk_reserve", "Of that, what the engine's next flush will take", reserve_bytes),
+            ("storage_engine_disk", "Size of the engine's files", engine.disk_bytes),
+            (
+                "storage_engine_memory",
+                "Memory for records that an engine keeps there for as long as they are stored",
+                engine.memory_bytes,
+            ),
+        ];
+        for (name, help, value) in bytes {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(
+                name,
+                help,
+                Some(&Unit::Bytes),
+                gauge.metric_type(),
+            )?)?;
+        }
+        let gauge = ConstGauge::new(i64::from(full));
+        let help = "1 while client writes are refused for want of space";
+        gauge.encode(encoder.encode_descriptor("storage_disk_full", help, None, gauge.metric_type())?)
     }
 }

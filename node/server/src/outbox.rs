@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keystore_core::effect::{Answer, LinkId};
-use keystore_core::message::{Header, Hello, Message, MintOutcome, ReadOutcome, ScanOutcome};
+use keystore_core::message::{Header, Hello, Message, Mint, MintOutcome, ReadOutcome, ScanOutcome};
 use keystore_core::partition::RecordKey;
 use keystore_core::peers::LinkRefusal;
 use keystore_core::record::Record;
@@ -73,7 +73,10 @@ fn message_bytes(message: &Message) -> usize {
     let of = |key: &RecordKey, record: &Record| key.encoded().len() + record.value_len();
     let variable = match message {
         Message::Write(write) => of(&write.key, &write.record),
-        Message::Mint(mint) => mint.key.encoded().len() + mint.change.value.as_ref().map_or(0, Bytes::len),
+        Message::Mint(Mint { key, change, .. }) => {
+            let value = change.value.as_ref().map_or(0, Bytes::len);
+            key.encoded().len() + value + change.context.encoded_len()
+        }
         Message::MintAnswer { outcome: MintOutcome::Minted { record, .. }, .. }
         | Message::ReadAnswer { outcome: ReadOutcome::Full(record), .. } => record.value_len(),
         Message::ScanAnswer { outcome: ScanOutcome::Page(page), .. } => {

@@ -22,7 +22,7 @@ use crate::disk::DiskGuard;
 use crate::handle::{CoreHandle, Input};
 use crate::inbox::{INBOX_MAX, Inbox};
 use crate::storage::{
-    Committed, DiskError, FatalError, Found, Identity, NodeStorage, OpenError, Options, Reports,
+    Committed, DiskError, EngineError, FatalError, Found, Identity, NodeStorage, OpenError, Options, Reports,
     UncleanShutdown,
 };
 use crate::tasks::{CoreEnd, Signals, TasksError};
@@ -41,6 +41,8 @@ enum ProcessError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
     Unclean(#[from] UncleanShutdown),
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
@@ -53,7 +55,9 @@ impl ProcessError {
         match self {
             Self::Open(error) => error.exit_code(),
             Self::Tasks(error) if error.is_about_the_disk() => EXIT_BAD_DATA_DIRECTORY,
-            Self::Disk(_) | Self::Unclean(_) | Self::Start(_) | Self::Tasks(_) => EXIT_FAILED,
+            Self::Disk(_) | Self::Engine(_) | Self::Unclean(_) | Self::Start(_) | Self::Tasks(_) => {
+                EXIT_FAILED
+            }
         }
     }
 }
@@ -113,7 +117,7 @@ fn start_core(config: Config, storage: NodeStorage) -> Result<Parts, ProcessErro
     let (engine, counters) = (storage.engine(), storage.counters());
     let start = start_of(storage.found(), &config);
     let Start { node, actor, generation, .. } = start;
-    let disk_guard = DiskGuard::new(config.data_dir.clone(), &config.storage)?;
+    let disk_guard = DiskGuard::new(config.data_dir.clone(), Arc::clone(&engine), &config.storage)?;
     let core_loop = CoreLoop {
         node: Node::new(start, clock.now()),
         engine,
@@ -124,11 +128,8 @@ fn start_core(config: Config, storage: NodeStorage) -> Result<Parts, ProcessErro
         view,
         frame_bytes_max: config.limits.frame_bytes,
     };
-    let run = move || match core_loop.run() {
-        // The receiver is gone only if the process is ending already.
-        Ok(disk) => drop(ending.send(disk)),
-        Err(error) => error!(%error, "the core thread ends"),
-    };
+    // The receiver is gone only if the process is ending already.
+    let run = move || drop(ending.send(core_loop.run()));
     std::thread::Builder::new().name("core".to_owned()).spawn(run)?;
     let data_dir = config.data_dir.display();
     info!(%node, %generation, %data_dir, version = env!("CARGO_PKG_VERSION"), "node starts");
@@ -181,6 +182,9 @@ fn start_of(found: &Found, config: &Config) -> Start {
             skew_ms_max: config.clock.skew_ms_max,
             requests_max: config.limits.requests,
             writes_max: config.limits.writes,
+            hint_bytes_max: config.limits.hint_bytes,
+            hint_age_ms_max: config.limits.hint_age_ms,
+            background_bytes_per_s: config.limits.background_bytes_per_s,
             read: config.consistency.read.into(),
             write: config.consistency.write.into(),
             durability: config.storage.durability.into(),

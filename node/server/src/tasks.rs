@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
+use crate::core_loop::CoreError;
 use crate::gossip::GossipError;
 use crate::grpc::ServeError;
 use crate::handle::CoreHandle;
@@ -48,6 +49,8 @@ pub enum TasksError {
     Panicked(#[from] JoinError),
     #[error("the task \"{0}\" ended by itself")]
     Ended(&'static str),
+    #[error("the core thread ended: {0}")]
+    Core(#[from] CoreError),
     #[error("the core thread ended by itself")]
     CoreEnded,
     #[error("told to stop a second time")]
@@ -57,7 +60,7 @@ pub enum TasksError {
 impl TasksError {
     /// True if no other start could use this data directory either.
     pub fn is_about_the_disk(&self) -> bool {
-        matches!(self, Self::Peers(PeersError::StaleGeneration(_)))
+        matches!(self, Self::Core(CoreError::SetAside(_)))
     }
 }
 
@@ -67,8 +70,8 @@ type Ended = Result<&'static str, TasksError>;
 /// How the core thread is told to stop, and how it says that it has.
 pub struct CoreEnd {
     pub stopping: watch::Sender<bool>,
-    /// Yields the disk at a stop, and nothing if the thread failed.
-    pub ended: oneshot::Receiver<RunningStorage>,
+    /// Yields the disk at a stop, or why the thread could not go on.
+    pub ended: oneshot::Receiver<Result<RunningStorage, CoreError>>,
 }
 
 /// All tasks, and what ends them.
@@ -124,8 +127,11 @@ impl Tasks {
     /// Returns when something has ended that nobody told to.
     async fn watch(&mut self) -> TasksError {
         tokio::select! {
-            // The thread hands over the disk when it is told to stop, and nothing when it fails.
-            _ = &mut self.core_end.ended => TasksError::CoreEnded,
+            ended = &mut self.core_end.ended => match ended {
+                Ok(Err(error)) => error.into(),
+                // Nobody told it to stop.
+                Ok(Ok(_)) | Err(_) => TasksError::CoreEnded,
+            },
             Some(ended) = self.set.join_next() => match flatten(ended) {
                 Ok(name) => TasksError::Ended(name),
                 Err(error) => error,
@@ -146,7 +152,7 @@ impl Tasks {
         }
         // What the core still owes an answer to ends with an unknown outcome, told while there is a connection.
         self.core.stop();
-        let running = (&mut self.core_end.ended).await.map_err(|_| TasksError::CoreEnded)?;
+        let running = (&mut self.core_end.ended).await.map_err(|_| TasksError::CoreEnded)??;
         self.cancelled.cancel();
         self.close().await?;
         info!(elapsed_ms = started.elapsed().as_millis() as u64, "drained");

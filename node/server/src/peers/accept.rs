@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::link::{Link, LinkEnd};
+use super::link::Link;
 use super::links::{Links, NewLink, outgoing};
 use crate::handle::CoreHandle;
 
@@ -22,15 +22,9 @@ pub(super) struct Accepted {
 }
 
 impl Accepted {
-    pub(super) async fn run(
-        self,
-        core: CoreHandle,
-        links: Arc<Links>,
-        cancelled: CancellationToken,
-    ) -> LinkEnd {
+    pub(super) async fn run(self, core: CoreHandle, links: Arc<Links>, cancelled: CancellationToken) {
         let link = Link { core, links, outgoing: self.outgoing, incoming: self.incoming, said: None };
-        let (end, _accepted) = link.run(cancelled).await;
-        end
+        link.run(cancelled).await;
     }
 }
 

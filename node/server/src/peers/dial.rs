@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use tracing::debug;
 
-use super::link::{Link, LinkEnd};
+use super::link::Link;
 use super::links::{Links, outgoing};
 use crate::grpc::{FRAME_DECODED_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, WINDOW_BYTES};
 use crate::handle::CoreHandle;
@@ -51,12 +51,12 @@ pub(super) struct Dialler {
 
 impl Dialler {
     /// Dials again and again until cancelled.
-    pub(super) async fn run(mut self, cancelled: CancellationToken) -> LinkEnd {
+    pub(super) async fn run(mut self, cancelled: CancellationToken) {
         let mut backoff = BACKOFF_MIN;
         loop {
             let target = *self.target.borrow_and_update();
             let link_cancelled = cancelled.child_token();
-            let (end, accepted) = {
+            let accepted = {
                 // Never dropped half-way: the core has to hear that the link is closed.
                 let mut keeping = pin!(self.keep(target, link_cancelled.clone()));
                 tokio::select! {
@@ -68,32 +68,29 @@ impl Dialler {
                 }
             };
             if cancelled.is_cancelled() {
-                return LinkEnd::Closed;
-            }
-            if end != LinkEnd::Closed {
-                return end;
+                return;
             }
             backoff = if accepted { BACKOFF_MIN } else { (backoff * 2).min(BACKOFF_MAX) };
             tokio::select! {
                 () = tokio::time::sleep(jittered(backoff)) => {}
                 // It has moved or has started anew: no reason to wait.
                 Ok(()) = self.target.changed() => backoff = BACKOFF_MIN,
-                () = cancelled.cancelled() => return LinkEnd::Closed,
+                () = cancelled.cancelled() => return,
             }
         }
     }
 
-    /// One link from its first byte to its last, and whether it had been accepted.
-    async fn keep(&self, target: Target, cancelled: CancellationToken) -> (LinkEnd, bool) {
+    /// One link from its first byte to its last: true if it had been accepted.
+    async fn keep(&self, target: Target, cancelled: CancellationToken) -> bool {
         let opened = tokio::select! {
-            () = cancelled.cancelled() => return (LinkEnd::Closed, false),
+            () = cancelled.cancelled() => return false,
             opened = self.open(target.address) => opened,
         };
         match opened {
             Ok(link) => link.run(cancelled).await,
             Err(error) => {
                 debug!(node = %self.me, peer = %self.peer, address = %target.address, %error, "dialling failed");
-                (LinkEnd::Closed, false)
+                false
             }
         }
     }

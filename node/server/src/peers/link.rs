@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystore_core::effect::{Event, LinkId};
-use keystore_core::id::NodeId;
 use keystore_core::message::{Header, Hello};
-use keystore_core::node::alarm_of;
 use keystore_core::peers::LinkRefusal;
 use keystore_proto::error::WireError;
 use keystore_proto::peer::{Content, Frame};
@@ -24,14 +22,6 @@ use crate::handle::CoreHandle;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// The core may have to sync the peer's identity to disk first.
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How a task that keeps a link has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LinkEnd {
-    Closed,
-    /// The peer has seen a later generation of this node than its own.
-    WeAreStale(NodeId),
-}
 
 /// Why a link has closed. The messages on it may or may not have arrived.
 #[derive(Debug, Error)]
@@ -65,16 +55,20 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Returns when the link has closed, with whether it had been accepted.
-    pub(super) async fn run(self, cancelled: CancellationToken) -> (LinkEnd, bool) {
+    /// Returns when the link has closed: true if it had been accepted.
+    pub(super) async fn run(self, cancelled: CancellationToken) -> bool {
         let Self { core, links, outgoing, mut incoming, said } = self;
         let first = tokio::select! {
-            () = cancelled.cancelled() => return (LinkEnd::Closed, false),
+            () = cancelled.cancelled() => return false,
             first = read_hello(&mut incoming) => first,
         };
         let hello = match first {
             Ok(hello) => hello,
-            Err(error) => return (end_of(&error, said.as_ref()), false),
+            Err(error) => {
+                debug!(%error, "link ended");
+                report_refusal(&core, &error, said.as_ref());
+                return false;
+            }
         };
         let peer = hello.header.from;
         let (link, verdict) = links.register(outgoing, hello.clone(), said.is_none(), cancelled.clone());
@@ -83,6 +77,10 @@ impl Link {
             () = cancelled.cancelled() => None,
             verdict = timeout(VERDICT_TIMEOUT, verdict) => verdict.ok().and_then(Result::ok).flatten(),
         };
+        // The core may have raised its generation since our hello was asked for: the peer would refuse every frame.
+        let is_current =
+            |ours: &Hello| said.as_ref().is_none_or(|said| said.header.generation == ours.header.generation);
+        let ours = ours.filter(is_current);
         let accepted = ours.is_some();
         let said = said.or(ours);
         let error = if accepted {
@@ -101,7 +99,9 @@ impl Link {
         if accepted {
             warn!(%peer, link = link.0, %error, "link to a member is down");
         }
-        (end_of(&error, said.as_ref()), accepted)
+        debug!(%error, "link ended");
+        report_refusal(&core, &error, said.as_ref());
+        accepted
     }
 }
 
@@ -141,23 +141,27 @@ fn refused(frame: &Frame, refusal: LinkRefusal) -> LinkError {
     LinkError::RefusedByPeer { header: frame.header, refusal }
 }
 
-/// A refusal is a verdict about us only if it answers the very hello that we have said on this link: then it names
-/// our cluster, a member, us, and our generation.
-fn end_of(error: &LinkError, said: Option<&Hello>) -> LinkEnd {
-    debug!(%error, "link ended");
-    match (error, said) {
-        (LinkError::RefusedByPeer { header, refusal }, Some(said))
-            if *header == refusal_header(&said.header) && alarm_of(*refusal, header.from).is_some() =>
-        {
-            LinkEnd::WeAreStale(header.from)
-        }
-        _ => LinkEnd::Closed,
+fn report_refusal(core: &CoreHandle, error: &LinkError, said: Option<&Hello>) {
+    if let Some(event) = refusal_of_us(error, said) {
+        core.tell(event);
     }
+}
+
+/// A refusal is a verdict about us only if it answers the very hello that we have said on this link: then it names
+/// our cluster, a member, us, and our generation. What follows from it is for the core to decide.
+fn refusal_of_us(error: &LinkError, said: Option<&Hello>) -> Option<Event> {
+    let LinkError::RefusedByPeer { header, refusal } = error else { return None };
+    let is_answer = *header == refusal_header(&said?.header);
+    is_answer.then_some(Event::HelloRefused {
+        peer: header.from,
+        generation: header.generation,
+        refusal: *refusal,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use keystore_core::id::{ClusterId, Epoch, Generation, Incarnation, Nonce};
+    use keystore_core::id::{ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
 
     use super::*;
 
@@ -172,18 +176,24 @@ mod tests {
         generation: Generation(3),
     };
 
-    fn end(header: Header, refusal: LinkRefusal, said: Option<Header>) -> LinkEnd {
+    fn verdict(header: Header, refusal: LinkRefusal, said: Option<Header>) -> Option<(NodeId, Generation)> {
         let said = said.map(|header| Hello { header, nonce: Nonce(4) });
-        end_of(&LinkError::RefusedByPeer { header, refusal }, said.as_ref())
+        match refusal_of_us(&LinkError::RefusedByPeer { header, refusal }, said.as_ref())? {
+            Event::HelloRefused { peer, generation, refusal: told } if told == refusal => {
+                Some((peer, generation))
+            }
+            event => panic!("{event:?}"),
+        }
     }
 
     #[test]
     fn only_the_answer_to_our_own_hello_is_a_verdict_about_us() {
         let stale = LinkRefusal::StaleGeneration;
         let answer = Header { from: PEER, to: ME, ..SAID };
-        assert_eq!(end(answer, stale, Some(SAID)), LinkEnd::WeAreStale(PEER));
-        assert_eq!(end(answer, LinkRefusal::WrongCluster, Some(SAID)), LinkEnd::Closed);
-        assert_eq!(end(answer, stale, None), LinkEnd::Closed, "nothing was said that could be refused");
+        for refusal in [stale, LinkRefusal::WrongCluster] {
+            assert_eq!(verdict(answer, refusal, Some(SAID)), Some((PEER, Generation(3))));
+        }
+        assert_eq!(verdict(answer, stale, None), None, "nothing was said that could be refused");
         for forged in [
             Header { from: NodeId([3; 16]), ..answer },
             Header { to: NodeId([3; 16]), ..answer },
@@ -191,7 +201,7 @@ mod tests {
             Header { incarnation: Incarnation { number: 1, id: 3 }, ..answer },
             Header { generation: Generation(2), ..answer },
         ] {
-            assert_eq!(end(forged, stale, Some(SAID)), LinkEnd::Closed, "{forged:?}");
+            assert_eq!(verdict(forged, stale, Some(SAID)), None, "{forged:?}");
         }
     }
 }

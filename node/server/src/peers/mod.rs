@@ -19,7 +19,6 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 pub use accept::PeerService;
 pub use links::Links;
@@ -28,7 +27,6 @@ use crate::about::{About, Gossiped};
 use crate::handle::CoreHandle;
 use accept::Accepted;
 use dial::{Dialler, Target};
-use link::LinkEnd;
 
 /// How many connections from peers may wait for their task.
 const ACCEPTED_MAX: usize = 64;
@@ -36,11 +34,6 @@ const ACCEPTED_MAX: usize = 64;
 /// Why the streams to other members have ended.
 #[derive(Debug, Error)]
 pub enum PeersError {
-    #[error(
-        "member {0} has seen a later start of this data directory, or another process that uses a copy of it: the disk \
-         was rolled back or cloned, and what this node has acknowledged since is lost here; it must not serve"
-    )]
-    StaleGeneration(NodeId),
     #[error("a task of a link to another member ended in a panic: {0}")]
     Panicked(#[from] tokio::task::JoinError),
 }
@@ -54,7 +47,7 @@ pub struct Peers {
     accepted: mpsc::Receiver<Accepted>,
     /// Of each member with a higher UUID, where it is to be dialled.
     targets: BTreeMap<NodeId, (watch::Sender<Target>, CancellationToken)>,
-    tasks: JoinSet<LinkEnd>,
+    tasks: JoinSet<()>,
 }
 
 impl Peers {
@@ -85,11 +78,11 @@ impl Peers {
                 }
                 Ok(()) = view.changed() => { view.mark_unchanged(); }
                 Ok(()) = self.gossiped.changed() => {}
-                Some(ended) = self.tasks.join_next() => check(ended)?,
+                Some(ended) = self.tasks.join_next() => ended?,
             }
         }
         while let Some(ended) = self.tasks.join_next().await {
-            check(ended)?;
+            ended?;
         }
         Ok(())
     }
@@ -135,16 +128,6 @@ impl Peers {
     }
 }
 
-fn check(ended: Result<LinkEnd, tokio::task::JoinError>) -> Result<(), PeersError> {
-    match ended? {
-        LinkEnd::Closed => Ok(()),
-        LinkEnd::WeAreStale(peer) => {
-            error!(%peer, "a member refuses this node's generation");
-            Err(PeersError::StaleGeneration(peer))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use keystore_core::id::{Actor, ClusterId, Generation, Incarnation};
@@ -174,6 +157,7 @@ mod tests {
             partitions: PartitionCount::new(16).unwrap(),
             replication_factor: 1,
             members: members.iter().zip(1..).map(member).collect(),
+            keyspaces: Default::default(),
         });
         Arc::new(View { layout: Some(Arc::new(layout.unwrap())), ..View::starting() })
     }
