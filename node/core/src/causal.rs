@@ -14,6 +14,7 @@ use std::fmt;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
+use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
 use crate::stamp::Stamp;
 
@@ -231,7 +232,9 @@ impl Siblings {
         let mut values: Vec<_> = self.values.values().collect();
         values.sort_by_key(|sibling| sibling.stamp);
         let mut operations = BTreeSet::new();
-        values.retain(|sibling| operations.insert(sibling.operation));
+        values.retain(|sibling| {
+            operations.insert(sibling.operation) || is_on(Mutant::OneOperationIsSeveralValues)
+        });
         values
     }
 
@@ -240,11 +243,13 @@ impl Siblings {
     pub fn mint(&mut self, actor: DotActor, change: Change) -> Result<Option<Dot>, TooManySiblings> {
         let Change { stamp, operation, context, value, expires_ms } = change;
         let known = self.values.iter().find(|(_, sibling)| sibling.operation == operation);
-        if let Some((dot, _)) = known {
+        if let Some((dot, _)) = known
+            && !is_on(Mutant::OperationsAreForgotten)
+        {
             return Ok(Some(*dot));
         }
         let mut changed = self.clone();
-        changed.values.retain(|dot, _| !context.contains(*dot));
+        changed.values.retain(|dot, _| !context.contains(*dot) && !is_on(Mutant::WritesReplaceTheUnseen));
         changed.context.join(&context);
         let dot = value.map(|value| {
             let dot = changed.context.next(actor);
@@ -252,7 +257,7 @@ impl Siblings {
             changed.values.insert(dot, Sibling { stamp, operation, value, expires_ms });
             dot
         });
-        if dot.is_some() && !changed.is_within_caps() {
+        if dot.is_some() && !changed.is_within_caps() && !is_on(Mutant::SiblingsAreUncapped) {
             return Err(TooManySiblings);
         }
         *self = changed;
@@ -269,7 +274,7 @@ impl Siblings {
     pub fn merge(mut self, other: &Self) -> Self {
         self.values.retain(|dot, _| other.values.contains_key(dot) || !other.context.contains(*dot));
         for (dot, sibling) in &other.values {
-            if !self.context.contains(*dot) {
+            if !self.context.contains(*dot) || is_on(Mutant::ReplacedValuesReturn) {
                 self.values.insert(*dot, sibling.clone());
             }
         }

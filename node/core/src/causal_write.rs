@@ -14,6 +14,7 @@ use crate::effect::{Answer, Deadline, Failure, FailureReason, RequestId};
 use crate::id::NodeId;
 use crate::layout::KeyspaceMode;
 use crate::message::{Call, Message, Mint, MintOutcome, Origin, Refusal, Write, WriteOutcome};
+use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
 use crate::quorum::{Consistency, Durability, ReplicaSets};
 use crate::read::ReadOperation;
@@ -79,7 +80,11 @@ impl CausalWrite {
         let CausalOrder { request, key, value, expires_ms, context, operation, level, durability, deadline } =
             order;
         let read = context.is_none().then(|| {
-            let what = (key.clone(), Consistency::Quorum, KeyspaceMode::Siblings);
+            let level = match is_on(Mutant::BlindDeletesSeeOneReplica) {
+                true => Consistency::One,
+                false => Consistency::Quorum,
+            };
+            let what = (key.clone(), level, KeyspaceMode::Siblings);
             ReadOperation::new(request, deadline, what, sets.clone())
         });
         let context = context.unwrap_or_default();

@@ -13,6 +13,7 @@ use crate::effect::{Answer, Causal, ClientRequest, Effect, Failure, FailureReaso
 use crate::id::{Generation, NodeId};
 use crate::layout::KeyspaceMode;
 use crate::message::{Call, Message, MintOutcome, Noted, ReadOutcome, ScanOutcome, WriteOutcome};
+use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
 use crate::quorum::ReplicaSets;
 use crate::read::ReadOperation;
@@ -215,7 +216,7 @@ impl Coordinator {
     /// Ends every request whose deadline has come, and lets slow reads ask others.
     pub(crate) fn expire(&mut self, context: &mut Context<'_>) {
         while let Some((deadline, number)) = self.deadlines.first().copied() {
-            if deadline > context.now.mono_ms {
+            if deadline > context.now.mono_ms || is_on(Mutant::DeadlinesAreForgotten) {
                 break;
             }
             self.deadlines.pop_first();
@@ -413,7 +414,9 @@ impl UnderWay {
         let reason = FailureReason::DeadlineExceeded;
         match self {
             // It never got a stamp, so no replica was asked.
-            Self::Write(write) if write.is_unsent() => write.failed(FailureReason::Overloaded),
+            Self::Write(write) if write.is_unsent() || is_on(Mutant::TimeoutIsCalledFailed) => {
+                write.failed(FailureReason::Overloaded)
+            }
             Self::Causal(write) if write.is_unsent() && is_parked => write.failed(FailureReason::Overloaded),
             Self::Write(write) => write.failed(reason),
             Self::Causal(write) => write.failed(reason),

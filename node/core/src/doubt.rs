@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::effect::{Alarm, Commit, CommitId, Effect, Entry};
 use crate::id::NodeId;
 use crate::message::{Call, Message, ReadOutcome, ScanRange, Want};
+use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
 use crate::quorum::{Durability, ReplicaSets};
 use crate::record::Record;
@@ -119,6 +120,11 @@ impl Doubts {
         // What came in a frame would keep all of that frame in memory.
         self.keys.insert(key.detached(), doubted);
         self.wants_generation = true;
+        if is_on(Mutant::HealsWithoutANewGeneration) {
+            self.wants_generation = false;
+            self.raise_began();
+            self.raised(context.now.mono_ms);
+        }
         context.counters.doubts += 1;
         context.effects.push(Effect::Alarm(Alarm::DamagedRecord { key: key.clone() }));
     }

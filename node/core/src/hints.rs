@@ -17,6 +17,7 @@ use crate::coordinator::{Heard, news_in};
 use crate::effect::{Commit, CommitId, CommitRefused, Damaged, Effect, Entry, Hint, LoadId, Now};
 use crate::id::NodeId;
 use crate::message::{Call, Message, Noted, Origin, Refusal, Write, WriteOutcome};
+use crate::mutant::{Mutant, is_on};
 use crate::partition::{Partition, RecordKey};
 use crate::peers::Peers;
 use crate::quorum::Durability;
@@ -190,7 +191,7 @@ impl HintStore {
             }
             return;
         }
-        if self.bytes + cost(&key) > self.bytes_max {
+        if self.bytes + cost(&key) > self.bytes_max && !is_on(Mutant::HintsAreUnbounded) {
             return self.overflow(&key, context);
         }
         let stage = match context.peers.is_connected(target) {
@@ -284,6 +285,10 @@ impl HintStore {
                     durability: Durability::Synced,
                 };
                 context.send(kept.target, Message::Write(write));
+                if is_on(Mutant::HintsEndUnheard) {
+                    self.calls.remove(&call);
+                    self.finish(number, context);
+                }
             }
         }
         self.hand_over(context);
@@ -462,7 +467,9 @@ impl HintStore {
                     context.counters.hints_expired += 1;
                     *number
                 }
-                (None, Some((number, _))) if self.bytes > self.bytes_max => {
+                (None, Some((number, _)))
+                    if self.bytes > self.bytes_max && !is_on(Mutant::HintsAreUnbounded) =>
+                {
                     context.counters.hints_overflowed += 1;
                     *number
                 }

@@ -10,6 +10,7 @@ use crate::effect::InitRefusal;
 use crate::id::{Actor, Epoch, NodeId};
 use crate::layout::Layout;
 use crate::message::Message;
+use crate::mutant::{Mutant, is_on};
 
 /// What a node knows of the layout it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +66,9 @@ impl Membership {
     pub fn judge(&self, proposed: &Layout, me: NodeId, actor: Actor) -> Proposal {
         match self {
             Self::Accepted { layout, digest, .. } | Self::Decided { layout, digest } => {
+                if is_on(Mutant::SecondInitIsAccepted) && *digest != proposed.digest() {
+                    return Proposal::Accept;
+                }
                 if *digest == proposed.digest() {
                     Proposal::AlreadyAccepted
                 } else {
@@ -90,7 +94,8 @@ impl Membership {
                 return true;
             }
         }
-        layout.members.iter().all(|member| accepted_by.contains(&member.node))
+        is_on(Mutant::ServesBeforeAllHaveAccepted)
+            || layout.members.iter().all(|member| accepted_by.contains(&member.node))
     }
 
     /// What to say to a member: that we have accepted, asking for the same unless we know already.

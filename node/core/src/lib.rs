@@ -4,6 +4,7 @@
 //! sockets, the simulation with made-up ones; both run exactly this code. Modules in reading order: each uses
 //! only those before it.
 
+pub mod mutant;
 pub mod id;
 pub mod partition;
 pub mod stamp;

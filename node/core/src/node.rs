@@ -26,6 +26,7 @@ use crate::layout::Layout;
 use crate::message::{
     Header, Hello, Message, MintOutcome, Noted, ReadOutcome, Refusal, ScanOutcome, WriteOutcome,
 };
+use crate::mutant::{Mutant, is_on};
 use crate::peers::{Greeting, LinkRefusal, PeerIdentities, Peers};
 use crate::record::Record;
 use crate::replica::Replica;
@@ -271,7 +272,10 @@ impl Node {
         let refusal = match self.membership.serving() {
             None => Some(FailureReason::NotInitialized),
             Some(_) if self.draining => Some(FailureReason::Draining),
-            Some(_) if self.coordinator.under_way() >= self.settings.requests_max => {
+            Some(_)
+                if self.coordinator.under_way() >= self.settings.requests_max
+                    && !is_on(Mutant::RequestsAreUnbounded) =>
+            {
                 Some(FailureReason::Overloaded)
             }
             Some(_) => None,
@@ -525,6 +529,11 @@ impl Node {
         }
         if let Some(ceiling_ms) = self.clock.wanted_ceiling(now.wall_ms) {
             self.save(PendingSave::Ceiling(ceiling_ms), SavedState::StampCeiling(ceiling_ms), effects);
+            if is_on(Mutant::CeilingCountsBeforeItIsSaved) {
+                self.clock.raise_ceiling(ceiling_ms);
+                self.serve(now, effects, |node, context| node.coordinator.unpark(context));
+                self.deliver(now, effects);
+            }
         }
     }
 

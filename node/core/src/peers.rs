@@ -13,6 +13,7 @@ use crate::effect::LinkId;
 use crate::id::{Generation, NodeId, Nonce};
 use crate::layout::Layout;
 use crate::message::{Header, Hello};
+use crate::mutant::{Mutant, is_on};
 
 /// The highest identity seen of each peer: a small durable state.
 pub type PeerIdentities = BTreeMap<NodeId, (Generation, Nonce)>;
@@ -62,22 +63,36 @@ impl Peers {
         if !fits(header, layout) {
             return Err(LinkRefusal::WrongCluster);
         }
-        if header.to != me || header.from == me || layout.member(header.from).is_none() {
+        let is_for_us = header.to == me || is_on(Mutant::StrayFramesCount);
+        if !is_for_us || header.from == me || layout.member(header.from).is_none() {
             return Err(LinkRefusal::WrongNode);
         }
-        if self.heard(header.from) > header.generation {
+        let is_taken = is_on(Mutant::EarlierGenerationIsAccepted);
+        if self.heard(header.from) > header.generation && !is_taken {
             return Err(LinkRefusal::StaleGeneration);
         }
         let offered = (header.generation, *nonce);
         match self.identities.get(&header.from) {
             Some(known) if *known == offered => {
                 let is_durable = self.durable.get(&header.from) == Some(&offered);
+                let is_durable = is_durable || is_on(Mutant::IdentityIsNotSavedFirst);
                 Ok(if is_durable { Greeting::Known } else { Greeting::Newer })
+            }
+            Some((generation, _))
+                if *generation == header.generation && is_on(Mutant::SecondNonceIsAccepted) =>
+            {
+                Ok(Greeting::Known)
+            }
+            Some((generation, _))
+                if *generation > header.generation && is_on(Mutant::EarlierGenerationIsAccepted) =>
+            {
+                Ok(Greeting::Known)
             }
             Some((generation, _)) if *generation >= header.generation => Err(LinkRefusal::StaleGeneration),
             _ => {
                 self.identities.insert(header.from, offered);
-                Ok(Greeting::Newer)
+                let is_early = is_on(Mutant::IdentityIsNotSavedFirst);
+                Ok(if is_early { Greeting::Known } else { Greeting::Newer })
             }
         }
     }
@@ -100,7 +115,7 @@ impl Peers {
 
     /// True for a generation of a peer that is later than any we know of: what the peer said before does not count.
     pub fn is_news(&self, peer: NodeId, generation: Generation) -> bool {
-        generation > self.newest(peer)
+        generation > self.newest(peer) && !is_on(Mutant::NotedIsNotHeard)
     }
 
     /// Another node has noted this generation of a peer.
@@ -156,9 +171,10 @@ impl Peers {
     /// True if a frame with this header may be handled: it comes over its sender's link, of the highest generation
     /// heard of, and is meant for us, in our cluster, incarnation and epoch.
     pub fn admits(&self, link: LinkId, header: &Header, layout: &Layout, me: NodeId) -> bool {
-        let is_newest = self.newest(header.from) <= header.generation;
+        let is_newest =
+            self.newest(header.from) <= header.generation || is_on(Mutant::EarlierGenerationIsAccepted);
         fits(header, layout)
-            && header.to == me
+            && (header.to == me || is_on(Mutant::StrayFramesCount))
             && is_newest
             && self.links.get(&header.from) == Some(&(link, header.generation))
     }

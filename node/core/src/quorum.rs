@@ -4,6 +4,7 @@
 //! node may count in several sets; it has become impossible as soon as one set can no longer reach its size.
 
 use crate::id::NodeId;
+use crate::mutant::{Mutant, is_on};
 
 /// What a request asks for; `Quorum` is a majority of the replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -65,7 +66,8 @@ impl ReplicaSets {
     pub fn makes_whole(&self, of: NodeId, counts: impl Fn(&NodeId) -> bool) -> bool {
         self.0.iter().all(|set| {
             let others = set.iter().filter(|node| **node != of && counts(node)).count();
-            others > set.len() - Consistency::Quorum.needed(set.len())
+            let spare = set.len() - Consistency::Quorum.needed(set.len());
+            others > spare || is_on(Mutant::OneFewerHeals) && others == spare
         })
     }
 

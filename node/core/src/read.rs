@@ -8,6 +8,7 @@ use crate::effect::{Answer, Deadline, Failure, FailureReason, RequestId, Values}
 use crate::id::NodeId;
 use crate::layout::KeyspaceMode;
 use crate::message::{Call, Message, Origin, ReadOutcome, Want, Write, WriteOutcome};
+use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
 use crate::quorum::{Consistency, Durability, ReplicaSets};
 use crate::record::{Record, Version};
@@ -67,6 +68,7 @@ impl ReadOperation {
         (key, level, mode): (RecordKey, Consistency, KeyspaceMode),
         sets: ReplicaSets,
     ) -> Self {
+        let level = if is_on(Mutant::OneReplicaIsRead) { level.min(Consistency::One) } else { level };
         Self {
             request,
             deadline,
@@ -162,6 +164,9 @@ impl ReadOperation {
     /// Does what is to be done next; the answer once there is one.
     pub(crate) fn advance(&mut self, operation: u64, context: &mut Context<'_>) -> Option<Answer> {
         if self.write_back.is_some() {
+            if is_on(Mutant::ExpiryByALaterClock) {
+                self.decided_ms = context.now.wall_ms;
+            }
             return self.judge_write_back();
         }
         if !self.ask(operation, context) {
@@ -174,7 +179,8 @@ impl ReadOperation {
             return Some(Answer::Read(Values::default()));
         };
         // Siblings are asked for in full, so what they come to is here.
-        let is_full = |best: &&Record| self.mode == KeyspaceMode::Siblings || best.version() >= highest;
+        let are_equal = self.mode == KeyspaceMode::Siblings || is_on(Mutant::DigestsAreIgnored);
+        let is_full = |best: &&Record| are_equal || best.version() >= highest;
         let best = self.best.as_ref().filter(is_full).cloned();
         let Some(best) = best else {
             self.fetch(highest, operation, context);
@@ -251,12 +257,15 @@ impl ReadOperation {
     /// and the mark written back: a clock that is behind must not see the value again.
     fn conclude(&mut self, best: Record, operation: u64, context: &mut Context<'_>) -> Option<Answer> {
         self.decided_ms = context.now.wall_ms;
-        let marked = best.expired(self.decided_ms).filter(|_| self.level != Consistency::One);
+        let marked = best
+            .expired(self.decided_ms)
+            .filter(|_| self.level != Consistency::One && !is_on(Mutant::NoExpiredMark));
         context.counters.expired_marks += u64::from(marked.is_some());
         let best = marked.unwrap_or(best);
         let version = best.version();
         let holds = |node: &NodeId| self.replies.get(node) == Some(&Reply::Holds(Some(version)));
         let enough = self.level == Consistency::One || self.sets.satisfied(Consistency::Quorum, holds);
+        let enough = enough || is_on(Mutant::NoWriteBack);
         let behind: Vec<_> = self.sets.nodes().into_iter().filter(|node| !holds(node)).collect();
         let call = if enough { UNWATCHED } else { Call { operation, attempt: WRITE_BACK } };
         let mut write_back: BTreeMap<_, _> = self
@@ -275,7 +284,7 @@ impl ReadOperation {
             }
         }
         self.best = Some(best);
-        if enough {
+        if enough || is_on(Mutant::WriteBackIsNotAwaited) {
             return Some(self.done());
         }
         context.counters.write_backs += 1;
@@ -296,7 +305,9 @@ impl ReadOperation {
         let makes = |counts: fn(&WriteBack) -> bool| {
             self.sets.satisfied(Consistency::Quorum, |node| replies.get(node).is_some_and(counts))
         };
-        if makes(|reply| *reply == WriteBack::Holds) {
+        let is_failed = !makes(|reply| *reply != WriteBack::Failed);
+        if makes(|reply| *reply == WriteBack::Holds) || is_failed && is_on(Mutant::FailedWriteBackIsAnswered)
+        {
             return Some(self.done());
         }
         if makes(|reply| *reply != WriteBack::Failed) {

@@ -15,6 +15,7 @@ use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::causal::{CausalError, Context, Siblings};
+use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
 use crate::stamp::Stamp;
 
@@ -181,6 +182,7 @@ impl Body {
     fn hash(&self) -> u64 {
         match self {
             Self::Tombstone => 0,
+            Self::Expired if is_on(Mutant::ExpiredMarkLoses) => 1,
             Self::Expired => u64::MAX,
             // The lowest bit keeps a tombstone's hash apart from every value's.
             Self::Value(value) => (xxh3_64(value) | 1).min(u64::MAX - 2),

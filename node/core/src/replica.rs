@@ -19,6 +19,7 @@ use crate::message::{
     Call, Message, Mint, MintOutcome, Noted, Origin, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange,
     Want, Write, WriteOutcome,
 };
+use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
 use crate::quorum::Durability;
 use crate::record::{Body, Record};
@@ -132,6 +133,12 @@ impl Replica {
         if self.doubts.contains(&key) {
             return refuse_read(from, call, &key, context);
         }
+        if is_on(Mutant::ReadsSeeWhatIsBeingCommitted)
+            && let Some(KeyWrites::Merging { newest, .. }) = self.keys.get(&key)
+        {
+            let (outcome, noted) = (ReadOutcome::Full(newest.clone()), context.noted(partition));
+            return context.send(from, Message::ReadAnswer { call, outcome, noted });
+        }
         let load = self.expect(Load::Read { key: key.clone(), from, call, want }, context);
         context.effects.push(Effect::Load { load, key });
     }
@@ -171,6 +178,7 @@ impl Replica {
         record: Result<Option<Record>, Damaged>,
         context: &mut Context<'_>,
     ) {
+        let record = if is_on(Mutant::DamagedIsMissing) { record.or(Ok(None)) } else { record };
         match self.loads.remove(&load) {
             Some(Load::Write(key)) => self.loaded_for_write(&key, record, context),
             Some(Load::Read { key, from, call, want }) => match record {
@@ -237,18 +245,24 @@ impl Replica {
         }
         let settings = context.settings;
         let is_within = |reserve: usize| {
-            self.under_way() < settings.writes_max + settings.writes_max / 4 * reserve
-                && self.bytes < settings.write_bytes_max + settings.write_bytes_max / 4 * reserve
+            is_on(Mutant::WritesAreUnbounded)
+                || self.under_way() < settings.writes_max + settings.writes_max / 4 * reserve
+                    && self.bytes < settings.write_bytes_max + settings.write_bytes_max / 4 * reserve
         };
+        let skew_ms_max = context.settings.skew_ms_max;
+        let is_ahead = context.clock.is_too_far_ahead(incoming.stamp(), context.now.wall_ms, skew_ms_max);
+        if is_on(Mutant::RepairsAreRefusedForTheirStamp) && is_ahead {
+            return Err(Refusal::ClockSkew);
+        }
         let Some(deadline_wall_ms) = incoming.client_deadline_ms() else {
             return if is_within(1) { Ok(()) } else { Err(Refusal::Overloaded) };
         };
-        let skew_ms_max = context.settings.skew_ms_max;
         // The coordinator's clock may be that much ahead of ours, or behind it.
-        if context.now.wall_ms > deadline_wall_ms.saturating_add(skew_ms_max) {
+        let is_late = context.now.wall_ms > deadline_wall_ms.saturating_add(skew_ms_max);
+        if is_late && !is_on(Mutant::LateWritesAreTaken) {
             return Err(Refusal::DeadlinePassed);
         }
-        if context.clock.is_too_far_ahead(incoming.stamp(), context.now.wall_ms, skew_ms_max) {
+        if is_ahead {
             return Err(Refusal::ClockSkew);
         }
         // What is deleted takes no space for long: deletes live on the reserve, as repairs do.
@@ -270,7 +284,11 @@ impl Replica {
         record: Result<Option<Record>, Damaged>,
         context: &mut Context<'_>,
     ) {
-        let Ok(stored) = record else { return self.doubt(key, context) };
+        let stored = match record {
+            Ok(stored) => stored,
+            Err(Damaged) if is_on(Mutant::DamagedIsWrittenOver) => None,
+            Err(Damaged) => return self.doubt(key, context),
+        };
         let Some(KeyWrites::Loading(waiting)) = self.keys.remove(key) else {
             return;
         };
@@ -310,6 +328,12 @@ impl Replica {
                 context.effects.push(Effect::Alarm(alarm));
             }
             if newest.supersedes(&record) {
+                if is_on(Mutant::SupersededIsCalledHeld) {
+                    self.bytes -= bytes;
+                    let (outcome, noted) =
+                        (WriteOutcome::Held(durability), context.noted(context.partition(&key)));
+                    return context.send(from, Message::WriteAnswer { call, outcome, noted });
+                }
                 // Whoever repairs goes by it that the record, or what supersedes it, is as durable as was asked.
                 if origin == Origin::Repair && self.durability_of(&key) < durability {
                     let answers = vec![(from, call, Holding::Superseding(newest.stamp))];
@@ -325,7 +349,13 @@ impl Replica {
             Some(newest) => newest.merge(record),
             None => record,
         };
-        let pending = PendingCommit { key, bytes, answers: vec![(from, call, Holding::Ours)] };
+        let mut pending = PendingCommit { key, bytes, answers: vec![(from, call, Holding::Ours)] };
+        if is_on(Mutant::HeldBeforeItIsSynced) {
+            pending.answers.clear();
+            let (outcome, noted) =
+                (WriteOutcome::Held(durability), context.noted(context.partition(&pending.key)));
+            context.send(from, Message::WriteAnswer { call, outcome, noted });
+        }
         self.commit(pending, merged, (newest, durability), context);
     }
 
@@ -345,7 +375,10 @@ impl Replica {
         };
         let partition = context.partition(&key);
         let since = context.layout.since(partition, context.me).unwrap_or(Epoch(0));
-        let actor = DotActor(context.actor.minting(context.trusted_since, since));
+        let actor = match is_on(Mutant::OneActorMintsForAll) {
+            true => DotActor(1),
+            false => DotActor(context.actor.minting(context.trusted_since, since)),
+        };
         let stamp = newest.as_ref().map_or(change.stamp, |newest| newest.stamp.max(change.stamp));
         let known = siblings.values().any(|(_, sibling)| sibling.operation == change.operation);
         context.counters.operations_met_again += u64::from(known);
@@ -399,7 +432,9 @@ impl Replica {
             return false;
         };
         let last = *last;
-        if *durability < wanted || !self.commits.contains_key(&last) {
+        if *durability < wanted && !is_on(Mutant::JoinsLessDurableCommits)
+            || !self.commits.contains_key(&last)
+        {
             return false;
         }
         std::mem::take(&mut pending.answers).into_iter().all(|answer| self.wait_for(last, answer))
@@ -432,7 +467,8 @@ impl Replica {
     ) {
         if let Some(KeyWrites::Merging { last, .. }) = self.keys.get(key) {
             let last = *last;
-            if self.wait_for(last, (to, call, Holding::Superseding(by))) {
+            let is_early = is_on(Mutant::SupersededBeforeItIsSynced);
+            if !is_early && self.wait_for(last, (to, call, Holding::Superseding(by))) {
                 return;
             }
         }
@@ -512,6 +548,10 @@ fn answer_of(
             Message::MintAnswer { call, outcome: MintOutcome::Refused(refused), noted }
         }
         (Holding::Ours, Ok(durability)) => {
+            let durability = match is_on(Mutant::WrittenIsCalledSynced) {
+                true => Durability::Synced,
+                false => durability,
+            };
             Message::WriteAnswer { call, outcome: WriteOutcome::Held(durability), noted }
         }
         (Holding::Superseding(stamp), Ok(_)) => {

@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::effect::{Answer, Deadline, Failure, FailureReason, RequestId};
 use crate::id::NodeId;
 use crate::message::{Call, Message, Origin, Page, ScanOutcome, ScanRange, Write, WriteOutcome};
+use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
 use crate::quorum::{Consistency, Durability, ReplicaSets};
 use crate::read::{UNWATCHED, values_of};
@@ -200,7 +201,9 @@ impl ScanOperation {
             let Reply::Page(page) = reply else { continue };
             if page.is_cut
                 && let Some((last, _)) = page.entries.last()
-                && end.as_ref().is_none_or(|end| last.place() < end.place())
+                && end
+                    .as_ref()
+                    .is_none_or(|end| (last.place() < end.place()) != is_on(Mutant::PagesEndAtTheLargestKey))
             {
                 end = Some(last.clone());
             }
@@ -242,6 +245,7 @@ impl ScanOperation {
             held.iter().filter(|(_, held)| **held == version).map(|(node, _)| *node).collect();
         let enough = self.level == Consistency::One
             || self.sets.satisfied(Consistency::Quorum, |node| holds.contains(node));
+        let enough = enough || is_on(Mutant::ScansAreNotWrittenBack);
         let call = if enough { UNWATCHED } else { call };
         let mut awaited = BTreeSet::new();
         for node in self.sets.nodes() {

@@ -10,6 +10,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::id::Actor;
+use crate::mutant::{Mutant, is_on};
 
 const MILLIS_MAX: u64 = (1 << 48) - 1;
 
@@ -90,13 +91,14 @@ pub struct HybridClock {
 impl HybridClock {
     /// `ceiling_ms` is what was durable when the node started; everything issued from now on is above it.
     pub fn new(actor: Actor, ceiling_ms: u64) -> Self {
-        Self { actor, millis: ceiling_ms, counter: 0, ceiling_ms, wanted_ms: ceiling_ms }
+        let millis = if is_on(Mutant::StartsBelowTheCeiling) { 0 } else { ceiling_ms };
+        Self { actor, millis, counter: 0, ceiling_ms, wanted_ms: ceiling_ms }
     }
 
     /// Issues the next stamp: above all issued and all observed before, at least at the wall clock.
     pub fn issue(&mut self, wall_ms: u64) -> Result<Stamp, CeilingReached> {
         let (millis, counter) = self.next(wall_ms);
-        if millis >= self.ceiling_ms {
+        if millis >= self.ceiling_ms && !is_on(Mutant::CeilingIsIgnored) {
             return Err(CeilingReached);
         }
         (self.millis, self.counter) = (millis, counter);

@@ -6,6 +6,7 @@ use crate::context::Context;
 use crate::effect::{Answer, Deadline, Failure, FailureReason, RequestId};
 use crate::id::NodeId;
 use crate::message::{Call, Message, Origin, Refusal, Write, WriteOutcome};
+use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
 use crate::quorum::{Consistency, Durability, ReplicaSets};
 use crate::record::{Body, Record};
@@ -138,7 +139,7 @@ impl WriteOperation {
 
     /// Notes an answer, unless it belongs to an earlier attempt: another stamp's acknowledgements do not count.
     pub(crate) fn note(&mut self, from: NodeId, attempt: u32, outcome: WriteOutcome) {
-        if attempt != self.attempt {
+        if attempt != self.attempt && !is_on(Mutant::EarlierAttemptsCount) {
             return;
         }
         if let Some(reply @ (Reply::Pending | Reply::Lost)) = self.replies.get_mut(&from) {
@@ -155,7 +156,9 @@ impl WriteOperation {
     pub(crate) fn lose(&mut self, node: NodeId, restarted: bool) {
         match self.replies.get_mut(&node) {
             Some(reply @ Reply::Pending) => *reply = Reply::Lost,
-            Some(reply @ Reply::Held(_)) if restarted => *reply = Reply::Lost,
+            Some(reply @ Reply::Held(_)) if restarted && !is_on(Mutant::EarlierGenerationsCount) => {
+                *reply = Reply::Lost;
+            }
             _ => {}
         }
     }
@@ -169,11 +172,15 @@ impl WriteOperation {
     }
 
     pub(crate) fn judge(&self, restamps_max: u32) -> Verdict {
-        use Reply::{Held, Pending, Superseded};
+        use Reply::{Held, NotAsked, Pending, Superseded};
         let makes = |counts: fn(&Reply) -> bool| {
             self.sets.satisfied(self.level, |node| self.replies.get(node).is_some_and(counts))
         };
-        if makes(|reply| matches!(reply, Held(_))) {
+        let is_one_short = is_on(Mutant::OneAckFewer) && self.acks() + 1 >= self.sets.needed(self.level);
+        let counts_more = is_on(Mutant::SupersededCounts)
+            && makes(|reply| matches!(reply, Held(_) | Superseded(_)))
+            || is_on(Mutant::HintsCount) && makes(|reply| matches!(reply, Held(_) | NotAsked));
+        if makes(|reply| matches!(reply, Held(_))) || is_one_short && self.acks() > 0 || counts_more {
             return Verdict::End(self.done());
         }
         if makes(|reply| matches!(reply, Held(_) | Pending)) {
@@ -188,7 +195,10 @@ impl WriteOperation {
 
     /// The quorum can no longer be reached: did nobody apply anything, or can that not be told?
     fn judge_failed(&self) -> Verdict {
-        let untouched = |reply: &Reply| matches!(reply, Reply::NotAsked | Reply::Refused(_));
+        let untouched = |reply: &Reply| {
+            matches!(reply, Reply::NotAsked | Reply::Refused(_))
+                || is_on(Mutant::LostIsCalledFailed) && *reply == Reply::Lost
+        };
         let pending = |reply: &Reply| matches!(reply, Reply::Pending);
         if self.attempt > 1 || !self.replies.values().all(|reply| untouched(reply) || pending(reply)) {
             return Verdict::End(self.failed(FailureReason::OutcomeUnknown));

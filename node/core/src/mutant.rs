@@ -1,0 +1,141 @@
+//! The rules of the store, each broken on purpose: what shows that the tests would notice.
+//!
+//! A mutant is switched on for one thread, by a test. Without the feature `mutants`, which nothing but this crate's
+//! own tests asks for, there is no switch: [`is_on`] is false at compile time, and what it guards is not built.
+
+macro_rules! mutants {
+    ($($rule:literal $($(#[$meta:meta])* $name:ident),* ;)*) => {
+        /// A rule that is broken, and how.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Mutant {
+            $($($(#[$meta])* $name,)*)*
+        }
+
+        impl Mutant {
+            pub const ALL: &'static [Self] = &[$($(Self::$name,)*)*];
+
+            /// The number of the rule that it breaks.
+            pub fn rule(self) -> u8 {
+                match self {
+                    $($(Self::$name => $rule,)*)*
+                }
+            }
+        }
+    };
+}
+
+mutants! {
+    1 /// A replica that holds a higher stamp counts towards the quorum.
+      SupersededCounts,
+      /// A write is acknowledged with one replica less than a quorum.
+      OneAckFewer,
+      /// What a replica said of an earlier stamp counts for a later one.
+      EarlierAttemptsCount,
+      /// A replica says that it holds what a higher stamp has superseded.
+      SupersededIsCalledHeld;
+    2 /// A read answers what fewer than a quorum hold.
+      NoWriteBack,
+      /// The write-back is sent, and the answer with it.
+      WriteBackIsNotAwaited,
+      FailedWriteBackIsAnswered,
+      /// The first whole record is answered, whatever versions others have.
+      DigestsAreIgnored,
+      /// A quorum read asks one replica.
+      OneReplicaIsRead;
+    3 /// A replica shows a record that is still being committed.
+      ReadsSeeWhatIsBeingCommitted,
+      /// A replica says that it holds a write when it hands it to the log.
+      HeldBeforeItIsSynced,
+      /// A replica says what supersedes a write before that is synced.
+      SupersededBeforeItIsSynced;
+    4 /// A write whose replica was lost on the way is called failed.
+      LostIsCalledFailed,
+      /// A write that ran out of time is called failed.
+      TimeoutIsCalledFailed,
+      LateWritesAreTaken,
+      /// A coordinator ends no request at its deadline.
+      DeadlinesAreForgotten;
+    5 /// A write that is among the siblings already is added once more.
+      OperationsAreForgotten,
+      /// Siblings of one operation are shown as several.
+      OneOperationIsSeveralValues;
+    6 CeilingIsIgnored,
+      /// A ceiling counts as soon as it is on its way to the disk.
+      CeilingCountsBeforeItIsSaved,
+      /// A started node issues stamps below those of its life before.
+      StartsBelowTheCeiling,
+      /// A record that a replica has accepted is refused for its stamp.
+      RepairsAreRefusedForTheirStamp;
+    7 /// A replica that could not be asked, and gets a hint, counts towards the quorum.
+      HintsCount,
+      HintsAreUnbounded,
+      /// A hint ends when its record is sent.
+      HintsEndUnheard;
+    8 /// All replicas give dots as one actor.
+      OneActorMintsForAll,
+      /// A write replaces siblings that its client has not seen.
+      WritesReplaceTheUnseen,
+      /// What one side has seen go is merged in again.
+      ReplacedValuesReturn,
+      SiblingsAreUncapped,
+      /// A delete without context removes what one replica shows.
+      BlindDeletesSeeOneReplica;
+    9 /// An expired value is missing without a mark of it.
+      NoExpiredMark,
+      /// The mark that a value has expired loses to the value.
+      ExpiredMarkLoses,
+      /// What expires while it is written back is missing without a mark.
+      ExpiryByALaterClock;
+    10 /// A page ends at the largest last key among the answers that were cut.
+      PagesEndAtTheLargestKey,
+      ScansAreNotWrittenBack;
+    11 /// A commit that is only written is reported as synced.
+      WrittenIsCalledSynced,
+      /// A write waits for a commit that is to be less durable than itself.
+      JoinsLessDurableCommits;
+    14 /// A damaged record is a missing one.
+      DamagedIsMissing,
+      /// A damaged record is written over, and the write counts.
+      DamagedIsWrittenOver,
+      /// One replica fewer than needed heals a key in doubt.
+      OneFewerHeals,
+      /// A key in doubt is healed from replicas that have not noted a new generation.
+      HealsWithoutANewGeneration,
+      /// What a replica said before it was known as a later generation still counts.
+      EarlierGenerationsCount,
+      /// What the senders of answers have noted of others is not heard.
+      NotedIsNotHeard;
+    15 SecondNonceIsAccepted,
+      EarlierGenerationIsAccepted,
+      /// A link is taken into use before the identity behind it is on disk.
+      IdentityIsNotSavedFirst,
+      /// Links and frames that are meant for another node are accepted.
+      StrayFramesCount;
+    18 /// A member serves before it knows that all others have accepted.
+      ServesBeforeAllHaveAccepted,
+      /// A member that has accepted a first layout accepts another one.
+      SecondInitIsAccepted;
+    27 RequestsAreUnbounded,
+      WritesAreUnbounded;
+}
+
+#[cfg(feature = "mutants")]
+std::thread_local! {
+    static ON: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Switches one mutant on, or all off, for everything that this thread does from now on.
+#[cfg(feature = "mutants")]
+pub fn switch(mutant: Option<Mutant>) {
+    ON.set(mutant);
+}
+
+#[cfg(feature = "mutants")]
+pub(crate) fn is_on(mutant: Mutant) -> bool {
+    ON.get() == Some(mutant)
+}
+
+#[cfg(not(feature = "mutants"))]
+pub(crate) const fn is_on(_: Mutant) -> bool {
+    false
+}
