@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use keystore_operator_core::lease::{LOOKED_AT_EVERY, RENEWED_EVERY, TERM, WRITES_WITHIN};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::fake_api::FakeApi;
@@ -59,6 +59,11 @@ impl Operator {
             sleep(MOMENT).await;
         }
         begun.elapsed()
+    }
+
+    /// Why it ended, which it does within a term.
+    async fn end(self) -> Option<Lost> {
+        timeout(TERM, self.life).await.expect("it ends").unwrap()
     }
 
     fn gauge(&self) -> bool {
@@ -116,7 +121,7 @@ async fn a_leader_that_is_cut_off_stops_before_another_one_begins() {
     }
     assert!(begun.elapsed() + RENEWED_EVERY >= TERM);
     assert_eq!((one.leads(), one.gauge(), two.gauge()), (false, false, true));
-    assert_eq!(one.life.await.unwrap(), Some(Lost::Expired));
+    assert_eq!(one.end().await, Some(Lost::Expired));
     assert_eq!(
         (holder(&api), api.get(LEASE).unwrap()["spec"]["leaseTransitions"].clone()),
         (json!("two"), json!(1))
@@ -135,7 +140,8 @@ async fn a_leader_that_was_frozen_may_not_write_when_it_wakes() {
     let two = Operator::start(&api, "two");
     two.until_it_leads().await;
     assert!(leadership.check().is_err(), "before it has learned anything");
-    assert!(matches!(lease.keep().await, Lost::Expired | Lost::Taken { .. }));
+    let lost = timeout(TERM, lease.keep()).await.expect("it notices");
+    assert!(matches!(lost, Lost::Expired | Lost::Taken { .. }));
     assert_eq!(holder(&api), json!("two"));
 }
 
@@ -148,9 +154,10 @@ async fn a_leader_that_stops_gives_the_lease_back_and_the_next_one_begins_at_onc
     sleep(Duration::from_secs(20)).await;
     one.stop.cancel();
     assert!(two.until_it_leads().await < LOOKED_AT_EVERY * 2);
-    assert_eq!((one.leads(), one.gauge(), one.life.await.unwrap()), (false, false, None));
+    assert_eq!((one.leads(), one.gauge()), (false, false));
+    assert_eq!(one.end().await, None);
     two.stop.cancel();
-    assert_eq!(two.life.await.unwrap(), None);
+    assert_eq!(two.end().await, None);
     assert_eq!(holder(&api), Value::Null);
 }
 
@@ -181,7 +188,8 @@ async fn who_finds_another_name_in_its_lease_has_lost_it() {
     let one = Operator::start(&api, "one");
     one.until_it_leads().await;
     api.edit(LEASE, |lease| lease["spec"]["holderIdentity"] = json!("somebody"));
-    assert_eq!(one.life.await.unwrap(), Some(Lost::Taken { holder: "somebody".into() }));
-    assert!(one.leadership.check().is_err());
+    let leadership = one.leadership.clone();
+    assert_eq!(one.end().await, Some(Lost::Taken { holder: "somebody".into() }));
+    assert!(leadership.check().is_err());
     assert_eq!(holder(&api), json!("somebody"));
 }
