@@ -14,6 +14,7 @@ use std::fmt;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
+use crate::layout::REPLICATION_FACTOR_MAX;
 use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
 use crate::stamp::Stamp;
@@ -21,8 +22,15 @@ use crate::stamp::Stamp;
 /// How many siblings a key may have; a write that would add one more is refused.
 pub const SIBLINGS_MAX: usize = 128;
 
-/// How many bytes of values the siblings of a key may have together, so that a record stays a message.
-pub const SIBLING_BYTES_MAX: usize = 4 << 20;
+/// How many bytes of values the siblings of a key may have together when one more is written: twice the largest
+/// value, so that a read of them stays below the 4 MiB that gRPC clients take unless told otherwise. Replicas that
+/// take writes at the same moment count each by itself, see [`RECORD_BYTES_MAX`].
+pub const SIBLING_BYTES_MAX: usize = 2 << 20;
+
+/// How many bytes a record may have at most: what every replica of two rings has taken by itself, each up to the cap
+/// and with the siblings' headers, in one.
+pub const RECORD_BYTES_MAX: usize =
+    2 * REPLICATION_FACTOR_MAX * (SIBLING_BYTES_MAX + SIBLINGS_MAX * SIBLING_HEADER_BYTES);
 
 /// Who mints dots: a replica, as long as it has lost nothing. See [`crate::id::Actor::minting`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,7 +112,8 @@ impl Context {
         }
     }
 
-    fn encoded_len(&self) -> usize {
+    /// About how many bytes a token of it has.
+    pub fn encoded_len(&self) -> usize {
         4 + 4 + (self.base.len() + self.single.len()) * DOT_BYTES
     }
 
@@ -122,12 +131,23 @@ impl Context {
     fn take(input: &mut Bytes) -> Result<Self, CausalError> {
         let (base, single) = (take_count(input)?, take_count(input)?);
         let mut context = Self::default();
+        let mut last = None;
         for _ in 0..base {
             let Dot { actor, counter } = take_dot(input)?;
+            if last.replace(actor) >= Some(actor) {
+                return Err(CausalError::Order);
+            }
             context.base.insert(actor, counter);
         }
+        let mut last = None;
         for _ in 0..single {
-            context.single.insert(take_dot(input)?);
+            let dot = take_dot(input)?;
+            // What follows on the others of its actor is one with them: one set has one form.
+            let base = context.base.get(&dot.actor).copied().unwrap_or_default();
+            if last.replace(dot) >= Some(dot) || dot.counter - 1 <= base {
+                return Err(CausalError::Order);
+            }
+            context.single.insert(dot);
         }
         Ok(context)
     }
@@ -175,6 +195,10 @@ pub enum CausalError {
     Checksum,
     #[error("it has a format that this version cannot read")]
     Format,
+    #[error("its dots are not in order, or one of them is none")]
+    Order,
+    #[error("it has a value whose dot it has not seen")]
+    Unseen,
 }
 
 /// One of the values of a key.
@@ -313,6 +337,12 @@ impl Siblings {
         let mut values = BTreeMap::new();
         for _ in 0..take_count(&mut input)? {
             let dot = take_dot(&mut input)?;
+            if !context.contains(dot) {
+                return Err(CausalError::Unseen);
+            }
+            if values.last_key_value().is_some_and(|(last, _)| *last >= dot) {
+                return Err(CausalError::Order);
+            }
             let stamp = Stamp::from_bytes(take_16(&mut input)?);
             let operation = OperationId(take_16(&mut input)?);
             let expires = input.try_get_u64().map_err(|_| CausalError::TooShort)?;
@@ -340,6 +370,9 @@ fn put_dot(Dot { actor, counter }: Dot, out: &mut impl BufMut) {
 fn take_dot(input: &mut Bytes) -> Result<Dot, CausalError> {
     let actor = input.try_get_u64().map_err(|_| CausalError::TooShort)?;
     let counter = input.try_get_u64().map_err(|_| CausalError::TooShort)?;
+    if counter == 0 {
+        return Err(CausalError::Order);
+    }
     Ok(Dot { actor: DotActor(actor), counter })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use keystore_core::record::VALUE_BYTES_MAX;
 
-use super::{Config, Limits, Listen, Storage, WRITES_MAX};
+use super::{Config, FRAME_BYTES_MAX, Limits, Listen, Storage, WRITES_MAX};
 
 pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
     let mut demand = |holds: bool, problem: &str| {
@@ -73,6 +73,9 @@ fn check_limits(limits: &Limits, demand: &mut impl FnMut(bool, &str)) {
         connection_streams,
         frame_bytes,
         link_queue_bytes,
+        hint_bytes,
+        hint_age_ms,
+        background_bytes_per_s,
     } = *limits;
     demand(requests >= 1, "limits.requests: it has to be at least 1");
     demand(
@@ -90,8 +93,14 @@ fn check_limits(limits: &Limits, demand: &mut impl FnMut(bool, &str)) {
     demand(connections >= 1, "limits.connections: it has to be at least 1");
     demand(connection_streams >= 1, "limits.connection_streams: it has to be at least 1");
     demand(
-        (4096..=4 * VALUE_BYTES_MAX).contains(&frame_bytes),
+        (4096..=FRAME_BYTES_MAX).contains(&frame_bytes),
         "limits.frame_bytes: it has to be from 4096 to 4194304",
+    );
+    demand(hint_bytes <= 4 << 30, "limits.hint_bytes: it has to be at most 4294967296");
+    demand(hint_age_ms >= 1_000, "limits.hint_age_ms: it has to be at least 1000");
+    demand(
+        (64 << 10..=64 << 30).contains(&background_bytes_per_s),
+        "limits.background_bytes_per_s: it has to be from 65536 to 68719476736",
     );
 }
 

@@ -109,6 +109,9 @@ pub struct Limits {
     pub connection_streams: u32,
     pub frame_bytes: usize,
     pub link_queue_bytes: usize,
+    pub hint_bytes: usize,
+    pub hint_age_ms: u64,
+    pub background_bytes_per_s: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +165,9 @@ pub enum LogFormat {
 
 const MIB: u64 = 1 << 20;
 
+/// The largest `limits.frame_bytes`.
+pub const FRAME_BYTES_MAX: usize = 4 << 20;
+
 /// With at most so many writes under way the log's queue is never full, where the core thread would have to wait
 /// before it could refuse anything.
 const WRITES_MAX: usize = COMMITS_WAITING_MAX / 2;
@@ -214,6 +220,9 @@ impl Default for Limits {
             connection_streams: 1_024,
             frame_bytes: 256 << 10,
             link_queue_bytes: 256 << 20,
+            hint_bytes: 32 << 20,
+            hint_age_ms: 3 * 3_600_000,
+            background_bytes_per_s: 8 << 20,
         }
     }
 }
@@ -267,6 +276,17 @@ pub fn load(
     }
     check::check(&config, &mut problems);
     if problems.is_empty() { Ok(Command::Run(Box::new(config))) } else { Err(ConfigError { problems }) }
+}
+
+/// The settings of a file's text alone.
+pub fn from_text(text: &str) -> Result<Config, ConfigError> {
+    let (mut given, mut problems, mut config) = (Vec::new(), Vec::new(), Config::default());
+    sources::read_text("the text", text, &mut given, &mut problems);
+    for setting in given {
+        setting.apply(&mut config, &mut problems);
+    }
+    check::check(&config, &mut problems);
+    if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
 }
 
 /// In a pod this is the pod's name.

@@ -40,7 +40,12 @@ pub(super) fn read_file(path: &Path, given: &mut Vec<Given>, problems: &mut Vec<
         Ok(text) => text,
         Err(error) => return problems.push(format!("{shown}: {error}")),
     };
-    match leaves(&text, |path| find(path).is_some()) {
+    read_text(&shown.to_string(), &text, given, problems);
+}
+
+/// A file's text; `shown` is what problems call it.
+pub(super) fn read_text(shown: &str, text: &str, given: &mut Vec<Given>, problems: &mut Vec<String>) {
+    match leaves(text, |path| find(path).is_some()) {
         Ok(found) => given.extend(found.into_iter().map(|(path, raw)| Given {
             origin: format!("{shown}: {path}"),
             path,

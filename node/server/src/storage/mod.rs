@@ -40,6 +40,7 @@ mod committer;
 mod saver;
 mod open;
 mod running;
+pub mod fuzzing;
 
 #[cfg(test)]
 mod power;

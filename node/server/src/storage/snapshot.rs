@@ -163,6 +163,29 @@ pub(super) fn read(
     Ok(Some(Read { sequence, bytes: length }))
 }
 
+/// Writes a snapshot whose one block has this body, with the right checksums, and reads it. For [`super::fuzzing`].
+pub(super) fn read_repaired(
+    directory: &Path,
+    body: &[u8],
+    item: &mut dyn FnMut(&[u8], &[u8]),
+) -> Result<Option<Read>, EngineError> {
+    let mut out = encode_header(7);
+    let mut chain = crc32c::crc32c(&out);
+    for body in [body, &[]] {
+        let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes();
+        chain = checksum(chain, length, body);
+        out.extend_from_slice(&length);
+        out.extend_from_slice(&chain.to_be_bytes());
+        out.extend_from_slice(body);
+    }
+    if body.is_empty() {
+        out.truncate(HEADER_BYTES + BLOCK_HEADER_BYTES);
+    }
+    let path = path(directory);
+    std::fs::write(&path, &out).map_err(|error| DiskError::new("write", &path, error))?;
+    read(directory, item)
+}
+
 struct Reader {
     file: DiskFile,
     length: u64,

@@ -23,6 +23,7 @@ use keystore_core::stamp::Stamp;
 
 const HEADER_BYTES: usize = 2 + 1 + 4 + 16;
 const REPLACE: u8 = 64;
+const REPLACE_END: u8 = 127;
 const HINT: u8 = 128;
 const HINT_DONE: u8 = 129;
 
@@ -38,7 +39,7 @@ pub(in crate::storage) fn entry_len(entry: &Entry) -> usize {
     HEADER_BYTES + key.encoded().len() + value_len
 }
 
-pub(super) fn encode(entry: &Entry, out: &mut Vec<u8>) {
+pub(in crate::storage) fn encode(entry: &Entry, out: &mut Vec<u8>) {
     match entry {
         Entry::Record { key, record } => encode_record(0, key, record, out),
         Entry::Replace { key, record: Some(record) } => encode_record(REPLACE, key, record, out),
@@ -76,7 +77,7 @@ fn encode_header(
 }
 
 /// Takes an entry from the front, sharing its bytes; `None` if it is none that this version knows.
-pub(super) fn decode(bytes: &mut Bytes) -> Option<Entry> {
+pub(in crate::storage) fn decode(bytes: &mut Bytes) -> Option<Entry> {
     if bytes.len() < HEADER_BYTES {
         return None;
     }
@@ -97,7 +98,7 @@ pub(super) fn decode(bytes: &mut Bytes) -> Option<Entry> {
     match kind {
         1..REPLACE => Some(Entry::Record { key, record: record(kind, value)? }),
         REPLACE => value.is_empty().then_some(Entry::Replace { key, record: None }),
-        REPLACE..HINT => Some(Entry::Replace { key, record: Some(record(kind - REPLACE, value)?) }),
+        _ if (REPLACE..=REPLACE_END).contains(&kind) => Some(Entry::Replace { key, record: Some(record(kind - REPLACE, value)?) }),
         HINT => {
             let since_ms = value.try_get_u64().ok()?;
             value.is_empty().then_some(Entry::Hint(Hint { target, key, since_ms }))

@@ -12,7 +12,8 @@ mod read;
 mod segment;
 mod write;
 
-pub(super) use entry::entry_len;
+pub(super) use batch::decode_repaired;
+pub(super) use entry::{decode as decode_entry, encode as encode_entry, entry_len};
 pub(super) use preallocate::spare_path;
 pub use read::{LogDamaged, Reason};
 pub(super) use read::{ReadError, ids, read};
