@@ -9,6 +9,7 @@ use tracing::info;
 
 use crate::about::{About, Gossiped, SelfAddresses};
 use crate::config::Config;
+use crate::core_metrics::CoreMetrics;
 use crate::deliver::deliver;
 use crate::disk::DiskGuard;
 use crate::disk_metrics::DiskMetrics;
@@ -94,6 +95,7 @@ fn build_metrics(about: &About, links: &Arc<Links>, counters: Arc<Counters>) -> 
     let ours = registry.sub_registry_with_prefix(PREFIX);
     let requests = RequestMetrics::register(ours);
     ours.register_collector(Box::new(Gauges { about: about.clone(), links: Arc::clone(links) }));
+    ours.register_collector(Box::new(CoreMetrics(about.core.clone())));
     ours.register_collector(Box::new(DiskMetrics(counters)));
     (registry, requests)
 }

@@ -22,6 +22,7 @@ pub mod gauges;
 pub mod exposition;
 pub mod http;
 pub mod disk_metrics;
+pub mod core_metrics;
 pub mod deliver;
 pub mod core_loop;
 pub mod tasks;

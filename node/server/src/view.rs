@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use keystore_core::id::{Generation, NodeId};
 use keystore_core::layout::Layout;
-use keystore_core::node::{NodeState, Status};
+use keystore_core::node::{Counters, HintStatus, NodeState, Status};
+use keystore_core::partition::RecordKey;
 use keystore_core::stamp::Stamp;
 
 /// The node as it was a moment ago; never older than a second while the core thread lives.
@@ -14,12 +15,18 @@ pub struct View {
     /// True if this node serves requests.
     pub ready: bool,
     pub layout: Option<Arc<Layout>>,
+    /// 0 before the core thread has run.
+    pub generation: Generation,
     pub connected: Vec<(NodeId, Generation)>,
     pub partitions_owned: usize,
     pub partitions_available: usize,
     pub requests_under_way: usize,
     pub writes_under_way: usize,
     pub latest_stamp: Stamp,
+    pub doubted_keys: usize,
+    pub doubted: Vec<(RecordKey, u64)>,
+    pub hints: HintStatus,
+    pub counters: Counters,
     /// When this was published, by the monotonic clock: how the core thread shows that it lives.
     pub published_ms: u64,
 }
@@ -31,12 +38,17 @@ impl View {
             state: NodeState::Uninitialized,
             ready: false,
             layout: None,
+            generation: Generation(0),
             connected: Vec::new(),
             partitions_owned: 0,
             partitions_available: 0,
             requests_under_way: 0,
             writes_under_way: 0,
             latest_stamp: Stamp::from_bytes([0; 16]),
+            doubted_keys: 0,
+            doubted: Vec::new(),
+            hints: HintStatus::default(),
+            counters: Counters::default(),
             published_ms: 0,
         }
     }
@@ -47,6 +59,7 @@ impl View {
             state,
             ready,
             layout,
+            generation,
             connected,
             partitions_owned,
             partitions_available,
@@ -54,6 +67,10 @@ impl View {
             writes_under_way,
             stamp_ceiling_ms: _,
             latest_stamp,
+            doubted_keys,
+            doubted,
+            hints,
+            counters,
         } = status;
         let layout = match (&self.layout, layout) {
             (Some(shown), Some(layout)) if **shown == *layout => Some(Arc::clone(shown)),
@@ -63,12 +80,17 @@ impl View {
             state,
             ready,
             layout,
+            generation,
             connected,
             partitions_owned,
             partitions_available,
             requests_under_way,
             writes_under_way,
             latest_stamp,
+            doubted_keys,
+            doubted,
+            hints,
+            counters,
             published_ms,
         }
     }

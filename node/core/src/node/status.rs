@@ -30,6 +30,8 @@ pub struct Status<'a> {
     /// True if this node serves requests now.
     pub ready: bool,
     pub layout: Option<&'a Layout>,
+    /// Raised at each start, and whenever something turns out to be lost.
+    pub generation: Generation,
     pub connected: Vec<(NodeId, Generation)>,
     pub partitions_owned: usize,
     /// Partitions of which this node reaches a write quorum.
@@ -60,6 +62,7 @@ impl Node {
             state,
             ready: state == NodeState::Serving && now.mono_ms >= self.stamps_from_ms.max(self.warm_from_ms),
             layout,
+            generation: self.generation,
             connected: self.peers.connected().collect(),
             partitions_owned: layout.map_or(0, |layout| layout.owned(self.me)),
             partitions_available: self.membership.serving().map_or(0, |layout| self.available(layout)),

@@ -1,8 +1,10 @@
 //! The service for administrators: status, init, layout. Answers in every state.
 
 use keystore_core::effect::{Answer, InitRefusal};
+use keystore_core::id::NodeId;
 use keystore_core::layout::{Layout, Member};
-use keystore_core::node::NodeState;
+use keystore_core::node::{HintStatus, NodeState};
+use keystore_core::partition::RecordKey;
 use keystore_proto::client::reason;
 use keystore_proto::v1;
 use keystore_proto::v1::admin_server::Admin;
@@ -64,7 +66,7 @@ impl AdminService {
             cluster_id: layout.map(|layout| layout.cluster.0.to_vec().into()).unwrap_or_default(),
             incarnation: layout.map(|layout| layout.incarnation.into()),
             epoch: layout.map_or(0, |layout| layout.epoch.0),
-            generation: self.about.generation.0,
+            generation: view.generation.max(self.about.generation).0,
             partitions_owned: saturated(view.partitions_owned),
             peers: others.map(|member| self.peer(member, view)).collect(),
             disk: Some(self.disk()),
@@ -73,6 +75,9 @@ impl AdminService {
             peer_address: peer,
             engine: EngineKind::from(self.about.config.storage.engine).name().to_owned(),
             clock: view.latest_stamp.to_bytes().to_vec().into(),
+            doubted_keys: saturated(view.doubted_keys),
+            doubted: view.doubted.iter().map(doubted_key).collect(),
+            hints: Some(hint_status(&view.hints)),
         }
     }
 }
@@ -125,6 +130,25 @@ impl Admin for AdminService {
             decided: matches!(view.state, NodeState::Serving | NodeState::Draining),
         }))
     }
+}
+
+fn hint_status(hints: &HintStatus) -> v1::HintStatus {
+    let HintStatus { pending, bytes, targets, partitions_wanted_by_repair } = hints;
+    let target = |(node, (pending, bytes)): (&NodeId, &(usize, usize))| v1::HintTarget {
+        node_id: node.0.to_vec().into(),
+        pending: *pending as u64,
+        bytes: *bytes as u64,
+    };
+    v1::HintStatus {
+        pending: *pending as u64,
+        bytes: *bytes as u64,
+        targets: targets.iter().map(target).collect(),
+        partitions_wanted_by_repair: saturated(*partitions_wanted_by_repair),
+    }
+}
+
+fn doubted_key((key, doubted_ms): &(RecordKey, u64)) -> v1::DoubtedKey {
+    v1::DoubtedKey { keyspace: key.keyspace().to_owned(), key: key.user_key(), doubted_ms: *doubted_ms }
 }
 
 fn state_to_wire(state: NodeState) -> v1::NodeState {
