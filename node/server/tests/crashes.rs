@@ -1,10 +1,12 @@
-//! What was acknowledged survives the death of processes.
+//! What was acknowledged survives the death, the sleep and the damage of processes, and no read goes back.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
-use support::load::{Load, check, check_everywhere};
+use keystore_history::History;
+use rustix::process::Signal;
+use support::load::{Load, append, judge, judge_everywhere};
 use support::{Cluster, NodeProcess};
 
 /// `KEYSTORE_TEST_CRASHES=50` makes the long test as long as one wants.
@@ -19,28 +21,82 @@ async fn two_of_three_nodes_serve_on_when_one_is_killed() {
     load.progress(100).await;
     cluster.nodes[2].kill();
     load.progress(200).await;
-    let histories = load.stop().await;
-    check_everywhere(&cluster, &histories).await;
+    let mut history = load.stop().await;
+    judge_everywhere(&cluster, &mut history).await;
     cluster.nodes[2].start();
     cluster.wait_until_all_serve().await;
-    check(&cluster.nodes[2], &histories).await;
+    judge(&[&cluster.nodes[2]], &mut history).await;
 }
 
 #[tokio::test]
 async fn what_was_acknowledged_is_there_after_all_nodes_were_killed_at_once() {
     let mut cluster = Cluster::serving(3).await;
-    let mut histories = Vec::new();
+    let mut all = History::default();
     for crash in 0..crashes() {
         let load = Load::start(&format!("crash-{crash}"), &cluster.nodes, 3);
         load.progress(150).await;
         cluster.nodes.iter_mut().for_each(NodeProcess::kill);
-        let written = load.stop().await;
+        let mut history = load.stop().await;
         cluster.nodes.iter_mut().for_each(NodeProcess::start);
         cluster.wait_until_all_serve().await;
-        check(&cluster.nodes[crash % 3], &written).await;
-        histories.extend(written);
+        judge(&[&cluster.nodes[crash % 3]], &mut history).await;
+        append(&mut all, history);
     }
-    check_everywhere(&cluster, &histories).await;
+    judge_everywhere(&cluster, &mut all).await;
+}
+
+#[tokio::test]
+async fn five_nodes_are_killed_and_started_in_turn_under_load() {
+    let mut cluster = Cluster::serving(5).await;
+    let load = Load::start("turns", &cluster.nodes, 1);
+    for turn in 0..5 {
+        load.progress(100).await;
+        cluster.nodes[turn].kill();
+        load.progress(100).await;
+        cluster.nodes[turn].start();
+        cluster.wait_until_all_serve().await;
+    }
+    let mut history = load.stop().await;
+    judge_everywhere(&cluster, &mut history).await;
+}
+
+#[tokio::test]
+async fn a_node_that_sleeps_holds_nobody_up_and_goes_on_where_it_was() {
+    let cluster = Cluster::serving(3).await;
+    let load = Load::start("sleep", &cluster.nodes[..2], 3);
+    for _ in 0..3 {
+        load.progress(100).await;
+        cluster.nodes[2].signal(Signal::STOP);
+        load.progress(400).await;
+        cluster.nodes[2].signal(Signal::CONT);
+        cluster.wait_until_connected().await;
+    }
+    let mut history = load.stop().await;
+    judge_everywhere(&cluster, &mut history).await;
+}
+
+#[tokio::test]
+async fn nodes_whose_clocks_differ_keep_the_order_of_writes() {
+    let mut cluster = Cluster::start(3);
+    for (index, offset_ms) in ["-400", "0", "400"].into_iter().enumerate() {
+        let node = &mut cluster.nodes[index];
+        node.kill();
+        node.set("clock.offset_ms", offset_ms);
+        node.start();
+    }
+    let layout = cluster.first_layout().await;
+    cluster.init(&layout).await;
+    cluster.wait_until_all_serve().await;
+    let load = Load::start("clocks", &cluster.nodes, 2);
+    load.progress(300).await;
+    // A clock that is set back by more than is allowed between nodes, while its node is away.
+    cluster.nodes[2].kill();
+    cluster.nodes[2].set("clock.offset_ms", "-1200");
+    cluster.nodes[2].start();
+    cluster.wait_until_all_serve().await;
+    load.progress(300).await;
+    let mut history = load.stop().await;
+    judge_everywhere(&cluster, &mut history).await;
 }
 
 #[tokio::test]
@@ -57,30 +113,4 @@ async fn a_restarted_node_takes_its_place_again() {
         assert_eq!(after.generation, before.generation + 1);
         cluster.nodes[round].put(&format!("round-{round}"), "v").await.unwrap();
     }
-}
-
-#[tokio::test]
-async fn a_node_that_comes_back_elsewhere_is_found_again() {
-    let mut cluster = Cluster::serving(3).await;
-    // Each in turn: whoever has the lowest UUID dials the others, whoever has the highest is dialled.
-    for index in 0..3 {
-        cluster.nodes[index].kill();
-        cluster.nodes[index].relocate();
-        cluster.tell_seeds();
-        cluster.nodes[index].start();
-        cluster.wait_until_all_serve().await;
-        cluster.nodes[index].put("k", "v").await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn a_cluster_whose_nodes_all_come_back_elsewhere_forms_again() {
-    let mut cluster = Cluster::serving(3).await;
-    cluster.nodes[0].put("k", "v").await.unwrap();
-    cluster.nodes.iter_mut().for_each(NodeProcess::kill);
-    cluster.nodes.iter_mut().for_each(NodeProcess::relocate);
-    cluster.tell_seeds();
-    cluster.nodes.iter_mut().for_each(NodeProcess::start);
-    cluster.wait_until_all_serve().await;
-    assert_eq!(cluster.nodes[2].get_when_possible("k").await.as_deref(), Some("v"));
 }

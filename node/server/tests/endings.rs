@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
-use support::load::{Load, check_everywhere};
+use support::load::{Load, judge_everywhere};
 use support::{Cluster, NodeProcess};
 use tonic::Code;
 
@@ -35,11 +35,11 @@ async fn a_node_told_to_stop_under_load_drains_and_loses_nothing() {
     let ended = cluster.nodes[0].wait_for_end();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
     load.progress(100).await;
-    let histories = load.stop().await;
-    check_everywhere(&cluster, &histories).await;
+    let mut history = load.stop().await;
+    judge_everywhere(&cluster, &mut history).await;
     cluster.nodes[0].start();
     cluster.wait_until_all_serve().await;
-    check_everywhere(&cluster, &histories).await;
+    judge_everywhere(&cluster, &mut history).await;
 }
 
 #[tokio::test]

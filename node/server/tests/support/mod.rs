@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its own part of this")]
 
+pub mod ask;
 pub mod load;
 pub mod node;
 
@@ -10,11 +11,14 @@ use std::net::{TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use keystore_core::id::{Actor, ClusterId, Incarnation, NodeId};
-use keystore_core::layout::{FirstLayout, Layout, Member};
+use keystore_core::layout::{FirstLayout, KeyspaceMode, Layout, Member};
 use keystore_core::partition::PartitionCount;
 use keystore_proto::v1;
 
 pub use node::NodeProcess;
+
+/// The keyspace of these clusters that keeps siblings.
+pub const CAUSAL: &str = "causal";
 
 /// How long a condition may take that takes a second on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -97,6 +101,7 @@ impl Cluster {
             partitions: PartitionCount::new(16).unwrap(),
             replication_factor: members.len().min(3),
             members,
+            keyspaces: BTreeMap::from([(CAUSAL.to_owned(), KeyspaceMode::Siblings)]),
         });
         v1::Layout::from(&layout.unwrap())
     }
