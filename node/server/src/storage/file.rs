@@ -39,9 +39,15 @@ impl DiskError {
 #[cfg_attr(not(test), allow(dead_code, reason = "only the observer of the tests reads it"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
+    /// An empty file takes the place of what had that name.
+    Create,
     Reserve,
     Write,
     SyncData,
+    /// A sync by sled: see [`super::sync_file_range`].
+    SyncBySled,
+    /// What is cached of the file is dropped.
+    Forget,
     SyncDirectory,
     Rename,
     Remove,
@@ -66,12 +72,10 @@ static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 impl DiskFile {
     /// A new, empty file in place of whatever had that name.
     pub(super) fn create(path: &Path) -> Result<Self, DiskError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = before(Operation::Create, path)
+            .and_then(|()| options.open(path))
             .map_err(|error| DiskError::new("create", path, error))?;
         Ok(Self { file, path: path.to_owned() })
     }
@@ -128,8 +132,9 @@ impl DiskFile {
 
     /// Makes later reads come from the disk, not from memory.
     fn forget_cached(&self) -> Result<(), DiskError> {
-        rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed)
-            .map_err(|error| DiskError::new("drop the cached pages of", &self.path, error.into()))
+        before(Operation::Forget, &self.path)
+            .and_then(|()| Ok(rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed)?))
+            .map_err(|error| DiskError::new("drop the cached pages of", &self.path, error))
     }
 
     pub(super) fn sync_all(&self) -> Result<(), DiskError> {

@@ -5,7 +5,7 @@
 //! there, and old segments go last.
 
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,18 +144,18 @@ fn open_engine(
 ) -> Result<Arc<dyn Storage>, OpenError> {
     let path = data_dir.engine();
     let expected = checkpoint.sequence;
-    let (exists, open): (_, fn(&Path, u64) -> Result<Arc<dyn Storage>, EngineError>) = match options.engine {
-        EngineKind::Sled => (SledEngine::exists(&path), |path, cache_bytes| {
-            SledEngine::open(path, cache_bytes).map(|engine| Arc::new(engine) as _)
-        }),
-        EngineKind::Memory => (MemoryEngine::exists(&path), |path, _| {
-            MemoryEngine::open(path).map(|engine| Arc::new(engine) as _)
-        }),
+    let exists = match options.engine {
+        EngineKind::Sled => SledEngine::exists(&path),
+        EngineKind::Memory => MemoryEngine::exists(&path),
     };
     if expected > 0 && !exists {
         return Err(OpenError::EngineBehind { path, found: 0, expected });
     }
-    let engine = open(&path, options.cache_bytes).map_err(|error| engine_error(path.clone(), error))?;
+    let engine: Result<Arc<dyn Storage>, _> = match options.engine {
+        EngineKind::Sled => SledEngine::open(&path, options.cache_bytes).map(|engine| Arc::new(engine) as _),
+        EngineKind::Memory => MemoryEngine::open(&path).map(|engine| Arc::new(engine) as _),
+    };
+    let engine = engine.map_err(|error| engine_error(path.clone(), error))?;
     let found = engine.flushed().map_err(|error| engine_error(path.clone(), error))?;
     if found < expected {
         return Err(OpenError::EngineBehind { path, found, expected });

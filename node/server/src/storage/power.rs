@@ -3,8 +3,11 @@
 //!
 //! A power cut keeps, of each file, what was synced last, and any subset of the 4 KiB pages written since; of each
 //! directory, what was synced last, and any subset of the names changed since. Nothing else is assumed of the
-//! file system, except that sled's small files are on disk once they have their names: sled syncs those by
-//! `fsync`, which is not observed.
+//! file system, except that sled's snapshots are on disk once they have their names: sled syncs those by `fsync`,
+//! which is not observed.
+//!
+//! A disk that has failed a sync is worse: Linux then calls pages clean that no disk holds, and no later sync writes
+//! them. Such pages are *written off*: they can be read until they are dropped from memory.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -52,7 +55,7 @@ pub(super) fn before(operation: Operation, path: &Path) -> io::Result<()> {
 
 pub(super) fn before_sync_of(fd: libc::c_int) -> io::Result<()> {
     match fs::read_link(format!("/proc/self/fd/{fd}")) {
-        Ok(path) => before(Operation::SyncData, &path),
+        Ok(path) => before(Operation::SyncBySled, &path),
         Err(_) => Ok(()),
     }
 }
@@ -72,12 +75,15 @@ const PAGE_BYTES: usize = 4096;
 pub(super) struct PowerCut {
     root: PathBuf,
     durable: Mutex<Durable>,
+    sees_sled: bool,
 }
 
 #[derive(Default)]
 struct Durable {
     /// Content at the last sync, by inode: names change.
     content: BTreeMap<u64, Vec<u8>>,
+    /// Content at a sync that has failed, by inode: pages that are still the same have been written off.
+    written_off: BTreeMap<u64, Vec<u8>>,
     names: BTreeMap<PathBuf, BTreeMap<OsString, u64>>,
 }
 
@@ -93,12 +99,19 @@ impl PowerCut {
             }
             durable.names.insert(directory, names);
         }
-        Arc::new(Self { root: root.to_owned(), durable: Mutex::new(durable) })
+        Arc::new(Self { root: root.to_owned(), durable: Mutex::new(durable), sees_sled: true })
+    }
+
+    /// As if what sled syncs by itself were never synced: to know that this would be noticed.
+    pub(super) fn blind_to_sled(root: &Path) -> Arc<Self> {
+        let mut power = Arc::into_inner(Self::new(root)).expect("it is new");
+        power.sees_sled = false;
+        Arc::new(power)
     }
 
     /// Copies everything into the empty directory `to`, as it is when the process is killed: what was written is
-    /// there to be read, and what was not synced is still not durable.
-    pub(super) fn kill(&self, to: &Path) -> Arc<Self> {
+    /// there to be read, and what was not synced is still not durable. After a sync that has failed, it never will be.
+    pub(super) fn kill(&self, to: &Path, failed_sync: bool) -> Arc<Self> {
         let durable = self.lock();
         let mut copied = Durable::default();
         for directory in directories(&self.root) {
@@ -129,7 +142,10 @@ impl PowerCut {
                 .names
                 .insert(target, old.into_iter().map(|(name, inode)| (name, inodes[&inode])).collect());
         }
-        Arc::new(Self { root: to.to_owned(), durable: Mutex::new(copied) })
+        if failed_sync {
+            copied.write_off(to);
+        }
+        Arc::new(Self { root: to.to_owned(), durable: Mutex::new(copied), sees_sled: self.sees_sled })
     }
 
     /// Puts what a power cut at this moment might leave into the empty directory `to`. Syncs wait meanwhile, so
@@ -143,7 +159,8 @@ impl PowerCut {
             fs::create_dir_all(&target).unwrap();
             let old = durable.names.get(&directory).cloned().unwrap_or_default();
             let new = listing(&directory);
-            let is_of_sled = directory.components().any(|part| part.as_os_str() == "engine");
+            // The files of sled, and its empty directory for blobs.
+            let is_of_sled = directory.join("db").exists() || directory.ends_with("blobs");
             let all_or_nothing = is_of_sled.then(|| rng.random_bool(kept));
             let mut names: Vec<_> = old.keys().chain(new.keys()).collect();
             names.sort();
@@ -152,11 +169,11 @@ impl PowerCut {
                 let survives =
                     if all_or_nothing.unwrap_or_else(|| rng.random_bool(kept)) { &new } else { &old };
                 let Some(inode) = survives.get(name).copied() else { continue };
-                let is_small_of_sled = is_of_sled && name != "db";
+                let is_snapshot_of_sled = is_of_sled && name.to_string_lossy().starts_with("snap.");
                 let present = find(&directory, inode);
                 let synced = durable.content.get(&inode);
                 let content = match (present, synced) {
-                    (Some(present), _) if is_small_of_sled => present,
+                    (Some(present), _) if is_snapshot_of_sled => present,
                     (Some(present), Some(synced)) => mix(synced, &present, kept, rng),
                     (Some(present), None) => mix(&[], &present, kept, rng),
                     (None, Some(synced)) => synced.clone(),
@@ -177,19 +194,57 @@ impl Observer for PowerCut {
         let mut durable = self.lock();
         match operation {
             Operation::SyncData => durable.keep_content(path),
+            Operation::SyncBySled if self.sees_sled => durable.keep_content(path),
+            // Advice that the kernel may ignore: it is heard where nothing else helps, in the engine.
+            Operation::Forget if path.starts_with(self.root.join("engine")) => durable.forget(path),
+            Operation::Create => durable.empty(path),
             Operation::SyncDirectory => {
                 durable.names.insert(path.to_owned(), listing(path));
             }
-            Operation::Reserve | Operation::Write | Operation::Rename | Operation::Remove => {}
+            Operation::SyncBySled
+            | Operation::Forget
+            | Operation::Reserve
+            | Operation::Write
+            | Operation::Rename
+            | Operation::Remove => {}
         }
         Ok(())
     }
 }
 
 impl Durable {
+    /// A sync: everything but what has been written off is durable now.
     fn keep_content(&mut self, path: &Path) {
-        if let (Ok(content), Ok(metadata)) = (fs::read(path), fs::metadata(path)) {
-            self.content.insert(metadata.ino(), content);
+        let (Ok(mut content), Ok(metadata)) = (fs::read(path), fs::metadata(path)) else { return };
+        if let Some(lost) = self.written_off.get(&metadata.ino()) {
+            let durable = self.content.get(&metadata.ino()).map(Vec::as_slice).unwrap_or_default();
+            restore(&mut content, lost, durable);
+        }
+        self.content.insert(metadata.ino(), content);
+    }
+
+    /// The syncs of all these files have failed.
+    fn write_off(&mut self, root: &Path) {
+        for directory in directories(root) {
+            for (name, inode) in listing(&directory) {
+                self.written_off.insert(inode, fs::read(directory.join(name)).unwrap());
+            }
+        }
+    }
+
+    /// What has been written off is not in memory any more either.
+    fn forget(&mut self, path: &Path) {
+        let (Ok(mut content), Ok(metadata)) = (fs::read(path), fs::metadata(path)) else { return };
+        let Some(lost) = self.written_off.remove(&metadata.ino()) else { return };
+        let durable = self.content.get(&metadata.ino()).map(Vec::as_slice).unwrap_or_default();
+        restore(&mut content, &lost, durable);
+        fs::write(path, content).unwrap();
+    }
+
+    /// Nothing is left of the pages of a file that is empty now.
+    fn empty(&mut self, path: &Path) {
+        if let Ok(metadata) = fs::metadata(path) {
+            self.written_off.remove(&metadata.ino());
         }
     }
 }
@@ -220,6 +275,19 @@ fn find(directory: &Path, inode: u64) -> Option<Vec<u8>> {
     let names = listing(directory);
     let (name, _) = names.iter().find(|(_, found)| **found == inode)?;
     fs::read(directory.join(name)).ok()
+}
+
+/// Where a page is still as it was when it was written off, it is what the disk holds.
+fn restore(content: &mut [u8], lost: &[u8], durable: &[u8]) {
+    for (index, page) in content.chunks_mut(PAGE_BYTES).enumerate() {
+        let range = index * PAGE_BYTES..index * PAGE_BYTES + page.len();
+        if lost.get(range.clone()) == Some(page) {
+            let held = durable.get(range.start..).unwrap_or_default();
+            let held = held.get(..page.len()).unwrap_or(held);
+            page.fill(0);
+            page[..held.len()].copy_from_slice(held);
+        }
+    }
 }
 
 /// Pages of `new` with the given probability, of `old` otherwise.

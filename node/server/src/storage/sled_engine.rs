@@ -85,8 +85,11 @@ impl SledEngine {
         directory.join("db").exists()
     }
 
-    /// sled syncs its log; names of files, and what it has written through other calls, are synced here.
+    /// sled syncs its log and its snapshots. Here the names of files are synced, what it has written to its log
+    /// through other calls, and its settings, which it never syncs: without those, after a power cut, it takes its
+    /// log for one with segments of another size, and panics.
     fn sync_files(&self) -> Result<(), EngineError> {
+        DiskFile::open(&self.directory.join("conf"))?.sync_all()?;
         DiskFile::open(&self.directory.join("db"))?.sync_all()?;
         file::sync_directory(&self.directory.join("blobs"))?;
         file::sync_directory(&self.directory)?;

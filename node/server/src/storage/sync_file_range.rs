@@ -33,3 +33,17 @@ extern "C" fn sync_file_range(
     // SAFETY: fdatasync takes any number for a descriptor and fails with EBADF on one that is not open.
     unsafe { libc::fdatasync(fd) }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn it_does_what_fdatasync_does() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let null = std::os::fd::AsRawFd::as_raw_fd(&file);
+        // A device that cannot be synced, and no file at all.
+        for (fd, error) in [(null, libc::EINVAL), (-1, libc::EBADF)] {
+            assert_eq!(super::sync_file_range(fd, 0, 0, 0), -1);
+            assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(error));
+        }
+    }
+}

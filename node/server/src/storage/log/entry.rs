@@ -23,7 +23,6 @@ use keystore_core::stamp::Stamp;
 
 const HEADER_BYTES: usize = 2 + 1 + 4 + 16;
 const REPLACE: u8 = 64;
-const REPLACE_END: u8 = 127;
 const HINT: u8 = 128;
 const HINT_DONE: u8 = 129;
 
@@ -97,8 +96,8 @@ pub(in crate::storage) fn decode(bytes: &mut Bytes) -> Option<Entry> {
     };
     match kind {
         1..REPLACE => Some(Entry::Record { key, record: record(kind, value)? }),
-        REPLACE => value.is_empty().then_some(Entry::Replace { key, record: None }),
-        _ if (REPLACE..=REPLACE_END).contains(&kind) => Some(Entry::Replace { key, record: Some(record(kind - REPLACE, value)?) }),
+        REPLACE if value.is_empty() => Some(Entry::Replace { key, record: None }),
+        REPLACE..HINT => Some(Entry::Replace { key, record: Some(record(kind - REPLACE, value)?) }),
         HINT => {
             let since_ms = value.try_get_u64().ok()?;
             value.is_empty().then_some(Entry::Hint(Hint { target, key, since_ms }))

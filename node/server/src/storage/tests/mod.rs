@@ -112,18 +112,21 @@ impl Running {
     }
 
     fn commit_entries(&self, entries: Vec<Entry>, durability: Durability) -> Vec<Committed> {
-        let mut commits: Vec<Commit> =
-            (0..).zip(entries).map(|(id, entry)| Commit { id: CommitId(id), entry, durability }).collect();
+        let outcomes = self.try_commit(entries, durability);
+        outcomes.unwrap_or_else(|| panic!("no outcome: {:?}", self.failed.try_recv()))
+    }
+
+    /// `None` if the storage has failed before it has committed all.
+    fn try_commit(&self, entries: Vec<Entry>, durability: Durability) -> Option<Vec<Committed>> {
+        let commit = |(id, entry)| Commit { id: CommitId(id), entry, durability };
+        let mut commits: Vec<Commit> = (0..).zip(entries).map(commit).collect();
         let expected = commits.len();
         self.storage.handle().commit(&mut commits);
         let mut outcomes = Vec::new();
         while outcomes.len() < expected {
-            match self.committed.recv_timeout(DEADLINE) {
-                Ok(more) => outcomes.extend(more),
-                Err(_) => panic!("no outcome: {:?}", self.failed.try_recv()),
-            }
+            outcomes.extend(self.committed.recv_timeout(DEADLINE).ok()?);
         }
-        outcomes
+        Some(outcomes)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::storage::engine::{EngineError, Storage};
 use crate::storage::file::Operation;
 use crate::storage::power::{Faults, watch};
 use crate::storage::sled_engine::SledEngine;
+use crate::storage::sync_file_range;
 
 const CACHE_BYTES: u64 = 8 << 20;
 
@@ -100,8 +101,7 @@ fn the_syncs_of_sled_go_through_our_own_function() {
     let calls = Arc::new(AtomicUsize::new(0));
     let seen = calls.clone();
     let count = Faults(move |operation, path: &Path| {
-        // Only sled syncs this file while the test runs.
-        if operation == Operation::SyncData && path.ends_with("db") {
+        if operation == Operation::SyncBySled && path.ends_with("db") {
             seen.fetch_add(1, Ordering::SeqCst);
         }
         Ok(())
@@ -115,4 +115,5 @@ fn the_syncs_of_sled_go_through_our_own_function() {
     }
     let calls = calls.load(Ordering::SeqCst) - before;
     assert!(calls >= 10, "{calls} calls for 10 flushes: the C library's function was linked instead");
+    assert!(sync_file_range::calls() >= calls as u64);
 }
