@@ -106,6 +106,8 @@ pub struct Node {
     trusted_since: Generation,
     /// Until then no generation is raised again.
     raise_from_ms: u64,
+    /// How long that was after the last one.
+    raise_pause_ms: u64,
     is_set_aside: bool,
     slow: BTreeMap<NodeId, u64>,
     counters: Counters,
@@ -158,6 +160,7 @@ impl Node {
             warm_from_ms: now.mono_ms + WARM_UP_MS_MAX,
             trusted_since,
             raise_from_ms: now.mono_ms,
+            raise_pause_ms: 0,
             is_set_aside: false,
             slow: BTreeMap::new(),
             counters: Counters::default(),

@@ -426,6 +426,26 @@ fn keys_that_come_into_doubt_before_the_save_share_a_generation_and_later_ones_d
 }
 
 #[test]
+fn the_more_keys_come_into_doubt_the_less_often_a_generation_is_raised() {
+    let mut bench = Bench::new();
+    let mut raised_at = Vec::new();
+    for key in ["a", "b", "c", "d"] {
+        let mut effects = bench.damage(key);
+        let save = loop {
+            match raise_in(&effects) {
+                Some((save, _)) => break save,
+                // Attempts to heal the keys before come in between.
+                None => effects = bench.tick(),
+            }
+        };
+        raised_at.push(bench.now_ms);
+        bench.step(Event::Saved { save });
+        bench.link(A, 7);
+    }
+    assert_eq!(raised_at, [0, 1_000, 3_000, 7_000]);
+}
+
+#[test]
 fn no_generation_is_raised_while_no_peer_takes_this_node() {
     let mut bench = Bench::new();
     let (_, effects) = bench.read("k");

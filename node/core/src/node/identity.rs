@@ -6,9 +6,11 @@ use crate::effect::{Alarm, Answer, Effect, Event, Failure, FailureReason, Now, S
 use crate::id::{Generation, NodeId};
 use crate::peers::LinkRefusal;
 
-/// The shortest time between two generations of one process: each closes all links, and serves for all keys that have
-/// come into doubt since the last.
-const RAISE_EVERY_MS: u64 = 1_000;
+/// The pause between two generations of one process, each of which closes all links and serves for all keys that have
+/// come into doubt since the last: doubled from one to the next up to the second, where much is damaged.
+const RAISE_PAUSE_MS: (u64, u64) = (1_000, 30_000);
+/// After so long without a new generation, the next pause is the shortest again.
+const RAISE_CALM_MS: u64 = 60_000;
 
 impl Node {
     /// True if a generation is to be raised, now or a little later. Not while no peer takes us: there is nobody to be
@@ -21,7 +23,10 @@ impl Node {
     /// Makes a new generation durable if one is wanted, and does what is due for keys in doubt.
     pub(super) fn raise_generation(&mut self, now: Now, effects: &mut Vec<Effect>) {
         if self.wants_generation() && now.mono_ms >= self.raise_from_ms {
-            self.raise_from_ms = now.mono_ms + RAISE_EVERY_MS;
+            let is_calm = now.mono_ms >= self.raise_from_ms + RAISE_CALM_MS;
+            let doubled_ms = (self.raise_pause_ms * 2).clamp(RAISE_PAUSE_MS.0, RAISE_PAUSE_MS.1);
+            self.raise_pause_ms = if is_calm { RAISE_PAUSE_MS.0 } else { doubled_ms };
+            self.raise_from_ms = now.mono_ms + self.raise_pause_ms;
             self.replica.doubts.raise_began();
             let generation = Generation(self.generation.0 + 1);
             let state = SavedState::Generation { generation, trusted_since: generation };
