@@ -9,8 +9,11 @@
 //! what is missing is known. Hints count towards nothing, so losing one (a log that had not been synced, a disk that
 //! is full) loses no write.
 
+mod index;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::index::{Awaits, Index, Kept, Number, Stage, Target, cost};
 use crate::budget::Budget;
 use crate::context::{Context, Settings};
 use crate::coordinator::{Heard, news_in};
@@ -23,21 +26,11 @@ use crate::peers::Peers;
 use crate::quorum::Durability;
 use crate::record::Record;
 
-/// What a hint takes up beside its key: its places in four ordered maps, whose nodes are half empty, and the
-/// allocation of the key.
-const HINT_BYTES: usize = 320;
-
-/// How many hints are on their way to one target: enough to fill a link, few enough that a target which dies in the
-/// middle of them holds little.
-const WINDOW: usize = 32;
 /// How long after it was asked for a hint is handed over to a target that is linked: what the target is thought to
 /// have missed may still be waiting there.
 const FRESH_MS: u64 = 500;
 /// How long a target has to answer before others are handed over in its place.
 const ANSWER_MS_MAX: u64 = 5_000;
-/// How long a target that refuses is left alone: this, twice as long after each refusal in a row, up to the most.
-const PAUSE_MS: u64 = 200;
-const PAUSE_MS_MAX: u64 = 10_000;
 /// How long a hint rests whose record is in doubt here or there: healing is asked for elsewhere and takes its time.
 const DOUBT_MS: u64 = 10_000;
 /// How long a hint is kept after a start, whatever its age: the clock may have jumped while no process looked, and a
@@ -58,60 +51,11 @@ pub struct HintStatus {
     pub partitions_wanted_by_repair: usize,
 }
 
-/// Names a hint in memory: the older, the lower.
-type Number = u64;
-
-#[derive(Debug)]
-struct Kept {
-    target: NodeId,
-    key: RecordKey,
-    /// By the monotonic clock: see [`HintStore::new`].
-    expires_ms: u64,
-    stage: Stage,
-    awaits: Awaits,
-    /// It was asked for again after its record was.
-    is_renewed: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Ready,
-    /// Until then.
-    Resting(u64),
-    /// Within the target's window, until then.
-    UnderWay(u64),
-}
-
-/// What will be heard of a hint. The answer of a target that has taken too long is good as long as no other is asked
-/// for: else one that is always slow would be handed the same for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Awaits {
-    Nothing,
-    Record(LoadId),
-    Answer(u64),
-}
-
-#[derive(Debug, Default)]
-struct Target {
-    bytes: usize,
-    ready: BTreeSet<Number>,
-    resting: BTreeSet<(u64, Number)>,
-    under_way: BTreeSet<(u64, Number)>,
-    /// Refusals and silences since it last took something.
-    failures: u32,
-    paused_until_ms: u64,
-}
-
 #[derive(Debug)]
 pub(crate) struct HintStore {
     bytes_max: usize,
     age_ms_max: u64,
-    /// By age, so also by the time at which they expire.
-    hints: BTreeMap<Number, Kept>,
-    numbers: BTreeMap<(NodeId, RecordKey), Number>,
-    targets: BTreeMap<NodeId, Target>,
-    bytes: usize,
-    last: Number,
+    kept: Index,
     /// The target that was handed something last: the next in order has its turn.
     turn: NodeId,
     loads: BTreeMap<LoadId, Number>,
@@ -130,11 +74,7 @@ impl HintStore {
         let mut store = Self {
             bytes_max: settings.hint_bytes_max,
             age_ms_max: settings.hint_age_ms_max,
-            hints: BTreeMap::new(),
-            numbers: BTreeMap::new(),
-            targets: BTreeMap::new(),
-            bytes: 0,
-            last: 0,
+            kept: Index::default(),
             turn: NodeId::default(),
             loads: BTreeMap::new(),
             calls: BTreeMap::new(),
@@ -146,7 +86,7 @@ impl HintStore {
         for Hint { target, key, since_ms } in hints {
             let age_ms = now.wall_ms.saturating_sub(since_ms);
             let left_ms = store.age_ms_max.saturating_sub(age_ms).max(GRACE_MS.min(store.age_ms_max));
-            store.insert((target, key), now.mono_ms.saturating_add(left_ms), Stage::Ready);
+            store.kept.insert((target, key), now.mono_ms.saturating_add(left_ms), Stage::Ready);
         }
         store
     }
@@ -155,11 +95,11 @@ impl HintStore {
     pub(crate) fn next_wakeup_ms(&self, peers: &Peers, budget: &Budget) -> Option<u64> {
         let first = |times: &BTreeSet<(u64, Number)>| times.first().map(|(time, _)| *time);
         // The log's answer comes by itself.
-        let dropping = match self.hints.first_key_value().filter(|_| self.may_commit()) {
-            Some(_) if self.bytes > self.bytes_max => Some(0),
+        let dropping = match self.kept.hints.first_key_value().filter(|_| self.may_commit()) {
+            Some(_) if self.kept.bytes > self.bytes_max => Some(0),
             oldest => oldest.map(|(_, kept)| kept.expires_ms),
         };
-        let linked = self.targets.iter().filter(|(node, _)| peers.is_connected(**node));
+        let linked = self.kept.targets.iter().filter(|(node, _)| peers.is_connected(**node));
         let times = linked.flat_map(|(_, target)| {
             let may_go = self.may_commit() && target.has_room();
             let handing_over = may_go.then_some(target.paused_until_ms.max(budget.ready_at_ms()));
@@ -171,9 +111,9 @@ impl HintStore {
     pub(crate) fn status(&self) -> HintStatus {
         let of = |target: &Target| (target.len(), target.bytes);
         HintStatus {
-            pending: self.hints.len(),
-            bytes: self.bytes,
-            targets: self.targets.iter().map(|(node, target)| (*node, of(target))).collect(),
+            pending: self.kept.hints.len(),
+            bytes: self.kept.bytes,
+            targets: self.kept.targets.iter().map(|(node, target)| (*node, of(target))).collect(),
             partitions_wanted_by_repair: self.wanted_by_repair.len(),
         }
     }
@@ -185,13 +125,13 @@ impl HintStore {
         }
         // What came in a frame would keep all of that frame in memory.
         let key = key.detached();
-        if let Some(number) = self.numbers.get(&(target, key.clone())) {
-            if let Some(kept) = self.hints.get_mut(number) {
+        if let Some(number) = self.kept.numbers.get(&(target, key.clone())) {
+            if let Some(kept) = self.kept.hints.get_mut(number) {
                 kept.is_renewed = kept.awaits != Awaits::Nothing;
             }
             return;
         }
-        if self.bytes + cost(&key) > self.bytes_max && !is_on(Mutant::HintsAreUnbounded) {
+        if self.kept.bytes + cost(&key) > self.bytes_max && !is_on(Mutant::HintsAreUnbounded) {
             return self.overflow(&key, context);
         }
         let stage = match context.peers.is_connected(target) {
@@ -199,7 +139,7 @@ impl HintStore {
             false => Stage::Ready,
         };
         let expires_ms = context.now.mono_ms.saturating_add(self.age_ms_max);
-        let number = self.insert((target, key), expires_ms, stage);
+        let number = self.kept.insert((target, key), expires_ms, stage);
         self.unwritten.insert(number);
         self.write(context);
     }
@@ -209,7 +149,7 @@ impl HintStore {
         while self.may_commit()
             && let Some(number) = self.unwritten.pop_first()
         {
-            let Some(Kept { target, key, .. }) = self.hints.get(&number) else { continue };
+            let Some(Kept { target, key, .. }) = self.kept.hints.get(&number) else { continue };
             context.counters.hints_stored += 1;
             let hint = Hint { target: *target, key: key.clone(), since_ms: context.now.wall_ms };
             self.commit(Entry::Hint(hint), Some(number), context);
@@ -233,12 +173,12 @@ impl HintStore {
 
     /// Does what its time has come for.
     pub(crate) fn tick(&mut self, context: &mut Context<'_>) {
-        if self.hints.is_empty() {
+        if self.kept.hints.is_empty() {
             return;
         }
         self.drop_unwanted(context);
         let now_ms = context.now.mono_ms;
-        for node in self.targets.keys().copied().collect::<Vec<_>>() {
+        for node in self.kept.targets.keys().copied().collect::<Vec<_>>() {
             if context.peers.is_connected(node) {
                 self.give_up_waiting(node, now_ms);
                 self.wake_rested(node, now_ms);
@@ -250,7 +190,7 @@ impl HintStore {
     /// The key of the hint for which this load was asked; `None` if it was not asked for a hint.
     pub(crate) fn loading(&self, load: LoadId) -> Option<&RecordKey> {
         let number = self.loads.get(&load)?;
-        self.hints.get(number).map(|kept| &kept.key)
+        self.kept.hints.get(number).map(|kept| &kept.key)
     }
 
     /// True if a record was handed over under this call.
@@ -268,7 +208,7 @@ impl HintStore {
         context: &mut Context<'_>,
     ) {
         let Some(number) = self.loads.remove(&load) else { return };
-        let Some(kept) = self.hints.get_mut(&number) else { return };
+        let Some(kept) = self.kept.hints.get_mut(&number) else { return };
         kept.awaits = Awaits::Nothing;
         match record {
             Err(Damaged) => self.rest(number, context.now.mono_ms + DOUBT_MS),
@@ -303,7 +243,7 @@ impl HintStore {
         context: &mut Context<'_>,
     ) -> Heard {
         let Some(number) = self.calls.get(&call.operation).copied() else { return Vec::new() };
-        let Some(kept) = self.hints.get_mut(&number).filter(|kept| kept.target == from) else {
+        let Some(kept) = self.kept.hints.get_mut(&number).filter(|kept| kept.target == from) else {
             return Vec::new();
         };
         let sets = context.layout.replica_sets(context.partition(&kept.key));
@@ -361,17 +301,18 @@ impl HintStore {
                 && target.paused_until_ms <= context.now.mono_ms
                 && context.peers.is_connected(**node)
         };
-        let mut after = self.targets.iter().filter(|(node, _)| **node > self.turn);
-        let mut before = self.targets.iter().filter(|(node, _)| **node <= self.turn);
+        let mut after = self.kept.targets.iter().filter(|(node, _)| **node > self.turn);
+        let mut before = self.kept.targets.iter().filter(|(node, _)| **node <= self.turn);
         after.find(may_go).or_else(|| before.find(may_go)).map(|(node, _)| *node)
     }
 
     /// Asks for the record of the oldest hint that is ready.
     fn begin(&mut self, node: NodeId, context: &mut Context<'_>) {
-        let Some(number) = self.targets.get(&node).and_then(|target| target.ready.first()).copied() else {
+        let Some(number) = self.kept.targets.get(&node).and_then(|target| target.ready.first()).copied()
+        else {
             return;
         };
-        let Some(kept) = self.hints.get_mut(&number) else { return };
+        let Some(kept) = self.kept.hints.get_mut(&number) else { return };
         if !fits(node, &kept.key, context) {
             return self.finish(number, context);
         }
@@ -384,17 +325,17 @@ impl HintStore {
         context.budget.spend(cost(&kept.key));
         context.effects.push(Effect::Load { load, key: kept.key.clone() });
         self.loads.insert(load, number);
-        self.stage(number, Stage::UnderWay(context.now.mono_ms + ANSWER_MS_MAX));
+        self.kept.stage(number, Stage::UnderWay(context.now.mono_ms + ANSWER_MS_MAX));
     }
 
     fn took(&mut self, number: Number, context: &mut Context<'_>) {
-        let Some(kept) = self.hints.get_mut(&number) else { return };
-        if let Some(target) = self.targets.get_mut(&kept.target) {
+        let Some(kept) = self.kept.hints.get_mut(&number) else { return };
+        if let Some(target) = self.kept.targets.get_mut(&kept.target) {
             target.failures = 0;
             target.paused_until_ms = 0;
         }
         if std::mem::take(&mut kept.is_renewed) {
-            return self.stage(number, Stage::Ready);
+            return self.kept.stage(number, Stage::Ready);
         }
         context.counters.hints_handed_over += 1;
         self.finish(number, context);
@@ -403,7 +344,9 @@ impl HintStore {
     /// The target did not take a record, or is silent: leaves it alone for a while, and this hint twice as long, so
     /// that one which is never taken does not stand before all others.
     fn refused(&mut self, number: Number, least_ms: u64, now_ms: u64) {
-        let Some(target) = self.hints.get(&number).and_then(|kept| self.targets.get_mut(&kept.target)) else {
+        let Some(target) =
+            self.kept.hints.get(&number).and_then(|kept| self.kept.targets.get_mut(&kept.target))
+        else {
             return;
         };
         // All that was under way when the target began to refuse is one failure.
@@ -417,10 +360,10 @@ impl HintStore {
 
     fn give_up_waiting(&mut self, node: NodeId, now_ms: u64) {
         while let Some((until, number)) =
-            self.targets.get(&node).and_then(|target| target.under_way.first()).copied()
+            self.kept.targets.get(&node).and_then(|target| target.under_way.first()).copied()
             && until <= now_ms
         {
-            if let Some(kept) = self.hints.get_mut(&number)
+            if let Some(kept) = self.kept.hints.get_mut(&number)
                 && let Awaits::Record(load) = kept.awaits
             {
                 kept.awaits = Awaits::Nothing;
@@ -432,50 +375,50 @@ impl HintStore {
 
     fn wake_rested(&mut self, node: NodeId, now_ms: u64) {
         while let Some((until, number)) =
-            self.targets.get(&node).and_then(|target| target.resting.first()).copied()
+            self.kept.targets.get(&node).and_then(|target| target.resting.first()).copied()
             && until <= now_ms
         {
-            self.stage(number, Stage::Ready);
+            self.kept.stage(number, Stage::Ready);
         }
     }
 
     /// All that is kept for a target is ready, and nothing is waited for but answers.
     fn recall(&mut self, node: NodeId) {
-        let Some(target) = self.targets.get_mut(&node) else { return };
+        let Some(target) = self.kept.targets.get_mut(&node) else { return };
         target.failures = 0;
         target.paused_until_ms = 0;
         let recalled: Vec<_> =
             target.resting.iter().chain(&target.under_way).map(|(_, number)| *number).collect();
         for number in recalled {
-            if let Some(kept) = self.hints.get_mut(&number)
+            if let Some(kept) = self.kept.hints.get_mut(&number)
                 && let Awaits::Record(load) = kept.awaits
             {
                 kept.awaits = Awaits::Nothing;
                 self.loads.remove(&load);
             }
-            self.stage(number, Stage::Ready);
+            self.kept.stage(number, Stage::Ready);
         }
     }
 
     /// Drops what has become too old, and the newest of what is too much (the bound was lowered before the start).
     fn drop_unwanted(&mut self, context: &mut Context<'_>) {
         while self.may_commit() {
-            let oldest = self.hints.first_key_value();
+            let oldest = self.kept.hints.first_key_value();
             let expired = oldest.filter(|(_, kept)| kept.expires_ms <= context.now.mono_ms);
-            let number = match (expired, self.hints.last_key_value()) {
+            let number = match (expired, self.kept.hints.last_key_value()) {
                 (Some((number, _)), _) => {
                     context.counters.hints_expired += 1;
                     *number
                 }
                 (None, Some((number, _)))
-                    if self.bytes > self.bytes_max && !is_on(Mutant::HintsAreUnbounded) =>
+                    if self.kept.bytes > self.bytes_max && !is_on(Mutant::HintsAreUnbounded) =>
                 {
                     context.counters.hints_overflowed += 1;
                     *number
                 }
                 (None, _) => return,
             };
-            if let Some(kept) = self.hints.get(&number) {
+            if let Some(kept) = self.kept.hints.get(&number) {
                 self.wanted_by_repair.insert(context.partition(&kept.key));
             }
             self.finish(number, context);
@@ -504,75 +447,18 @@ impl HintStore {
         context.effects.push(Effect::Commit(Commit { id, entry, durability: Durability::Periodic }));
     }
 
-    fn insert(&mut self, (target, key): (NodeId, RecordKey), expires_ms: u64, stage: Stage) -> Number {
-        self.last += 1;
-        let number = self.last;
-        self.bytes += cost(&key);
-        self.targets.entry(target).or_default().bytes += cost(&key);
-        self.numbers.insert((target, key.clone()), number);
-        let awaits = Awaits::Nothing;
-        self.hints.insert(number, Kept { target, key, expires_ms, stage, awaits, is_renewed: false });
-        self.stage(number, stage);
-        number
-    }
-
     fn remove(&mut self, number: Number) -> Option<Kept> {
-        let kept = self.hints.remove(&number)?;
+        let kept = self.kept.remove(number)?;
         match kept.awaits {
             Awaits::Nothing => {}
             Awaits::Record(load) => drop(self.loads.remove(&load)),
             Awaits::Answer(call) => drop(self.calls.remove(&call)),
         }
-        self.numbers.remove(&(kept.target, kept.key.clone()));
-        self.bytes -= cost(&kept.key);
-        if let Some(target) = self.targets.get_mut(&kept.target) {
-            target.bytes -= cost(&kept.key);
-            target.take(number, kept.stage);
-            if target.len() == 0 {
-                self.targets.remove(&kept.target);
-            }
-        }
         Some(kept)
     }
 
     fn rest(&mut self, number: Number, until_ms: u64) {
-        self.stage(number, Stage::Resting(until_ms));
-    }
-
-    fn stage(&mut self, number: Number, stage: Stage) {
-        let Some(kept) = self.hints.get_mut(&number) else { return };
-        let Some(target) = self.targets.get_mut(&kept.target) else { return };
-        target.take(number, kept.stage);
-        kept.stage = stage;
-        match stage {
-            Stage::Ready => target.ready.insert(number),
-            Stage::Resting(until) => target.resting.insert((until, number)),
-            Stage::UnderWay(until) => target.under_way.insert((until, number)),
-        };
-    }
-}
-
-impl Target {
-    fn len(&self) -> usize {
-        self.ready.len() + self.resting.len() + self.under_way.len()
-    }
-
-    /// A target that has failed gets one at a time until it takes one.
-    fn has_room(&self) -> bool {
-        let window = if self.failures == 0 { WINDOW } else { 1 };
-        !self.ready.is_empty() && self.under_way.len() < window
-    }
-
-    fn pause_ms(&self) -> u64 {
-        (PAUSE_MS << self.failures.saturating_sub(1)).min(PAUSE_MS_MAX)
-    }
-
-    fn take(&mut self, number: Number, stage: Stage) {
-        match stage {
-            Stage::Ready => self.ready.remove(&number),
-            Stage::Resting(until) => self.resting.remove(&(until, number)),
-            Stage::UnderWay(until) => self.under_way.remove(&(until, number)),
-        };
+        self.kept.stage(number, Stage::Resting(until_ms));
     }
 }
 
@@ -582,8 +468,4 @@ fn fits(target: NodeId, key: &RecordKey, context: &Context<'_>) -> bool {
     target != context.me
         && context.layout.is_replica(partition, context.me)
         && context.layout.is_replica(partition, target)
-}
-
-fn cost(key: &RecordKey) -> usize {
-    HINT_BYTES + key.encoded().len()
 }
