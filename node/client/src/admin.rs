@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystore_core::layout::Layout;
+use keystore_core::node::NodeState;
+use keystore_proto::admin::node_state_from_wire;
 use keystore_proto::v1;
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
@@ -11,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::error::{Detail, Error, Reason};
 use crate::node::Node;
 use crate::options::TIMEOUT_DEFAULT;
-use crate::status::{NodeState, NodeStatus};
+use crate::status::NodeStatus;
 use crate::verdict::{Kind, Verdict};
 
 const GET_STATUS: &str = "/keystore.v1.Admin/GetStatus";
@@ -59,8 +61,7 @@ impl AdminClient {
     pub async fn init(&self, layout: &Layout) -> Result<NodeState, Error> {
         let request = v1::InitRequest { layout: Some(v1::Layout::from(layout)) };
         let response: v1::InitResponse = self.call(Kind::Write, INIT, &request).await?;
-        NodeState::from_proto(response.state())
-            .ok_or_else(|| self.bad_answer("the node's state is not known"))
+        node_state_from_wire(response.state()).ok_or_else(|| self.bad_answer("the node's state is not known"))
     }
 
     /// The layout that the node has accepted, and whether all members have; `None` before init.

@@ -4,40 +4,46 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keystore_core::partition::RecordKey;
 use keystore_core::quorum::{Consistency, Durability};
-use keystore_core::record::VALUE_BYTES_MAX;
-use keystore_core::stamp::Stamp;
-use keystore_proto::client::durability_to_wire;
-use keystore_proto::v1;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Detail, Error, Reason};
 use crate::execute::Call;
-use crate::options::{Read, ReadOptions, Routing, StampedValue, TIMEOUT_DEFAULT, WriteOptions, Written};
+use crate::operation::{InSession, Levels, Operation, Single};
+use crate::options::{Answer, Patience, Read, ReadOptions, Routing, TIMEOUT_DEFAULT, WriteOptions, Written};
 use crate::router::Router;
 use crate::routes::Routes;
-use crate::trail::Rounds;
-use crate::verdict::Kind;
-
-const GET: &str = "/keystore.v1.KeyStore/Get";
-const PUT: &str = "/keystore.v1.KeyStore/Put";
-const DELETE: &str = "/keystore.v1.KeyStore/Delete";
 
 /// A client of one cluster. Clones share connections; the last one to be dropped closes them.
 #[derive(Clone)]
 pub struct Client {
-    router: Arc<Router>,
-    defaults: Defaults,
+    pub(crate) router: Arc<Router>,
+    pub(crate) defaults: Defaults,
+    way: Way,
     /// Keeps the routing table fresh.
     _refresher: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Defaults {
+pub(crate) struct Defaults {
     timeout: Option<Duration>,
-    consistency: Option<Consistency>,
-    durability: Option<Durability>,
+    pub levels: Levels,
+    pub patience: Patience,
+}
+
+impl Defaults {
+    pub(crate) fn timeout(&self, named: Option<Duration>) -> Duration {
+        named.or(self.timeout).unwrap_or(TIMEOUT_DEFAULT)
+    }
+}
+
+/// How a get, put or delete is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By a call of its own.
+    Calls,
+    /// On the stream that all of them to one node share.
+    Session,
 }
 
 /// What a client is made from.
@@ -68,20 +74,26 @@ impl ClientBuilder {
 
     /// For requests that name none; the cluster's default by default.
     pub fn consistency(mut self, consistency: Consistency) -> Self {
-        self.defaults.consistency = Some(consistency);
+        self.defaults.levels.consistency = Some(consistency);
         self
     }
 
     /// For writes that name none; the cluster's default by default.
     pub fn durability(mut self, durability: Durability) -> Self {
-        self.defaults.durability = Some(durability);
+        self.defaults.levels.durability = Some(durability);
+        self
+    }
+
+    /// How often nodes are asked again.
+    pub fn patience(mut self, patience: Patience) -> Self {
+        self.defaults.patience = patience;
         self
     }
 
     /// Connects to one endpoint, whichever answers, and in direct mode learns the routes from it. Fails when none
     /// can be connected to, or the cluster does not serve yet: each endpoint is asked once.
     pub async fn connect(self) -> Result<Client, Error> {
-        let timeout = self.defaults.timeout.unwrap_or(TIMEOUT_DEFAULT);
+        let timeout = self.defaults.timeout(None);
         let router = Router::connect(&self.endpoints, self.mode, timeout).await?;
         let refresher = match self.mode {
             Routing::Direct => {
@@ -90,7 +102,7 @@ impl ClientBuilder {
             }
             Routing::Proxy => None,
         };
-        Ok(Client { router, defaults: self.defaults, _refresher: refresher })
+        Ok(Client { router, defaults: self.defaults, way: Way::Calls, _refresher: refresher })
     }
 }
 
@@ -99,30 +111,37 @@ impl Client {
         ClientBuilder::default()
     }
 
+    /// The same client, whose gets, puts and deletes share one stream to each node: many in flight, each answered
+    /// as it ends. For programs that send many at a time, which then cost both sides less. Outcomes are the same;
+    /// a stream that breaks leaves each write unknown that was on its way.
+    pub fn session(&self) -> Self {
+        Self { way: Way::Session, ..self.clone() }
+    }
+
     pub async fn get(
         &self,
         keyspace: &str,
         key: impl Into<Bytes>,
         options: ReadOptions,
     ) -> Result<Read, Error> {
-        let key = key.into();
-        let record_key = record_key(keyspace, &key)?;
-        let request = v1::GetRequest {
-            keyspace: keyspace.to_owned(),
-            key,
-            consistency: self.consistency(options.consistency),
-        };
-        let call = self.call(Kind::Read, &record_key, options.timeout);
-        let response: v1::GetResponse = self.router.execute(GET, &request, call).await?;
-        let values = response.values.into_iter().map(|value| {
-            Ok(StampedValue {
-                stamp: stamp(&value.stamp).ok_or_else(|| Error::Failed(no_stamp()))?,
-                value: value.value,
-            })
-        });
-        Ok(Read { values: values.collect::<Result<_, Error>>()? })
+        match self.perform(Operation::get(keyspace, key, options)?).await? {
+            Answer::Read(read) => Ok(read),
+            Answer::Written(_) => Err(Error::Failed(other_kind())),
+        }
     }
 
+    /// In a keyspace of mode siblings, with a context from an earlier answer:
+    ///
+    /// ```no_run
+    /// # async fn example(client: keystore_client::Client) -> Result<(), keystore_client::Error> {
+    /// use keystore_client::{ReadOptions, WriteOptions};
+    /// let cart = client.get("carts", "alice", ReadOptions::default()).await?;
+    /// let merged: Vec<u8> = cart.values.iter().flat_map(|sibling| sibling.value.to_vec()).collect();
+    /// let options = cart.context.map_or_else(WriteOptions::causal, WriteOptions::replacing);
+    /// client.put("carts", "alice", merged, options).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn put(
         &self,
         keyspace: &str,
@@ -130,98 +149,54 @@ impl Client {
         value: impl Into<Bytes>,
         options: WriteOptions,
     ) -> Result<Written, Error> {
-        let (key, value) = (key.into(), value.into());
-        let record_key = record_key(keyspace, &key)?;
-        if value.len() > VALUE_BYTES_MAX {
-            let problem =
-                format!("a value has at most {VALUE_BYTES_MAX} bytes, this one has {}", value.len());
-            return Err(Error::BadRequest(Detail::new(Reason::INVALID_ARGUMENT, problem)));
-        }
-        let request = v1::PutRequest {
-            keyspace: keyspace.to_owned(),
-            key,
-            value,
-            consistency: self.consistency(options.consistency),
-            durability: self.durability(options.durability),
-        };
-        let call = self.call(Kind::Write, &record_key, options.timeout);
-        let response: v1::PutResponse = self.router.execute(PUT, &request, call).await?;
-        written(&response.stamp, response.acks, response.durability())
+        self.write(Operation::put(keyspace, key, value, options)?).await
     }
 
+    /// Done whether or not the key exists.
     pub async fn delete(
         &self,
         keyspace: &str,
         key: impl Into<Bytes>,
         options: WriteOptions,
     ) -> Result<Written, Error> {
-        let key = key.into();
-        let record_key = record_key(keyspace, &key)?;
-        let request = v1::DeleteRequest {
-            keyspace: keyspace.to_owned(),
-            key,
-            consistency: self.consistency(options.consistency),
-            durability: self.durability(options.durability),
+        self.write(Operation::delete(keyspace, key, options)?).await
+    }
+
+    async fn write(&self, operation: Operation) -> Result<Written, Error> {
+        match self.perform(operation).await? {
+            Answer::Written(written) => Ok(written),
+            Answer::Read(_) => Err(Error::Unknown(other_kind())),
+        }
+    }
+
+    async fn perform(&self, operation: Operation) -> Result<Answer, Error> {
+        let operation = operation.or_levels(self.defaults.levels);
+        let timeout = self.defaults.timeout(operation.timeout);
+        self.perform_within(&operation, timeout, None).await
+    }
+
+    /// `earlier`: what became of an attempt at this operation that was made already.
+    pub(crate) async fn perform_within(
+        &self,
+        operation: &Operation,
+        timeout: Duration,
+        earlier: Option<Error>,
+    ) -> Result<Answer, Error> {
+        let key = Some(&operation.key);
+        let call = Call { kind: operation.kind, key, timeout, patience: self.defaults.patience, earlier };
+        let outcome = match self.way {
+            Way::Calls => self.router.execute(&Single(&operation.wire), call).await,
+            Way::Session => self.router.execute(&InSession(&operation.wire), call).await,
         };
-        let call = self.call(Kind::Write, &record_key, options.timeout);
-        let response: v1::DeleteResponse = self.router.execute(DELETE, &request, call).await?;
-        written(&response.stamp, response.acks, response.durability())
+        operation.answer(outcome?)
     }
 
     /// Asks the cluster for the map of partitions to owners.
     pub async fn routes(&self) -> Result<Routes, Error> {
-        self.router.fetch_routes(self.defaults.timeout.unwrap_or(TIMEOUT_DEFAULT)).await
-    }
-
-    fn call<'a>(&self, kind: Kind, key: &'a RecordKey, timeout: Option<Duration>) -> Call<'a> {
-        Call {
-            kind,
-            key: Some(key),
-            rounds: Rounds::Many,
-            timeout: timeout.or(self.defaults.timeout).unwrap_or(TIMEOUT_DEFAULT),
-        }
-    }
-
-    fn consistency(&self, requested: Option<Consistency>) -> i32 {
-        let wire = match requested.or(self.defaults.consistency) {
-            None => v1::Consistency::Unspecified,
-            Some(Consistency::One) => v1::Consistency::One,
-            Some(Consistency::Quorum) => v1::Consistency::Quorum,
-            Some(Consistency::All) => v1::Consistency::All,
-        };
-        wire.into()
-    }
-
-    fn durability(&self, requested: Option<Durability>) -> i32 {
-        let wire = match requested.or(self.defaults.durability) {
-            None => v1::Durability::Unspecified,
-            Some(durability) => durability_to_wire(durability),
-        };
-        wire.into()
+        self.router.fetch_routes(self.defaults.timeout(None)).await
     }
 }
 
-fn record_key(keyspace: &str, key: &Bytes) -> Result<RecordKey, Error> {
-    RecordKey::new(keyspace, key)
-        .map_err(|error| Error::BadRequest(Detail::new(Reason::INVALID_ARGUMENT, error.to_string())))
-}
-
-fn written(stamp_bytes: &Bytes, acks: u32, durability: v1::Durability) -> Result<Written, Error> {
-    Ok(Written {
-        stamp: stamp(stamp_bytes).ok_or_else(|| Error::Unknown(no_stamp()))?,
-        acks,
-        durability: match durability {
-            v1::Durability::Synced => Durability::Synced,
-            // Promise no more than was said.
-            v1::Durability::Periodic | v1::Durability::Unspecified => Durability::Periodic,
-        },
-    })
-}
-
-fn stamp(bytes: &Bytes) -> Option<Stamp> {
-    Stamp::from_slice(bytes)
-}
-
-fn no_stamp() -> Detail {
-    Detail::new(Reason::BAD_ANSWER, "the answer has no valid stamp")
+fn other_kind() -> Detail {
+    Detail::new(Reason::BAD_ANSWER, "the answer is one to another kind of request")
 }

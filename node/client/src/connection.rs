@@ -5,14 +5,16 @@
 //! It ends when its last holder drops it, when it breaks, or when calls are under way and the node has not answered
 //! a ping in time: a frozen node must not hold requests until their deadlines.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection as H2Connection};
 use h2::{Ping, PingPong};
 use http::uri::Authority;
+use keystore_proto::v1::operation::Operation;
+use keystore_proto::v1::outcome::Outcome;
 use prost::Message;
 use rand::seq::SliceRandom;
 use thiserror::Error;
@@ -22,7 +24,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::grpc::{CallError, Caller, unary};
+use crate::grpc::{CallError, Caller, Messages};
+use crate::session::Session;
 
 /// For the whole of looking the name up, connecting and shaking hands.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -62,6 +65,8 @@ pub(crate) struct Connection {
     caller: Caller,
     closed: CancellationToken,
     in_flight: Arc<AtomicUsize>,
+    /// Opened with the first operation that wants it. When it ends, so does the connection for new requests.
+    session: OnceLock<Session>,
     /// Ends the driver with the last holder of the connection.
     _driver: AbortOnDropHandle<()>,
 }
@@ -94,7 +99,8 @@ impl Connection {
         let driver = drive(connection, in_flight.clone(), closed.clone(), answered);
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
         first_answer.await.map_err(|_| DialError::Closed { address: address.to_owned() })?;
-        Ok(Self { caller: Caller { sender, authority }, closed, in_flight, _driver: driver })
+        let caller = Caller { sender, authority };
+        Ok(Self { caller, closed, in_flight, session: OnceLock::new(), _driver: driver })
     }
 
     /// False once nothing can be sent any more; true says only that the end has not been noticed.
@@ -102,6 +108,7 @@ impl Connection {
         !self.closed.is_cancelled()
     }
 
+    /// One message for one answer. `timeout` is only told to the other side: keeping it is the caller's.
     pub(crate) async fn call<Q: Message, A: Message + Default>(
         &self,
         path: &'static str,
@@ -109,9 +116,42 @@ impl Connection {
         timeout: Duration,
     ) -> Result<A, CallError> {
         let _in_flight = InFlight::enter(&self.in_flight);
-        let result = unary(self.caller.clone(), path, request, timeout).await;
+        self.noting(self.caller.clone().unary(path, request, timeout).await)
+    }
+
+    /// One operation on the session stream.
+    pub(crate) async fn call_in_session(
+        &self,
+        operation: &Operation,
+        timeout: Duration,
+    ) -> Result<Outcome, CallError> {
+        let _in_flight = InFlight::enter(&self.in_flight);
+        let session = self.session.get_or_init(|| Session::start(self.caller.clone()));
+        self.noting(session.call(operation, timeout).await)
+    }
+
+    /// One message for a stream of answers, which may take as long as it likes.
+    pub(crate) async fn stream_answers<Q: Message>(
+        &self,
+        path: &'static str,
+        request: &Q,
+    ) -> Result<Messages, CallError> {
+        let _in_flight = InFlight::enter(&self.in_flight);
+        self.noting(self.caller.clone().stream_answers(path, request, None).await)
+    }
+
+    /// The next answer of a stream of this connection.
+    pub(crate) async fn next_answer<A: Message + Default>(
+        &self,
+        answers: &mut Messages,
+    ) -> Result<Option<A>, CallError> {
+        let _in_flight = InFlight::enter(&self.in_flight);
+        self.noting(answers.next().await)
+    }
+
+    /// Whatever the other side still answers on a connection that failed, new requests go over a new one.
+    fn noting<T>(&self, result: Result<T, CallError>) -> Result<T, CallError> {
         if let Err(CallError::NotSent(_) | CallError::Broken(_)) = result {
-            // Whatever the other side still answers, new requests go over a new connection.
             self.closed.cancel();
         }
         result

@@ -18,6 +18,7 @@ impl Reason {
     pub const DRAINING: Self = Self::known(reason::DRAINING);
     pub const OVERLOADED: Self = Self::known(reason::OVERLOADED);
     pub const DISK_FULL: Self = Self::known(reason::DISK_FULL);
+    pub const TOO_MANY_SIBLINGS: Self = Self::known(reason::TOO_MANY_SIBLINGS);
     pub const OUTCOME_UNKNOWN: Self = Self::known(reason::OUTCOME_UNKNOWN);
     pub const NOT_INITIALIZED: Self = Self::known(reason::NOT_INITIALIZED);
     pub const WRONG_CLUSTER: Self = Self::known(reason::WRONG_CLUSTER);
@@ -114,6 +115,10 @@ impl Error {
 
     pub fn reason(&self) -> &Reason {
         &self.detail().reason
+    }
+
+    pub(crate) fn invalid(problem: impl fmt::Display) -> Self {
+        Self::BadRequest(Detail::new(Reason::INVALID_ARGUMENT, problem.to_string()))
     }
 
     /// True if no replica will ever show what was to be written. Always true of a read.

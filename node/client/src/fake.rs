@@ -1,9 +1,10 @@
 //! A cluster of fake nodes in this process, for tests: real sockets and services over one shared map of records,
-//! with misbehaviour on demand.
+//! with misbehaviour on demand. It has the keyspaces "default" of mode lww and "siblings" of mode siblings.
 //!
 //! It replicates nothing and decides nothing; what it is good for is showing a client every outcome that a real
 //! node can have, and telling the test which writes were applied.
 
+mod records;
 mod admin;
 mod keystore;
 
@@ -11,23 +12,27 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use keystore_core::id::{Actor, ClusterId, NodeId};
-use keystore_core::layout::Layout;
-use keystore_core::partition::{PartitionCount, RecordKey};
-use keystore_core::stamp::Stamp;
+use keystore_core::layout::{KeyspaceMode, Layout};
+use keystore_core::partition::{DEFAULT_KEYSPACE, PartitionCount, RecordKey};
 use keystore_proto::client::ERROR_DOMAIN;
 use keystore_proto::v1::admin_server::AdminServer;
 use keystore_proto::v1::key_store_server::KeyStoreServer;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::status::NodeState;
+use crate::NodeState;
 
-/// What a node does with the next get, put or delete instead of serving it.
+/// The keyspaces of every fake cluster.
+const KEYSPACES: [(&str, KeyspaceMode); 2] =
+    [(DEFAULT_KEYSPACE, KeyspaceMode::Lww), ("siblings", KeyspaceMode::Siblings)];
+
+/// What a node does with the next get, put, delete or scan instead of serving it, also in a batch or a session. A
+/// scan gets its first page all the same.
 #[derive(Debug, Clone)]
 pub enum Misbehaviour {
     /// Answers this and applies nothing.
@@ -50,13 +55,12 @@ pub fn outcome(code: Code, reason: &str, acks: u32, needed: u32) -> Status {
 /// What all nodes have in common.
 #[derive(Default)]
 struct Shared {
-    records: BTreeMap<RecordKey, (Stamp, Option<Bytes>)>,
-    last_stamp: u64,
+    records: records::Records,
     layout: Option<Layout>,
     /// By node, who has accepted the layout.
     accepted: BTreeMap<NodeId, bool>,
-    addresses: BTreeMap<NodeId, SocketAddr>,
-    writes_applied: usize,
+    /// Where clients are told that a node is.
+    addresses: BTreeMap<NodeId, String>,
 }
 
 /// What is one node's own.
@@ -68,6 +72,10 @@ struct Own {
     admin_address: SocketAddr,
     script: Mutex<VecDeque<Misbehaviour>>,
     requests: Mutex<usize>,
+    batches: Mutex<usize>,
+    sessions: Mutex<usize>,
+    /// How sessions end, once they do.
+    session_end: watch::Sender<Option<Status>>,
 }
 
 type SharedRef = Arc<Mutex<Shared>>;
@@ -107,6 +115,7 @@ impl FakeCluster {
             incarnation: 1,
             partitions: PartitionCount::new(16).expect("16 is a power of two"),
             replication_factor: cluster.nodes.len(),
+            keyspaces: KEYSPACES.map(|(name, mode)| (name.to_owned(), mode)).into(),
         };
         let layout = crate::init::plan(plan, &statuses).expect("nodes differ");
         {
@@ -126,10 +135,21 @@ impl FakeCluster {
     }
 
     pub fn writes_applied(&self) -> usize {
-        lock(&self.shared).writes_applied
+        lock(&self.shared).records.writes_applied
     }
 
-    /// Gets, puts and deletes that reached any node.
+    /// The keyspaces of the layout that the cluster was given, each with its mode. Served are always the same.
+    pub fn keyspaces(&self) -> Vec<String> {
+        let shared = lock(&self.shared);
+        let mode = |mode: &KeyspaceMode| match mode {
+            KeyspaceMode::Lww => "lww",
+            KeyspaceMode::Siblings => "siblings",
+        };
+        let layout = shared.layout.iter().flat_map(|layout| &layout.keyspaces);
+        layout.map(|(name, of)| format!("{name}={}", mode(of))).collect()
+    }
+
+    /// Gets, puts, deletes and scans that reached any node.
     pub fn requests(&self) -> usize {
         self.nodes.iter().map(FakeNode::requests).sum()
     }
@@ -160,8 +180,11 @@ impl FakeNode {
             admin_address: admin.local_addr()?,
             script: Mutex::default(),
             requests: Mutex::default(),
+            batches: Mutex::default(),
+            sessions: Mutex::default(),
+            session_end: watch::Sender::default(),
         };
-        lock(&shared).addresses.insert(own.node, own.client_address);
+        lock(&shared).addresses.insert(own.node, own.client_address.to_string());
         let mut node = Self { own: Arc::new(own), shared, runtime: None };
         node.serve(client, admin)?;
         Ok(node)
@@ -188,14 +211,34 @@ impl FakeNode {
         self.own.admin_address.to_string()
     }
 
+    /// Tells clients that this node is somewhere else.
+    pub fn announce(&self, address: impl Into<String>) {
+        lock(&self.shared).addresses.insert(self.own.node, address.into());
+    }
+
     /// Queues a misbehaviour for one request.
     pub fn misbehave(&self, misbehaviour: Misbehaviour) {
         lock(&self.own.script).push_back(misbehaviour);
     }
 
-    /// Gets, puts and deletes that have reached this node.
+    /// Gets, puts, deletes and scans that have reached this node.
     pub fn requests(&self) -> usize {
         *lock(&self.own.requests)
+    }
+
+    /// Batches that have reached this node.
+    pub fn batches(&self) -> usize {
+        *lock(&self.own.batches)
+    }
+
+    /// Session streams that were opened to this node.
+    pub fn sessions(&self) -> usize {
+        *lock(&self.own.sessions)
+    }
+
+    /// Ends all sessions with this status, whatever is in flight on them.
+    pub fn end_sessions(&self, status: Status) {
+        self.own.session_end.send_replace(Some(status));
     }
 
     /// Closes all connections in the middle of whatever goes on, and accepts no more. All that is done on return.

@@ -1,7 +1,8 @@
 //! The client of a KeyStore cluster: its KeyStore and Admin services, with outcomes that can be relied upon.
 //!
 //! It routes requests to owners (or, as a proxy's client, to the given endpoints only), keeps deadlines, and
-//! retries by itself only reads and what surely was not applied. It knows nothing of Kubernetes and decides
+//! retries by itself only reads, writes that surely were not applied, and in keyspaces of mode siblings those that
+//! nodes know again by their operation id (see [`Causal`]). It knows nothing of Kubernetes and decides
 //! nothing about data. The invariant of the crate: an error of which [`Error::surely_not_applied`] is true means
 //! that no replica will ever show the write, and any other error of a write means that one may.
 //!
@@ -21,6 +22,7 @@
 mod error;
 mod options;
 mod grpc;
+mod session;
 mod connection;
 mod node;
 mod verdict;
@@ -29,7 +31,10 @@ mod routes;
 mod trail;
 mod router;
 mod execute;
+mod operation;
 mod client;
+mod batch;
+mod scan;
 mod status;
 mod admin;
 pub mod init;
@@ -37,14 +42,23 @@ pub mod init;
 pub mod fake;
 
 pub use admin::AdminClient;
+pub use batch::{BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX};
 pub use client::{Client, ClientBuilder};
 pub use error::{Detail, Error, Reason};
+pub use keystore_core::causal::OperationId;
 pub use keystore_core::id::{ClusterId, NodeId};
-pub use keystore_core::layout::{Layout, LayoutError};
+pub use keystore_core::layout::{KeyspaceMode, Layout, LayoutError};
+pub use keystore_core::node::NodeState;
 pub use keystore_core::partition::{DEFAULT_KEYSPACE, PartitionCount};
 pub use keystore_core::quorum::{Consistency, Durability};
 pub use keystore_core::record::VALUE_BYTES_MAX;
 pub use keystore_core::stamp::Stamp;
-pub use options::{Read, ReadOptions, Routing, StampedValue, WriteOptions, Written};
+pub use keystore_proto::admin::node_state_name;
+pub use operation::Operation;
+pub use options::{
+    Answer, Causal, Context, Entry, Patience, Read, ReadOptions, Routing, ScanOptions, StampedValue,
+    WriteOptions, Written,
+};
 pub use routes::{RouteNode, Routes};
-pub use status::{DiskStatus, NodeState, NodeStatus, PeerStatus};
+pub use scan::Scan;
+pub use status::{DiskStatus, DoubtedKey, HintStatus, NodeStatus, PeerStatus};

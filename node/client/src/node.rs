@@ -1,14 +1,14 @@
 //! One address that requests can be sent to: its connection, dialled once for all who wait for it, and how it has
 //! fared lately.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use std::sync::{Mutex, PoisonError};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -52,6 +52,15 @@ impl Node {
             Some(connection) => Ok(connection),
             None => self.shared_dial().await,
         }
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.open().is_some()
+    }
+
+    /// True if a look-up stands between the address and a connection.
+    pub(crate) fn is_named(&self) -> bool {
+        self.address.parse::<SocketAddr>().is_err()
     }
 
     fn open(&self) -> Option<Arc<Connection>> {

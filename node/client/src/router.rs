@@ -17,12 +17,12 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::error::{Detail, Error, Reason};
-use crate::execute::Call;
+use crate::execute::{Call, Unary};
 use crate::node::Node;
-use crate::options::{Routing, TIMEOUT_DEFAULT};
+use crate::options::{Patience, Routing, TIMEOUT_DEFAULT};
 use crate::pool::Pool;
 use crate::routes::Routes;
-use crate::trail::{Rounds, Trail, jittered};
+use crate::trail::{Trail, jittered};
 use crate::verdict::{Kind, Verdict};
 
 const GET_ROUTING: &str = "/keystore.v1.KeyStore/GetRouting";
@@ -77,6 +77,17 @@ impl Candidates<'_> {
             .or_else(|| self.iter().next())
     }
 
+    /// The same for another key.
+    pub(crate) fn of_key<'b>(&'b self, key: &'b RecordKey) -> Candidates<'b> {
+        let Self { table, key: _, endpoints, turn } = self;
+        Candidates { table: table.clone(), key: Some(key), endpoints, turn: *turn }
+    }
+
+    /// True if a request could go, at once, to another node than the chosen one.
+    pub(crate) fn any_connected(&self, trail: &Trail) -> bool {
+        self.iter().any(|node| !trail.has_asked(node) && node.is_connected())
+    }
+
     pub(crate) fn any_not_asked(&self, trail: &Trail) -> bool {
         self.iter().any(|node| !trail.has_asked(node))
     }
@@ -90,7 +101,7 @@ impl Router {
         timeout: Duration,
     ) -> Result<Arc<Self>, Error> {
         if endpoints.is_empty() {
-            return Err(Error::BadRequest(Detail::new(Reason::INVALID_ARGUMENT, "no endpoint was given")));
+            return Err(Error::invalid("no endpoint was given"));
         }
         let pool = Pool::default();
         let router = Arc::new(Self {
@@ -162,8 +173,10 @@ impl Router {
     }
 
     pub(crate) async fn fetch_routes(&self, timeout: Duration) -> Result<Routes, Error> {
-        let call = Call { kind: Kind::Read, key: None, timeout, rounds: Rounds::One };
-        let response = self.execute(GET_ROUTING, &v1::GetRoutingRequest {}, call).await?;
+        let call = Call { kind: Kind::Read, key: None, timeout, patience: Patience::OneRound, earlier: None };
+        let request = v1::GetRoutingRequest {};
+        let response: v1::GetRoutingResponse =
+            self.execute(&Unary { path: GET_ROUTING, request: &request }, call).await?;
         Routes::from_proto(response).map_err(|problem| {
             Error::Failed(Detail::new(Reason::BAD_ANSWER, format!("the routing table has {problem}")))
         })

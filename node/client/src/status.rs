@@ -1,49 +1,11 @@
 //! What a node says of itself and its peers, checked.
 
-use std::fmt;
-
+use bytes::Bytes;
 use keystore_core::id::{Actor, ClusterId, Epoch, Generation, Incarnation, NodeId};
+use keystore_core::node::NodeState;
 use keystore_core::stamp::Stamp;
+use keystore_proto::admin::node_state_from_wire;
 use keystore_proto::v1;
-
-/// How far a node has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NodeState {
-    /// Belongs to no cluster yet.
-    Uninitialized,
-    /// Has accepted a first layout and waits until all members have.
-    Accepted,
-    Serving,
-    /// Ends what is under way and is about to stop.
-    Draining,
-}
-
-impl NodeState {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Uninitialized => "uninitialized",
-            Self::Accepted => "accepted",
-            Self::Serving => "serving",
-            Self::Draining => "draining",
-        }
-    }
-
-    pub(crate) fn from_proto(state: v1::NodeState) -> Option<Self> {
-        match state {
-            v1::NodeState::Unspecified => None,
-            v1::NodeState::Uninitialized => Some(Self::Uninitialized),
-            v1::NodeState::Accepted => Some(Self::Accepted),
-            v1::NodeState::Serving => Some(Self::Serving),
-            v1::NodeState::Draining => Some(Self::Draining),
-        }
-    }
-}
-
-impl fmt::Display for NodeState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// What a node says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +32,31 @@ pub struct NodeStatus {
     pub engine: String,
     /// The highest stamp that the node has issued or seen.
     pub clock: Option<Stamp>,
+    /// For how many keys the node is in doubt: a record was damaged and has not been healed yet.
+    pub doubted_keys: u32,
+    /// Those that have been in doubt for the longest time, the oldest first, a few at most.
+    pub doubted: Vec<DoubtedKey>,
+    pub hints: HintStatus,
+}
+
+/// A key for which a node is in doubt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoubtedKey {
+    pub keyspace: String,
+    pub key: Bytes,
+    pub doubted_ms: u64,
+}
+
+/// That other nodes may have missed writes of keys that this node holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HintStatus {
+    pub pending: u64,
+    /// What they take up in memory, about.
+    pub bytes: u64,
+    /// For each node that has any, how many.
+    pub targets: Vec<(NodeId, u64)>,
+    /// Partitions of which a hint was dropped, so that repair alone finds what is missing there.
+    pub partitions_wanted_by_repair: u32,
 }
 
 /// What a node says of another member.
@@ -109,7 +96,7 @@ impl TryFrom<v1::GetStatusResponse> for NodeStatus {
         Ok(Self {
             node: NodeId::from_slice(&status.node_id).ok_or("the node has no valid UUID")?,
             actor: Actor(status.actor),
-            state: NodeState::from_proto(status.state()).ok_or("the node's state is not known")?,
+            state: node_state_from_wire(status.state()).ok_or("the node's state is not known")?,
             cluster,
             incarnation: incarnation.into(),
             epoch: Epoch(status.epoch),
@@ -123,12 +110,35 @@ impl TryFrom<v1::GetStatusResponse> for NodeStatus {
                 full: disk.full,
             },
             clock: Stamp::from_slice(&status.clock),
+            doubted_keys: status.doubted_keys,
+            doubted: status.doubted.into_iter().map(DoubtedKey::from).collect(),
+            hints: status.hints.unwrap_or_default().try_into()?,
             name: status.name,
             version: status.version,
             client_address: status.client_address,
             peer_address: status.peer_address,
             engine: status.engine,
         })
+    }
+}
+
+impl From<v1::DoubtedKey> for DoubtedKey {
+    fn from(v1::DoubtedKey { keyspace, key, doubted_ms }: v1::DoubtedKey) -> Self {
+        Self { keyspace, key, doubted_ms }
+    }
+}
+
+impl TryFrom<v1::HintStatus> for HintStatus {
+    type Error = &'static str;
+
+    fn try_from(hints: v1::HintStatus) -> Result<Self, &'static str> {
+        let v1::HintStatus { pending, bytes, targets, partitions_wanted_by_repair } = hints;
+        let target = |target: v1::HintTarget| {
+            let node = NodeId::from_slice(&target.node_id).ok_or("a hint's target has no valid UUID")?;
+            Ok::<_, &'static str>((node, target.pending))
+        };
+        let targets = targets.into_iter().map(target).collect::<Result<_, _>>()?;
+        Ok(Self { pending, bytes, targets, partitions_wanted_by_repair })
     }
 }
 

@@ -10,19 +10,13 @@ use std::time::Duration;
 use rand::Rng;
 
 use crate::node::Node;
+use crate::options::Patience;
 use crate::verdict::Retry;
 
 /// With the pauses below, about two seconds of trying: longer than the gap that the death of a node leaves.
 const ROUNDS_MAX: u32 = 8;
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
-
-/// How often the nodes are asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rounds {
-    One,
-    Many,
-}
 
 pub(crate) struct Trail {
     asked: Vec<Arc<Node>>,
@@ -38,13 +32,13 @@ pub(crate) enum Next {
 }
 
 impl Trail {
-    pub(crate) fn new(rounds: Rounds) -> Self {
+    pub(crate) fn new(patience: Patience) -> Self {
         Self {
             asked: Vec::new(),
             rounds: 0,
-            rounds_max: match rounds {
-                Rounds::One => 1,
-                Rounds::Many => ROUNDS_MAX,
+            rounds_max: match patience {
+                Patience::OneRound => 1,
+                Patience::Rounds => ROUNDS_MAX,
             },
         }
     }
@@ -91,7 +85,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_come_to_an_end() {
-        let mut trail = Trail::new(Rounds::Many);
+        let mut trail = Trail::new(Patience::Rounds);
         let mut pauses = Vec::new();
         while let Next::TryAfter(pause) = trail.next(Retry::Elsewhere, false) {
             pauses.push(pause);
@@ -104,7 +98,7 @@ mod tests {
 
     #[test]
     fn whoever_was_not_asked_is_asked_at_once() {
-        let mut trail = Trail::new(Rounds::Many);
+        let mut trail = Trail::new(Patience::Rounds);
         assert_eq!(trail.next(Retry::Elsewhere, true), Next::TryAfter(Duration::ZERO));
         assert_eq!(trail.next(Retry::ElsewhereOnce, true), Next::TryAfter(Duration::ZERO));
         assert_eq!(trail.next(Retry::ElsewhereOnce, false), Next::GiveUp);

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use keystore_client::fake::FakeCluster;
-use keystore_client::{AdminClient, Error, NodeState, Reason, init};
+use keystore_client::{AdminClient, Error, KeyspaceMode, NodeState, Reason, init};
 use keystore_core::id::ClusterId;
 use keystore_core::partition::PartitionCount;
 
@@ -13,6 +13,7 @@ fn plan(cluster: u8) -> init::Plan {
         incarnation: 7,
         partitions: PartitionCount::new(64).unwrap(),
         replication_factor: 3,
+        keyspaces: [("carts".to_owned(), KeyspaceMode::Siblings)].into(),
     }
 }
 

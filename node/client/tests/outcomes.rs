@@ -127,7 +127,7 @@ async fn a_value_comes_back_with_the_stamp_of_its_write_until_it_is_deleted() {
         let client = client(&cluster, mode).await;
         let value = vec![7; 1 << 20];
         let options = WriteOptions::default();
-        let written = client.put("default", "k", value.clone(), options).await.unwrap();
+        let written = client.put("default", "k", value.clone(), options.clone()).await.unwrap();
         let read = client.get("default", "k", ReadOptions::default()).await.unwrap();
         assert_eq!(read.value().unwrap().value, value);
         assert_eq!(read.value().unwrap().stamp, written.stamp);

@@ -28,7 +28,7 @@ fn respond(mut respond: SendResponse<Bytes>, act: Act) {
     }
     let response = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
     let mut stream = respond.send_response(response, false).unwrap();
-    let message = PutResponse { stamp: Bytes::from_static(&[1; 16]), acks: 2, durability: 1 };
+    let message = PutResponse { stamp: Bytes::from_static(&[1; 16]), acks: 2, ..PutResponse::default() };
     let mut body = BytesMut::new();
     body.put_u8(0);
     body.put_u32(u32::try_from(message.encoded_len()).unwrap());

@@ -4,7 +4,11 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use keystore_client::{Consistency, DEFAULT_KEYSPACE, Durability};
+use keystore_client::{
+    Causal, Consistency, Context, DEFAULT_KEYSPACE, Durability, KeyspaceMode, WriteOptions,
+};
+
+use crate::data::parse_token;
 
 pub(crate) const ENDPOINT_DEFAULT: &str = "127.0.0.1:7400";
 pub(crate) const ADMIN_ENDPOINT_DEFAULT: &str = "127.0.0.1:7401";
@@ -104,24 +108,28 @@ impl From<DurabilityArg> for Durability {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Prints the value of a key, raw, and nothing else.
+    /// Prints the value of a key, raw, and nothing else; several siblings one a line.
     Get { key: OsString },
     /// Writes a value and prints its stamp.
     Put {
         key: OsString,
         /// `-` reads it from stdin.
         value: OsString,
-        /// What an acknowledged write has reached; by default what the cluster says.
-        #[arg(long)]
-        durability: Option<DurabilityArg>,
+        /// How long the value lives, such as 90s, 1h or 30d; by default for ever.
+        #[arg(long, value_parser = parse_ttl)]
+        ttl: Option<Duration>,
+        #[command(flatten)]
+        write: WriteArgs,
     },
     /// Removes a key, whether it exists or not, and prints the stamp of that.
     Delete {
         key: OsString,
-        /// What an acknowledged write has reached; by default what the cluster says.
-        #[arg(long)]
-        durability: Option<DurabilityArg>,
+        #[command(flatten)]
+        write: WriteArgs,
     },
+    /// Prints the keys of the keyspace and their values, a line each, with a tab between; several siblings have a
+    /// line each. The order is that of the hash ring, always the same.
+    Scan(ScanArgs),
     /// Says how the cluster is.
     Status,
     /// Lists the owners of every partition, the preferred one first.
@@ -135,6 +143,36 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Clone, Args)]
+pub(crate) struct WriteArgs {
+    /// In a keyspace of mode siblings: replaces what an earlier answer has shown, whose context this is (-o json).
+    #[arg(long, value_name = "TOKEN", value_parser = parse_token)]
+    context: Option<Context>,
+    /// What an acknowledged write has reached; by default what the cluster says.
+    #[arg(long)]
+    durability: Option<DurabilityArg>,
+}
+
+impl From<WriteArgs> for WriteOptions {
+    fn from(WriteArgs { context, durability }: WriteArgs) -> Self {
+        let causal = context.map(|context| Causal { context: Some(context), operation: None });
+        Self { durability: durability.map(Into::into), causal, ..Self::default() }
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ScanArgs {
+    /// Only keys that begin with this.
+    #[arg(long, default_value = "")]
+    pub prefix: OsString,
+    /// At most so many keys.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// Goes on after this key, which need not exist.
+    #[arg(long, value_name = "KEY")]
+    pub after: Option<OsString>,
+}
+
+#[derive(Debug, Clone, Args)]
 pub(crate) struct InitArgs {
     /// On how many nodes each partition is kept; fixed for the cluster's life.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=7))]
@@ -142,6 +180,9 @@ pub(crate) struct InitArgs {
     /// A power of two from 16 to 4096; fixed for the cluster's life.
     #[arg(long, default_value_t = 256)]
     pub partitions: u32,
+    /// A keyspace beside "default", with its mode, lww or siblings; may be repeated. Fixed for the cluster's life.
+    #[arg(long = "create-keyspace", value_name = "NAME=MODE", value_parser = parse_keyspace)]
+    pub keyspaces: Vec<(String, KeyspaceMode)>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -162,6 +203,9 @@ pub(crate) struct BenchArgs {
     /// What an acknowledged write has reached; by default what the cluster says.
     #[arg(long)]
     pub durability: Option<DurabilityArg>,
+    /// Sends all requests of a thread to a node over one stream, rather than each as a call of its own.
+    #[arg(long)]
+    pub session: bool,
     /// Threads of this process, each with connections of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub threads: u32,
@@ -174,9 +218,40 @@ fn parse_share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A number with a unit, in one part: 500ms, 5s, 1.5m, 2h.
+fn parse_keyspace(text: &str) -> Result<(String, KeyspaceMode), String> {
+    match text.split_once('=') {
+        Some((name, "lww")) if !name.is_empty() => Ok((name.to_owned(), KeyspaceMode::Lww)),
+        Some((name, "siblings")) if !name.is_empty() => Ok((name.to_owned(), KeyspaceMode::Siblings)),
+        _ => {
+            Err("a keyspace is created by its name and mode, such as carts=siblings or sessions=lww"
+                .to_owned())
+        }
+    }
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let problem = || "a duration is a number with a unit, such as 500ms, 5s, 1m or 1h".to_owned();
+    match parse_time(text)? {
+        duration if duration > DAY => Err("a duration is at most 24h".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    match parse_time(text)? {
+        ttl if ttl < Duration::from_millis(1) || ttl > TTL_MAX => {
+            Err("a time to live is from 1ms to 3660d".to_owned())
+        }
+        ttl => Ok(ttl),
+    }
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// What nodes take: ten years.
+const TTL_MAX: Duration = Duration::from_secs(3660 * 86_400);
+
+/// A number with a unit, in one part: 500ms, 5s, 1.5m, 2h, 30d.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let problem = || "a duration is a number with a unit, such as 500ms, 5s, 1m, 1h or 30d".to_owned();
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(problem)?;
     let (number, unit) = text.split_at(unit_at);
     let seconds = match unit {
@@ -184,14 +259,15 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "s" => 1.0,
         "m" => 60.0,
         "h" => 3600.0,
+        "d" => 86_400.0,
         _ => return Err(problem()),
     };
     let number: f64 = number.parse().map_err(|_| problem())?;
     let duration = Duration::try_from_secs_f64(number * seconds).map_err(|_| problem())?;
-    if duration.is_zero() || duration > Duration::from_secs(86_400) {
-        return Err("a duration is longer than nothing and at most 24h".to_owned());
+    match duration.is_zero() {
+        true => Err("a duration is longer than nothing".to_owned()),
+        false => Ok(duration),
     }
-    Ok(duration)
 }
 
 #[cfg(test)]
@@ -212,6 +288,24 @@ mod tests {
         }
         for text in ["", "5", "s", "5 s", "-1s", "5days", "0s", "25h", "1e999s", "NaNs", "infs"] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_to_live_may_be_days_and_is_never_nothing() {
+        assert_eq!(parse_ttl("30d"), Ok(DAY * 30));
+        assert_eq!(parse_ttl("1ms"), Ok(Duration::from_millis(1)));
+        for text in ["0.5ms", "0s", "3661d", "1y", "1e300d"] {
+            assert!(parse_ttl(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_keyspace_is_created_with_its_mode() {
+        assert_eq!(parse_keyspace("carts=siblings"), Ok(("carts".to_owned(), KeyspaceMode::Siblings)));
+        assert_eq!(parse_keyspace("seen=lww"), Ok(("seen".to_owned(), KeyspaceMode::Lww)));
+        for text in ["carts", "=lww", "carts=", "carts=strong"] {
+            assert!(parse_keyspace(text).is_err(), "{text}");
         }
     }
 }

@@ -10,6 +10,8 @@ use crate::args::Output;
 /// What the exit status says. The numbers are documented and never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
+    /// Whoever reads stdout has closed it, having had enough: nothing is left to be done or said.
+    Done = 0,
     Other = 1,
     Usage = 2,
     NoSuchKey = 3,
@@ -58,8 +60,17 @@ impl Failure {
         Self::new(Exit::Other, "IO", format!("{what}: {error}"))
     }
 
+    /// Of writing to stdout.
+    pub(crate) fn stdout(error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::new(Exit::Done, "", ""),
+            _ => Self::local("cannot write to stdout", error),
+        }
+    }
+
     pub(crate) fn print(&self, output: Output) {
         match output {
+            _ if self.exit == Exit::Done => {}
             Output::Table => eprintln!("keystorectl: {}", self.message),
             Output::Json => {
                 eprintln!("{}", serde_json::to_string(self).expect("strings and numbers are JSON"));
@@ -71,7 +82,12 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let exit = match &error {
-            Error::BadRequest(detail) if detail.reason == Reason::INVALID_ARGUMENT => Exit::Usage,
+            // What no node has seen is a mistake in what was typed.
+            Error::BadRequest(detail)
+                if detail.reason == Reason::INVALID_ARGUMENT && detail.needed.is_none() =>
+            {
+                Exit::Usage
+            }
             Error::BadRequest(_) | Error::Refused(_) => Exit::Refused,
             Error::Connect(_) => Exit::CannotConnect,
             Error::Failed(_) => Exit::Failed,

@@ -73,6 +73,7 @@ fn plan_first(args: &InitArgs, answers: &[Answer]) -> Result<Layout, Failure> {
         partitions: PartitionCount::new(args.partitions)
             .map_err(|error| Failure::usage(error.to_string()))?,
         replication_factor: usize::from(args.replication_factor),
+        keyspaces: args.keyspaces.iter().cloned().collect(),
     };
     let statuses: Vec<_> = answers.iter().map(|answer| answer.status.clone()).collect();
     plan(wanted, &statuses).map_err(|error| Failure::usage(error.to_string()))

@@ -9,9 +9,7 @@ use crate::failure::Failure;
 /// Prints bytes as they are.
 pub(crate) fn print_raw(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(bytes)
-        .and_then(|()| out.flush())
-        .map_err(|error| Failure::local("cannot write to stdout", &error))
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| Failure::stdout(&error))
 }
 
 pub(crate) fn print_line(line: &str) -> Result<(), Failure> {
@@ -19,8 +17,35 @@ pub(crate) fn print_line(line: &str) -> Result<(), Failure> {
 }
 
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::other(error.to_string()))?;
+    let text = serde_json::to_string_pretty(value).map_err(not_json)?;
     print_line(&text)
+}
+
+/// A JSON list that is printed as its items come, one a line.
+pub(crate) struct List {
+    separator: &'static str,
+}
+
+impl List {
+    pub(crate) fn begin() -> Result<Self, Failure> {
+        print_raw(b"[")?;
+        Ok(Self { separator: "\n" })
+    }
+
+    pub(crate) fn print(&mut self, item: &impl Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string(item).map_err(not_json)?;
+        print_raw(format!("{}{text}", self.separator).as_bytes())?;
+        self.separator = ",\n";
+        Ok(())
+    }
+
+    pub(crate) fn end(self) -> Result<(), Failure> {
+        print_line("\n]")
+    }
+}
+
+fn not_json(error: serde_json::Error) -> Failure {
+    Failure::other(error.to_string())
 }
 
 /// Columns as wide as their widest cell, two spaces between, none behind the last.

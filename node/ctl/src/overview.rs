@@ -1,6 +1,6 @@
 //! The commands that show a cluster: status, nodes, ring.
 
-use keystore_client::{Layout, NodeId, NodeStatus};
+use keystore_client::{DoubtedKey, HintStatus, Layout, NodeId, NodeStatus, node_state_name};
 use serde::Serialize;
 
 use crate::args::{Globals, Output};
@@ -19,6 +19,27 @@ struct StatusReport {
     partitions: u16,
     /// With a write quorum among the replicas that some serving node reaches.
     partitions_available: u32,
+    /// Keys of which a node has found its record damaged and has not healed it yet, summed over the nodes.
+    doubted_keys: u32,
+    /// Of all nodes together.
+    hints: HintReport,
+}
+
+/// Writes that nodes keep for others which may have missed them.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HintReport {
+    pending: u64,
+    bytes: u64,
+    partitions_wanted_by_repair: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DoubtReport {
+    keyspace: String,
+    key: String,
+    doubted_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -36,6 +57,11 @@ struct NodeReport {
     others: usize,
     address: String,
     disk_full: bool,
+    /// For how many keys it counts for nothing, since it may have lost something of them.
+    doubted_keys: u32,
+    /// Some of those, the oldest first.
+    doubted: Vec<DoubtReport>,
+    hints: HintReport,
 }
 
 #[derive(Serialize)]
@@ -62,6 +88,8 @@ pub(crate) async fn status(globals: &Globals) -> Result<(), Failure> {
             members_serving: survey.serving().filter(|node| layout.member(node.node).is_some()).count(),
             partitions: layout.partitions.get(),
             partitions_available: survey.serving().map(|node| node.partitions_available).max().unwrap_or(0),
+            doubted_keys: survey.answers.iter().map(|answer| answer.status.doubted_keys).sum(),
+            hints: report_hints(survey.answers.iter().map(|answer| &answer.status.hints)),
         },
         None => StatusReport {
             cluster_id: None,
@@ -71,6 +99,8 @@ pub(crate) async fn status(globals: &Globals) -> Result<(), Failure> {
             members_serving: 0,
             partitions: 0,
             partitions_available: 0,
+            doubted_keys: 0,
+            hints: HintReport::default(),
         },
     };
     match globals.output {
@@ -90,9 +120,37 @@ fn status_lines(report: &StatusReport, survey: &Survey) -> String {
         ("Nodes", format!("{} of {} serving", report.members_serving, report.members)),
         ("Partitions", format!("{} of {} available", report.partitions_available, report.partitions)),
     ];
-    let lines: Vec<_> =
-        lines.iter().map(|(name, value)| format!("{:<13}{value}", format!("{name}:"))).collect();
+    let doubts = survey.answers.iter().filter(|answer| answer.status.doubted_keys > 0);
+    let doubts = doubts.map(|answer| ("In doubt", doubt_line(&answer.status)));
+    let lines: Vec<_> = lines
+        .into_iter()
+        .chain(hint_line(&report.hints))
+        .chain(doubts)
+        .map(|(name, value)| format!("{:<13}{value}", format!("{name}:")))
+        .collect();
     lines.join("\n")
+}
+
+/// `None` while there is nothing to be said of hints.
+fn hint_line(hints: &HintReport) -> Option<(&'static str, String)> {
+    let HintReport { pending, bytes, partitions_wanted_by_repair: wanted } = hints;
+    let kept = format!("{pending} pending, {bytes} bytes");
+    match (pending, wanted) {
+        (0, 0) => None,
+        (_, 0) => Some(("Hints", kept)),
+        (_, _) => Some(("Hints", format!("{kept}; some were dropped: {wanted} partitions need repair"))),
+    }
+}
+
+/// For how many keys a node is in doubt, and for which one the longest.
+fn doubt_line(status: &NodeStatus) -> String {
+    let keys = format!("{}, {} keys", status.name, status.doubted_keys);
+    match status.doubted.first() {
+        Some(DoubtedKey { keyspace, key, doubted_ms }) => {
+            format!("{keys}, {keyspace}/{} for {} s", key.escape_ascii(), doubted_ms / 1_000)
+        }
+        None => keys,
+    }
 }
 
 pub(crate) async fn nodes(globals: &Globals) -> Result<(), Failure> {
@@ -132,14 +190,25 @@ fn report_node(status: &NodeStatus, layout: Option<&Layout>) -> NodeReport {
         name: status.name.clone(),
         node_id: status.node.to_string(),
         zone: member.map_or_else(String::new, |member| member.zone.clone()),
-        state: status.state.as_str(),
+        state: node_state_name(status.state),
         version: Some(status.version.clone()),
         partitions: layout.map_or(0, |layout| layout.owned(status.node)),
         connected: Some(status.peers.iter().filter(|peer| peer.connected).count()),
         others: layout.map_or(0, |layout| layout.members.len() - 1),
         address: status.client_address.clone(),
         disk_full: status.disk.full,
+        doubted_keys: status.doubted_keys,
+        doubted: status.doubted.iter().map(report_doubt).collect(),
+        hints: report_hints([&status.hints]),
     }
+}
+
+fn report_hints<'a>(hints: impl IntoIterator<Item = &'a HintStatus>) -> HintReport {
+    hints.into_iter().fold(HintReport::default(), |sum, hints| HintReport {
+        pending: sum.pending + hints.pending,
+        bytes: sum.bytes + hints.bytes,
+        partitions_wanted_by_repair: sum.partitions_wanted_by_repair + hints.partitions_wanted_by_repair,
+    })
 }
 
 /// What others know of a member that could not be asked.
@@ -161,7 +230,15 @@ fn report_unreachable(survey: &Survey, layout: &Layout, node: NodeId) -> NodeRep
         others: layout.members.len() - 1,
         address: seen.map_or_else(String::new, |peer| peer.client_address.clone()),
         disk_full: false,
+        doubted_keys: 0,
+        doubted: Vec::new(),
+        hints: HintReport::default(),
     }
+}
+
+fn report_doubt(DoubtedKey { keyspace, key, doubted_ms }: &DoubtedKey) -> DoubtReport {
+    let key = key.escape_ascii().to_string();
+    DoubtReport { keyspace: keyspace.clone(), key, doubted_ms: *doubted_ms }
 }
 
 fn node_row(node: &NodeReport) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! How the cluster is reached: at the endpoints that were given, or through port-forwards to its pods.
 
-use keystore_client::{Client, Routing};
+use keystore_client::{Client, Patience, Routing};
 
 use crate::args::Globals;
 use crate::failure::Failure;
@@ -51,18 +51,21 @@ pub(crate) async fn admin_addresses(globals: &Globals) -> Result<Addresses, Fail
     })
 }
 
+/// For one request of a person who waits: failures are told after each node was asked once.
 pub(crate) async fn connect(globals: &Globals, addresses: &Addresses) -> Result<Client, Failure> {
-    connect_to(globals, &addresses.addresses, addresses.announced_are_reachable).await
+    let direct = addresses.announced_are_reachable;
+    connect_to(globals, (&addresses.addresses, direct), Patience::OneRound).await
 }
 
 /// `direct`: not only the addresses are to be used, but those that the cluster announces too.
 pub(crate) async fn connect_to(
     globals: &Globals,
-    addresses: &[String],
-    direct: bool,
+    (addresses, direct): (&[String], bool),
+    patience: Patience,
 ) -> Result<Client, Failure> {
     let mode = if direct { Routing::Direct } else { Routing::Proxy };
-    let builder = Client::builder().endpoints(addresses).mode(mode).timeout(globals.timeout);
+    let builder =
+        Client::builder().endpoints(addresses).mode(mode).patience(patience).timeout(globals.timeout);
     let builder = match globals.consistency {
         Some(consistency) => builder.consistency(consistency.into()),
         None => builder,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use keystore_client::WriteOptions;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Arguments, Command, Output};
@@ -37,8 +38,12 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { globals, command } = arguments;
     match command {
         Command::Get { key } => data::get(&globals, key).await,
-        Command::Put { key, value, durability } => data::put(&globals, Put { key, value, durability }).await,
-        Command::Delete { key, durability } => data::delete(&globals, key, durability).await,
+        Command::Put { key, value, ttl, write } => {
+            let options = WriteOptions { ttl, ..write.into() };
+            data::put(&globals, Put { key, value, options }).await
+        }
+        Command::Delete { key, write } => data::delete(&globals, key, write).await,
+        Command::Scan(args) => data::scan(&globals, args).await,
         Command::Status => overview::status(&globals).await,
         Command::Ring => overview::ring(&globals).await,
         Command::Nodes => overview::nodes(&globals).await,

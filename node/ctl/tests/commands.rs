@@ -4,6 +4,7 @@
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use keystore_client::fake::{FakeCluster, Misbehaviour, outcome};
 use tonic::Code;
@@ -117,6 +118,7 @@ fn every_outcome_has_its_exit_status_and_its_json() {
     let cases = [
         (outcome(Code::Unavailable, "QUORUM_UNREACHABLE", 1, 2), 4),
         (outcome(Code::ResourceExhausted, "DISK_FULL", 1, 2), 4),
+        (outcome(Code::ResourceExhausted, "TOO_MANY_SIBLINGS", 1, 2), 4),
         (outcome(Code::Unknown, "OUTCOME_UNKNOWN", 1, 2), 5),
         (outcome(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", 1, 2), 5),
         (outcome(Code::FailedPrecondition, "WRONG_CLUSTER", 1, 2), 6),
@@ -158,6 +160,11 @@ fn what_cannot_be_reached_or_parsed_is_told_in_one_sentence() {
         &["get", "k", "--consistency", "most"],
         &["get", "k", "-n", "somewhere"],
         &["bench", "--read-share", "2"],
+        &["put", "k", "v", "--ttl", "0s"],
+        &["put", "k", "v", "--context", "not a token"],
+        &["delete", "k", "--ttl", "1h"],
+        &["scan", "--limit", "0"],
+        &["init", "--create-keyspace", "carts"],
     ] {
         let ran = run_on(&cluster, arguments);
         assert_eq!((ran.status, ran.text()), (2, ""), "{arguments:?}: {}", ran.stderr);
@@ -176,6 +183,129 @@ fn a_request_that_breaks_a_limit_is_a_usage_error_and_an_unknown_keyspace_is_ref
     let too_large = vec![0; (1 << 20) + 1];
     assert_eq!(run_with_stdin(&cluster, &["put", "k", "-"], &too_large).status, 2);
     assert_eq!(run_on(&cluster, &["get", "k", "--keyspace", "nothing"]).status, 6);
+}
+
+#[test]
+fn siblings_are_shown_a_line_each_until_a_write_with_their_context_replaces_them() {
+    let cluster = FakeCluster::serving(3).unwrap();
+    let run = |arguments: &[&str]| run_on(&cluster, &[arguments, &["--keyspace", "siblings"]].concat());
+    for value in ["one", "two"] {
+        assert_eq!(run(&["put", "k", value]).status, 0);
+    }
+    assert_eq!(run(&["get", "k"]).text(), "one\ntwo\n");
+    let read = run(&["get", "k", "-o", "json"]).json();
+    assert_eq!(read["values"], serde_json::json!(["one", "two"]));
+    let context = read["context"].as_str().unwrap();
+    let put = run(&["put", "k", "three", "--context", context, "-o", "json"]);
+    assert_eq!(put.status, 0, "{}", put.stderr);
+    assert_eq!(run(&["get", "k"]).text(), "three");
+    let late = run(&["put", "k", "late", "--context", context]);
+    assert_eq!(late.status, 0, "{}", late.stderr);
+    assert_eq!(run(&["get", "k"]).text(), "three\nlate\n", "it had not seen the other");
+    let newer = put.json()["context"].as_str().unwrap().to_owned();
+    assert_eq!(run(&["delete", "k", "--context", &newer]).status, 0);
+    assert_eq!(run(&["get", "k"]).text(), "late");
+    assert_eq!(run(&["delete", "k"]).status, 0, "without a context: whatever is there");
+    assert_eq!(run(&["get", "k"]).status, 3);
+}
+
+#[test]
+fn a_context_that_does_not_fit_is_refused() {
+    let cluster = FakeCluster::serving(1).unwrap();
+    let put = run_on(&cluster, &["put", "k", "v", "--keyspace", "siblings", "-o", "json"]);
+    let context = put.json()["context"].as_str().unwrap().to_owned();
+    for arguments in [
+        ["put", "other", "v", "--keyspace", "siblings", "--context", &context],
+        ["put", "k", "v", "--keyspace", "default", "--context", &context],
+        ["put", "k", "v", "--keyspace", "siblings", "--context", "AAAA"],
+    ] {
+        let ran = run_on(&cluster, &arguments);
+        assert_eq!((ran.status, ran.text()), (6, ""), "{arguments:?}: {}", ran.stderr);
+    }
+    assert_eq!(cluster.writes_applied(), 1);
+}
+
+#[test]
+fn a_value_is_gone_when_its_time_is_up() {
+    let cluster = FakeCluster::serving(1).unwrap();
+    assert_eq!(run_on(&cluster, &["put", "long", "v", "--ttl", "30d"]).status, 0);
+    assert_eq!(run_on(&cluster, &["put", "short", "v", "--ttl", "1ms"]).status, 0);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while run_on(&cluster, &["get", "short"]).status != 3 {
+        assert!(Instant::now() < deadline, "it lives on");
+    }
+    assert_eq!(run_on(&cluster, &["get", "long"]).text(), "v");
+}
+
+#[test]
+fn scan_prints_each_key_with_its_values() {
+    let cluster = FakeCluster::serving(3).unwrap();
+    assert_eq!((run_on(&cluster, &["scan"]).status, run_on(&cluster, &["scan"]).text()), (0, ""));
+    assert_eq!(run_on(&cluster, &["scan", "-o", "json"]).json(), serde_json::json!([]));
+    for n in 0..10 {
+        run_on(&cluster, &["put", &format!("a/{n}"), &format!("value {n}")]);
+    }
+    run_on(&cluster, &["put", "b", "other"]);
+    let all = run_on(&cluster, &["scan", "--prefix", "a/"]);
+    let lines: Vec<_> = all.text().lines().collect();
+    assert_eq!((all.status, lines.len()), (0, 10), "{}", all.stderr);
+    assert!(lines.contains(&"a/7\tvalue 7"));
+    let fourth = lines[3].split('\t').next().unwrap();
+    let some = run_on(&cluster, &["scan", "--prefix", "a/", "--after", fourth, "--limit", "3"]);
+    assert_eq!(some.text().lines().collect::<Vec<_>>(), lines[4..7]);
+    run_with_stdin(&cluster, &["put", "c", "-"], b"\xff\x00");
+    let json = run_on(&cluster, &["scan", "-o", "json"]).json();
+    let entries = json.as_array().unwrap();
+    assert_eq!(entries.len(), 12);
+    let of = |key: &str| entries.iter().find(|entry| entry["key"] == key).unwrap();
+    assert_eq!((&of("b")["values"], &of("b")["encoding"]), (&serde_json::json!(["other"]), &"utf-8".into()));
+    assert_eq!(
+        (&of("Yw==")["values"], &of("Yw==")["encoding"]),
+        (&serde_json::json!(["/wA="]), &"base64".into())
+    );
+    for value in ["x", "y"] {
+        run_on(&cluster, &["put", "s", value, "--keyspace", "siblings"]);
+    }
+    assert_eq!(run_on(&cluster, &["scan", "--keyspace", "siblings"]).text(), "s\tx\ns\ty\n");
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_error() {
+    let cluster = FakeCluster::serving(1).unwrap();
+    run_on(&cluster, &["put", "k", "v"]);
+    for arguments in [&["ring"][..], &["scan"], &["get", "k"], &["status"], &["nodes", "-o", "json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ran = command_on(&cluster).args(arguments).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let ran = Ran::from(ran.wait_with_output().unwrap());
+        assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn that_there_is_no_quorum_is_told_after_each_node_was_asked_once() {
+    let cluster = FakeCluster::serving(3).unwrap();
+    for node in &cluster.nodes {
+        let unreachable = outcome(Code::Unavailable, "QUORUM_UNREACHABLE", 1, 2);
+        (0..9).for_each(|_| node.misbehave(Misbehaviour::Answer(unreachable.clone())));
+    }
+    for command in [&["put", "k", "v"][..], &["get", "k"], &["scan"]] {
+        let before = cluster.requests();
+        assert_eq!(run_on(&cluster, command).status, 4);
+        assert_eq!(cluster.requests() - before, 3, "{command:?}");
+    }
+}
+
+#[test]
+fn init_creates_the_keyspaces_that_are_named() {
+    let cluster = FakeCluster::uninitialized(1).unwrap();
+    let arguments = ["init", "--replication-factor", "1", "--create-keyspace", "siblings=siblings"];
+    let ran = run_on(&cluster, &arguments);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert_eq!(cluster.keyspaces(), ["default=lww", "siblings=siblings"]);
+    let other = FakeCluster::uninitialized(1).unwrap();
+    let ran = run_on(&other, &["init", "--replication-factor", "1", "--create-keyspace", "default=siblings"]);
+    assert_eq!(ran.status, 2, "{}", ran.stderr);
 }
 
 #[test]
@@ -242,10 +372,22 @@ fn nodes_and_ring_show_every_member_and_partition() {
 
 #[test]
 fn bench_counts_what_it_did() {
-    let cluster = FakeCluster::serving(3).unwrap();
     let arguments =
         ["bench", "--clients", "7", "--threads", "2", "--seconds", "1", "--keys", "50", "-o", "json"];
-    let ran = run_on(&cluster, &arguments);
+    let calls = FakeCluster::serving(3).unwrap();
+    check_bench(&calls, &arguments);
+    assert!(calls.nodes.iter().all(|node| node.sessions() == 0));
+    let sessions = FakeCluster::serving(3).unwrap();
+    check_bench(&sessions, &[&arguments[..], &["--session"]].concat());
+    let opened: usize = sessions.nodes.iter().map(|node| node.sessions()).sum();
+    assert!(
+        (1..=12).contains(&opened),
+        "one a node for each thread, of writing the keys and of measuring: {opened}"
+    );
+}
+
+fn check_bench(cluster: &FakeCluster, arguments: &[&str]) {
+    let ran = run_on(cluster, arguments);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let report = ran.json();
     let [get, put] = &report["operations"].as_array().unwrap()[..] else { panic!("{report}") };

@@ -18,6 +18,7 @@ pub mod v1 {
 /// The descriptors of all services, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+pub mod admin;
 pub mod client;
 pub mod error;
 mod field;

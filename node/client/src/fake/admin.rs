@@ -4,26 +4,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keystore_core::layout::Layout;
+use keystore_proto::admin::node_state_to_wire;
 use keystore_proto::client::reason;
 use keystore_proto::v1;
 use keystore_proto::v1::admin_server::Admin;
 use tonic::{Code, Request, Response, Status};
 
 use super::{Own, Shared, SharedRef, lock, outcome};
-use crate::status::NodeState;
+use crate::NodeState;
 
 pub(super) struct FakeAdmin {
     pub own: Arc<Own>,
     pub shared: SharedRef,
-}
-
-fn wire(state: NodeState) -> v1::NodeState {
-    match state {
-        NodeState::Uninitialized => v1::NodeState::Uninitialized,
-        NodeState::Accepted => v1::NodeState::Accepted,
-        NodeState::Serving => v1::NodeState::Serving,
-        NodeState::Draining => v1::NodeState::Draining,
-    }
 }
 
 pub(super) fn status(own: &Own, shared: &Shared) -> v1::GetStatusResponse {
@@ -48,19 +40,18 @@ pub(super) fn status(own: &Own, shared: &Shared) -> v1::GetStatusResponse {
         actor: own.actor.0,
         name: own.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        state: wire(state).into(),
+        state: node_state_to_wire(state).into(),
         cluster_id: layout.map_or(Bytes::new(), |layout| Bytes::copy_from_slice(&layout.cluster.0)),
         incarnation: layout.map(|layout| layout.incarnation.into()),
         epoch: layout.map_or(0, |layout| layout.epoch.0),
         generation: 1,
         partitions_owned: partitions,
         peers: peers.unwrap_or_default(),
-        disk: None,
         partitions_available: partitions,
         client_address: own.client_address.to_string(),
         peer_address: own.admin_address.to_string(),
         engine: "fake".to_owned(),
-        clock: Bytes::new(),
+        ..Default::default()
     }
 }
 
@@ -85,7 +76,7 @@ impl Admin for FakeAdmin {
             None => shared.layout = Some(layout),
         }
         shared.accepted.insert(self.own.node, true);
-        Ok(Response::new(v1::InitResponse { state: wire(shared.state(self.own.node)).into() }))
+        Ok(Response::new(v1::InitResponse { state: node_state_to_wire(shared.state(self.own.node)).into() }))
     }
 
     async fn get_layout(

@@ -1,104 +1,162 @@
-//! The fake's KeyStore service.
+//! The fake's KeyStore service: operations from whichever call they come, each with the next misbehaviour.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use keystore_core::effect::Operation;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use keystore_core::layout::Layout;
-use keystore_core::stamp::Stamp;
+use keystore_core::partition::DEFAULT_KEYSPACE;
 use keystore_proto::client::{Request as ClientRequest, reason};
 use keystore_proto::v1;
 use keystore_proto::v1::key_store_server::KeyStore;
-use tonic::{Code, Request, Response, Status};
+use keystore_proto::v1::operation::Operation as Wire;
+use keystore_proto::v1::outcome::Outcome;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::StatusExt;
 
 use super::{Misbehaviour, Own, Shared, SharedRef, lock, outcome};
-use crate::status::NodeState;
+use crate::NodeState;
 
+#[derive(Clone)]
 pub(super) struct FakeKeyStore {
     pub own: Arc<Own>,
     pub shared: SharedRef,
 }
 
 impl FakeKeyStore {
-    /// Serves a request, or does what the script says.
-    async fn serve<T>(
-        &self,
-        request: Result<ClientRequest, impl std::fmt::Display>,
-        answer: impl FnOnce(&Mutex<Shared>, Operation) -> T,
-    ) -> Result<Response<T>, Status> {
-        *lock(&self.own.requests) += 1;
-        let script = lock(&self.own.script).pop_front();
-        if lock(&self.shared).state(self.own.node) != NodeState::Serving {
-            return Err(outcome(Code::FailedPrecondition, reason::NOT_INITIALIZED, 0, 0));
-        }
-        let operation = request.map_err(|problem| Status::invalid_argument(problem.to_string()))?.operation;
-        if operation.key().keyspace() != "default" {
-            return Err(outcome(Code::NotFound, reason::KEYSPACE_UNKNOWN, 0, 0));
-        }
+    /// Serves an operation, or does what the script says.
+    async fn serve(&self, operation: Wire) -> Result<Outcome, Status> {
+        let script = self.next_script()?;
+        let checked = ClientRequest::try_from(v1::Operation { operation: Some(operation) });
+        let operation = checked.map_err(|problem| Status::invalid_argument(problem.to_string()))?.operation;
+        let perform = || lock(&self.shared).records.perform(self.own.actor, operation);
         match script {
-            None => Ok(Response::new(answer(&self.shared, operation))),
+            None => perform(),
             Some(Misbehaviour::Answer(status)) => Err(status),
-            Some(Misbehaviour::ApplyAndAnswer(status)) => {
-                answer(&self.shared, operation);
-                Err(status)
-            }
+            Some(Misbehaviour::ApplyAndAnswer(status)) => perform().and(Err(status)),
             Some(Misbehaviour::Hang) => std::future::pending().await,
             Some(Misbehaviour::ApplyAndHang) => {
-                answer(&self.shared, operation);
+                perform()?;
                 std::future::pending().await
             }
         }
     }
 
-    fn write(&self, shared: &Mutex<Shared>, operation: Operation) -> Bytes {
-        let (key, value) = match operation {
-            Operation::Put { key, value } => (key, Some(value)),
-            Operation::Get { key } | Operation::Delete { key } => (key, None),
-        };
-        let mut shared = lock(shared);
-        shared.last_stamp += 1;
-        shared.writes_applied += 1;
-        let stamp = Stamp::new(shared.last_stamp, 0, self.own.actor);
-        shared.records.insert(key, (stamp, value));
-        Bytes::copy_from_slice(&stamp.to_bytes())
+    /// Counts a request.
+    fn next_script(&self) -> Result<Option<Misbehaviour>, Status> {
+        *lock(&self.own.requests) += 1;
+        let script = lock(&self.own.script).pop_front();
+        match lock(&self.shared).state(self.own.node) {
+            NodeState::Serving => Ok(script),
+            _ => Err(outcome(Code::FailedPrecondition, reason::NOT_INITIALIZED, 0, 0)),
+        }
     }
+
+    async fn item(&self, operation: Option<v1::Operation>) -> v1::Outcome {
+        let operation = operation.and_then(|operation| operation.operation);
+        let served = match operation {
+            Some(operation) => self.serve(operation).await,
+            None => Err(Status::invalid_argument("no operation")),
+        };
+        v1::Outcome { outcome: Some(served.unwrap_or_else(|status| Outcome::Failed(failure(&status)))) }
+    }
+}
+
+/// What an item of a batch or session says in place of a status.
+fn failure(status: &Status) -> v1::Failure {
+    let info = status.get_details_error_info();
+    let count = |name: &str| info.as_ref()?.metadata.get(name)?.parse().ok();
+    v1::Failure {
+        code: status.code().into(),
+        reason: info.as_ref().map_or(String::new(), |info| info.reason.clone()),
+        message: status.message().to_owned(),
+        acks: count("acks").unwrap_or_default(),
+        needed: count("needed").unwrap_or_default(),
+    }
+}
+
+fn other_outcome() -> Status {
+    Status::internal("an outcome of another kind")
 }
 
 #[tonic::async_trait]
 impl KeyStore for FakeKeyStore {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        let read = |shared: &Mutex<Shared>, operation: Operation| {
-            let shared = lock(shared);
-            let value = match shared.records.get(operation.key()) {
-                Some((stamp, Some(value))) => {
-                    Some(v1::Value { value: value.clone(), stamp: Bytes::copy_from_slice(&stamp.to_bytes()) })
-                }
-                Some((_, None)) | None => None,
-            };
-            v1::GetResponse { values: value.into_iter().collect() }
-        };
-        self.serve(ClientRequest::try_from(request.into_inner()), read).await
+        match self.serve(Wire::Get(request.into_inner())).await? {
+            Outcome::Got(response) => Ok(Response::new(response)),
+            _ => Err(other_outcome()),
+        }
     }
 
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        let write = |shared: &Mutex<Shared>, operation: Operation| v1::PutResponse {
-            stamp: self.write(shared, operation),
-            acks: 3,
-            durability: v1::Durability::Synced.into(),
-        };
-        self.serve(ClientRequest::try_from(request.into_inner()), write).await
+        match self.serve(Wire::Put(request.into_inner())).await? {
+            Outcome::Put(response) => Ok(Response::new(response)),
+            _ => Err(other_outcome()),
+        }
     }
 
     async fn delete(
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
-        let write = |shared: &Mutex<Shared>, operation: Operation| v1::DeleteResponse {
-            stamp: self.write(shared, operation),
-            acks: 3,
-            durability: v1::Durability::Synced.into(),
+        match self.serve(Wire::Delete(request.into_inner())).await? {
+            Outcome::Deleted(response) => Ok(Response::new(response)),
+            _ => Err(other_outcome()),
+        }
+    }
+
+    async fn batch(&self, request: Request<v1::BatchRequest>) -> Result<Response<v1::BatchResponse>, Status> {
+        *lock(&self.own.batches) += 1;
+        let mut outcomes = Vec::new();
+        for operation in request.into_inner().operations {
+            outcomes.push(self.item(Some(operation)).await);
+        }
+        Ok(Response::new(v1::BatchResponse { outcomes }))
+    }
+
+    type SessionStream = BoxStream<'static, Result<v1::SessionResponse, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        *lock(&self.own.sessions) += 1;
+        let service = self.clone();
+        let answer = move |request: Result<v1::SessionRequest, Status>| {
+            let service = service.clone();
+            async move {
+                let v1::SessionRequest { id, timeout_ms: _, operation } = request?;
+                Ok(v1::SessionResponse { id, outcome: Some(service.item(operation).await) })
+            }
         };
-        self.serve(ClientRequest::try_from(request.into_inner()), write).await
+        let mut end = self.own.session_end.subscribe();
+        let (ended, told) = (end.clone(), async move {
+            // The sender lives as long as this service.
+            end.wait_for(Option::is_some).await.is_ok()
+        });
+        let answers = request.into_inner().map(answer).buffer_unordered(IN_FLIGHT_MAX).take_until(told);
+        let last = stream::once(async move { Err(ended.borrow().clone().unwrap_or_else(other_outcome)) });
+        Ok(Response::new(answers.chain(last).boxed()))
+    }
+
+    type ScanStream = BoxStream<'static, Result<v1::ScanResponse, Status>>;
+
+    async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+        let script = self.next_script()?;
+        let mut request = request.into_inner();
+        if request.keyspace.is_empty() {
+            request.keyspace = DEFAULT_KEYSPACE.to_owned();
+        }
+        let pages = lock(&self.shared).records.scan(&request)?;
+        let first = stream::iter(pages.first().cloned()).map(Ok);
+        Ok(Response::new(match script {
+            None => stream::iter(pages).map(Ok).boxed(),
+            Some(Misbehaviour::Answer(status) | Misbehaviour::ApplyAndAnswer(status)) => {
+                first.chain(stream::iter([Err(status)])).boxed()
+            }
+            Some(Misbehaviour::Hang | Misbehaviour::ApplyAndHang) => first.chain(stream::pending()).boxed(),
+        }))
     }
 
     async fn get_routing(
@@ -112,6 +170,9 @@ impl KeyStore for FakeKeyStore {
         }
     }
 }
+
+/// How many operations of a session are served at a time.
+const IN_FLIGHT_MAX: usize = 1024;
 
 fn routing(layout: &Layout, shared: &Shared) -> v1::GetRoutingResponse {
     let index = |node| layout.members.iter().position(|member| member.node == node);
@@ -131,7 +192,7 @@ fn routing(layout: &Layout, shared: &Shared) -> v1::GetRoutingResponse {
             .map(|member| v1::RoutingNode {
                 node_id: Bytes::copy_from_slice(&member.node.0),
                 name: member.name.clone(),
-                client_address: shared.addresses.get(&member.node).map_or(String::new(), ToString::to_string),
+                client_address: shared.addresses.get(&member.node).cloned().unwrap_or_default(),
             })
             .collect(),
         owners: layout.partitions.all().map(owners).collect(),

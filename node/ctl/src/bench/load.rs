@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use hdrhistogram::Histogram;
-use keystore_client::{Client, Error, ReadOptions, WriteOptions};
+use keystore_client::{Client, Error, Patience, ReadOptions, WriteOptions};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 use tokio::time::Instant;
@@ -136,7 +136,9 @@ impl Load {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::local("cannot start a runtime", &error))?;
         runtime.block_on(async {
-            let client = reach::connect_to(&self.globals, &self.addresses, self.direct).await?;
+            let addresses = (&self.addresses[..], self.direct);
+            let client = reach::connect_to(&self.globals, addresses, Patience::Rounds).await?;
+            let client = if self.args.session { client.session() } else { client };
             part(&client).await
         })
     }
