@@ -86,7 +86,7 @@ impl HintStore {
         for Hint { target, key, since_ms } in hints {
             let age_ms = now.wall_ms.saturating_sub(since_ms);
             let left_ms = store.age_ms_max.saturating_sub(age_ms).max(GRACE_MS.min(store.age_ms_max));
-            store.kept.insert((target, key), now.mono_ms.saturating_add(left_ms), Stage::Ready);
+            store.kept.insert((target, key.detached()), now.mono_ms.saturating_add(left_ms), Stage::Ready);
         }
         store
     }
@@ -123,7 +123,6 @@ impl HintStore {
         if !fits(target, key, context) {
             return;
         }
-        // What came in a frame would keep all of that frame in memory.
         let key = key.detached();
         if let Some(number) = self.kept.numbers.get(&(target, key.clone())) {
             if let Some(kept) = self.kept.hints.get_mut(number) {

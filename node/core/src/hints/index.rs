@@ -26,6 +26,7 @@ pub(super) type Number = u64;
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) target: NodeId,
+    /// In memory of its own: what came in a frame or from a log would keep all of that in memory.
     pub(super) key: RecordKey,
     /// By the monotonic clock: see [`super::HintStore::new`].
     pub(super) expires_ms: u64,
