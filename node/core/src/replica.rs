@@ -349,6 +349,12 @@ impl Replica {
             Some(newest) => newest.merge(record),
             None => record,
         };
+        if !self.has_room_for(&merged, context.settings.write_bytes_max / 4 * 5) {
+            self.bytes -= bytes;
+            let noted = context.noted(context.partition(&key));
+            let outcome = WriteOutcome::Refused(Refusal::Overloaded);
+            return context.send(from, Message::WriteAnswer { call, outcome, noted });
+        }
         let mut pending = PendingCommit { key, bytes, answers: vec![(from, call, Holding::Ours)] };
         if is_on(Mutant::HeldBeforeItIsSynced) {
             pending.answers.clear();
@@ -388,8 +394,13 @@ impl Replica {
             let (outcome, noted) = (MintOutcome::Refused(Refusal::TooManySiblings), context.noted(partition));
             return context.send(from, Message::MintAnswer { call, outcome, noted });
         };
-        context.counters.minted += 1;
         let record = Record { stamp, body: Body::Siblings(Arc::new(siblings)) };
+        if !self.has_room_for(&record, context.settings.write_bytes_max) {
+            self.bytes -= bytes;
+            let (outcome, noted) = (MintOutcome::Refused(Refusal::Overloaded), context.noted(partition));
+            return context.send(from, Message::MintAnswer { call, outcome, noted });
+        }
+        context.counters.minted += 1;
         let holding = Holding::Minted { record: record.clone(), dot };
         let pending = PendingCommit { key, bytes, answers: vec![(from, call, holding)] };
         self.commit(pending, record, (newest, Durability::Synced), context);
@@ -407,6 +418,9 @@ impl Replica {
             self.bytes -= pending.bytes;
             return;
         }
+        let extra = whole_bytes(&record);
+        pending.bytes += extra;
+        self.bytes += extra;
         let id = context.next_commit();
         self.commits.insert(id, pending);
         match self.keys.get_mut(&key) {
@@ -423,6 +437,12 @@ impl Replica {
         }
         let entry = Entry::Record { key, record };
         context.effects.push(Effect::Commit(Commit { id, entry, durability }));
+    }
+
+    /// Siblings are written as a whole, however little was added to them; one such record always has room.
+    fn has_room_for(&self, record: &Record, bytes_max: usize) -> bool {
+        let whole = whole_bytes(record);
+        whole == 0 || self.commits.is_empty() || self.bytes + whole <= bytes_max
     }
 
     /// The very record is being committed already: its commit serves for this write too, unless it is to be less
@@ -474,6 +494,14 @@ impl Replica {
         }
         let noted = context.noted(context.partition(key));
         context.send(to, Message::WriteAnswer { call, outcome: WriteOutcome::Superseded(by), noted });
+    }
+}
+
+/// What a commit writes beside what was asked for.
+fn whole_bytes(record: &Record) -> usize {
+    match &record.body {
+        Body::Siblings(_) => record.value_len(),
+        Body::Value(_) | Body::Expiring { .. } | Body::Tombstone | Body::Expired => 0,
     }
 }
 
