@@ -71,7 +71,7 @@ impl Parts {
         let links = Arc::new(Links::new(about.config.limits.link_queue_bytes));
         let (peers, peer_service) = Peers::new(&about, Arc::clone(&links));
         let (registry, requests) = build_metrics(&about, &links, counters);
-        let key_store = KeyStoreService::new(about.clone(), requests);
+        let key_store = KeyStoreService::new(about.clone(), requests, tasks.cancelled());
         let (client_services, health) = ClientServices::new(key_store).await?;
         let peer_services = peer_services(peer_service, AdminService { about: about.clone() }).await?;
         let pages = Pages { core: about.core.clone(), registry: Arc::new(registry) };

@@ -24,24 +24,27 @@ enum OperationLabel {
     get,
     put,
     delete,
+    scan,
 }
 
-/// What clients ask for.
+/// What clients ask for, be it a call of its own or an item of a batch or a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Get,
     Put,
     Delete,
+    Scan,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Get, Self::Put, Self::Delete];
+    const ALL: [Self; 4] = [Self::Get, Self::Put, Self::Delete, Self::Scan];
 
     fn label(self) -> OperationLabel {
         match self {
             Self::Get => OperationLabel::get,
             Self::Put => OperationLabel::put,
             Self::Delete => OperationLabel::delete,
+            Self::Scan => OperationLabel::scan,
         }
     }
 }
@@ -94,7 +97,7 @@ struct RequestLabels {
 /// Counts and times client requests.
 #[derive(Debug, Clone)]
 pub struct RequestMetrics {
-    of_kind: Arc<[KindMetrics; 3]>,
+    of_kind: Arc<[KindMetrics; 4]>,
 }
 
 #[derive(Debug)]
@@ -115,7 +118,11 @@ impl RequestMetrics {
             }),
             duration: durations.get_or_create_owned(&OperationLabels { operation: kind.label() }),
         });
-        registry.register("requests", "Client requests by how they ended", ended);
+        registry.register(
+            "requests",
+            "Client requests by how they ended; those in batches and sessions each by itself",
+            ended,
+        );
         registry.register_with_unit(
             "request_duration",
             "Time from a client request's arrival to its answer",
@@ -146,11 +153,12 @@ impl RequestTimer {
 
 impl Drop for RequestTimer {
     fn drop(&mut self) {
-        let [get, put, delete] = &*self.metrics.of_kind;
+        let [get, put, delete, scan] = &*self.metrics.of_kind;
         let metrics = match self.kind {
             Kind::Get => get,
             Kind::Put => put,
             Kind::Delete => delete,
+            Kind::Scan => scan,
         };
         let position = OUTCOMES.iter().position(|outcome| *outcome == self.ended);
         if let Some(counter) = position.and_then(|position| metrics.ended.get(position)) {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keystore_core::effect::{Answer, LinkId};
-use keystore_core::message::{Header, Hello, Message, Mint, MintOutcome, ReadOutcome, ScanOutcome};
+use keystore_core::message::{Header, Hello, Message, Mint, MintOutcome, ReadOutcome, Refusal, ScanOutcome};
 use keystore_core::partition::RecordKey;
 use keystore_core::peers::LinkRefusal;
 use keystore_core::record::Record;
@@ -39,6 +39,37 @@ pub struct OutgoingFrame {
     pub frame: Frame,
     /// About how large it is on the wire.
     pub bytes: usize,
+}
+
+impl OutgoingFrame {
+    /// The same with a refusal in the place of each record that a reader has asked for: what remains is small, and
+    /// a replica may always refuse a read.
+    pub fn without_records(self) -> Self {
+        let Self { link, frame: Frame { header, content }, .. } = self;
+        let content = match content {
+            Content::Messages(messages) => {
+                Content::Messages(messages.into_iter().map(without_record).collect())
+            }
+            other @ (Content::Hello(_) | Content::Refusal(_)) => other,
+        };
+        let bytes = match &content {
+            Content::Messages(messages) => messages.iter().map(message_bytes).sum(),
+            Content::Hello(_) | Content::Refusal(_) => 0,
+        };
+        Self { link, frame: Frame { header, content }, bytes }
+    }
+}
+
+fn without_record(message: Message) -> Message {
+    match message {
+        Message::ReadAnswer { call, outcome: ReadOutcome::Full(_), noted } => {
+            Message::ReadAnswer { call, outcome: ReadOutcome::Refused(Refusal::Overloaded), noted }
+        }
+        Message::ScanAnswer { call, outcome: ScanOutcome::Page(_), noted } => {
+            Message::ScanAnswer { call, outcome: ScanOutcome::Refused(Refusal::Overloaded), noted }
+        }
+        other => other,
+    }
 }
 
 impl Outbox {
@@ -97,7 +128,10 @@ fn message_bytes(message: &Message) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use keystore_core::id::{ClusterId, Epoch, Generation, Incarnation, NodeId};
+    use keystore_core::id::{Actor, ClusterId, Epoch, Generation, Incarnation, NodeId};
+    use keystore_core::message::{Call, Page};
+    use keystore_core::record::Body;
+    use keystore_core::stamp::Stamp;
 
     use super::*;
 
@@ -109,6 +143,31 @@ mod tests {
         to: NodeId([4; 16]),
         generation: Generation(5),
     };
+
+    #[test]
+    fn a_frame_without_records_refuses_the_reads_and_keeps_everything_else() {
+        let call = Call { operation: 1, attempt: 0 };
+        let stamp = Stamp::new(1, 0, Actor(1));
+        let record = Record { stamp, body: Body::Value(vec![7; 1000].into()) };
+        let read = |outcome| Message::ReadAnswer { call, outcome, noted: Vec::new() };
+        let scan = |outcome| Message::ScanAnswer { call, outcome, noted: Vec::new() };
+        let frame = |first, second| {
+            let messages = vec![first, read(ReadOutcome::Missing), second, message(9)];
+            Frame { header: HEADER, content: Content::Messages(messages) }
+        };
+        let full = OutgoingFrame {
+            link: LinkId(1),
+            frame: frame(read(ReadOutcome::Full(record)), scan(ScanOutcome::Page(Page::default()))),
+            bytes: 1000 + 4 * MESSAGE_BYTES,
+        };
+        let refused = Refusal::Overloaded;
+        let small = full.without_records();
+        assert_eq!(
+            small.frame,
+            frame(read(ReadOutcome::Refused(refused)), scan(ScanOutcome::Refused(refused)))
+        );
+        assert_eq!(small.bytes, 4 * MESSAGE_BYTES);
+    }
 
     fn message(digest: u64) -> Message {
         Message::InitAccepted { digest, reply_wanted: false, decided: false }

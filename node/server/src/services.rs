@@ -16,7 +16,7 @@ use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 use tower::Service;
 
-use crate::grpc::{self, AdminService, FRAME_DECODED_BYTES_MAX, KeyStoreService};
+use crate::grpc::{self, AdminService, FRAME_DECODED_BYTES_MAX, KeyStoreService, REQUEST_DECODED_BYTES_MAX};
 use crate::peers::PeerService;
 
 /// The descriptors compiled into the binary cannot be read: a broken build.
@@ -33,7 +33,7 @@ pub struct ClientServices {
 
 impl ClientServices {
     pub async fn new(key_store: KeyStoreService) -> Result<(Self, HealthReporter), ReflectionError> {
-        let key_store = KeyStoreServer::new(key_store);
+        let key_store = KeyStoreServer::new(key_store).max_decoding_message_size(REQUEST_DECODED_BYTES_MAX);
         let (reporter, health) = grpc::client_health().await;
         let others = Routes::new(key_store.clone()).add_service(health);
         let others = with_reflection(others, &["keystore.v1.KeyStore"])?;

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use keystore_core::record::VALUE_BYTES_MAX;
 
+use crate::grpc::FRAME_DECODED_BYTES_MAX;
+
 use super::{Config, FRAME_BYTES_MAX, Limits, Listen, Storage, WRITES_MAX};
 
 pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
@@ -85,6 +87,13 @@ fn check_limits(limits: &Limits, demand: &mut impl FnMut(bool, &str)) {
     demand(
         link_queue_bytes >= request_bytes,
         "limits.link_queue_bytes: it has to be at least limits.request_bytes, or a large write would cost a link",
+    );
+    demand(
+        link_queue_bytes >= 2 * FRAME_DECODED_BYTES_MAX,
+        &format!(
+            "limits.link_queue_bytes: it has to be at least {}, twice the largest frame",
+            2 * FRAME_DECODED_BYTES_MAX
+        ),
     );
     demand(
         (1..=WRITES_MAX).contains(&writes),

@@ -5,6 +5,7 @@ use keystore_core::id::NodeId;
 use keystore_core::layout::{Layout, Member};
 use keystore_core::node::{HintStatus, NodeState};
 use keystore_core::partition::RecordKey;
+use keystore_proto::admin::node_state_to_wire;
 use keystore_proto::client::reason;
 use keystore_proto::v1;
 use keystore_proto::v1::admin_server::Admin;
@@ -62,7 +63,7 @@ impl AdminService {
             actor: self.about.actor.0,
             name: self.about.config.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            state: state_to_wire(view.state).into(),
+            state: node_state_to_wire(view.state).into(),
             cluster_id: layout.map(|layout| layout.cluster.0.to_vec().into()).unwrap_or_default(),
             incarnation: layout.map(|layout| layout.incarnation.into()),
             epoch: layout.map_or(0, |layout| layout.epoch.0),
@@ -101,7 +102,7 @@ impl Admin for AdminService {
                 state: match self.about.core.view().state {
                     // Accepted just now, and not shown yet.
                     NodeState::Uninitialized => v1::NodeState::Accepted.into(),
-                    state => state_to_wire(state).into(),
+                    state => node_state_to_wire(state).into(),
                 },
             })),
             Ok(Answer::InitRefused(refusal)) => Err(match refusal {
@@ -149,15 +150,6 @@ fn hint_status(hints: &HintStatus) -> v1::HintStatus {
 
 fn doubted_key((key, doubted_ms): &(RecordKey, u64)) -> v1::DoubtedKey {
     v1::DoubtedKey { keyspace: key.keyspace().to_owned(), key: key.user_key(), doubted_ms: *doubted_ms }
-}
-
-fn state_to_wire(state: NodeState) -> v1::NodeState {
-    match state {
-        NodeState::Uninitialized => v1::NodeState::Uninitialized,
-        NodeState::Accepted => v1::NodeState::Accepted,
-        NodeState::Serving => v1::NodeState::Serving,
-        NodeState::Draining => v1::NodeState::Draining,
-    }
 }
 
 fn saturated(count: usize) -> u32 {

@@ -1,144 +1,120 @@
-//! The service for clients: checks requests, hands them to the core, tells their outcome.
+//! The service for clients: its calls, each checked and handed to the core, and told how it ended.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
-use keystore_core::effect::{Answer, Deadline, FailureReason, Operation};
-use keystore_core::quorum::Durability;
-use keystore_core::stamp::Stamp;
-use keystore_proto::client::{Request as Checked, durability_to_wire, read_response};
-use keystore_proto::error::WireError;
+use futures::Stream;
 use keystore_proto::v1;
 use keystore_proto::v1::key_store_server::KeyStore;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::{Code, Request, Response, Status};
+use keystore_proto::v1::operation::Operation;
+use keystore_proto::v1::outcome::Outcome;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
 
-use super::outcome::{failed, invalid, lost, refused};
-use super::timeout::timeout_ms;
+use super::ask::{Asker, Terms};
+use super::outcome::{Failed, saturated};
+use super::scan::{SCANS_MAX, Scan};
+use super::session::Session;
+use super::timeout::{stream_timeout_ms, timeout_ms};
 use crate::about::About;
-use crate::handle;
-use crate::metrics::{Kind, RequestMetrics};
-
-/// What a read is counted as before it is known how large its values are.
-const GET_BYTES: u32 = 64 << 10;
+use crate::metrics::RequestMetrics;
 
 #[derive(Debug, Clone)]
 pub struct KeyStoreService {
-    about: About,
-    metrics: RequestMetrics,
-    /// How many more bytes of values may be held for requests under way.
-    bytes_left: Arc<Semaphore>,
-}
-
-/// What a write has reached.
-struct Written {
-    stamp: Stamp,
-    acks: usize,
-    durability: Durability,
+    asker: Arc<Asker>,
+    scans: Arc<Semaphore>,
+    closing: CancellationToken,
 }
 
 impl KeyStoreService {
-    pub fn new(about: About, metrics: RequestMetrics) -> Self {
-        let bytes_left = Arc::new(Semaphore::new(about.config.limits.request_bytes));
-        Self { about, metrics, bytes_left }
+    /// `closing` is cancelled when connections are to end, after the core has.
+    pub fn new(about: About, metrics: RequestMetrics, closing: CancellationToken) -> Self {
+        let asker = Arc::new(Asker::new(about, metrics));
+        Self { asker, scans: Arc::new(Semaphore::new(SCANS_MAX)), closing }
     }
 
-    /// From request to answer. Once the core has it, no error says that nothing was applied unless the core does.
-    async fn perform<T>(&self, kind: Kind, request: Request<T>) -> Result<Answer, Status>
-    where
-        Checked: TryFrom<T, Error = WireError>,
-    {
-        let timer = self.metrics.start(kind);
-        let result = self.ask(kind, request).await;
-        timer.stop(result.as_ref().map_or_else(Status::code, |_| Code::Ok));
-        result
+    /// One operation as a call of its own.
+    async fn call(&self, metadata: &MetadataMap, operation: Operation) -> Result<Outcome, Failed> {
+        let operation = v1::Operation { operation: Some(operation) };
+        self.asker.ask(operation, self.terms(metadata))?.await
     }
 
-    async fn ask<T>(&self, kind: Kind, request: Request<T>) -> Result<Answer, Status>
-    where
-        Checked: TryFrom<T, Error = WireError>,
-    {
-        let timeout_ms = timeout_ms(request.metadata())?;
-        let checked = Checked::try_from(request.into_inner()).map_err(|error| invalid(&error))?;
-        let Checked { operation, consistency, durability } = checked;
-        let request = handle::Request {
-            reserved: self.reserve(&operation)?,
-            operation,
-            consistency,
-            durability,
-            deadline: Deadline::after(self.about.core.clock().now(), timeout_ms),
-        };
-        let answered =
-            self.about.core.request(request).map_err(|_full| refused(FailureReason::Overloaded))?;
-        let is_read = kind == Kind::Get;
-        match answered.await {
-            Ok(Answer::Failed(failure)) => Err(failed(failure, is_read)),
-            Ok(answer) => Ok(answer),
-            Err(_stopped) => Err(lost(is_read)),
-        }
-    }
-
-    async fn write<T>(&self, kind: Kind, request: Request<T>) -> Result<Written, Status>
-    where
-        Checked: TryFrom<T, Error = WireError>,
-    {
-        match self.perform(kind, request).await? {
-            Answer::Written { stamp, acks, durability } => Ok(Written { stamp, acks, durability }),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Memory for the value that a request carries or asks for, given back when dropped.
-    fn reserve(&self, operation: &Operation) -> Result<OwnedSemaphorePermit, Status> {
-        let bytes = match operation {
-            Operation::Get { .. } => GET_BYTES,
-            Operation::Delete { .. } => 0,
-            Operation::Put { value, .. } => saturated(value.len()),
-        };
-        let left = Arc::clone(&self.bytes_left);
-        left.try_acquire_many_owned(bytes).map_err(|_| refused(FailureReason::Overloaded))
+    fn terms(&self, metadata: &MetadataMap) -> Result<Terms, Failed> {
+        let deadline = self.asker.deadline_after(timeout_ms(metadata)?);
+        Ok(Terms { deadline, reserved: None })
     }
 }
 
+/// The answers of a call that has many.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
 #[tonic::async_trait]
 impl KeyStore for KeyStoreService {
+    type SessionStream = Session<Streaming<v1::SessionRequest>>;
+    type ScanStream = Answers<v1::ScanResponse>;
+
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        match self.perform(Kind::Get, request).await? {
-            Answer::Read(record) => Ok(Response::new(read_response(record))),
-            other => Err(unexpected(&other)),
+        let (metadata, _, get) = request.into_parts();
+        match self.call(&metadata, Operation::Get(get)).await? {
+            Outcome::Got(got) => Ok(Response::new(got)),
+            other => Err(mismatched(&other)),
         }
     }
 
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        let Written { stamp, acks, durability } = self.write(Kind::Put, request).await?;
-        Ok(Response::new(v1::PutResponse {
-            stamp: stamp.to_bytes().to_vec().into(),
-            acks: saturated(acks),
-            durability: durability_to_wire(durability).into(),
-        }))
+        let (metadata, _, put) = request.into_parts();
+        match self.call(&metadata, Operation::Put(put)).await? {
+            Outcome::Put(put) => Ok(Response::new(put)),
+            other => Err(mismatched(&other)),
+        }
     }
 
     async fn delete(
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
-        let Written { stamp, acks, durability } = self.write(Kind::Delete, request).await?;
-        Ok(Response::new(v1::DeleteResponse {
-            stamp: stamp.to_bytes().to_vec().into(),
-            acks: saturated(acks),
-            durability: durability_to_wire(durability).into(),
-        }))
+        let (metadata, _, delete) = request.into_parts();
+        match self.call(&metadata, Operation::Delete(delete)).await? {
+            Outcome::Deleted(deleted) => Ok(Response::new(deleted)),
+            other => Err(mismatched(&other)),
+        }
+    }
+
+    async fn batch(&self, request: Request<v1::BatchRequest>) -> Result<Response<v1::BatchResponse>, Status> {
+        let (metadata, _, v1::BatchRequest { operations }) = request.into_parts();
+        let Terms { deadline, .. } = self.terms(&metadata)?;
+        let outcomes = self.asker.batch(operations, deadline).await?;
+        Ok(Response::new(v1::BatchResponse { outcomes }))
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (asker, closing) = (Arc::clone(&self.asker), self.closing.clone());
+        Ok(Response::new(Session::new(asker, request.into_inner(), closing)))
+    }
+
+    async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let (asker, turns) = (Arc::clone(&self.asker), Arc::clone(&self.scans));
+        let scan = Scan::begin(asker, turns, request, stream_timeout_ms(&metadata)).await?;
+        Ok(Response::new(Box::pin(futures::stream::try_unfold(scan, Scan::next))))
     }
 
     async fn get_routing(
         &self,
         _request: Request<v1::GetRoutingRequest>,
     ) -> Result<Response<v1::GetRoutingResponse>, Status> {
-        let view = self.about.core.view();
-        let layout = view.layout.as_ref().ok_or_else(|| refused(FailureReason::NotInitialized))?;
+        let about = &self.asker.about;
+        let view = about.core.view();
+        let layout = view.layout.as_ref().ok_or_else(Failed::not_initialized)?;
         let nodes = layout.members.iter().map(|member| v1::RoutingNode {
             node_id: member.node.0.to_vec().into(),
             name: member.name.clone(),
-            client_address: self.about.client_address(member.node),
+            client_address: about.client_address(member.node),
         });
         let owners = layout.partitions.all().map(|partition| {
             let nodes = layout.replica_sets(partition).nodes();
@@ -154,14 +130,10 @@ impl KeyStore for KeyStoreService {
     }
 }
 
-fn saturated(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-/// The core answers each kind of request with its own kind of answer.
-fn unexpected(answer: &Answer) -> Status {
-    tracing::error!(?answer, "an answer of the wrong kind");
-    Status::new(Code::Unknown, "the outcome is unknown: an answer of the wrong kind")
+/// An outcome is of its operation's kind.
+fn mismatched(outcome: &Outcome) -> Status {
+    tracing::error!(?outcome, "an outcome of the wrong kind");
+    Status::unknown("the outcome is unknown: an answer of the wrong kind")
 }
 
 #[cfg(test)]
@@ -173,12 +145,14 @@ mod tests {
     use keystore_core::id::{Actor, Generation, NodeId};
     use prometheus_client::registry::Registry;
     use tokio::sync::watch;
+    use tonic::Code;
 
     use super::*;
     use crate::about::SelfAddresses;
     use crate::clock::Clock;
     use crate::config::Config;
     use crate::disk::DiskUse;
+    use crate::grpc::ask::GET_BYTES;
     use crate::handle::{CoreHandle, Input};
     use crate::inbox::Inbox;
     use crate::view::View;
@@ -198,31 +172,38 @@ mod tests {
             disk: watch::channel(DiskUse::default()).1,
             config: Arc::new(config),
         };
-        (KeyStoreService::new(about, RequestMetrics::register(&mut Registry::default())), inbox)
+        (
+            KeyStoreService::new(
+                about,
+                RequestMetrics::register(&mut Registry::default()),
+                CancellationToken::new(),
+            ),
+            inbox,
+        )
     }
 
     #[test]
     fn memory_stays_reserved_while_the_core_has_the_request_of_a_caller_that_is_gone() {
         let (service, inbox) = service(Config::default());
-        let all = service.bytes_left.available_permits();
+        let all = service.asker.bytes_left.available_permits();
         let put =
             v1::PutRequest { key: "k".into(), value: vec![7; 1000].into(), ..v1::PutRequest::default() };
         assert!(service.put(Request::new(put)).now_or_never().is_none(), "the core has not answered");
-        assert_eq!(service.bytes_left.available_permits(), all - 1000);
+        assert_eq!(service.asker.bytes_left.available_permits(), all - 1000);
         let get = v1::GetRequest { key: "k".into(), ..v1::GetRequest::default() };
         assert!(service.get(Request::new(get)).now_or_never().is_none(), "the core has not answered");
-        assert_eq!(service.bytes_left.available_permits(), all - 1000 - GET_BYTES as usize);
+        assert_eq!(service.asker.bytes_left.available_permits(), all - 1000 - GET_BYTES);
         let mut batch = VecDeque::new();
         inbox.take(&mut batch, Duration::ZERO);
         assert_eq!(batch.len(), 2);
         drop(batch);
-        assert_eq!(service.bytes_left.available_permits(), all);
+        assert_eq!(service.asker.bytes_left.available_permits(), all);
     }
 
     #[test]
     fn more_reads_than_memory_allows_are_refused_at_once() {
         let mut config = Config::default();
-        config.limits.request_bytes = 2 * GET_BYTES as usize;
+        config.limits.request_bytes = 2 * GET_BYTES;
         let (service, _inbox) = service(config);
         let get = || {
             let get = v1::GetRequest { key: "k".into(), ..v1::GetRequest::default() };

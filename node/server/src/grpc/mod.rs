@@ -1,13 +1,23 @@
 //! The gRPC services and how they are served.
 
 mod admin;
+mod ask;
+mod batch;
 mod health;
 mod keystore;
 mod outcome;
+mod scan;
 mod serve;
+mod session;
 mod timeout;
 
 use std::time::Duration;
+
+use keystore_core::causal::RECORD_BYTES_MAX;
+use keystore_core::message::PAGE_BYTES_MAX;
+
+use crate::config::FRAME_BYTES_MAX;
+use batch::BATCH_BYTES_MAX;
 
 pub use admin::AdminService;
 pub use health::{client_health, follow_readiness, peer_health};
@@ -17,8 +27,11 @@ pub use serve::{Listener, ServeError, serve_each};
 /// What may be in flight to this side before it has been read, on one stream and on one connection: two of the
 /// largest values, so that neither a value nor a batch of frames stalls for an acknowledgement.
 pub const WINDOW_BYTES: u32 = 2 << 20;
-/// A frame is closed once it has `limits.frame_bytes` (at most 4 MiB); its last message may hold a whole value.
-pub const FRAME_DECODED_BYTES_MAX: usize = 8 << 20;
+/// A frame is closed once it has `limits.frame_bytes`; its last message may hold the largest record there can be, or
+/// a page of a scan, and what is not counted of it is far less than the rest.
+pub const FRAME_DECODED_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX + RECORD_BYTES_MAX + PAGE_BYTES_MAX;
+/// Twice what a batch may have, so that one that is somewhat too large is told so in a sentence.
+pub const REQUEST_DECODED_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
 /// A machine that is gone without a word is noticed after both of these; a process that dies closes its sockets.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);

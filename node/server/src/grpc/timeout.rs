@@ -1,25 +1,30 @@
-//! The deadline that a caller gives with `grpc-timeout`.
+//! The deadlines that callers give: with `grpc-timeout` for a call, in milliseconds for an item of a session.
 
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Status};
+
+use super::outcome::Failed;
 
 /// For callers that give none.
-const DEFAULT_MS: u64 = 5_000;
+pub(super) const DEFAULT_MS: u64 = 5_000;
 /// No request is kept longer than this, whatever its caller asks for.
 const MAX_MS: u64 = 60_000;
 
 /// Milliseconds. A deadline that cannot be read is refused: guessing one might keep a write longer than its caller
 /// waits for it.
-pub(super) fn timeout_ms(metadata: &MetadataMap) -> Result<u64, Status> {
-    let Some(value) = metadata.get("grpc-timeout") else {
-        return Ok(DEFAULT_MS);
-    };
-    value
-        .to_str()
-        .ok()
-        .and_then(parse_ms)
-        .map(|ms| ms.min(MAX_MS))
-        .ok_or_else(|| Status::new(Code::InvalidArgument, "the grpc-timeout header cannot be read"))
+pub(super) fn timeout_ms(metadata: &MetadataMap) -> Result<u64, Failed> {
+    Ok(stream_timeout_ms(metadata)?.map_or(DEFAULT_MS, |ms| ms.min(MAX_MS)))
+}
+
+/// Milliseconds, for a call that is many requests and may take as long as its caller waits.
+pub(super) fn stream_timeout_ms(metadata: &MetadataMap) -> Result<Option<u64>, Failed> {
+    let Some(value) = metadata.get("grpc-timeout") else { return Ok(None) };
+    let ms = value.to_str().ok().and_then(parse_ms);
+    ms.map(Some).ok_or_else(|| Failed::invalid("the grpc-timeout header cannot be read"))
+}
+
+/// Milliseconds; 0 stands for none given.
+pub(super) fn item_timeout_ms(given: u32) -> u64 {
+    if given == 0 { DEFAULT_MS } else { u64::from(given).min(MAX_MS) }
 }
 
 /// At most eight digits and a unit, by the gRPC protocol.
@@ -42,6 +47,8 @@ fn parse_ms(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
 
     #[test]
@@ -70,9 +77,12 @@ mod tests {
     fn a_caller_without_a_deadline_gets_one_and_a_long_one_is_cut() {
         let mut metadata = MetadataMap::new();
         assert_eq!(timeout_ms(&metadata).unwrap(), DEFAULT_MS);
+        assert_eq!(stream_timeout_ms(&metadata).unwrap(), None);
+        assert_eq!([0, 1, u32::MAX].map(item_timeout_ms), [DEFAULT_MS, 1, MAX_MS]);
         metadata.insert("grpc-timeout", "2H".parse().unwrap());
         assert_eq!(timeout_ms(&metadata).unwrap(), MAX_MS);
+        assert_eq!(stream_timeout_ms(&metadata).unwrap(), Some(7_200_000));
         metadata.insert("grpc-timeout", "soon".parse().unwrap());
-        assert_eq!(timeout_ms(&metadata).unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(timeout_ms(&metadata).unwrap_err().code, Code::InvalidArgument);
     }
 }

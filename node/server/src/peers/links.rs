@@ -1,7 +1,7 @@
 //! The links that are open, by id: where the core's verdicts and frames go.
 //!
-//! What waits for one peer is bounded in bytes and frames. A link whose queue is full is given up: its peer does
-//! not read, and the core has to know that.
+//! What waits for one peer is bounded in bytes and frames. Records that a peer wants to read are refused from half of
+//! that on. A link whose queue is full all the same is given up: its peer does not read, and the core has to know.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -153,9 +153,12 @@ impl Links {
     }
 
     pub fn send(&self, outgoing: OutgoingFrame) {
-        let OutgoingFrame { link, frame, bytes } = outgoing;
+        let link = outgoing.link;
         let mut all = self.lock();
         let Some(open) = all.get(&link) else { return };
+        let is_half_full = open.queued_bytes.load(Ordering::Relaxed) >= self.queue_bytes_max / 2;
+        let outgoing = if is_half_full { outgoing.without_records() } else { outgoing };
+        let OutgoingFrame { frame, bytes, .. } = outgoing;
         let queued_bytes = open.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let queued = Queued { frame: frame.into(), bytes };
         if queued_bytes > self.queue_bytes_max || open.queue.try_send(queued).is_err() {
@@ -197,7 +200,9 @@ fn refusal_frame(refused: &Header, refusal: LinkRefusal) -> Queued {
 mod tests {
     use futures::StreamExt as _;
     use keystore_core::id::{ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
-    use keystore_core::message::Message;
+    use keystore_core::message::{Call, Message, ReadOutcome, Refusal};
+    use keystore_core::record::{Body, Record};
+    use keystore_core::stamp::Stamp;
 
     use super::*;
 
@@ -259,6 +264,31 @@ mod tests {
         assert_eq!(refusal.content, Content::Refusal(LinkRefusal::StaleGeneration));
         assert_eq!((refusal.header.from, refusal.header.to), (NodeId([2; 16]), NodeId([1; 16])));
         assert!(frames.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_wants_to_read_is_refused_before_its_link_is_given_up() {
+        let call = Call { operation: 1, attempt: 0 };
+        let record = Record { stamp: Stamp::from_bytes([1; 16]), body: Body::Tombstone };
+        let answer = |outcome| Message::ReadAnswer { call, outcome, noted: Vec::new() };
+        let links = Links::new(1_000);
+        let (link, mut frames, _verdict, cancelled) = open(&links, false);
+        links.decide(link, Verdict::Accepted(hello(2, 1)));
+        for _ in 0..5 {
+            let messages = vec![answer(ReadOutcome::Full(record.clone()))];
+            let content = Content::Messages(messages);
+            links.send(OutgoingFrame {
+                link,
+                frame: Frame { header: hello(2, 1).header, content },
+                bytes: 300,
+            });
+        }
+        assert!(!cancelled.is_cancelled());
+        let refused = ReadOutcome::Refused(Refusal::Overloaded);
+        let full = ReadOutcome::Full(record);
+        for outcome in [full.clone(), full, refused.clone(), refused.clone(), refused] {
+            assert_eq!(sent(&mut frames).await, Some(Content::Messages(vec![answer(outcome)])));
+        }
     }
 
     #[tokio::test]

@@ -1,0 +1,128 @@
+//! A session: one stream of operations, many in flight, each answered by its id when it ends.
+//!
+//! No task of its own and none for an operation: the stream of answers is what drives it, so a client that does not
+//! read its answers is not read from either. Invariant: at most [`IN_FLIGHT_MAX`] operations of a session are in
+//! flight, no two of them with one id; each is answered, unless the stream breaks.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt as _};
+use keystore_proto::v1;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Status;
+
+use super::ask::{Asked, Asker, Terms, item};
+use super::outcome::Failed;
+use super::timeout::item_timeout_ms;
+
+/// How many operations of one session may be in flight; beyond, nothing more is read from its client. Enough for
+/// every commit of a sync to come from one client.
+pub(super) const IN_FLIGHT_MAX: usize = 1_024;
+
+/// The stream of a session's answers.
+pub struct Session<S> {
+    asker: Arc<Asker>,
+    /// `None` once nothing more comes.
+    incoming: Option<S>,
+    in_flight: FuturesUnordered<InFlight>,
+    ids: HashSet<u64>,
+    /// The last word, once everything in flight is answered.
+    broken: Option<Status>,
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+struct InFlight {
+    id: u64,
+    asked: Asked,
+}
+
+impl Future for InFlight {
+    type Output = v1::SessionResponse;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<v1::SessionResponse> {
+        let told = ready!(Pin::new(&mut self.asked).poll(context));
+        Poll::Ready(v1::SessionResponse { id: self.id, outcome: Some(item(told)) })
+    }
+}
+
+impl<S: Stream<Item = Result<v1::SessionRequest, Status>> + Unpin> Session<S> {
+    /// `closing` is cancelled when the connections are to end.
+    pub(super) fn new(asker: Arc<Asker>, incoming: S, closing: CancellationToken) -> Self {
+        Self {
+            asker,
+            incoming: Some(incoming),
+            in_flight: FuturesUnordered::new(),
+            ids: HashSet::new(),
+            broken: None,
+            closing: Box::pin(closing.cancelled_owned()),
+        }
+    }
+
+    /// Takes in what has come, as long as there is room; the answer to the first that is refused at once.
+    fn read(&mut self, context: &mut Context<'_>) -> Option<v1::SessionResponse> {
+        while self.in_flight.len() < IN_FLIGHT_MAX {
+            let Some(incoming) = &mut self.incoming else { break };
+            match incoming.poll_next_unpin(context) {
+                Poll::Ready(Some(Ok(request))) => {
+                    let id = request.id;
+                    if let Err(failed) = self.begin(request) {
+                        return Some(v1::SessionResponse { id, outcome: Some(failed.into()) });
+                    }
+                }
+                Poll::Ready(Some(Err(status))) => self.close(Some(status)),
+                Poll::Ready(None) => self.close(None),
+                Poll::Pending => break,
+            }
+        }
+        None
+    }
+
+    fn begin(&mut self, request: v1::SessionRequest) -> Result<(), Failed> {
+        let v1::SessionRequest { id, timeout_ms, operation } = request;
+        if self.ids.contains(&id) {
+            return Err(Failed::invalid(format!(
+                "an operation with the id {id} is in flight already: of this one nothing was applied"
+            )));
+        }
+        let deadline = self.asker.deadline_after(item_timeout_ms(timeout_ms));
+        let asked = self.asker.ask(operation.unwrap_or_default(), Ok(Terms { deadline, reserved: None }))?;
+        self.ids.insert(id);
+        self.in_flight.push(InFlight { id, asked });
+        Ok(())
+    }
+
+    fn close(&mut self, broken: Option<Status>) {
+        self.incoming = None;
+        self.broken = broken;
+    }
+}
+
+impl<S: Stream<Item = Result<v1::SessionRequest, Status>> + Unpin> Stream for Session<S> {
+    type Item = Result<v1::SessionResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(refused) = self.read(context) {
+                return Poll::Ready(Some(Ok(refused)));
+            }
+            match self.in_flight.poll_next_unpin(context) {
+                Poll::Ready(Some(response)) => {
+                    self.ids.remove(&response.id);
+                    return Poll::Ready(Some(Ok(response)));
+                }
+                Poll::Ready(None) if self.incoming.is_none() => {
+                    return Poll::Ready(self.broken.take().map(Err));
+                }
+                Poll::Ready(None) | Poll::Pending => {}
+            }
+            if self.incoming.is_none() || self.closing.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            self.close(Some(Failed::draining().into()));
+        }
+    }
+}
