@@ -28,7 +28,7 @@ pub const COMMITS_WAITING_MAX: usize = 16_384;
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// Below this many free bytes, or a quarter of the disk if that is less, commits are refused: the engine could not
-/// store them any more, and it cannot be told to stop half-way.
+/// store them any more, and it cannot be told to stop half-way. What its next flush needs as a whole is not free.
 const FREE_BYTES_MIN: u64 = 16 << 20;
 const FREE_SHARE_MIN: u64 = 4;
 /// How much may be appended, and how much time may pass, before the free space is looked at again.
@@ -207,7 +207,8 @@ impl Committer {
         }
         let was_low = self.free_space.as_ref().is_some_and(|known| known.is_low);
         let usage = DiskUsage::of(&self.checkpoints.data_dir)?;
-        let is_low = usage.available < FREE_BYTES_MIN.min(usage.total / FREE_SHARE_MIN);
+        let available = usage.available.saturating_sub(self.checkpoints.engine.reserve_bytes());
+        let is_low = available < FREE_BYTES_MIN.min(usage.total / FREE_SHARE_MIN);
         if is_low && !was_low {
             tracing::warn!(available_bytes = usage.available, "commits refused, the disk is nearly full");
         }

@@ -10,8 +10,11 @@ use std::time::Instant;
 use keystore_core::effect::{Commit, CommitId, CommitRefused, Entry, SaveId, SavedState};
 use keystore_core::quorum::Durability;
 
-use super::{DEADLINE, entry, key, memory_dir, open, options, record, run};
+use super::{DEADLINE, ENGINES, entry, key, memory_dir, open, options, options_for, put, record, run};
+use crate::storage::Options;
+use crate::storage::engine::EngineKind;
 use crate::storage::file::{self, Operation};
+use crate::storage::log;
 use crate::storage::power::{Faults, watch};
 
 #[test]
@@ -62,13 +65,18 @@ fn a_periodic_commit_is_reported_as_such_and_synced_soon() {
 
 #[test]
 fn after_a_clean_shutdown_nothing_is_replayed() {
+    ENGINES.into_iter().for_each(check_clean_shutdown);
+}
+
+fn check_clean_shutdown(engine: EngineKind) {
     let directory = memory_dir();
-    let running = run(open(&options(directory.path().to_owned())));
+    let options = options_for(engine, directory.path().to_owned());
+    let running = run(open(&options));
     running.commit((0..50).map(|n| entry(n, n)).collect(), Durability::Synced);
     running.storage.handle().save(SaveId(5), SavedState::StampCeiling(77));
     running.storage.shutdown().unwrap();
     assert_eq!(running.saved.recv_timeout(DEADLINE).unwrap(), [SaveId(5)]);
-    let storage = open(&options(directory.path().to_owned()));
+    let storage = open(&options);
     assert_eq!(storage.counters().records_replayed.get(), 0);
     assert_eq!(storage.found().stamp_ceiling_ms, 77);
     assert_eq!(storage.engine().load(&key(49)).unwrap(), Some(entry(49, 49).1));
@@ -76,8 +84,13 @@ fn after_a_clean_shutdown_nothing_is_replayed() {
 
 #[test]
 fn checkpoints_remove_old_segments_and_shorten_replay() {
+    ENGINES.into_iter().for_each(check_checkpoints);
+}
+
+fn check_checkpoints(engine: EngineKind) {
     let directory = memory_dir();
-    let storage = open(&options(directory.path().to_owned()));
+    let options = options_for(engine, directory.path().to_owned());
+    let storage = open(&options);
     let counters = storage.counters();
     let running = run(storage);
     for n in 0..200 {
@@ -92,10 +105,38 @@ fn checkpoints_remove_old_segments_and_shorten_replay() {
         assert!(begun.elapsed() < DEADLINE, "{found} segments for 1.6 MB with a checkpoint each 256 KiB");
         running.commit(vec![(key(1), record(1, vec![1; 8_000]))], Durability::Synced);
     }
-    let killed = memory_dir();
     drop(running);
-    super::copy_dir(directory.path(), killed.path());
-    drop(open(&options(killed.path().to_owned())));
+    let storage = open(&options);
+    assert_eq!(storage.counters().records_replayed.get(), 0);
+    for n in 0..10 {
+        assert_eq!(storage.engine().load(&key(n)).unwrap(), Some(record(190 + n, vec![1; 8_000])));
+    }
+}
+
+#[test]
+fn a_record_larger_than_a_segment_gets_a_segment_of_its_own() {
+    for engine in ENGINES {
+        let (directory, killed) = (memory_dir(), memory_dir());
+        // No checkpoint takes the log away before it is looked at.
+        let options =
+            Options { checkpoint_bytes: 1 << 30, ..options_for(engine, directory.path().to_owned()) };
+        let running = run(open(&options));
+        let large = |n| (key(n), record(n, vec![n as u8; 300_000 + 1_000 * n as usize]));
+        let entries = [entry(1, 1), large(2), entry(3, 3), large(4), large(5), entry(6, 6)];
+        for entry in &entries {
+            assert!(running.commit(vec![entry.clone()], Durability::Synced)[0].1.is_ok());
+        }
+        super::copy_dir(&directory.path().join("log"), &killed.path().join("log"));
+        let mut found = Vec::new();
+        let begin = log::Position::default();
+        log::read(&killed.path().join("log"), begin, &mut |batch| found.extend_from_slice(batch)).unwrap();
+        assert_eq!(found, put(entries.clone()));
+        drop(running);
+        let storage = open(&options);
+        for (key, record) in entries {
+            assert_eq!(storage.engine().load(&key).unwrap(), Some(record));
+        }
+    }
 }
 
 #[test]
@@ -192,11 +233,15 @@ impl Drop for SmallDisk {
 
 #[test]
 fn on_a_disk_that_is_really_full_commits_are_refused_and_nothing_is_lost() {
+    ENGINES.into_iter().for_each(check_full_disk);
+}
+
+fn check_full_disk(engine: EngineKind) {
     let Some(disk) = SmallDisk::mount(48 << 20) else {
         println!("skipped: a small file system cannot be mounted here");
         return;
     };
-    let options = options(disk.0.path().join("data"));
+    let options = options_for(engine, disk.0.path().join("data"));
     let storage = open(&options);
     let running = run(storage);
     let mut acknowledged = Vec::new();

@@ -3,22 +3,29 @@
 use std::fs;
 use std::path::Path;
 
-use keystore_core::effect::SavedState;
+use keystore_core::effect::{Entry, Hint, SaveId, SavedState};
 use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, NodeId, Nonce};
 use keystore_core::layout::{FirstLayout, Layout, Member};
 use keystore_core::partition::PartitionCount;
 use keystore_core::quorum::Durability;
 use tempfile::TempDir;
 
-use super::{contents, copy_dir, entry, identity, memory_dir, open, options, run};
+use super::{
+    DEADLINE, ENGINES, contents, copy_dir, entry, identity, key, memory_dir, open, options, options_for, run,
+};
+use crate::storage::EngineKind;
 use crate::storage::found::{decode_membership, decode_peers, encode_membership, encode_peers};
 use crate::storage::log::Reason;
 use crate::storage::{NodeStorage, OpenError};
 
 /// The directory of a node that was killed: its log has a tail, and a checkpoint lies before it.
 fn killed_node() -> TempDir {
+    killed_node_of(EngineKind::Sled)
+}
+
+fn killed_node_of(engine: EngineKind) -> TempDir {
     let (origin, killed) = (memory_dir(), memory_dir());
-    let running = run(open(&options(origin.path().to_owned())));
+    let running = run(open(&options_for(engine, origin.path().to_owned())));
     for n in 0..20 {
         running.commit(vec![entry(n, n + 1)], Durability::Synced);
     }
@@ -28,8 +35,12 @@ fn killed_node() -> TempDir {
 
 /// Opening fails with this sentence, status 3, and changes nothing.
 fn refused(directory: &Path, part_of_sentence: &str) -> OpenError {
+    refused_with(EngineKind::Sled, directory, part_of_sentence)
+}
+
+fn refused_with(engine: EngineKind, directory: &Path, part_of_sentence: &str) -> OpenError {
     let before = contents(directory);
-    let error = NodeStorage::open_checked(&options(directory.to_owned())).unwrap_err();
+    let error = NodeStorage::open_checked(&options_for(engine, directory.to_owned())).unwrap_err();
     let sentence = error.to_string();
     assert!(sentence.contains(part_of_sentence), "{sentence}");
     assert_eq!(error.exit_code(), 3, "{sentence}");
@@ -52,13 +63,131 @@ fn layout(node: NodeId, actor: Actor) -> Layout {
 
 #[test]
 fn a_killed_node_comes_back_with_everything() {
+    for engine in ENGINES {
+        let directory = killed_node_of(engine);
+        let storage = open(&options_for(engine, directory.path().to_owned()));
+        assert_eq!(storage.found().generation, Generation(2));
+        assert_eq!(storage.found().identity, identity());
+        assert_eq!(storage.counters().records_replayed.get(), 20);
+        for n in 0..20 {
+            assert_eq!(storage.engine().load(&entry(n, 0).0).unwrap(), Some(entry(n, n + 1).1));
+        }
+    }
+}
+
+#[test]
+fn a_generation_raised_while_running_and_all_hints_are_found_by_the_next_start() {
+    for engine in ENGINES {
+        let (directory, killed) = (memory_dir(), memory_dir());
+        let options = |path: &Path| options_for(engine, path.to_owned());
+        let running = run(open(&options(directory.path())));
+        let raised = SavedState::Generation { generation: Generation(7), trusted_since: Generation(6) };
+        running.storage.handle().save(SaveId(1), raised);
+        running.saved.recv_timeout(DEADLINE).unwrap();
+        let hint = |n| Hint { target: NodeId([9; 16]), key: key(n), since_ms: n };
+        let done = Entry::HintDone { target: NodeId([9; 16]), key: key(2) };
+        let hints = [1, 2, 3].map(|n| Entry::Hint(hint(n)));
+        running.commit_entries([&hints[..], &[done]].concat(), Durability::Synced);
+        copy_dir(directory.path(), killed.path());
+        running.storage.shutdown().unwrap();
+        for path in [directory.path(), killed.path()] {
+            let storage = open(&options(path));
+            assert_eq!(storage.found().generation, Generation(8));
+            assert_eq!(storage.found().trusted_since, Generation(6));
+            assert_eq!(storage.found().hints, [hint(1), hint(3)], "{engine}");
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_was_set_aside_never_starts_again() {
+    let directory = memory_dir();
+    let running = run(open(&options(directory.path().to_owned())));
+    running.storage.handle().save(SaveId(1), SavedState::SetAside);
+    running.saved.recv_timeout(DEADLINE).unwrap();
+    running.storage.shutdown().unwrap();
+    refused(directory.path(), "was set aside for ever");
+    let mark = directory.path().join("set-aside");
+    let whole = fs::read(&mark).unwrap();
+    for length in 0..whole.len() {
+        fs::write(&mark, &whole[..length]).unwrap();
+        refused(directory.path(), "was set aside for ever");
+    }
+    fs::remove_file(directory.path().join("identity")).unwrap();
+    refused(directory.path(), "was set aside for ever");
+}
+
+#[test]
+fn a_directory_of_another_engine_is_refused() {
+    for (made_with, opened_with) in
+        [(EngineKind::Sled, EngineKind::Memory), (EngineKind::Memory, EngineKind::Sled)]
+    {
+        let directory = killed_node_of(made_with);
+        let sentence = format!("was made with the storage engine \"{made_with}\"");
+        refused_with(opened_with, directory.path(), &sentence);
+    }
+    // The first release had sled only, and wrote no name.
     let directory = killed_node();
-    let storage = open(&options(directory.path().to_owned()));
-    assert_eq!(storage.found().generation, Generation(2));
-    assert_eq!(storage.found().identity, identity());
-    assert_eq!(storage.counters().records_replayed.get(), 20);
-    for n in 0..20 {
-        assert_eq!(storage.engine().load(&entry(n, 0).0).unwrap(), Some(entry(n, n + 1).1));
+    let name = directory.path().join("storage-engine");
+    fs::remove_file(&name).unwrap();
+    refused_with(EngineKind::Memory, directory.path(), "was made with the storage engine \"sled\"");
+    drop(open(&options(directory.path().to_owned())));
+    let directory = killed_node_of(EngineKind::Memory);
+    let name = directory.path().join("storage-engine");
+    let whole = fs::read(&name).unwrap();
+    for byte in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[byte] ^= 0x80;
+        fs::write(&name, damaged).unwrap();
+        refused_with(EngineKind::Memory, directory.path(), "cannot be trusted");
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_damaged_gone_or_old_is_refused() {
+    let directory = memory_dir();
+    let options = options_for(EngineKind::Memory, directory.path().to_owned());
+    let snapshot = directory.path().join("engine/snapshot");
+    let mut snapshots = Vec::new();
+    for n in 1..3 {
+        let running = run(open(&options));
+        running.commit(vec![entry(n, n)], Durability::Synced);
+        running.storage.shutdown().unwrap();
+        snapshots.push(fs::read(&snapshot).unwrap());
+    }
+    let mut damaged = snapshots[1].clone();
+    damaged[40] ^= 1;
+    fs::write(&snapshot, damaged).unwrap();
+    refused_with(EngineKind::Memory, directory.path(), "is damaged at byte");
+    fs::write(&snapshot, &snapshots[0]).unwrap();
+    let error = refused_with(EngineKind::Memory, directory.path(), "has lost records");
+    assert!(matches!(error, OpenError::EngineBehind { found: 1, expected: 2, .. }), "{error}");
+    fs::remove_file(&snapshot).unwrap();
+    refused_with(EngineKind::Memory, directory.path(), "has lost records");
+    fs::write(&snapshot, &snapshots[1]).unwrap();
+    assert_eq!(open(&options).engine().load(&key(1)).unwrap(), Some(entry(1, 1).1));
+}
+
+#[test]
+fn every_directory_that_is_made_for_a_node_is_synced_where_it_has_its_name() {
+    use crate::storage::file::Operation;
+    use crate::storage::power::{Faults, watch};
+    use std::sync::{Arc, Mutex};
+    let root = memory_dir();
+    let synced = Arc::new(Mutex::new(Vec::new()));
+    let seen = synced.clone();
+    let note = Faults(move |operation, path: &Path| {
+        if operation == Operation::SyncDirectory {
+            seen.lock().unwrap().push(path.to_owned());
+        }
+        Ok(())
+    });
+    let _watched = watch(root.path(), Arc::new(note));
+    drop(open(&options(root.path().join("a/b/data"))));
+    for above in ["a/b", "a", ""] {
+        let path = root.path().join(above);
+        let path = if above.is_empty() { root.path() } else { &path };
+        assert!(synced.lock().unwrap().iter().any(|synced| synced == path), "{}", path.display());
     }
 }
 
