@@ -23,7 +23,7 @@ use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 
 /// No request for the Lease takes longer: a server that does not answer is one that cannot be reached.
-const REQUEST_MAX: Duration = Duration::from_secs(3);
+const REQUEST_MAX: Duration = Duration::from_secs(5);
 /// Between tries of a renewal that failed.
 const RETRIED_EVERY: Duration = Duration::from_secs(1);
 

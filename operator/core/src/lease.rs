@@ -19,7 +19,7 @@ pub const TERM: Duration = Duration::from_secs(15);
 /// was sent in the last moment.
 pub const WRITES_WITHIN: Duration = Duration::from_secs(10);
 /// How often the leader renews: three tries fit into the time in which it may write.
-pub const RENEWED_EVERY: Duration = Duration::from_secs(3);
+pub const RENEWED_EVERY: Duration = Duration::from_secs(2);
 /// How often the others look.
 pub const LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
 
