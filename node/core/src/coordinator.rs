@@ -216,10 +216,13 @@ impl Coordinator {
     /// Ends every request whose deadline has come, and lets slow reads ask others.
     pub(crate) fn expire(&mut self, context: &mut Context<'_>) {
         while let Some((deadline, number)) = self.deadlines.first().copied() {
-            if deadline > context.now.mono_ms || is_on(Mutant::DeadlinesAreForgotten) {
+            if deadline > context.now.mono_ms {
                 break;
             }
             self.deadlines.pop_first();
+            if is_on(Mutant::DeadlinesAreForgotten) {
+                continue;
+            }
             if self.answered.contains(&number) {
                 self.settle(number, context);
                 continue;
