@@ -121,6 +121,11 @@ async fn a_context_that_no_node_has_given_is_refused() {
         let error = client.put(keyspace, "k", "v", WriteOptions::replacing(context)).await.unwrap_err();
         assert!(matches!(&error, Error::BadRequest(_)), "{error}");
     }
+    let error = client.put("default", "k", "v", WriteOptions::causal()).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::BadRequest(_)),
+        "nor may one be sent again where it would not stay one: {error}"
+    );
     assert_eq!(cluster.writes_applied(), 1);
 }
 
@@ -145,18 +150,19 @@ async fn a_write_that_would_be_one_sibling_too_many_has_failed() {
 async fn a_value_is_gone_when_its_time_is_up() {
     let cluster = FakeCluster::serving(1).unwrap();
     let client = client(&cluster).await;
-    let ttl = Some(Duration::from_millis(300));
+    let life = Duration::from_millis(300);
+    let ttl = Some(life);
     for keyspace in ["default", SIBLINGS] {
         let options = WriteOptions { ttl, ..WriteOptions::default() };
         let start = Instant::now();
         client.put(keyspace, "k", "v", options).await.unwrap();
         let there = client.get(keyspace, "k", ReadOptions::default()).await.unwrap();
-        assert!(there.value().is_some() || start.elapsed() >= ttl.unwrap());
+        assert!(there.value().is_some() || start.elapsed() >= life);
         while client.get(keyspace, "k", ReadOptions::default()).await.unwrap().value().is_some() {
             assert!(start.elapsed() < Duration::from_secs(5), "it lives on");
             sleep(Duration::from_millis(2)).await;
         }
-        assert!(start.elapsed() >= ttl.unwrap() - Duration::from_millis(1), "{:?}", start.elapsed());
+        assert!(start.elapsed() >= life - Duration::from_millis(1), "{:?}", start.elapsed());
     }
     let requests = cluster.requests();
     let instant = WriteOptions { ttl: Some(Duration::from_micros(999)), ..WriteOptions::default() };

@@ -459,7 +459,8 @@ fn operation(request: ClientRequest, mode: KeyspaceMode, context: &Context<'_>) 
     let durability = durability.unwrap_or(settings.durability);
     let expires_ms = ttl_ms.map(|ttl_ms| context.now.wall_ms.saturating_add(ttl_ms));
     if mode == KeyspaceMode::Lww {
-        if causal.context.is_some() {
+        // A client that names its write may send it again, taking it for one that stays one: here it would not.
+        if causal.context.is_some() || causal.operation.is_some() {
             return Err(Failure { reason: FailureReason::BadContext, acks: 0, needed: 0 });
         }
         let body = match (value, expires_ms) {

@@ -71,7 +71,7 @@ impl Records {
 
     fn write_register(&mut self, write: Write) -> Result<Bytes, Status> {
         let Write { stamp, key, value, expires_ms, causal } = write;
-        if causal.context.is_some() {
+        if causal.context.is_some() || causal.operation.is_some() {
             return Err(bad_context());
         }
         self.registers.insert(key, Register { stamp, value, expires_ms });

@@ -18,7 +18,7 @@ use chitchat::{
     ProtocolVersion, spawn_chitchat,
 };
 use keystore_core::id::{Generation, NodeId};
-use keystore_core::node::NodeState;
+use keystore_proto::admin::node_state_name;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -172,13 +172,7 @@ impl Gossip {
     /// A value that is told already is not told again.
     fn tell(&self, told: &mut Told) {
         let view = self.about.core.view();
-        let state = match view.state {
-            NodeState::Uninitialized => "uninitialized",
-            NodeState::Accepted => "accepted",
-            NodeState::Serving => "serving",
-            NodeState::Draining => "draining",
-        };
-        told.set(KEY_STATE, state);
+        told.set(KEY_STATE, node_state_name(view.state));
         told.set(KEY_DISK, self.about.disk.borrow().space.used_percent());
         if let Some(layout) = &view.layout {
             told.set(KEY_EPOCH, layout.epoch);
