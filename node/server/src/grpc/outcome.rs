@@ -159,7 +159,8 @@ fn told(failure: FailureReason, subject: Subject<'_>) -> Failed {
             Failed::new(Code::NotFound, reason::KEYSPACE_UNKNOWN, message)
         }
         FailureReason::BadContext if mode == Some(KeyspaceMode::Lww) => Failed::invalid(format!(
-            "the keyspace \"{}\" has mode lww: its writes bear no context, since the last one replaces all others",
+            "the keyspace \"{}\" has mode lww: its writes bear neither context nor operation id, since the last \
+             one replaces all others",
             keyspace.escape_debug()
         )),
         FailureReason::BadContext => Failed::invalid(
