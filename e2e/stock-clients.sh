@@ -61,6 +61,11 @@ done
 expect "grpc-health-probe of the service by name" SERVING grpc-health-probe -addr "$service:7400" -service keystore.v1.KeyStore
 expect "grpcurl puts a key" stamp grpcurl -plaintext -d "{\"key\": \"$key\", \"value\": \"$value\"}" "$service:7400" keystore.v1.KeyStore/Put
 expect "grpcurl gets it" "$value" grpcurl -plaintext -d "{\"key\": \"$key\"}" "$service:7400" keystore.v1.KeyStore/Get
+expect "grpcurl scans" "$value" grpcurl -plaintext -d '{}' "$service:7400" keystore.v1.KeyStore/Scan
+operation="{\"operation\": {\"get\": {\"key\": \"$key\"}}, \"id\": 7}"
+expect "grpcurl gets it in a session" "$value" grpcurl -plaintext -d "$operation" "$service:7400" keystore.v1.KeyStore/Session
+operation="{\"operations\": [{\"get\": {\"key\": \"$key\"}}]}"
+expect "grpcurl gets it in a batch" "$value" grpcurl -plaintext -d "$operation" "$service:7400" keystore.v1.KeyStore/Batch
 for k in 0 1 2; do
   expect "metrics of demo-$k parse and lint" "no problems" lint_metrics "$(address_of pod/demo-$k):7403"
 done

@@ -9,6 +9,7 @@ pub mod ksc;
 pub mod volumes;
 pub mod forward;
 pub mod ctl;
+pub mod metrics;
 pub mod operator;
 pub mod versions;
 pub mod machines;

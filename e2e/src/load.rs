@@ -3,18 +3,19 @@
 //! Once stopped, every key that was written is read back at quorum. What the history shows is keystore-history's and
 //! the report's to say. Invariant: every request sent is in the history, whatever became of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use keystore_history::{Key, Operation};
+use keystore_history::{Action, History, Key, Operation};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::Store;
+use crate::store::{CAUSAL_KEYSPACE, Store};
 
 mod recorder;
 mod client;
@@ -23,13 +24,16 @@ mod report;
 mod tests;
 
 use client::LoadClient;
-pub use recorder::Recorder;
+use recorder::micros;
+pub use recorder::{Recorder, SCENARIO, known};
 pub use report::{Allowance, Report, Summary};
 
 /// How many keys are read back at a time.
 const READERS: u32 = 16;
 /// Between two attempts to read a key back.
 const READ_BACK_PAUSE: Duration = Duration::from_millis(200);
+/// How long after a fault, or after the end of one, answers may be lost.
+const REPEATED_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -84,6 +88,7 @@ impl<S: Store> Load<S> {
                 unique_keys: unique_keys.clone(),
                 random: StdRng::seed_from_u64(settings.seed.wrapping_add(id.into())),
                 values: 0,
+                known: BTreeMap::new(),
             };
             clients.spawn(client.run(stop.clone()));
         }
@@ -96,7 +101,7 @@ impl<S: Store> Load<S> {
         self.recorder.with(|history| history.operations.iter().filter(is_done).count())
     }
 
-    /// For requests that a scenario sends itself, as part of the same history, in a session above all others.
+    /// For requests that a scenario sends itself, as part of the same history, in session [`SCENARIO`].
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
     }
@@ -118,8 +123,22 @@ impl<S: Store> Load<S> {
         let stopped_us = self.recorder.now_us();
         read_back(&self.store, &self.recorder, self.settings).await;
         let Self { settings, recorder, faults_us, .. } = self;
-        let history = recorder.with(std::mem::take);
+        let mut history = recorder.with(std::mem::take);
+        mark_repeated(&mut history, &faults_us);
         Report { started: recorder.started, history, faults_us, stopped_us, settings }
+    }
+}
+
+/// The client sends a causal put again whose answer a fault has cost, under one operation id; it does not tell.
+fn mark_repeated(history: &mut History, faults_us: &[u64]) {
+    for operation in &mut history.operations {
+        let (asked_at, answered_at) = (operation.asked_at, operation.answered_at);
+        let is_near = |fault_us: &u64| {
+            answered_at >= *fault_us && asked_at <= fault_us.saturating_add(micros(REPEATED_WITHIN))
+        };
+        if let Action::Put(put) = &mut operation.action {
+            put.is_repeated = operation.key.keyspace == CAUSAL_KEYSPACE && faults_us.iter().any(is_near);
+        }
     }
 }
 

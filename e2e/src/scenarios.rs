@@ -17,6 +17,7 @@ mod create;
 mod single_node;
 mod bad_manifests;
 mod idle;
+mod two_operators;
 mod pod_deleted;
 mod all_pods_killed;
 mod resource_deleted;
@@ -24,6 +25,7 @@ mod namespace_deleted;
 mod scaled_by_hand;
 mod children_changed;
 mod network_cut;
+mod siblings;
 mod scale_held;
 mod empty_volume;
 mod operator_restart;
@@ -51,7 +53,7 @@ pub struct Scenario {
     pub run: for<'a> fn(&'a Sandbox) -> BoxFuture<'a, Result<Ending>>,
 }
 
-const SCENARIOS: [Scenario; 14] = [
+const SCENARIOS: [Scenario; 16] = [
     Scenario {
         number: Some(1),
         name: "create",
@@ -83,6 +85,14 @@ const SCENARIOS: [Scenario; 14] = [
         is_core: false,
         deadline: Duration::from_secs(300),
         run: |sandbox| idle::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(14),
+        name: "two-operators",
+        shows: "the operator that leads is killed, another one goes on, and nothing is done twice",
+        is_core: false,
+        deadline: Duration::from_secs(420),
+        run: |sandbox| two_operators::run(sandbox).boxed(),
     },
     Scenario {
         number: Some(15),
@@ -139,6 +149,14 @@ const SCENARIOS: [Scenario; 14] = [
         is_core: true,
         deadline: Duration::from_secs(420),
         run: |sandbox| network_cut::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: None,
+        name: "siblings",
+        shows: "twenty clients write with one context through different nodes, and none of their values is lost",
+        is_core: true,
+        deadline: Duration::from_secs(300),
+        run: |sandbox| siblings::run(sandbox).boxed(),
     },
     Scenario {
         number: None,

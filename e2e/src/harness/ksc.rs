@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::sandbox::Sandbox;
 use super::wait::{Look, until};
+use crate::store::CAUSAL_KEYSPACE;
 
 /// The name of the resource in every scenario.
 pub const NAME: &str = "demo";
@@ -20,6 +21,7 @@ pub const REPLICATION_FACTOR: i32 = 3;
 pub const PARTITIONS: i32 = 64;
 pub const CLIENT_PORT: u16 = 7400;
 pub const ADMIN_PORT: u16 = 7401;
+pub const HTTP_PORT: u16 = 7403;
 /// From nothing to Ready: volumes, images that are in place already, probes, init.
 pub const READY_WITHIN: Duration = Duration::from_secs(180);
 
@@ -34,6 +36,7 @@ pub fn manifest() -> Value {
             "replicas": REPLICAS,
             "replicationFactor": REPLICATION_FACTOR,
             "partitions": PARTITIONS,
+            "keyspaces": [{"name": "default", "mode": "lww"}, {"name": CAUSAL_KEYSPACE, "mode": "siblings"}],
             "storage": {"size": "512Mi"},
             "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
         },

@@ -1,39 +1,31 @@
-//! The machines under the store: taking one out of service, and, on `e2e/kubernetes` only, cutting networks.
+//! The machines under the store: taking one out of service, and, on `e2e/kubernetes` only, cutting networks and
+//! killing processes.
 //!
 //! What was done to a machine is undone when a scenario is over, however that ends.
 
+use std::fs;
 use std::process::Command;
-use std::sync::PoisonError;
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::ResourceExt;
 use kube::api::{Api, EvictParams, ListParams, Patch, PatchParams};
+use kube::{Client, ResourceExt};
 use serde_json::json;
 use tracing::error;
 
 use super::sandbox::Sandbox;
 
+const PROCESS: &str = "keystore-node";
+
 impl Sandbox {
     /// No new pod comes to this machine, until the scenario is over or [`Sandbox::uncordon`] is called.
     pub async fn cordon(&self, machine: &str) -> Result<()> {
-        self.cordoned.lock().unwrap_or_else(PoisonError::into_inner).push(machine.to_owned());
-        self.set_unschedulable(machine, true).await
+        self.undo_later(set_unschedulable(self.client.clone(), machine.to_owned(), false));
+        set_unschedulable(self.client.clone(), machine.to_owned(), true).await
     }
 
-    pub async fn uncordon(&self) -> Result<()> {
-        let cordoned = std::mem::take(&mut *self.cordoned.lock().unwrap_or_else(PoisonError::into_inner));
-        for machine in cordoned {
-            self.set_unschedulable(&machine, false).await?;
-        }
-        Ok(())
-    }
-
-    async fn set_unschedulable(&self, machine: &str, is_unschedulable: bool) -> Result<()> {
-        let patch = Patch::Merge(json!({"spec": {"unschedulable": is_unschedulable}}));
-        let machines: Api<Node> = Api::all(self.client.clone());
-        machines.patch(machine, &PatchParams::default(), &patch).await?;
-        Ok(())
+    pub async fn uncordon(&self, machine: &str) -> Result<()> {
+        set_unschedulable(self.client.clone(), machine.to_owned(), false).await
     }
 
     /// Asks for a pod to go, as a drain does. False while its budget does not allow it.
@@ -55,6 +47,12 @@ impl Sandbox {
     }
 }
 
+async fn set_unschedulable(client: Client, machine: String, is_unschedulable: bool) -> Result<()> {
+    let patch = Patch::Merge(json!({"spec": {"unschedulable": is_unschedulable}}));
+    Api::<Node>::all(client).patch(&machine, &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
 /// Where a pod runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -63,7 +61,7 @@ pub struct Place {
     pub address: String,
 }
 
-/// The machines of `e2e/kubernetes`, whose networks are namespaces of this one.
+/// The machines of `e2e/kubernetes`, whose networks are namespaces of this one and whose processes are its own.
 pub struct Host(());
 
 impl Host {
@@ -72,6 +70,19 @@ impl Host {
         let machines = Api::<Node>::all(sandbox.client.clone()).list(&ListParams::default()).await?;
         let is_reached = |machine: &Node| enter(&machine.name_any(), &["true"]).is_ok();
         Ok(machines.iter().all(is_reached).then_some(Self(())))
+    }
+
+    /// Kills the store's process in each of these pods where it stands, all at one moment. Kubernetes itself would ask
+    /// it to stop first.
+    pub fn kill(&self, uids: &[String]) -> Result<()> {
+        let mut processes = Vec::new();
+        for uid in uids {
+            let process = process_of(uid)?.with_context(|| format!("pod {uid} has no {PROCESS}"))?;
+            processes.push(process.to_string());
+        }
+        let output = Command::new("kill").arg("-KILL").args(&processes).output().context("kill")?;
+        ensure!(output.status.success(), "kill: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(())
     }
 
     /// Drops every packet from one pod to another, on the machine of the sender, until the cut is dropped.
@@ -109,6 +120,20 @@ impl Drop for Cut {
             error!(error = format!("{error:#}"), "a network stays cut");
         }
     }
+}
+
+/// The store's process in a pod: a container's control group is named after its pod.
+fn process_of(uid: &str) -> Result<Option<u32>> {
+    for entry in fs::read_dir("/proc").context("/proc")? {
+        let entry = entry.context("/proc")?;
+        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // A process may end while it is looked at.
+        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        if read("comm").trim() == PROCESS && read("cgroup").contains(uid) {
+            return Ok(Some(process));
+        }
+    }
+    Ok(None)
 }
 
 /// Runs a command in a machine's network namespace, which has the name that `e2e/kubernetes` gives it.

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, ListParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
+use serde_json::json;
 
 use super::ksc::is_ready;
+use super::metrics::{counters, metrics_of};
+use super::sandbox::Sandbox;
 use super::wait::{Look, until};
 
 const SELECTOR: &str = "app.kubernetes.io/name=keystore-operator,app.kubernetes.io/component=operator";
@@ -64,15 +68,38 @@ impl Operator {
         Ok(old)
     }
 
+    /// Runs so many pods of it, until the scenario is over; then it is as before.
+    pub async fn scale(&self, sandbox: &Sandbox, replicas: i32) -> Result<()> {
+        let all: Api<Deployment> = Api::all(self.client.clone());
+        let found = all.list(&ListParams::default().labels(SELECTOR)).await?.items;
+        let [deployment] = &found[..] else {
+            bail!("{} Deployments have the labels {SELECTOR}", found.len())
+        };
+        let (name, namespace) = (deployment.name_any(), deployment.namespace().unwrap_or_default());
+        let before = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), &namespace);
+        let scale = async move |replicas: i32| {
+            let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+            api.patch_scale(&name, &PatchParams::default(), &patch).await?;
+            Ok(())
+        };
+        scale(replicas).await?;
+        sandbox.undo_later(async move { scale(before).await });
+        until(format!("{replicas} operators run"), RESTARTED_WITHIN, || async {
+            let ready = self.pods().await?.iter().filter(|pod| is_ready(pod)).count();
+            let is_done = i32::try_from(ready).is_ok_and(|ready| ready == replicas);
+            Ok(if is_done { Look::Done(()) } else { Look::NotYet(format!("{ready} are ready")) })
+        })
+        .await
+    }
+
     /// The leader's metrics, as text, through the API server.
     pub async fn metrics(&self) -> Result<String> {
         self.metrics_of(&self.leader().await?).await
     }
 
     async fn metrics_of(&self, pod: &Pod) -> Result<String> {
-        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}:{METRICS_PORT}/proxy/metrics");
-        Ok(self.client.request_text(http::Request::get(path).body(Vec::new())?).await?)
+        metrics_of(&self.client, pod, METRICS_PORT).await
     }
 
     /// What the leader has written to Kubernetes, by kind, its Lease apart.
@@ -98,30 +125,5 @@ impl Operator {
             Ok(if is_seen { Look::Done(()) } else { Look::NotYet("no metric speaks of it".into()) })
         })
         .await
-    }
-}
-
-/// The values of one counter, by its labels as they are printed.
-fn counters(metrics: &str, name: &str) -> Result<BTreeMap<String, u64>> {
-    let lines = metrics.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
-    lines
-        .map(|line| {
-            let (labels, value) = line.rsplit_once("} ").with_context(|| format!("not a metric: {line}"))?;
-            Ok((labels.to_owned(), value.parse().with_context(|| format!("not a count: {line}"))?))
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counters_are_read_by_their_labels() {
-        let metrics = "# TYPE a_total counter\na_total{kind=\"Pod\"} 3\na_total{kind=\"Lease\"} 9\nab_total{kind=\"x\"} 1\n";
-        let counted = counters(metrics, "a_total").unwrap();
-        assert_eq!(counted.get("kind=\"Pod\""), Some(&3));
-        assert_eq!(counted.len(), 2);
-        assert!(counters("a_total{kind=\"Pod\"} many", "a_total").is_err());
     }
 }

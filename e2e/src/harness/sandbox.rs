@@ -1,10 +1,12 @@
 //! A namespace of a scenario's own, which is gone when the scenario is over, with every volume in it.
 
 use std::fmt::Debug;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, Pod};
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
@@ -21,9 +23,11 @@ const REMOVED_WITHIN: Duration = Duration::from_secs(180);
 pub struct Sandbox {
     pub client: Client,
     pub namespace: String,
-    /// Machines that take no pods meanwhile.
-    pub(super) cordoned: Mutex<Vec<String>>,
+    undo: Mutex<Vec<Undo>>,
 }
+
+/// Gives back what a scenario has taken outside of its namespace.
+type Undo = BoxFuture<'static, Result<()>>;
 
 impl Sandbox {
     /// A new namespace with restricted pod security.
@@ -37,7 +41,7 @@ impl Sandbox {
         }))?;
         let api: Api<Namespace> = Api::all(client.clone());
         api.create(&PostParams::default(), &object).await.context("the namespace cannot be created")?;
-        Ok(Self { client, namespace, cordoned: Mutex::default() })
+        Ok(Self { client, namespace, undo: Mutex::default() })
     }
 
     /// The objects of one kind in this namespace.
@@ -85,9 +89,17 @@ impl Sandbox {
         Ok(pods)
     }
 
-    /// Gives the machines back, removes the namespace and waits until it and its volumes are gone.
+    /// Has something done when the scenario is over, however that ends; what was asked for last comes first.
+    pub fn undo_later(&self, undo: impl Future<Output = Result<()>> + Send + 'static) {
+        self.undo.lock().unwrap_or_else(PoisonError::into_inner).push(undo.boxed());
+    }
+
+    /// Undoes what is to be undone, removes the namespace and waits until it and its volumes are gone.
     pub async fn remove(&self) -> Result<()> {
-        self.uncordon().await?;
+        let undo = std::mem::take(&mut *self.undo.lock().unwrap_or_else(PoisonError::into_inner));
+        for undo in undo.into_iter().rev() {
+            undo.await?;
+        }
         self.remove_namespace().await?;
         self.remove_volumes().await
     }

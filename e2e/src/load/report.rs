@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keystore_history::{History, Key, Operation, Rules, WriteOutcome, check, unread_keys};
+use tokio::time::Instant;
 
-use super::recorder::micros;
+use super::recorder::{SCENARIO, micros};
 use super::{Recorder, Settings, read_back};
-use crate::store::Store;
+use crate::store::{CAUSAL_KEYSPACE, Store};
 
 /// How many of a kind are spelled out.
 const SHOWN_MAX: usize = 5;
@@ -42,6 +43,7 @@ pub struct Summary {
     pub writes_failed: usize,
     pub writes_unknown: usize,
     pub reads_answered: usize,
+    pub scans: usize,
     pub reads_failed: usize,
     /// The longest time in which no request ended well.
     pub longest_gap: Duration,
@@ -51,13 +53,14 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} requests: {} writes acknowledged, {} failed, {} unknown; {} reads answered, {} failed; longest gap {} ms",
+            "{} requests: {} writes acknowledged, {} failed, {} unknown; {} reads answered, {} failed; {} scans; longest gap {} ms",
             self.operations,
             self.writes_acknowledged,
             self.writes_failed,
             self.writes_unknown,
             self.reads_answered,
             self.reads_failed,
+            self.scans,
             self.longest_gap.as_millis()
         )
     }
@@ -75,7 +78,7 @@ impl Report {
                 summary.writes_acknowledged
             ));
         }
-        let rules = Rules { write_quorum: Some(self.settings.write_quorum), ..Rules::default() };
+        let rules = self.rules();
         let violations = check(&self.history, &rules);
         list(&mut findings, "promises broken", violations.iter().map(ToString::to_string));
         let unread = unread_keys(&self.history);
@@ -92,10 +95,20 @@ impl Report {
         Err(format!("seed {}, {summary}\n{}", self.settings.seed, findings.join("\n")))
     }
 
-    /// Requests that failed though the allowance does not cover them. Reading back is not judged: it retries.
+    pub(super) fn rules(&self) -> Rules {
+        Rules {
+            causal_keyspaces: BTreeSet::from([CAUSAL_KEYSPACE.to_owned()]),
+            write_quorum: Some(self.settings.write_quorum),
+            ..Rules::default()
+        }
+    }
+
+    /// Requests of clients that failed though the allowance does not cover them. Reading back is not judged: it
+    /// retries.
     pub fn failures_beyond(&self, allowance: Allowance) -> Vec<&Operation> {
-        let under_load =
-            self.history.operations.iter().filter(|operation| operation.asked_at < self.stopped_us);
+        let is_judged =
+            |operation: &&Operation| operation.asked_at < self.stopped_us && operation.session != SCENARIO;
+        let under_load = self.history.operations.iter().filter(is_judged);
         let mut failures: Vec<_> = under_load.filter(|operation| operation.error().is_some()).collect();
         failures.sort_by_key(|operation| operation.asked_at);
         let Allowance::AfterFaults { within, failures_max } = allowance else { return failures };
@@ -136,7 +149,8 @@ impl Report {
 
     pub fn summary(&self) -> Summary {
         let operations = &self.history.operations;
-        let mut summary = Summary { operations: operations.len(), ..Summary::default() };
+        let mut summary =
+            Summary { operations: operations.len(), scans: self.history.scans.len(), ..Summary::default() };
         for operation in operations {
             let count = match operation.write_outcome() {
                 Some(WriteOutcome::Done { .. }) => &mut summary.writes_acknowledged,

@@ -1,14 +1,13 @@
 //! The load against a store in memory, which keeps its promises or breaks one on purpose.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use std::sync::atomic::Ordering;
-
-use keystore_client::DEFAULT_KEYSPACE;
-use keystore_history::{Action, Promise, ReadOutcome, Rules, Seen, Stamp, WriteOutcome, check, unread_keys};
+use keystore_client::{Context, DEFAULT_KEYSPACE};
+use keystore_history::{Promise, ReadOutcome, ScanOutcome, Seen, Stamp, WriteOutcome, check, unread_keys};
 
 use super::*;
+use crate::store::{Known, Reply, Request};
 
 /// What the store does wrong, once it is told to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -20,16 +19,22 @@ enum Bug {
     IgnoresDeletes,
     /// Applies writes and says that they failed.
     AppliesFailed,
+    /// Shows values for ever.
+    NeverExpires,
+    /// Keeps one value of a causal key.
+    LosesSiblings,
+    /// Leaves out a key that is there.
+    CutsScans,
     /// Fails everything for a while, honestly.
     IsAway,
 }
 
-/// By key; without a value, a tombstone.
-type Records = BTreeMap<Key, (Stamp, Option<String>)>;
+/// One key: its values with their stamps, none where it was deleted, each with the time at which it expires.
+type Record = Vec<(String, Stamp, Option<Instant>)>;
 
 #[derive(Clone)]
 struct FakeStore {
-    records: Arc<Mutex<Records>>,
+    records: Arc<Mutex<BTreeMap<Key, Record>>>,
     clock: Arc<AtomicU64>,
     bug: Bug,
     is_broken: Arc<AtomicBool>,
@@ -44,46 +49,89 @@ impl FakeStore {
         self.bug == bug && self.is_broken.load(Ordering::SeqCst)
     }
 
-    fn write(&self, key: &Key, value: Option<String>, is_kept: bool) -> WriteOutcome {
+    fn read(&self, key: &Key) -> (ReadOutcome, Option<Context>) {
         let mut records = self.records.lock().unwrap();
+        let record = records.entry(key.clone()).or_default();
+        if !self.is(Bug::NeverExpires) {
+            record.retain(|(_, _, ends)| ends.is_none_or(|ends| Instant::now() < ends));
+        }
+        let context =
+            serde_json::to_vec(&record.iter().map(|(value, ..)| value).collect::<Vec<_>>()).unwrap();
+        let context = (key.keyspace == CAUSAL_KEYSPACE).then(|| Context::from_bytes(context));
+        let seen =
+            |(value, stamp, _): &(String, Stamp, _)| Seen { value: value.clone().into(), stamp: *stamp };
+        let seen: Vec<_> = record.iter().map(seen).collect();
+        (if seen.is_empty() { ReadOutcome::Missing } else { ReadOutcome::Found(seen) }, context)
+    }
+
+    fn write(&self, key: &Key, value: Option<&str>, ttl: Option<Duration>, known: &Known) -> Reply {
         let mut bytes = [0; 16];
         bytes[8..].copy_from_slice(&self.clock.fetch_add(1, Ordering::SeqCst).to_be_bytes());
-        if is_kept {
-            records.insert(key.clone(), (Stamp(bytes), value));
+        let stamp = Stamp(bytes);
+        let is_ignored =
+            self.is(Bug::LosesWrites) && value.is_some() || self.is(Bug::IgnoresDeletes) && value.is_none();
+        if !is_ignored {
+            let mut records = self.records.lock().unwrap();
+            let record = records.entry(key.clone()).or_default();
+            let is_causal = key.keyspace == CAUSAL_KEYSPACE && !self.is(Bug::LosesSiblings);
+            match &known.context {
+                Some(context) if is_causal => {
+                    let replaced: Vec<String> = serde_json::from_slice(context.as_bytes()).unwrap();
+                    record.retain(|(value, ..)| !replaced.contains(value));
+                }
+                None if is_causal && value.is_some() => {}
+                _ => record.clear(),
+            }
+            record.extend(value.map(|value| (value.to_owned(), stamp, ttl.map(|ttl| Instant::now() + ttl))));
         }
-        WriteOutcome::Done { stamp: Stamp(bytes), acks: 2 }
+        Reply::Written(WriteOutcome::Done { stamp, acks: 2 }, None)
     }
 }
 
 impl Store for FakeStore {
-    async fn get(&self, key: &Key) -> ReadOutcome {
+    async fn ask(&self, key: &Key, request: &Request) -> Reply {
         tokio::task::yield_now().await;
         if self.is(Bug::IsAway) {
-            return ReadOutcome::Unanswered("away".into());
+            return match request {
+                Request::Get => Reply::Read(ReadOutcome::Unanswered("away".into()), None),
+                _ => Reply::Written(WriteOutcome::Failed("away".into()), None),
+            };
         }
-        match self.records.lock().unwrap().get(key) {
-            Some((stamp, Some(value))) => {
-                ReadOutcome::Found(vec![Seen { value: value.as_bytes().to_vec(), stamp: *stamp }])
+        let reply = match request {
+            Request::Get => {
+                let (outcome, context) = self.read(key);
+                return Reply::Read(outcome, context);
             }
-            Some((_, None)) | None => ReadOutcome::Missing,
+            Request::Put { value, ttl, known } => self.write(key, Some(value), *ttl, known),
+            Request::Delete { known } => return self.write(key, None, None, known),
+        };
+        if self.is(Bug::AppliesFailed) {
+            return Reply::Written(WriteOutcome::Failed("refused".into()), None);
         }
+        reply
     }
 
-    async fn put(&self, key: &Key, value: &str) -> WriteOutcome {
-        tokio::task::yield_now().await;
-        if self.is(Bug::IsAway) {
-            return WriteOutcome::Failed("away".into());
-        }
-        let outcome = self.write(key, Some(value.to_owned()), !self.is(Bug::LosesWrites));
-        if self.is(Bug::AppliesFailed) { WriteOutcome::Failed("refused".into()) } else { outcome }
+    async fn batch(&self, requests: &[(Key, Request)]) -> Vec<Reply> {
+        futures::future::join_all(requests.iter().map(|(key, request)| self.ask(key, request))).await
     }
 
-    async fn delete(&self, key: &Key) -> WriteOutcome {
+    async fn scan(&self, keyspace: &str, prefix: &[u8]) -> ScanOutcome {
         tokio::task::yield_now().await;
         if self.is(Bug::IsAway) {
-            return WriteOutcome::Failed("away".into());
+            return ScanOutcome::Unanswered("away".into());
         }
-        self.write(key, None, !self.is(Bug::IgnoresDeletes))
+        let keys: Vec<_> = self.records.lock().unwrap().keys().cloned().collect();
+        let is_asked = |key: &Key| key.keyspace == keyspace && key.key.starts_with(prefix);
+        let mut found = Vec::new();
+        for key in keys.into_iter().filter(is_asked) {
+            if let (ReadOutcome::Found(seen), _) = self.read(&key) {
+                found.push((key.key, seen));
+            }
+        }
+        if self.is(Bug::CutsScans) {
+            found.pop();
+        }
+        ScanOutcome::Found(found)
     }
 }
 
@@ -106,10 +154,11 @@ async fn run(bug: Bug) -> Report {
     wait_for_writes(&load, 300).await;
     load.note_fault();
     store.is_broken.store(true, Ordering::SeqCst);
-    if bug == Bug::IsAway {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    } else {
-        wait_for_writes(&load, 300).await;
+    match bug {
+        Bug::IsAway => tokio::time::sleep(Duration::from_secs(1)).await,
+        // Longer than any value lives.
+        Bug::NeverExpires => tokio::time::sleep(Duration::from_secs(45)).await,
+        _ => wait_for_writes(&load, 300).await,
     }
     store.is_broken.store(false, Ordering::SeqCst);
     wait_for_writes(&load, 300).await;
@@ -129,6 +178,14 @@ async fn a_store_that_keeps_its_promises_passes() {
         report.history.operations.iter().filter(|op| op.key == contended).count() > 10,
         "so are contended keys"
     );
+    let siblings =
+        of_kind(|action| matches!(action, Action::Get(ReadOutcome::Found(seen)) if seen.len() > 1));
+    assert!(siblings > 10, "so are siblings");
+    assert!(
+        of_kind(|action| matches!(action, Action::Put(put) if put.expiry.is_some())) > 10,
+        "values expire"
+    );
+    assert!(report.history.scans.len() > 10, "keys are scanned");
     assert!(unread_keys(&report.history).is_empty());
 }
 
@@ -138,14 +195,17 @@ async fn broken_promises_are_found() {
         (Bug::LosesWrites, Promise::AcknowledgedIsReadable),
         (Bug::IgnoresDeletes, Promise::DeletedStaysDeleted),
         (Bug::AppliesFailed, Promise::FailedIsNotApplied),
+        (Bug::NeverExpires, Promise::ExpiredIsGone),
+        (Bug::LosesSiblings, Promise::AcknowledgedIsReadable),
+        (Bug::CutsScans, Promise::AcknowledgedIsReadable),
     ];
     for (bug, promise) in cases {
         let report = run(bug).await;
         let broken: BTreeSet<_> =
-            check(&report.history, &Rules::default()).iter().map(|violation| violation.promise).collect();
+            check(&report.history, &report.rules()).iter().map(|violation| violation.promise).collect();
         assert!(broken.contains(&promise), "{promise}: {broken:?}");
         let generous = Allowance::AfterFaults { within: Duration::MAX, failures_max: usize::MAX };
-        assert!(report.judge(generous, 0).unwrap_err().contains(&promise.to_string()));
+        assert!(report.judge(generous, 0).unwrap_err().contains("promises broken"));
     }
 }
 

@@ -1,15 +1,19 @@
 //! Scenario 18: every pod is killed at once under load; the store forms again by itself, as it was, with all its data.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use kube::api::DeleteParams;
 
 use super::{Ending, wait_for_writes};
-use crate::harness::ksc::{expect_whole, identity, manifest, pod_names};
+use crate::harness::ksc::{StoreIdentity, expect_whole, identity, is_ready, manifest};
+use crate::harness::machines::Host;
 use crate::harness::sandbox::Sandbox;
+use crate::harness::wait::{Look, until};
 use crate::load::{Allowance, Load, Settings};
 use crate::store::REQUEST_TIMEOUT;
 
@@ -24,27 +28,66 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let mut load = Load::start(connected.store.clone(), Settings::default());
     wait_for_writes(&load, WRITES_PER_PHASE).await?;
 
-    let pods = sandbox.api::<Pod>();
-    let uids = try_join_all(pod_names().into_iter().map(async |pod| {
-        let uid = pods.get(&pod).await?.metadata.uid.context("a pod without a UID")?;
-        Ok::<_, anyhow::Error>((pod, uid))
-    }))
-    .await?;
     load.note_fault();
-    // Without a grace period: the processes are killed where they stand.
-    let at_once = DeleteParams::default().grace_period(0);
-    try_join_all(uids.iter().map(|(pod, _)| pods.delete(pod, &at_once))).await?;
-    for (pod, uid) in &uids {
-        sandbox.wait_pod_ready(pod, Some(uid), BACK_WITHIN).await?;
-    }
-    let ksc = sandbox.wait_ksc("whole", BACK_WITHIN, expect_whole).await?;
-    let after = identity(&ksc)?;
-    ensure!(after == before, "the store was {before:?} and is {after:?}");
+    delete_all(sandbox).await?;
+    wait_as_before(sandbox, &before).await?;
     wait_for_writes(&load, WRITES_PER_PHASE).await?;
+
+    // A pod that is deleted is asked to stop first, if not for long. A process that is killed hears nothing.
+    let host = Host::find(sandbox).await?;
+    if let Some(host) = &host {
+        load.note_fault();
+        kill_all(sandbox, host).await?;
+        wait_as_before(sandbox, &before).await?;
+        wait_for_writes(&load, WRITES_PER_PHASE).await?;
+    }
 
     // Nobody can be served meanwhile: how long that is, is what counts.
     let allowance = Allowance::AfterFaults { within: AWAY_MAX + REQUEST_TIMEOUT, failures_max: usize::MAX };
     let summary = load.stop().await.judge(allowance, 2 * WRITES_PER_PHASE).map_err(anyhow::Error::msg)?;
     ensure!(summary.longest_gap <= AWAY_MAX, "nothing was served for too long: {summary}");
-    Ok(Ending::Passed(summary.to_string()))
+    let how = if host.is_some() { "deleted and killed" } else { "deleted; killing needs host access" };
+    Ok(Ending::Passed(format!("{how}; {summary}")))
+}
+
+/// Without a grace period.
+async fn delete_all(sandbox: &Sandbox) -> Result<()> {
+    let pods = sandbox.api::<Pod>();
+    let before = uids(sandbox).await?;
+    let at_once = DeleteParams::default().grace_period(0);
+    try_join_all(before.keys().map(|pod| pods.delete(pod, &at_once))).await?;
+    for (pod, uid) in &before {
+        sandbox.wait_pod_ready(pod, Some(uid), BACK_WITHIN).await?;
+    }
+    Ok(())
+}
+
+/// The pods stay and their containers are started again.
+async fn kill_all(sandbox: &Sandbox, host: &Host) -> Result<()> {
+    let uids: Vec<_> = uids(sandbox).await?.into_values().collect();
+    host.kill(&uids)?;
+    until("every container was started again", BACK_WITHIN, || async {
+        let pods = sandbox.store_pods().await?;
+        let is_back = |pod: &&Pod| is_ready(pod) && restarts(pod) > 0;
+        let back = pods.iter().filter(is_back).count();
+        Ok(if back == uids.len() { Look::Done(()) } else { Look::NotYet(format!("{back} were")) })
+    })
+    .await
+}
+
+fn restarts(pod: &Pod) -> i32 {
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    containers.into_iter().flatten().map(|container| container.restart_count).sum()
+}
+
+async fn uids(sandbox: &Sandbox) -> Result<BTreeMap<String, String>> {
+    let pods = sandbox.store_pods().await?.into_iter();
+    pods.map(|pod| Ok((pod.name_any(), pod.metadata.uid.context("a pod without a UID")?))).collect()
+}
+
+async fn wait_as_before(sandbox: &Sandbox, before: &StoreIdentity) -> Result<()> {
+    let ksc = sandbox.wait_ksc("whole", BACK_WITHIN, expect_whole).await?;
+    let after = identity(&ksc)?;
+    ensure!(after == *before, "the store was {before:?} and is {after:?}");
+    Ok(())
 }

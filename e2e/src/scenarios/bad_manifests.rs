@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::Ending;
 use crate::harness::ksc::{NAME, manifest};
 use crate::harness::sandbox::Sandbox;
+use crate::store::CAUSAL_KEYSPACE;
 
 /// A manifest that differs from a good one by a merge patch.
 struct Case {
@@ -35,7 +36,7 @@ fn creations() -> Vec<Case> {
             "nothing but a name",
             json!({"spec": {
                 "replicas": null, "replicationFactor": null, "partitions": null, "storage": null,
-                "resources": null, "image": null,
+                "resources": null, "image": null, "keyspaces": null,
             }}),
         ),
         accepted("a name of 40 characters", name(&"k".repeat(40))),
@@ -74,21 +75,6 @@ fn creations() -> Vec<Case> {
             &["metadata.name must start with a lower-case letter"],
         ),
         refused(
-            "an unknown engine",
-            json!({"spec": {"storage": {"engine": "rocks"}}}),
-            &["spec.storage.engine", "supported values: \"sled\""],
-        ),
-        refused(
-            "a size that is none",
-            json!({"spec": {"storage": {"size": "much"}}}),
-            &["storage.size must be a positive quantity"],
-        ),
-        refused(
-            "a size of nothing",
-            json!({"spec": {"storage": {"size": "0"}}}),
-            &["storage.size must be a positive quantity"],
-        ),
-        refused(
             "an unknown consistency",
             json!({"spec": {"consistency": {"read": "most"}}}),
             &["spec.consistency.read", "supported values"],
@@ -102,6 +88,68 @@ fn creations() -> Vec<Case> {
             "a field that does not exist",
             json!({"spec": {"replica": 3}}),
             &["unknown field", "spec.replica"],
+        ),
+    ]
+}
+
+fn creations_with_storage() -> Vec<Case> {
+    vec![
+        refused(
+            "an unknown engine",
+            json!({"spec": {"storage": {"engine": "rocks"}}}),
+            &["spec.storage.engine", "supported values", "\"sled\"", "\"memory\""],
+        ),
+        accepted("the engine in memory", json!({"spec": {"storage": {"engine": "memory"}}})),
+        refused(
+            "less storage than a log takes",
+            json!({"spec": {"storage": {"size": "64Mi"}}}),
+            &["storage.size must be at least 128Mi", "choose a size for your data"],
+        ),
+        refused(
+            "a zone label that is none",
+            json!({"spec": {"zoneTopologyKey": "rack no. 7"}}),
+            &["zoneTopologyKey must be the key of a label"],
+        ),
+        refused(
+            "a size that is none",
+            json!({"spec": {"storage": {"size": "much"}}}),
+            &["storage.size must be a positive quantity"],
+        ),
+        refused(
+            "a size of nothing",
+            json!({"spec": {"storage": {"size": "0"}}}),
+            &["storage.size must be a positive quantity"],
+        ),
+    ]
+}
+
+fn creations_with_keyspaces() -> Vec<Case> {
+    vec![
+        accepted("63 keyspaces beside the default", json!({"spec": {"keyspaces": keyspaces(63)}})),
+        refused(
+            "64 keyspaces beside the default",
+            json!({"spec": {"keyspaces": keyspaces(64)}}),
+            &["at most 64 keyspaces", "list at most 63 others"],
+        ),
+        refused(
+            "siblings in the default keyspace",
+            json!({"spec": {"keyspaces": [{"name": "default", "mode": "siblings"}]}}),
+            &["keyspace default always has mode lww", "list another keyspace"],
+        ),
+        refused(
+            "an unknown mode",
+            json!({"spec": {"keyspaces": [{"name": "carts", "mode": "strong"}]}}),
+            &["spec.keyspaces[0].mode", "supported values"],
+        ),
+        refused(
+            "a keyspace with a name in capitals",
+            json!({"spec": {"keyspaces": [{"name": "Carts"}]}}),
+            &["a keyspace's name holds only lower-case letters"],
+        ),
+        refused(
+            "two keyspaces of one name",
+            json!({"spec": {"keyspaces": [{"name": "carts"}, {"name": "carts", "mode": "siblings"}]}}),
+            &["spec.keyspaces[1]", "duplicate value"],
         ),
     ]
 }
@@ -131,7 +179,27 @@ fn changes() -> Vec<Case> {
         refused(
             "another engine",
             json!({"spec": {"storage": {"engine": "memory"}}}),
-            &["spec.storage.engine"],
+            &["storage.engine cannot be changed", "create a new cluster"],
+        ),
+        accepted(
+            "the keyspaces in another order",
+            json!({"spec": {"keyspaces": [causal("siblings"), {"name": "default"}]}}),
+        ),
+        accepted("the default keyspace unmentioned", json!({"spec": {"keyspaces": [causal("siblings")]}})),
+        refused(
+            "another mode of a keyspace",
+            json!({"spec": {"keyspaces": [causal("lww")]}}),
+            &["the mode of a keyspace cannot be changed", "set it back"],
+        ),
+        refused(
+            "a keyspace less",
+            json!({"spec": {"keyspaces": [{"name": "default"}]}}),
+            &["a keyspace cannot be removed", "list every keyspace"],
+        ),
+        refused(
+            "a keyspace more",
+            json!({"spec": {"keyspaces": [causal("siblings"), {"name": "more"}]}}),
+            &["a keyspace cannot be added", "Remove it"],
         ),
         refused(
             "less storage",
@@ -146,9 +214,21 @@ fn changes() -> Vec<Case> {
     ]
 }
 
+fn keyspaces(count: usize) -> Vec<Value> {
+    (0..count).map(|number| json!({"name": format!("keyspace-{number}")})).collect()
+}
+
+/// The keyspace that the manifest has beside the default one.
+fn causal(mode: &str) -> Value {
+    json!({"name": CAUSAL_KEYSPACE, "mode": mode})
+}
+
 pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let mut problems = Vec::new();
-    let creations = creations();
+    let creations = [creations(), creations_with_storage(), creations_with_keyspaces()]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
     for case in &creations {
         let mut wanted = manifest();
         merge(&mut wanted, &case.patch);

@@ -33,7 +33,12 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let config = config_map(sandbox).await?;
 
     edit::<Service>(sandbox, NAME, json!({"spec": {"selector": {"keystore.dev/cluster": "other"}}})).await?;
-    edit::<Service>(sandbox, NAME, json!({"spec": {"ports": [{"port": 7999, "name": "other"}]}})).await?;
+    edit::<Service>(
+        sandbox,
+        NAME,
+        json!({"spec": {"ports": [{"name": "client", "port": 7400, "targetPort": 7403}]}}),
+    )
+    .await?;
     edit::<Service>(sandbox, &headless, json!({"spec": {"publishNotReadyAddresses": false}})).await?;
     edit::<PodDisruptionBudget>(sandbox, NAME, json!({"spec": {"maxUnavailable": 3}})).await?;
     edit::<ServiceAccount>(sandbox, NAME, json!({"automountServiceAccountToken": true})).await?;

@@ -16,7 +16,7 @@ use crate::harness::ksc::{
     CLIENT_PORT, NAME, PARTITIONS, REPLICATION_FACTOR, expect_whole, identity, is_ready, manifest, pod_names,
 };
 use crate::harness::sandbox::Sandbox;
-use crate::store::Store;
+use crate::store::{Reply, Request, Store};
 
 pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let ksc = sandbox.create_ready(&manifest()).await?;
@@ -95,20 +95,22 @@ fn check_owners(layout: &Layout) -> Result<()> {
 
 async fn check_outside(sandbox: &Sandbox) -> Result<()> {
     let connected = sandbox.connect_store().await?;
-    let store = &connected.store;
-    let key = Key::new(DEFAULT_KEYSPACE, b"outside");
-    let WriteOutcome::Done { stamp, .. } = store.put(&key, "hello").await else { bail!("put from outside") };
-    let read = store.get(&key).await;
+    let ask =
+        async |request: Request| connected.store.ask(&Key::new(DEFAULT_KEYSPACE, b"outside"), &request).await;
+    let Reply::Written(WriteOutcome::Done { stamp, .. }, _) = ask(Request::put("hello")).await else {
+        bail!("put from outside")
+    };
+    let read = ask(Request::Get).await;
     let written = Seen { value: "hello".into(), stamp };
-    ensure!(read == ReadOutcome::Found(vec![written]), "from outside: {read:?}");
-    let WriteOutcome::Done { stamp: deleted, .. } = store.delete(&key).await else {
+    ensure!(read == Reply::Read(ReadOutcome::Found(vec![written]), None), "from outside: {read:?}");
+    let Reply::Written(WriteOutcome::Done { stamp: deleted, .. }, _) = ask(Request::delete()).await else {
         bail!("delete from outside")
     };
     ensure!(deleted > stamp, "the delete's stamp is not above the put's");
-    let read = store.get(&key).await;
-    ensure!(read == ReadOutcome::Missing, "deleted from outside: {read:?}");
-    let read = store.get(&Key::new(DEFAULT_KEYSPACE, b"never written")).await;
-    ensure!(read == ReadOutcome::Missing, "never written: {read:?}");
+    let read = ask(Request::Get).await;
+    ensure!(read == Reply::Read(ReadOutcome::Missing, None), "deleted from outside: {read:?}");
+    let read = connected.store.ask(&Key::new(DEFAULT_KEYSPACE, b"never written"), &Request::Get).await;
+    ensure!(read == Reply::Read(ReadOutcome::Missing, None), "never written: {read:?}");
     Ok(())
 }
 
@@ -124,9 +126,9 @@ async fn check_inside(sandbox: &Sandbox) -> Result<()> {
     expect(&["put", "inside", "hello from a pod"], 0, None).await?;
     expect(&["get", "inside"], 0, Some("hello from a pod")).await?;
     let connected = sandbox.connect_store().await?;
-    let read = connected.store.get(&Key::new(DEFAULT_KEYSPACE, b"inside")).await;
+    let read = connected.store.ask(&Key::new(DEFAULT_KEYSPACE, b"inside"), &Request::Get).await;
     ensure!(
-        matches!(&read, ReadOutcome::Found(values) if values.iter().map(|seen| &seen.value[..]).eq([b"hello from a pod"])),
+        matches!(&read, Reply::Read(ReadOutcome::Found(values), _) if values.iter().map(|seen| &seen.value[..]).eq([b"hello from a pod"])),
         "written from inside, read from outside: {read:?}"
     );
     expect(&["delete", "inside"], 0, None).await?;

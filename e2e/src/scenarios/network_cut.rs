@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use keystore_client::DEFAULT_KEYSPACE;
-use keystore_history::{Key, WriteOutcome};
+use keystore_history::Key;
 
 use super::{Ending, wait_for_writes};
 use crate::harness::forward::ForwardedStore;
@@ -16,16 +16,15 @@ use crate::harness::ksc::{expect_whole, identity, manifest};
 use crate::harness::machines::{Host, Place};
 use crate::harness::sandbox::Sandbox;
 use crate::harness::wait::{Look, until};
-use crate::load::{Allowance, Load, Settings};
-use crate::store::{ClientStore, REQUEST_TIMEOUT};
+use crate::load::{Allowance, Load, SCENARIO, Settings};
+use crate::store::{ClientStore, REQUEST_TIMEOUT, Request};
 
 /// Within which a node that is alone knows it, and the others know it to be down: until then requests may wait for
 /// answers that do not come.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 const CONVERGED_WITHIN: Duration = Duration::from_secs(90);
-const PROBES: usize = 20;
-/// That of the scenario's own requests.
-const SESSION: u32 = u32::MAX;
+/// The client tries for two seconds before it gives up.
+const PROBES: usize = 5;
 const WRITES_PER_PHASE: usize = 200;
 
 pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
@@ -86,24 +85,23 @@ impl Scene {
         self.probes += 1;
         let key = Key::new(DEFAULT_KEYSPACE, format!("alone-{}", self.probes).as_bytes());
         until(format!("{how}: the one that is alone has noticed"), NOTICED_WITHIN, || async {
-            let read = self.load.recorder().get(SESSION, &self.alone.store, &key).await;
+            let read = self.load.recorder().get(SCENARIO, &self.alone.store, &key).await;
             Ok(if read.is_answered() { Look::NotYet("it answers".into()) } else { Look::Done(()) })
         })
         .await?;
         for probe in 0..PROBES {
             let value = format!("{how} {probe}");
-            let outcome = self.load.recorder().put(SESSION, &self.alone.store, &key, value.clone()).await;
-            ensure!(
-                !matches!(outcome, WriteOutcome::Done { .. }),
-                "{how}: the minority acknowledged {value}"
-            );
-            let read = self.load.recorder().get(SESSION, &self.alone.store, &key).await;
+            let request = Request::put(value.as_str());
+            let reply = self.load.recorder().ask(SCENARIO, &self.alone.store, &key, &request).await;
+            ensure!(!reply.is_done(), "{how}: the minority acknowledged {value}");
+            let read = self.load.recorder().get(SCENARIO, &self.alone.store, &key).await;
             ensure!(!read.is_answered(), "{how}: the minority answered {read:?}");
         }
         for probe in 0..PROBES {
             let key = Key::new(DEFAULT_KEYSPACE, format!("served-{}-{probe}", self.probes).as_bytes());
-            let outcome = self.load.recorder().put(SESSION, &self.others.store, &key, how.to_owned()).await;
-            ensure!(matches!(outcome, WriteOutcome::Done { .. }), "{how}: the majority said {outcome:?}");
+            let reply =
+                self.load.recorder().ask(SCENARIO, &self.others.store, &key, &Request::put(how)).await;
+            ensure!(reply.is_done(), "{how}: the majority said {reply:?}");
         }
         wait_for_writes(&self.load, WRITES_PER_PHASE).await
     }
@@ -118,9 +116,8 @@ impl Scene {
         until(format!("{} serves", place.pod), NOTICED_WITHIN, || async {
             let attempt = attempts.fetch_add(1, Ordering::Relaxed);
             let key = Key::new(DEFAULT_KEYSPACE, format!("through-{number}-{attempt}").as_bytes());
-            let outcome = recorder.put(SESSION, &through.store, &key, "through".to_owned()).await;
-            let is_done = matches!(outcome, WriteOutcome::Done { .. });
-            Ok(if is_done { Look::Done(()) } else { Look::NotYet(format!("{outcome:?}")) })
+            let reply = recorder.ask(SCENARIO, &through.store, &key, &Request::put("through")).await;
+            Ok(if reply.is_done() { Look::Done(()) } else { Look::NotYet(format!("{reply:?}")) })
         })
         .await
     }

@@ -1,20 +1,29 @@
-//! Scenario 15: pods die under load, one in order and one at once, and rejoin as the nodes that they were.
+//! Scenario 15: pods die under load, one in order, one at once, and one that stays away for a while; they rejoin as the
+//! nodes that they were, and are handed what they missed.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
+use keystore_client::DEFAULT_KEYSPACE;
+use keystore_history::{Key, ReadOutcome};
 use kube::api::DeleteParams;
 
 use super::{Ending, wait_for_writes};
-use crate::harness::ksc::{expect_whole, identity, manifest};
+use crate::harness::ksc::{expect_whole, identity, manifest, pod_names};
 use crate::harness::sandbox::Sandbox;
-use crate::load::{Allowance, Load, Settings};
-use crate::store::{ClientStore, REQUEST_TIMEOUT};
+use crate::harness::wait::{Look, until};
+use crate::load::{Allowance, Load, SCENARIO, Settings};
+use crate::store::{ClientStore, REQUEST_TIMEOUT, Request};
 
 const BACK_WITHIN: Duration = Duration::from_secs(120);
 /// What each phase has to get done for the run to mean anything.
 const WRITES_PER_PHASE: usize = 300;
+/// Written while a pod is away.
+const KEYS_MISSED: u64 = 200;
+const HINTS_PENDING: &str = "keystore_hints_pending";
+/// Hints, repair and transfer share one budget, which yields to clients.
+const HANDED_OVER_WITHIN: Duration = Duration::from_secs(60);
 /// How long the store may serve nobody when a node dies.
 const GAP_MAX: Duration = Duration::from_secs(5);
 /// Each client may have one request under way when a pod dies, and one more runs into the same dead connection.
@@ -33,6 +42,8 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     load.note_fault();
     delete_pod(sandbox, &load, "demo-2", &DeleteParams::default().grace_period(0)).await?;
 
+    let missed = stay_away(sandbox, &load, "demo-0").await?;
+
     let ksc = sandbox.wait_ksc("whole", BACK_WITHIN, expect_whole).await?;
     let after = identity(&ksc)?;
     ensure!(after == before, "the store was {before:?} and is {after:?}");
@@ -41,7 +52,54 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
         Allowance::AfterFaults { within: REQUEST_TIMEOUT, failures_max: clients * FAILURES_PER_CLIENT };
     let summary = load.stop().await.judge(allowance, 3 * WRITES_PER_PHASE).map_err(anyhow::Error::msg)?;
     ensure!(summary.longest_gap <= GAP_MAX, "nothing was served for too long: {summary}");
-    Ok(Ending::Passed(summary.to_string()))
+    Ok(Ending::Passed(format!("{missed} keys handed over; {summary}")))
+}
+
+/// Deletes a pod in order, writes while its machine does not take it back, and waits until every hint is handed over:
+/// the node itself then has what it missed. Says how many keys those are.
+async fn stay_away(sandbox: &Sandbox, load: &Load<ClientStore>, name: &str) -> Result<usize> {
+    let uid = sandbox.api::<Pod>().get(name).await?.metadata.uid.context("a pod without a UID")?;
+    let machine = sandbox.place(name).await?.machine;
+    sandbox.cordon(&machine).await?;
+    sandbox.api::<Pod>().delete(name, &DeleteParams::default()).await?;
+    until(format!("{name} is gone"), BACK_WITHIN, || async {
+        let now = sandbox.api::<Pod>().get_opt(name).await?.and_then(|pod| pod.metadata.uid);
+        Ok(if now.as_ref() == Some(&uid) { Look::NotYet("it is there".into()) } else { Look::Done(()) })
+    })
+    .await?;
+    let others: Vec<_> = pod_names().into_iter().filter(|pod| pod != name).collect();
+    let through = sandbox.connect_store_through(&others).await?;
+    let mut missed = Vec::new();
+    for number in 0..KEYS_MISSED {
+        // Nobody but this writes or reads these keys: no read repairs them.
+        let key = Key::new(DEFAULT_KEYSPACE, format!("missed-{number}").as_bytes());
+        let reply = load.recorder().ask(SCENARIO, &through.store, &key, &Request::put("missed")).await;
+        ensure!(reply.is_done(), "a write while {name} is away: {reply:?}");
+        missed.push(key);
+    }
+    until("hints are kept for it", HANDED_OVER_WITHIN, || async {
+        let pending = sandbox.node_metric(HINTS_PENDING).await?;
+        let is_kept = pending.values().sum::<u64>() >= KEYS_MISSED;
+        Ok(if is_kept { Look::Done(()) } else { Look::NotYet(format!("{pending:?}")) })
+    })
+    .await?;
+
+    sandbox.uncordon(&machine).await?;
+    sandbox.wait_pod_ready(name, Some(&uid), BACK_WITHIN).await?;
+    until("every hint is handed over", HANDED_OVER_WITHIN, || async {
+        let pending = sandbox.node_metric(HINTS_PENDING).await?;
+        let is_done = pending.len() == pod_names().len() && pending.values().all(|pending| *pending == 0);
+        Ok(if is_done { Look::Done(()) } else { Look::NotYet(format!("{pending:?}")) })
+    })
+    .await?;
+    let itself = sandbox.connect_store_through(&[name.to_owned()]).await?;
+    for key in &missed {
+        let read = itself.store.get_at_one(key).await;
+        let is_there =
+            matches!(&read, ReadOutcome::Found(seen) if seen.iter().all(|seen| seen.value == b"missed"));
+        ensure!(is_there, "{name} was handed its hints and has for {key:?}: {read:?}");
+    }
+    Ok(missed.len())
 }
 
 /// Deletes a pod and goes on until its successor serves and clients have written a good deal more.

@@ -32,7 +32,7 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     wait_for_writes(&load, WRITES).await?;
 
     load.note_fault();
-    drain(sandbox).await?;
+    let machine = drain(sandbox).await?;
     // The volume is on the cordoned machine, so nothing serves until it is given back, and the status says so.
     let is_away = |ksc: &KeyStoreCluster| {
         expect_condition(ksc, ConditionType::Degraded, "True", "NodeDown")?;
@@ -40,7 +40,7 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
         expect_condition(ksc, ConditionType::Available, "Unknown", "NodesUnreachable")
     };
     sandbox.wait_ksc("known to be away", BACK_WITHIN, is_away).await?;
-    sandbox.uncordon().await?;
+    sandbox.uncordon(&machine).await?;
     let ksc = sandbox.wait_ksc("whole", BACK_WITHIN, expect_whole).await?;
     ensure!(identity(&ksc)? == before, "the store is another one");
     wait_for_writes(&load, WRITES).await?;
@@ -52,8 +52,8 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     Ok(Ending::Passed(summary.to_string()))
 }
 
-/// What `kubectl drain` does to the pod and its machine.
-async fn drain(sandbox: &Sandbox) -> Result<()> {
+/// What `kubectl drain` does to the pod and its machine, whose name is returned.
+async fn drain(sandbox: &Sandbox) -> Result<String> {
     let pods = sandbox.api::<Pod>();
     let uid = pods.get(ONLY_POD).await?.metadata.uid.context("a pod without a UID")?;
     let machine = sandbox.place(ONLY_POD).await?.machine;
@@ -67,5 +67,6 @@ async fn drain(sandbox: &Sandbox) -> Result<()> {
         let left = pods.get_opt(ONLY_POD).await?.and_then(|pod| pod.metadata.uid);
         Ok(if left.as_ref() == Some(&uid) { Look::NotYet("the pod is there".into()) } else { Look::Done(()) })
     })
-    .await
+    .await?;
+    Ok(machine)
 }
