@@ -135,6 +135,11 @@ impl Disk {
         self.synced.hints.values()
     }
 
+    /// What was synced last, whether it can be read or not.
+    pub(crate) fn synced_last(&self, key: &RecordKey) -> Option<&Record> {
+        self.synced.records.get(key)
+    }
+
     /// Both what is synced and what has been, before a fault took it away: a replica that has lost a record has
     /// held it, and counted with right until then.
     pub(crate) fn ever_synced(&self, key: &RecordKey) -> impl Iterator<Item = &Record> {
@@ -253,6 +258,10 @@ impl Disk {
     /// A stored record can no longer be read; true if there was one.
     pub(crate) fn rot(&mut self, key: &RecordKey) -> bool {
         self.visible.records.contains_key(key) && self.rotten.insert(key.clone())
+    }
+
+    pub(crate) fn has_rotten(&self) -> bool {
+        !self.rotten.is_empty()
     }
 
     pub(crate) fn is_rotten(&self, key: &RecordKey) -> bool {

@@ -235,7 +235,9 @@ impl World {
     }
 
     fn roll_back(&mut self, n: usize) {
-        let Some(image) = self.machines[n].image.clone() else { return };
+        let images = self.machines[n].images.len();
+        let age = self.rng.between(0, images as u64) as usize;
+        let Some(image) = self.machines[n].images.get(age).cloned() else { return };
         if !self.may_hurt(n) || !self.is_known_stale(n, &image) {
             return;
         }
@@ -258,7 +260,7 @@ impl World {
     }
 
     fn start_clone(&mut self, n: usize) {
-        let Some(image) = self.machines[n].image.clone() else { return };
+        let Some(image) = self.machines[n].images.front().cloned() else { return };
         if self.is_healed || self.machines.len() > self.plan.nodes || !self.is_known_stale(n, &image) {
             return;
         }

@@ -61,7 +61,7 @@ impl World {
                     value: value.clone(),
                     context: context(knows.as_ref()),
                     expiry: request.expires_ms.map(|expires_ms| self.expiry(expires_ms)),
-                    is_repeated: request.is_repeated,
+                    is_repeated: request.is_repeated || self.doubles_messages(),
                     outcome: written(told),
                 };
                 out.push(operation(key, Action::Put(put)));

@@ -1,19 +1,22 @@
 //! What has to hold at every single step, looked up in the simulated disks: the world knows what is synced where,
 //! whatever the nodes believe.
 
-use keystore_core::causal::Context;
-use keystore_core::effect::{Alarm, Answer, Commit, Effect, Entry, Event, LinkId, SavedState, Values};
-use keystore_core::id::NodeId;
+use std::collections::BTreeSet;
+
+use keystore_core::causal::{Context, SIBLINGS_MAX};
+use keystore_core::effect::{Alarm, Answer, Commit, Effect, Entry, Event, Hint, LinkId, SavedState, Values};
+use keystore_core::id::{Generation, NodeId};
 use keystore_core::message::{
     Call, Header, Message, Mint, MintOutcome, Origin, ReadOutcome, Refusal, ScanOutcome, Write, WriteOutcome,
 };
+use keystore_core::node::{NodeState, Settings};
 use keystore_core::partition::RecordKey;
 use keystore_core::quorum::{Consistency, Durability};
 use keystore_core::record::{Body, Record};
 use keystore_core::stamp::Stamp;
 
 use crate::coverage::Path;
-use crate::machine::{EPOCH_MS, Standing};
+use crate::machine::{Doubted, EPOCH_MS, Machine, Standing};
 use crate::plan::Class;
 use crate::request::{Asked, Told};
 use crate::violation::{Checker, Violation};
@@ -40,13 +43,37 @@ fn is_mark(record: &Record) -> bool {
 impl World {
     /// True if so many of the key's replicas as the level asks for have on disk what is asked for, or had it until
     /// a fault took it away.
-    fn is_held(&self, (key, level): (&RecordKey, Consistency), holds: impl Fn(&Record) -> bool) -> bool {
+    ///
+    /// What was lost before the generation that the asking machine knows of counts no longer.
+    fn is_held(
+        &self,
+        n: usize,
+        (key, level): (&RecordKey, Consistency),
+        holds: impl Fn(&Record) -> bool,
+    ) -> bool {
         let sets = self.layout.replica_sets(key.partition(self.layout.partitions));
         let counts = |node: &NodeId| {
-            let machine = self.machines.iter().find(|machine| machine.id == *node);
-            machine.is_some_and(|machine| machine.disk.ever_synced(key).any(&holds))
+            let Some(machine) = self.machines.iter().find(|machine| machine.id == *node) else {
+                return false;
+            };
+            match machine.doubted.get(key) {
+                Some(doubted) if self.known_generation(n, *node) > doubted.in_generation => {
+                    doubted.is_healed && machine.disk.synced_last(key).is_some_and(&holds)
+                }
+                _ => machine.disk.ever_synced(key).any(&holds),
+            }
         };
         sets.satisfied(level, counts)
+    }
+
+    /// The highest generation of a node that a machine knows of: its own is on its disk.
+    fn known_generation(&self, n: usize, of: NodeId) -> Generation {
+        let machine = &self.machines[n];
+        if machine.id == of {
+            return machine.disk.state.generation;
+        }
+        let noted = machine.disk.state.peers.get(&of).map(|(generation, _)| *generation);
+        noted.max(machine.heard.get(&of).copied()).unwrap_or_default()
     }
 
     fn class(&self, key: &RecordKey) -> Class {
@@ -89,8 +116,8 @@ impl World {
         level: Consistency,
     ) {
         let is_held = match token.map(|token| Context::from_token(key, token).unwrap()) {
-            Some(token) => self.is_held((key, level), |record| knows(record, &token)),
-            None => self.is_held((key, level), |record| record.stamp >= stamp),
+            Some(token) => self.is_held(n, (key, level), |record| knows(record, &token)),
+            None => self.is_held(n, (key, level), |record| record.stamp >= stamp),
         };
         if !is_held {
             let what = format!("machine {n} acknowledged {key:?} at {stamp:?}, which too few disks have");
@@ -103,20 +130,20 @@ impl World {
             return self.check_shown_values(n, key, values);
         }
         let Some(floor) = floor else { return };
-        if self.reason_to_miss(key, floor).is_none() {
+        if self.reason_to_miss(n, key, floor).is_none() {
             let what = format!("machine {n} finds {key:?} missing, after {floor:?} was promised");
             self.violate(Violation::new(Checker::MissingHasAReason, key, what));
         }
     }
 
     /// The lowest mark that a quorum holds, or more than that, and that is not below what was promised.
-    fn reason_to_miss(&self, key: &RecordKey, floor: Stamp) -> Option<Stamp> {
+    fn reason_to_miss(&self, n: usize, key: &RecordKey, floor: Stamp) -> Option<Stamp> {
         let (_, fastest) = self.clock_range;
         let latest_ms = (EPOCH_MS + self.now_ms).saturating_add_signed(fastest);
         let is_due = |expires_ms: &Option<u64>| expires_ms.is_none_or(|expires_ms| expires_ms <= latest_ms);
         let marks = self.marks.get(key)?.range(floor..).filter(|(_, expires_ms)| is_due(expires_ms));
         let is_held = |mark: &Stamp| {
-            self.is_held((key, Consistency::Quorum), |record| {
+            self.is_held(n, (key, Consistency::Quorum), |record| {
                 record.stamp > *mark || record.stamp == *mark && is_mark(record)
             })
         };
@@ -127,12 +154,11 @@ impl World {
         let is_held = match &values.context {
             Some(token) => {
                 let token = Context::from_token(key, token).unwrap();
-                self.is_held((key, Consistency::Quorum), |record| knows(record, &token))
+                self.is_held(n, (key, Consistency::Quorum), |record| knows(record, &token))
             }
-            None => values
-                .values
-                .iter()
-                .all(|(_, stamp)| self.is_held((key, Consistency::Quorum), |record| record.stamp >= *stamp)),
+            None => values.values.iter().all(|(_, stamp)| {
+                self.is_held(n, (key, Consistency::Quorum), |record| record.stamp >= *stamp)
+            }),
         };
         if !is_held {
             let what = format!("machine {n} answers {values:?} for {key:?}, which too few disks have");
@@ -141,7 +167,7 @@ impl World {
     }
 
     /// Notes what an answer promises to whoever asks later.
-    pub(crate) fn raise_floor(&mut self, index: usize) {
+    pub(crate) fn raise_floor(&mut self, n: usize, index: usize) {
         let request = &self.requests[index];
         let (Some(key), Some((_, told)), true) = (request.asked.key(), &request.told, request.is_promised)
         else {
@@ -155,7 +181,7 @@ impl World {
             }
             Told::Read(values) => match values.values.first() {
                 Some((_, stamp)) => Some(*stamp),
-                None => request.floor.and_then(|floor| self.reason_to_miss(&key, floor)),
+                None => request.floor.and_then(|floor| self.reason_to_miss(n, &key, floor)),
             },
             Told::Scanned { .. } | Told::Failed(_) | Told::Unknown => None,
         };
@@ -179,7 +205,18 @@ impl World {
 
     /// Notes what a node is asked to do, so that its answers can be judged.
     pub(crate) fn note_arrival(&mut self, n: usize, event: &Event) {
-        let Event::Frame { header, messages, .. } = event else { return };
+        let (header, messages) = match event {
+            Event::Frame { header, messages, .. } => (header, messages),
+            Event::LinkOffered { hello, .. } if hello.header.to == self.machines[n].id => {
+                return self.note_generation(n, hello.header.from, hello.header.generation);
+            }
+            _ => return,
+        };
+        if !self.is_stray(n, header) {
+            for message in messages {
+                self.note_noted(n, (header.from, message));
+            }
+        }
         let now = self.machines[n].now(self.now_ms);
         let latest_ms = now.wall_ms.saturating_sub(self.plan.settings.skew_ms_max);
         for message in messages {
@@ -201,17 +238,38 @@ impl World {
         }
     }
 
+    fn note_generation(&mut self, n: usize, of: NodeId, generation: Generation) {
+        let heard = self.machines[n].heard.entry(of).or_default();
+        *heard = generation.max(*heard);
+    }
+
+    /// What an answer says of the generations of others.
+    fn note_noted(&mut self, n: usize, (from, message): (NodeId, &Message)) {
+        let (call, noted) = match message {
+            Message::WriteAnswer { call, noted, .. }
+            | Message::MintAnswer { call, noted, .. }
+            | Message::ReadAnswer { call, noted, .. }
+            | Message::ScanAnswer { call, noted, .. } => (call, noted),
+            _ => return,
+        };
+        let Some(partition) = self.machines[n].sent.get(&(from, *call)).copied() else { return };
+        for (node, generation) in self.layout.replicas(partition).into_iter().zip(noted) {
+            self.note_generation(n, node, *generation);
+        }
+    }
+
     /// A frame that may change nothing: it is meant for somebody else, or its sender has been heard of as a later
     /// generation, durably.
     fn is_stray(&self, n: usize, header: &Header) -> bool {
         let machine = &self.machines[n];
-        let known = machine.disk.state.peers.get(&header.from);
-        header.to != machine.id
-            || header.cluster != self.layout.cluster
-            || known.is_some_and(|(generation, _)| *generation > header.generation)
+        let known = self.known_generation(n, header.from);
+        header.to != machine.id || header.cluster != self.layout.cluster || known > header.generation
     }
 
     pub(crate) fn check_effect(&mut self, n: usize, effect: &Effect) {
+        if let Effect::Commit(Commit { entry, .. }) = effect {
+            self.check_entry(n, entry);
+        }
         match effect {
             Effect::Commit(Commit { entry: Entry::Record { key, record }, .. })
             | Effect::Commit(Commit { entry: Entry::Replace { key, record: Some(record) }, .. }) => {
@@ -229,8 +287,68 @@ impl World {
         }
     }
 
+    fn check_entry(&mut self, n: usize, entry: &Entry) {
+        match entry {
+            Entry::Record { key, record } => self.check_dots(n, key, record),
+            Entry::Replace { key, record } => self.check_healing(n, key, record.as_ref()),
+            Entry::Hint(Hint { target, key, .. }) => {
+                if let Some(record) = self.machines[n].disk.visible(key).cloned() {
+                    self.machines[n].hinted.insert((*target, key.clone()), record);
+                }
+            }
+            Entry::HintDone { target, key } => self.check_hint_done(n, *target, key),
+        }
+    }
+
+    fn check_dots(&mut self, n: usize, key: &RecordKey, record: &Record) {
+        let Body::Siblings(siblings) = &record.body else { return };
+        let mut operations = BTreeSet::new();
+        if !siblings.values().all(|(dot, sibling)| operations.insert((dot.actor, sibling.operation))) {
+            let what = format!("machine {n} stores two dots of one operation: {record:?}");
+            self.violate(Violation::new(Checker::OneOperationIsOneDot, key, what));
+        }
+    }
+
+    /// Rule 14.
+    fn check_healing(&mut self, n: usize, key: &RecordKey, record: Option<&Record>) {
+        let Some(doubted) = self.machines[n].doubted.get(key).copied() else { return };
+        let Doubted { in_generation: generation, floor, is_healed: _ } = doubted;
+        let now = self.machines[n].disk.state.generation;
+        if now <= generation {
+            let what = format!("machine {n} heals {key:?} in generation {now}, in which it came into doubt");
+            self.violate(Violation::new(Checker::DoubtRaisesTheGeneration, key, what));
+        }
+        if floor.is_some_and(|floor| record.is_none_or(|record| record.stamp < floor)) {
+            let what = format!("machine {n} heals {key:?} with {record:?}, and {floor:?} was promised");
+            self.violate(Violation::new(Checker::HealedHoldsWhatWasPromised, key, what));
+        }
+    }
+
+    /// Rule 7: a hint that is neither too old nor too many ends only once the target has what it may have missed.
+    fn check_hint_done(&mut self, n: usize, target: NodeId, key: &RecordKey) {
+        let hinted = self.machines[n].hinted.remove(&(target, key.clone()));
+        let (settings, usual) = (&self.plan.settings, Settings::default());
+        let is_kept = settings.hint_bytes_max >= usual.hint_bytes_max
+            && settings.hint_age_ms_max >= usual.hint_age_ms_max;
+        let (Some(record), true) = (hinted, is_kept) else { return };
+        // What was only written may be lost with the power, and is not there to be handed over.
+        if !self.machines[n].disk.visible(key).is_some_and(|stored| covers(stored, &record)) {
+            return;
+        }
+        let at_target = self.machines.iter().find(|machine| machine.id == target);
+        let has_it = |machine: &Machine| machine.disk.ever_synced(key).any(|stored| covers(stored, &record));
+        if at_target.is_some_and(|machine| !has_it(machine)) {
+            let what = format!("machine {n} ends its hint for {target}, which does not have {record:?}");
+            self.violate(Violation::new(Checker::HintsEndHeard, key, what));
+        }
+    }
+
     fn check_accepted(&mut self, n: usize, link: LinkId) {
         let Some(hello) = self.network.offered(link, n) else { return };
+        if hello.header.to != self.machines[n].id {
+            let what = format!("machine {n} accepts {hello:?}, which is meant for somebody else");
+            return self.violate(Violation::of_the_world(Checker::StrayFramesAreIgnored, what));
+        }
         let known = self.machines[n].disk.state.peers.get(&hello.header.from);
         if known != Some(&(hello.header.generation, hello.nonce)) {
             let what = format!("machine {n} accepts {hello:?}, and has {known:?} on disk");
@@ -241,6 +359,7 @@ impl World {
     pub(crate) fn check_message(&mut self, n: usize, link: LinkId, message: &Message) {
         let to = self.network.peer(link, n).map(|peer| self.machines[peer].id);
         let Some(to) = to else { return };
+        self.note_sent(n, to, message);
         match message {
             Message::Write(Write { call, record, origin: Origin::Client { .. }, key, .. }) => {
                 self.check_issued(n, key, (record.stamp, *call));
@@ -256,6 +375,21 @@ impl World {
             | Message::Scan { .. }
             | Message::Hint { .. }
             | Message::InitAccepted { .. } => {}
+        }
+    }
+
+    fn note_sent(&mut self, n: usize, to: NodeId, message: &Message) {
+        let partitions = self.layout.partitions;
+        let (call, partition) = match message {
+            Message::Write(Write { call, key, .. })
+            | Message::Mint(Mint { call, key, .. })
+            | Message::Read { call, key, .. } => (*call, key.partition(partitions)),
+            Message::Scan { call, range } => (*call, range.partition),
+            _ => return,
+        };
+        // Many repairs of many partitions share the call that nobody waits for.
+        if call.operation != 0 {
+            self.machines[n].sent.insert((to, call), partition);
         }
     }
 
@@ -298,7 +432,8 @@ impl World {
     }
 
     fn check_write_answer(&mut self, n: usize, asker: (NodeId, Call), outcome: &WriteOutcome) {
-        let Some((Message::Write(Write { key, record, origin, .. }), is_late)) = self.question(n, asker)
+        let Some((Message::Write(Write { key, record, origin, durability, .. }), is_late)) =
+            self.question(n, asker)
         else {
             return;
         };
@@ -310,13 +445,15 @@ impl World {
             WriteOutcome::Held(Durability::Synced) => {
                 disk.ever_synced(&key).any(|stored| covers(stored, &record))
             }
+            WriteOutcome::Held(Durability::Periodic) if durability == Durability::Synced => false,
             WriteOutcome::Held(Durability::Periodic) => {
                 disk.visible(&key).is_some_and(|stored| covers(stored, &record))
             }
             WriteOutcome::Superseded(by) => disk.visible(&key).is_some_and(|stored| stored.stamp >= *by),
             WriteOutcome::Refused(refusal) => return self.check_refusal(n, (&key, origin), *refusal),
         };
-        if !is_kept {
+        // What is added to a record that is known to be damaged may never be read again.
+        if !is_kept || self.machines[n].damaged.contains(&key) {
             let what = format!("machine {n} says {outcome:?} of {record:?}");
             self.violate(Violation::new(Checker::HeldIsOnDisk, &key, what));
         }
@@ -350,6 +487,12 @@ impl World {
     fn check_mint_answer(&mut self, n: usize, asker: (NodeId, Call), outcome: &MintOutcome) {
         let Some((Message::Mint(Mint { key, .. }), is_late)) = self.question(n, asker) else { return };
         let MintOutcome::Minted { record, .. } = outcome else { return };
+        if let Body::Siblings(siblings) = &record.body
+            && siblings.distinct().len() > SIBLINGS_MAX
+        {
+            let what = format!("machine {n} takes sibling number {}", siblings.distinct().len());
+            self.violate(Violation::new(Checker::SiblingsAreCapped, &key, what));
+        }
         if !self.machines[n].disk.ever_synced(&key).any(|stored| covers(stored, record)) {
             let what = format!("machine {n} says that it minted {record:?}");
             self.violate(Violation::new(Checker::HeldIsOnDisk, &key, what));
@@ -362,6 +505,10 @@ impl World {
         let version = match outcome {
             ReadOutcome::Digest(version) => *version,
             ReadOutcome::Full(record) => record.version(),
+            ReadOutcome::Missing if self.machines[n].disk.visible(&key).is_some() => {
+                let what = format!("machine {n} says that it has nothing of {key:?}");
+                return self.violate(Violation::new(Checker::MissingIsMissing, &key, what));
+            }
             ReadOutcome::Missing | ReadOutcome::Refused(_) => return,
         };
         let shown = |record: &Record| record.version() == version;
@@ -403,13 +550,39 @@ impl World {
                     let what = format!("machine {n} calls a whole record damaged");
                     self.violate(Violation::new(Checker::DoubtHasAReason, &key, what));
                 }
+                let in_generation = self.machines[n].disk.state.generation;
+                let floor = self.floors.get(&key).copied();
+                let doubted = Doubted { in_generation, floor, is_healed: false };
+                self.machines[n].doubted.insert(key, doubted);
             }
-            Alarm::Healed { .. } => {}
+            Alarm::Healed { key } => {
+                self.machines[n].damaged.remove(&key);
+                if let Some(doubted) = self.machines[n].doubted.get_mut(&key) {
+                    doubted.is_healed = true;
+                }
+                if !self.machines[n].disk.has_rotten() {
+                    self.hurt.remove(&n);
+                }
+            }
             // A rolled-back or cloned disk, set aside by now: the process ends.
             Alarm::StaleGeneration { .. } => {
                 self.coverage.count(Path::StaleGenerationRefused);
                 self.end_for_good(n);
             }
+        }
+    }
+
+    /// Rule 18: who serves knows that all members have accepted the layout, which they have on disk.
+    pub(crate) fn check_serving(&mut self) {
+        let now_ms = self.now_ms;
+        let serves = |machine: &Machine| {
+            let state = machine.node.as_ref().map(|node| node.status(machine.now(now_ms)).state);
+            state == Some(NodeState::Serving)
+        };
+        let Some(n) = self.machines.iter().position(serves) else { return };
+        if let Some(other) = self.machines.iter().find(|machine| machine.disk.state.membership.is_none()) {
+            let what = format!("machine {n} serves, and {} has accepted no layout", other.id);
+            self.violate(Violation::of_the_world(Checker::ServingMeansAllAccepted, what));
         }
     }
 
@@ -440,8 +613,10 @@ impl World {
         let status = node.status(self.machines[n].now(self.now_ms));
         let writes_max = settings.writes_max + settings.writes_max / 4 + self.plan.clients;
         let (requests, writes) = (status.requests_under_way, status.writes_under_way);
-        if requests > settings.requests_max || writes > writes_max {
-            let what = format!("machine {n} has {requests} requests and {writes} writes under way");
+        let hints = status.hints.bytes;
+        if requests > settings.requests_max || writes > writes_max || hints > settings.hint_bytes_max {
+            let what =
+                format!("machine {n} has {requests} requests, {writes} writes and {hints} bytes of hints");
             self.violate(Violation::of_the_world(Checker::QueuesStayWithinTheirBounds, what));
         }
     }

@@ -1,11 +1,13 @@
 //! A machine: its disk, its clock, and the process that runs on it now and then.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use keystore_core::effect::{Event, Now, RequestId};
-use keystore_core::id::{Actor, NodeId, Nonce};
+use keystore_core::id::{Actor, Generation, NodeId, Nonce};
 use keystore_core::message::{Call, Message};
 use keystore_core::node::{Node, Start};
+use keystore_core::partition::{Partition, RecordKey};
+use keystore_core::record::Record;
 use keystore_core::stamp::Stamp;
 
 use crate::coverage::Path;
@@ -16,6 +18,9 @@ use crate::world::{Pending, World};
 
 /// What every wall clock shows when the world begins, unless it is skewed.
 pub(crate) const EPOCH_MS: u64 = 1_700_000_000_000;
+
+/// How many old images of a disk are kept.
+const IMAGES_MAX: usize = 3;
 
 /// Why there is no process, or why it does nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +41,8 @@ pub(crate) struct Machine {
     /// It runs from an old image of a disk. If such a process could start again and again before anybody refuses
     /// it, its generation would in the end be the highest: here it has one life.
     pub(crate) is_stale: bool,
-    /// Of its disk, taken right before its last start.
-    pub(crate) image: Option<Disk>,
+    /// Of its disk, taken right before its last starts, the latest one first.
+    pub(crate) images: VecDeque<Disk>,
     pub(crate) standing: Standing,
     /// How far its wall clock is off.
     pub(crate) clock_ms: i64,
@@ -48,6 +53,16 @@ pub(crate) struct Machine {
     /// The stamps that its process has issued, and the last one of all its processes.
     pub(crate) issued: BTreeMap<Call, Stamp>,
     pub(crate) last_issued: Option<Stamp>,
+    /// Which partition its process has asked others about.
+    pub(crate) sent: BTreeMap<(NodeId, Call), Partition>,
+    /// Keys that were found damaged.
+    pub(crate) doubted: BTreeMap<RecordKey, Doubted>,
+    /// The highest generation of each peer that anybody has told its process of.
+    pub(crate) heard: BTreeMap<NodeId, Generation>,
+    /// Keys of which its process has seen that they are damaged.
+    pub(crate) damaged: BTreeSet<RecordKey>,
+    /// What it held of a key when it took a hint of it.
+    pub(crate) hinted: BTreeMap<(NodeId, RecordKey), Record>,
     /// What its process was asked by others and may answer, and whether that came too late.
     pub(crate) asked: BTreeMap<(NodeId, Call), (Message, bool)>,
     /// The process ends after this many more effects.
@@ -60,6 +75,16 @@ pub(crate) struct Machine {
     pub(crate) stall_ms: u64,
 }
 
+/// A key that was found damaged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Doubted {
+    /// The generation in which it was.
+    pub(crate) in_generation: Generation,
+    /// What had been promised by then.
+    pub(crate) floor: Option<Stamp>,
+    pub(crate) is_healed: bool,
+}
+
 impl Machine {
     pub(crate) fn new(n: usize, clock_ms: i64) -> Self {
         Self {
@@ -68,7 +93,7 @@ impl Machine {
             node: None,
             disk: Disk::default(),
             is_stale: false,
-            image: None,
+            images: VecDeque::new(),
             standing: Standing::Down,
             clock_ms,
             life: 0,
@@ -77,6 +102,11 @@ impl Machine {
             issued: BTreeMap::new(),
             last_issued: None,
             asked: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            doubted: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+            hinted: BTreeMap::new(),
             crash_after: None,
             backlog: VecDeque::new(),
             sync_fails: false,
@@ -101,7 +131,8 @@ impl World {
             machine.standing = Standing::Gone;
             return;
         }
-        machine.image = Some(machine.disk.clone());
+        machine.images.push_front(machine.disk.clone());
+        machine.images.truncate(IMAGES_MAX);
         machine.disk.recover();
         machine.life += 1;
         machine.standing = Standing::Running;
@@ -149,6 +180,9 @@ impl World {
         let Some(node) = machine.node.take() else { return false };
         self.coverage.add_counters(&node.status(machine.now(now_ms)).counters);
         machine.asked.clear();
+        machine.heard.clear();
+        machine.damaged.clear();
+        machine.sent.clear();
         machine.issued.clear();
         machine.life += 1;
         machine.standing = Standing::Down;

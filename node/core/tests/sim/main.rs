@@ -15,6 +15,7 @@ mod faults;
 mod history;
 mod invariants;
 mod machine;
+mod mutants;
 mod network;
 mod plan;
 mod request;
@@ -32,7 +33,7 @@ use plan::Plan;
 use rng::Rng;
 use run::{Outcome, run, run_plan};
 
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 3_000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))

@@ -94,7 +94,9 @@ impl Plan {
     /// True if bounds may be reached, and are worth a look at each step.
     pub(crate) fn has_small_bounds(&self) -> bool {
         let usual = Settings::default();
-        self.settings.requests_max < usual.requests_max || self.settings.writes_max < usual.writes_max
+        self.settings.requests_max < usual.requests_max
+            || self.settings.writes_max < usual.writes_max
+            || self.settings.hint_bytes_max < usual.hint_bytes_max
     }
 
     pub(crate) fn draw(rng: &mut Rng) -> Self {
@@ -146,7 +148,8 @@ fn settings(rng: &mut Rng) -> Settings {
         requests_max: few(rng, usual.requests_max, 2),
         writes_max: few(rng, usual.writes_max, 4),
         digest_bytes_min: few(rng, usual.digest_bytes_min, 0),
-        hint_bytes_max: few(rng, usual.hint_bytes_max, 40),
+        // Two hints.
+        hint_bytes_max: few(rng, usual.hint_bytes_max, 800),
         hint_age_ms_max: if rng.chance(15) { 1_000 } else { usual.hint_age_ms_max },
         speculate_ms: rng.pick(&[5, usual.speculate_ms, usual.speculate_ms, 10_000]),
         ..usual

@@ -60,6 +60,8 @@ pub(crate) enum Told {
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) client: usize,
+    /// Which machine was asked last.
+    pub(crate) machine: usize,
     pub(crate) asked: Asked,
     pub(crate) level: Consistency,
     pub(crate) durability: Durability,

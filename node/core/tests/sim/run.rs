@@ -57,6 +57,9 @@ fn tell_story(seed: u64, world: &World, violation: &Violation) -> String {
 
 fn live(world: &mut World) {
     world.init();
+    if world.violation.is_some() {
+        return;
+    }
     world.let_clients_in();
     world.let_faults_in();
     let duration_ms = world.plan.duration_ms;

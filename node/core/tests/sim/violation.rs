@@ -19,6 +19,17 @@ pub(crate) enum Checker {
     HeldIsOnDisk,
     /// A replica shows nothing that it does not have on disk.
     VisibleMeansSynced,
+    /// A replica says that it has nothing of a key only if that is so.
+    MissingIsMissing,
+    /// A replica gives a write one dot, however often it is asked.
+    OneOperationIsOneDot,
+    SiblingsAreCapped,
+    /// A hint ends only once its target has what it may have missed.
+    HintsEndHeard,
+    /// A key in doubt is healed under a later generation than the one in which it came into doubt.
+    DoubtRaisesTheGeneration,
+    /// What heals a key is not below what was promised before it came into doubt.
+    HealedHoldsWhatWasPromised,
     /// A stamp is below the ceiling that its node has on disk.
     StampsAreBelowTheCeiling,
     StampsOfANodeGrow,
@@ -41,6 +52,7 @@ pub(crate) enum Checker {
     ReplicasConverge,
     HealedClusterServes,
     CoreDoesNotPanic,
+    TimeGoesOn,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

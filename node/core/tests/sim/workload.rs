@@ -196,8 +196,12 @@ impl World {
     }
 
     fn may_be_doubled(&self, reason: FailureReason) -> bool {
-        let doubles = matches!(self.plan.delivery, Delivery::Datagrams { duplicate_percent: 1.., .. });
-        doubles && matches!(reason, FailureReason::Refused(_))
+        self.doubles_messages() && matches!(reason, FailureReason::Refused(_))
+    }
+
+    /// True if a message may arrive twice: then any write may have been asked for twice.
+    pub(crate) fn doubles_messages(&self) -> bool {
+        matches!(self.plan.delivery, Delivery::Datagrams { duplicate_percent: 1.., .. })
     }
 
     pub(crate) fn ask_again(&mut self, index: usize) {

@@ -19,13 +19,14 @@ use keystore_core::stamp::Stamp;
 
 use crate::coverage::{Coverage, Path};
 use crate::disk::Ending;
+use crate::faults::{Fault, Mend};
 use crate::machine::{Machine, Standing};
 use crate::network::{Network, Parcel};
 use crate::plan::{Delivery, Plan, TIMEOUT_MS};
 use crate::request::{Asked, Request, Told, told};
 use crate::rng::Rng;
 use crate::trace::{Brief, Trace};
-use crate::violation::Violation;
+use crate::violation::{Checker, Violation};
 use crate::workload::{self, Client, Wish};
 
 /// Moments are told apart more finely than by milliseconds where one follows from another.
@@ -33,6 +34,9 @@ pub(crate) const TICKS_PER_MS: u64 = 4_096;
 
 /// A commit of periodic durability is synced at most so much later.
 const SYNC_EVERY_MS: u64 = 1_000;
+
+/// What nodes ask for at one moment comes to an end.
+const EVENTS_PER_MS_MAX: u64 = 20_000;
 
 /// Something that is going to happen.
 #[derive(Debug, Clone)]
@@ -76,9 +80,13 @@ pub(crate) enum Pending {
         machine: usize,
         life: u64,
     },
+    Init {
+        machine: usize,
+        is_rival: bool,
+    },
     Fault,
     /// A fault ends.
-    Mend(crate::faults::Mend),
+    Mend(Mend),
     Client {
         client: usize,
     },
@@ -121,6 +129,8 @@ pub(crate) struct World {
     scheduled: u64,
     last_request: u64,
     last_tick: u64,
+    /// How much has happened in this millisecond.
+    happened: u64,
 }
 
 impl World {
@@ -153,6 +163,7 @@ impl World {
             scheduled: 0,
             last_request: 0,
             last_tick: 0,
+            happened: 0,
         };
         for n in 0..world.plan.nodes {
             world.machines[n].disk.lies = world.plan.disks_lie;
@@ -162,17 +173,42 @@ impl World {
         world
     }
 
-    /// Gives all members the first layout and waits until all serve.
+    /// Gives all members the first layout, and some of them another one afterwards; waits until all serve.
     pub(crate) fn init(&mut self) {
-        for n in 0..self.plan.nodes {
-            self.last_request += 1;
-            let request = RequestId(self.last_request);
-            self.step(n, Event::Init { request, layout: self.layout.clone() });
+        for machine in 0..self.plan.nodes {
+            let wait = self.rng.between(0, 300);
+            self.after(wait, Pending::Init { machine, is_rival: false });
+            let wait = self.rng.between(0, 1_000);
+            self.after(wait, Pending::Init { machine, is_rival: true });
+        }
+        if self.plan.faults.contains(&Fault::Crash) {
+            let n = self.rng.index(self.plan.nodes);
+            self.strike_with(Fault::Crash, n);
         }
         let deadline = self.now_ms + 60_000;
-        while !self.all_serve() {
+        while !self.all_serve() && self.violation.is_none() {
             assert!(self.now_ms < deadline, "not all nodes serve after init");
-            self.run_for(50);
+            self.run_for(10);
+            self.check_serving();
+        }
+    }
+
+    fn give_layout(&mut self, n: usize, is_rival: bool) {
+        if !self.is_running(n) {
+            return self.after(100, Pending::Init { machine: n, is_rival });
+        }
+        let has_accepted = self.machines[n].disk.state.membership.is_some();
+        let mut layout = self.layout.clone();
+        if is_rival {
+            layout.cluster = ClusterId([8; 16]);
+        }
+        // Whoever has accepted nothing takes what comes first; and it is asked until it has.
+        if has_accepted == is_rival {
+            self.last_request += 1;
+            self.step(n, Event::Init { request: RequestId(self.last_request), layout });
+        }
+        if !has_accepted {
+            self.after(100, Pending::Init { machine: n, is_rival });
         }
     }
 
@@ -209,7 +245,12 @@ impl World {
                 break;
             }
             let pending = entry.remove();
+            self.happened = if at > self.now_ms { 0 } else { self.happened + 1 };
             self.now_ms = at;
+            if self.happened > EVENTS_PER_MS_MAX {
+                let what = "so much happens at once that it may never end".to_owned();
+                self.violate(Violation::of_the_world(Checker::TimeGoesOn, what));
+            }
             self.happen(pending);
         }
         self.now_ms = until;
@@ -258,6 +299,7 @@ impl World {
                 self.machines[machine].tick_at = None;
                 self.step(machine, Event::Tick);
             }
+            Pending::Init { machine, is_rival } => self.give_layout(machine, is_rival),
             Pending::Fault => self.strike(),
             Pending::Mend(mend) => self.mend(mend),
             Pending::Client { client } => self.client_acts(client),
@@ -284,6 +326,7 @@ impl World {
             Pending::Dial
             | Pending::Start { .. }
             | Pending::Resume { .. }
+            | Pending::Init { .. }
             | Pending::Fault
             | Pending::Mend(_)
             | Pending::Client { .. }
@@ -337,6 +380,7 @@ impl World {
         let asked_at = self.tick();
         self.requests.push(Request {
             client,
+            machine,
             asked,
             level,
             durability,
@@ -355,6 +399,7 @@ impl World {
 
     pub(crate) fn send_request(&mut self, machine: usize, index: usize) {
         let now_ms = self.now_ms;
+        self.requests[index].machine = machine;
         let target = &mut self.machines[machine];
         if target.standing != Standing::Running {
             return self.tell(index, Told::Failed(FailureReason::Draining));
@@ -387,7 +432,7 @@ impl World {
         let Some(told) = self.hear(index, told) else { return };
         let at = self.tick();
         self.requests[index].told = Some((at, told));
-        self.raise_floor(index);
+        self.raise_floor(self.requests[index].machine, index);
         self.client_is_told(index);
     }
 
@@ -448,10 +493,21 @@ impl World {
             }
             Effect::Load { load, key } => {
                 let record = self.machines[n].disk.load(&key);
+                if record.is_err() {
+                    self.machines[n].damaged.insert(key);
+                }
                 return vec![Event::Loaded { load, record }];
             }
             Effect::Scan { load, range } => {
-                let page = self.machines[n].disk.scan(&range, self.layout.partitions);
+                let mut page = self.machines[n].disk.scan(&range, self.layout.partitions);
+                if let Ok(page) = &mut page
+                    && page.entries.len() > 1
+                    && self.rng.chance(20)
+                {
+                    // As if its records were so long that no more of them fit into a page.
+                    page.entries.truncate(1);
+                    page.is_cut = true;
+                }
                 return vec![Event::Scanned { load, page }];
             }
             Effect::Commit(commit) => {
