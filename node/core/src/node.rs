@@ -4,6 +4,7 @@
 //! the clock, draining. Messages from this node to itself are delivered here, without a link. Nothing is served
 //! before all members have accepted the layout, and no frame counts that does not fit it.
 
+mod founding;
 mod identity;
 mod status;
 
@@ -15,17 +16,15 @@ use crate::context::{Context, EffectIds};
 use crate::coordinator::{Coordinator, Heard, news_in};
 pub use crate::counters::Counters;
 use crate::effect::{
-    Answer, ClientRequest, Damaged, Effect, Event, Failure, FailureReason, Hint, InitRefusal, LinkId, LoadId,
-    Now, RequestId, SaveId, SavedState,
+    Answer, ClientRequest, Damaged, Effect, Event, Failure, FailureReason, Hint, LinkId, LoadId, Now,
+    RequestId, SaveId, SavedState,
 };
 pub use crate::hints::HintStatus;
 use crate::hints::HintStore;
 use crate::id::{Actor, Generation, NodeId, Nonce};
 use crate::init::{Membership, Proposal};
 use crate::layout::Layout;
-use crate::message::{
-    Header, Hello, Message, MintOutcome, Noted, ReadOutcome, Refusal, ScanOutcome, WriteOutcome,
-};
+use crate::message::{Header, Hello, Message};
 use crate::mutant::{Mutant, is_on};
 use crate::peers::{Greeting, LinkRefusal, PeerIdentities, Peers};
 use crate::record::Record;
@@ -292,27 +291,6 @@ impl Node {
         });
     }
 
-    fn init(&mut self, request: RequestId, layout: Layout, effects: &mut Vec<Effect>) {
-        let answer = |answer| Effect::Answer { request, answer };
-        if let Some(accepting) = &mut self.accepting {
-            if accepting.layout == layout {
-                accepting.requests.push(request);
-            } else {
-                let refusal = InitRefusal::OtherCluster(accepting.layout.cluster);
-                effects.push(answer(Answer::InitRefused(refusal)));
-            }
-            return;
-        }
-        match self.membership.judge(&layout, self.me, self.actor) {
-            Proposal::AlreadyAccepted => effects.push(answer(Answer::InitAccepted)),
-            Proposal::Refuse(refusal) => effects.push(answer(Answer::InitRefused(refusal))),
-            Proposal::Accept => {
-                self.accepting = Some(Accepting { layout: layout.clone(), requests: vec![request] });
-                self.save(PendingSave::Accepted, SavedState::Layout { layout, decided: false }, effects);
-            }
-        }
-    }
-
     fn link_offered(&mut self, link: LinkId, hello: Hello, now: Now, effects: &mut Vec<Effect>) {
         let Some(layout) = self.membership.layout() else {
             return effects.push(Effect::RefuseLink { link, refusal: LinkRefusal::NotInitialized });
@@ -401,44 +379,6 @@ impl Node {
         }
     }
 
-    /// Another member serves already, this one does not know yet that all have accepted.
-    fn refuse_uninitialized(&mut self, from: NodeId, message: Message) {
-        let refusal = Refusal::NotInitialized;
-        let noted = Noted::new();
-        let answer = match message {
-            Message::Write(write) => {
-                Message::WriteAnswer { call: write.call, outcome: WriteOutcome::Refused(refusal), noted }
-            }
-            Message::Mint(mint) => {
-                Message::MintAnswer { call: mint.call, outcome: MintOutcome::Refused(refusal), noted }
-            }
-            Message::Read { call, .. } => {
-                Message::ReadAnswer { call, outcome: ReadOutcome::Refused(refusal), noted }
-            }
-            Message::Scan { call, .. } => {
-                Message::ScanAnswer { call, outcome: ScanOutcome::Refused(refusal), noted }
-            }
-            Message::WriteAnswer { .. }
-            | Message::MintAnswer { .. }
-            | Message::ReadAnswer { .. }
-            | Message::ScanAnswer { .. }
-            | Message::Hint { .. }
-            | Message::InitAccepted { .. } => return,
-        };
-        self.messages.push_back((from, answer));
-    }
-
-    /// All members have accepted: makes that durable, then serves.
-    fn decide(&mut self, effects: &mut Vec<Effect>) {
-        if let Membership::Accepted { layout, .. } = &self.membership
-            && !self.is_deciding
-        {
-            self.is_deciding = true;
-            let state = SavedState::Layout { layout: layout.clone(), decided: true };
-            self.save(PendingSave::Decided, state, effects);
-        }
-    }
-
     fn saved(&mut self, save: SaveId, now: Now, effects: &mut Vec<Effect>) {
         match self.saves.remove(&save) {
             None => {}
@@ -465,21 +405,6 @@ impl Node {
             }
             Some(PendingSave::Generation(generation)) => self.raised(generation, now, effects),
             Some(PendingSave::SetAside { .. }) => {}
-        }
-    }
-
-    fn accepted(&mut self, effects: &mut Vec<Effect>) {
-        let Some(Accepting { layout, requests }) = self.accepting.take() else {
-            return;
-        };
-        self.membership = Membership::accepted(layout, self.me);
-        let answers =
-            requests.into_iter().map(|request| Effect::Answer { request, answer: Answer::InitAccepted });
-        effects.extend(answers);
-        if let Membership::Accepted { digest, .. } = self.membership
-            && self.membership.note_accepted(self.me, digest, false)
-        {
-            self.decide(effects);
         }
     }
 

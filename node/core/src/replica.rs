@@ -6,11 +6,12 @@
 //! as was asked. Of a key for which it is in doubt, it says nothing but that.
 
 mod in_doubt;
+mod incoming;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::causal::{Change, Dot, DotActor, Siblings};
+use crate::causal::{Dot, DotActor, Siblings};
 use crate::context::Context;
 use crate::doubt::Doubts;
 use crate::effect::{Alarm, Commit, CommitId, CommitRefused, Damaged, Effect, Entry, LoadId};
@@ -24,6 +25,8 @@ use crate::partition::RecordKey;
 use crate::quorum::Durability;
 use crate::record::{Body, Record};
 use crate::stamp::Stamp;
+
+use incoming::Incoming;
 
 #[derive(Debug, Default)]
 pub(crate) struct Replica {
@@ -48,13 +51,6 @@ enum KeyWrites {
     Loading(Vec<(NodeId, Incoming)>),
     /// The newest record is being committed by the `last` of so many commits under way, with this durability.
     Merging { newest: Record, commits: usize, last: CommitId, durability: Durability },
-}
-
-/// What a replica is asked to apply.
-#[derive(Debug)]
-enum Incoming {
-    Write(Write),
-    Mint(Mint),
 }
 
 #[derive(Debug)]
@@ -215,15 +211,16 @@ impl Replica {
             return;
         };
         self.bytes -= bytes;
-        if let Some(KeyWrites::Merging { commits, newest, last, .. }) = self.keys.get_mut(&key) {
+        if let Some(KeyWrites::Merging { commits, newest, .. }) = self.keys.get_mut(&key) {
             *commits -= 1;
             if *commits == 0 {
                 self.keys.remove(&key);
             } else if outcome.is_err() && matches!(newest.body, Body::Siblings(_)) {
-                // What was refused is part of what is being committed now, and stands or falls with that.
-                let last = *last;
+                // What was refused is part of what is being committed now, and stands or falls with the next of that.
+                let mut later = self.commits.range(commit..);
+                let next = later.find(|(_, pending)| pending.key == key).map(|(next, _)| *next);
                 for answer in answers {
-                    self.wait_for(last, answer);
+                    next.map(|next| self.wait_for(next, answer));
                 }
                 return;
             }
@@ -502,62 +499,6 @@ fn whole_bytes(record: &Record) -> usize {
     match &record.body {
         Body::Siblings(_) => record.value_len(),
         Body::Value(_) | Body::Expiring { .. } | Body::Tombstone | Body::Expired => 0,
-    }
-}
-
-impl Incoming {
-    fn key(&self) -> &RecordKey {
-        match self {
-            Self::Write(Write { key, .. }) | Self::Mint(Mint { key, .. }) => key,
-        }
-    }
-
-    fn stamp(&self) -> Stamp {
-        match self {
-            Self::Write(write) => write.record.stamp,
-            Self::Mint(mint) => mint.change.stamp,
-        }
-    }
-
-    /// `None` for a repair, which has no deadline.
-    fn client_deadline_ms(&self) -> Option<u64> {
-        match self {
-            Self::Write(Write { origin: Origin::Client { deadline_wall_ms }, .. })
-            | Self::Mint(Mint { deadline_wall_ms, .. }) => Some(*deadline_wall_ms),
-            Self::Write(Write { origin: Origin::Repair, .. }) => None,
-        }
-    }
-
-    fn takes_space(&self) -> bool {
-        match self {
-            Self::Write(write) => !matches!(write.record.body, Body::Tombstone | Body::Expired),
-            Self::Mint(mint) => mint.change.value.is_some(),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        let content = match self {
-            Self::Write(write) => write.record.value_len(),
-            Self::Mint(Mint { change: Change { value, .. }, .. }) => {
-                value.as_ref().map_or(0, |value| value.len())
-            }
-        };
-        ANSWER_BYTES + self.key().encoded().len() + content
-    }
-
-    fn refuse(self, to: NodeId, refusal: Refusal, context: &mut Context<'_>) {
-        let noted = context.noted(context.partition(self.key()));
-        context.send(
-            to,
-            match self {
-                Self::Write(Write { call, .. }) => {
-                    Message::WriteAnswer { call, outcome: WriteOutcome::Refused(refusal), noted }
-                }
-                Self::Mint(Mint { call, .. }) => {
-                    Message::MintAnswer { call, outcome: MintOutcome::Refused(refusal), noted }
-                }
-            },
-        );
     }
 }
 

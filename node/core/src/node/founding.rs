@@ -1,0 +1,84 @@
+//! How a node becomes one of a cluster: it accepts a first layout, and serves once all members have.
+
+use super::{Accepting, Node, PendingSave, Proposal};
+use crate::effect::{Answer, Effect, InitRefusal, RequestId, SavedState};
+use crate::id::NodeId;
+use crate::init::Membership;
+use crate::layout::Layout;
+use crate::message::{Message, MintOutcome, Noted, ReadOutcome, Refusal, ScanOutcome, WriteOutcome};
+
+impl Node {
+    pub(super) fn init(&mut self, request: RequestId, layout: Layout, effects: &mut Vec<Effect>) {
+        let answer = |answer| Effect::Answer { request, answer };
+        if let Some(accepting) = &mut self.accepting {
+            if accepting.layout == layout {
+                accepting.requests.push(request);
+            } else {
+                let refusal = InitRefusal::OtherCluster(accepting.layout.cluster);
+                effects.push(answer(Answer::InitRefused(refusal)));
+            }
+            return;
+        }
+        match self.membership.judge(&layout, self.me, self.actor) {
+            Proposal::AlreadyAccepted => effects.push(answer(Answer::InitAccepted)),
+            Proposal::Refuse(refusal) => effects.push(answer(Answer::InitRefused(refusal))),
+            Proposal::Accept => {
+                self.accepting = Some(Accepting { layout: layout.clone(), requests: vec![request] });
+                self.save(PendingSave::Accepted, SavedState::Layout { layout, decided: false }, effects);
+            }
+        }
+    }
+
+    /// All members have accepted: makes that durable, then serves.
+    pub(super) fn decide(&mut self, effects: &mut Vec<Effect>) {
+        if let Membership::Accepted { layout, .. } = &self.membership
+            && !self.is_deciding
+        {
+            self.is_deciding = true;
+            let state = SavedState::Layout { layout: layout.clone(), decided: true };
+            self.save(PendingSave::Decided, state, effects);
+        }
+    }
+
+    pub(super) fn accepted(&mut self, effects: &mut Vec<Effect>) {
+        let Some(Accepting { layout, requests }) = self.accepting.take() else {
+            return;
+        };
+        self.membership = Membership::accepted(layout, self.me);
+        let answers =
+            requests.into_iter().map(|request| Effect::Answer { request, answer: Answer::InitAccepted });
+        effects.extend(answers);
+        if let Membership::Accepted { digest, .. } = self.membership
+            && self.membership.note_accepted(self.me, digest, false)
+        {
+            self.decide(effects);
+        }
+    }
+
+    /// Another member serves already, this one does not know yet that all have accepted.
+    pub(super) fn refuse_uninitialized(&mut self, from: NodeId, message: Message) {
+        let refusal = Refusal::NotInitialized;
+        let noted = Noted::new();
+        let answer = match message {
+            Message::Write(write) => {
+                Message::WriteAnswer { call: write.call, outcome: WriteOutcome::Refused(refusal), noted }
+            }
+            Message::Mint(mint) => {
+                Message::MintAnswer { call: mint.call, outcome: MintOutcome::Refused(refusal), noted }
+            }
+            Message::Read { call, .. } => {
+                Message::ReadAnswer { call, outcome: ReadOutcome::Refused(refusal), noted }
+            }
+            Message::Scan { call, .. } => {
+                Message::ScanAnswer { call, outcome: ScanOutcome::Refused(refusal), noted }
+            }
+            Message::WriteAnswer { .. }
+            | Message::MintAnswer { .. }
+            | Message::ReadAnswer { .. }
+            | Message::ScanAnswer { .. }
+            | Message::Hint { .. }
+            | Message::InitAccepted { .. } => return,
+        };
+        self.messages.push_back((from, answer));
+    }
+}
