@@ -32,6 +32,15 @@ pub const SIBLING_BYTES_MAX: usize = 2 << 20;
 pub const RECORD_BYTES_MAX: usize =
     2 * REPLICATION_FACTOR_MAX * (SIBLING_BYTES_MAX + SIBLINGS_MAX * SIBLING_HEADER_BYTES);
 
+/// How large the context of a record may become by what the token of a write brings along: half of what a request may
+/// carry, since replicas that take such writes at the same moment count each by itself.
+const CONTEXT_BYTES_MAX: usize = 32 << 10;
+
+/// A counter is one more for each write, so nobody ever comes near these. Without them a token that was made up could
+/// bring a record to where there is no next dot, and one that a replica takes must leave room below what others read.
+const COUNTER_MAX: u64 = 1 << 62;
+const TOKEN_COUNTER_MAX: u64 = 1 << 48;
+
 /// Who mints dots: a replica, as long as it has lost nothing. See [`crate::id::Actor::minting`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DotActor(pub u64);
@@ -175,6 +184,10 @@ impl Context {
             return Err(CausalError::Format);
         }
         let context = Self::take(&mut input)?;
+        let mut counters = context.base.values().copied().chain(context.single.iter().map(|dot| dot.counter));
+        if counters.any(|counter| counter > TOKEN_COUNTER_MAX) {
+            return Err(CausalError::Counter);
+        }
         if input.is_empty() { Ok(context) } else { Err(CausalError::TooLong) }
     }
 }
@@ -199,6 +212,8 @@ pub enum CausalError {
     Order,
     #[error("it has a value whose dot it has not seen")]
     Unseen,
+    #[error("it has a dot that is far above all that were ever given")]
+    Counter,
 }
 
 /// One of the values of a key.
@@ -282,6 +297,11 @@ impl Siblings {
             dot
         });
         if dot.is_some() && !changed.is_within_caps() && !is_on(Mutant::SiblingsAreUncapped) {
+            return Err(TooManySiblings);
+        }
+        // Of its own, a write adds no more than its dot: what a token brings along beyond the cap was never read here.
+        let context_bytes = changed.context.encoded_len();
+        if context_bytes > CONTEXT_BYTES_MAX.max(self.context.encoded_len() + DOT_BYTES) {
             return Err(TooManySiblings);
         }
         *self = changed;
@@ -372,6 +392,9 @@ fn take_dot(input: &mut Bytes) -> Result<Dot, CausalError> {
     let counter = input.try_get_u64().map_err(|_| CausalError::TooShort)?;
     if counter == 0 {
         return Err(CausalError::Order);
+    }
+    if counter > COUNTER_MAX {
+        return Err(CausalError::Counter);
     }
     Ok(Dot { actor: DotActor(actor), counter })
 }
@@ -518,6 +541,41 @@ mod tests {
         assert_eq!(Context::from_token(&other, &token), Err(CausalError::Checksum));
         assert_eq!(Context::from_token(&key, &token.slice(..token.len() - 1)), Err(CausalError::Checksum));
         assert_eq!(Context::from_token(&key, &Bytes::new()), Err(CausalError::TooShort));
+    }
+
+    #[test]
+    fn no_token_brings_a_record_to_where_there_is_no_next_dot() {
+        let key = RecordKey::new("causal", b"k").unwrap();
+        let token = |context: Context| Context::from_token(&key, &context.to_token(&key));
+        let actor = DotActor(1);
+        for counter in [u64::MAX, COUNTER_MAX, TOKEN_COUNTER_MAX + 1] {
+            let base = Context { base: BTreeMap::from([(actor, counter)]), ..Context::default() };
+            let single = Context { single: BTreeSet::from([Dot { actor, counter }]), ..Context::default() };
+            assert_eq!((token(base), token(single)), (Err(CausalError::Counter), Err(CausalError::Counter)));
+        }
+        let highest = Context { base: BTreeMap::from([(actor, TOKEN_COUNTER_MAX)]), ..Context::default() };
+        let seen = token(highest).unwrap();
+        let mut a = Siblings::default();
+        let dot = a.mint(actor, change(1, seen, Some("x"))).unwrap().unwrap();
+        assert_eq!(dot.counter, TOKEN_COUNTER_MAX + 1);
+        let mut out = BytesMut::new();
+        a.put(&mut out);
+        assert_eq!(Siblings::decode(out.freeze()), Ok(a), "what was written with it can be read");
+    }
+
+    #[test]
+    fn tokens_that_were_made_up_do_not_let_a_record_grow_for_ever() {
+        let made_up = |from: u64| {
+            let actors = from..from + 2_000;
+            Context { base: actors.map(|actor| (DotActor(actor), 1)).collect(), ..Context::default() }
+        };
+        let mut a = Siblings::default();
+        a.mint(DotActor(1), change(1, made_up(10_000), Some("x"))).unwrap();
+        assert_eq!(a.mint(DotActor(1), change(2, made_up(20_000), Some("y"))), Err(TooManySiblings));
+        assert_eq!(a.mint(DotActor(1), change(2, made_up(20_000), None)), Err(TooManySiblings));
+        let seen = a.context().clone();
+        a.mint(DotActor(2), change(3, seen, Some("z"))).unwrap();
+        assert_eq!(texts(&a), [b"z"], "who has read it may write");
     }
 
     #[test]

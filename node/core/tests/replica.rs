@@ -6,14 +6,18 @@ mod bench;
 
 use bench::{Bench, LINK, ME, WALL_MS, answers, commits, header, hello, key, layout, now, record, start};
 use bytes::Bytes;
+use keystore_core::causal::{Change, OperationId};
 use keystore_core::effect::{
     Alarm, Causal, ClientRequest, CommitId, CommitRefused, Damaged, Deadline, Effect, Event, LinkId, LoadId,
     Operation, RequestId, SaveId,
 };
 use keystore_core::id::{ClusterId, Generation};
 use keystore_core::layout::Layout;
-use keystore_core::message::{Call, Message, Origin, ReadOutcome, Refusal, Want, Write, WriteOutcome};
+use keystore_core::message::{
+    Call, Message, Mint, MintOutcome, Origin, ReadOutcome, Refusal, Want, Write, WriteOutcome,
+};
 use keystore_core::node::{Node, Settings, Start, WARM_UP_MS_MAX};
+use keystore_core::partition::RecordKey;
 use keystore_core::peers::LinkRefusal;
 use keystore_core::quorum::Durability;
 use keystore_core::record::{Body, Record};
@@ -126,6 +130,38 @@ fn a_full_log_refuses_the_write_and_all_that_was_merged_under_it() {
     assert_eq!(answers(&effects), [(higher, refused), (lower, refused)]);
     let (_, effects) = bench.client_write(6);
     assert!(matches!(effects[..], [Effect::Load { .. }]), "nothing of the refused write is remembered");
+}
+
+#[test]
+fn a_write_among_siblings_that_the_log_refuses_stands_or_falls_with_the_next_commit_of_its_key() {
+    let mut bench = Bench::new();
+    let key = RecordKey::new("causal", b"k").unwrap();
+    for n in 1..=3 {
+        let change = Change {
+            stamp: record(n).stamp,
+            operation: OperationId([n as u8; 16]),
+            context: Default::default(),
+            value: Some(Bytes::from("x")),
+            expires_ms: None,
+        };
+        let call = Call { operation: n, attempt: 2 };
+        let mint = Mint { call, key: key.clone(), change, deadline_wall_ms: WALL_MS + 60_000 };
+        bench.frame(Message::Mint(mint));
+    }
+    assert_eq!(commits(&bench.loaded(0, Ok(None))), 3);
+    let mut ended = |commit, outcome| {
+        let effects = bench.step(Event::Committed { commit: CommitId(commit), outcome });
+        let answer = |effect: &Effect| match effect {
+            Effect::Send { message: Message::MintAnswer { call, outcome, .. }, .. } => {
+                Some((call.operation, matches!(outcome, MintOutcome::Minted { .. })))
+            }
+            _ => None,
+        };
+        effects.iter().filter_map(answer).collect::<Vec<_>>()
+    };
+    assert_eq!(ended(0, Err(CommitRefused)), []);
+    assert_eq!(ended(1, Ok(Durability::Synced)), [(2, true), (1, true)], "the second commit holds both");
+    assert_eq!(ended(2, Err(CommitRefused)), [(3, false)]);
 }
 
 #[test]
