@@ -127,7 +127,7 @@ impl Router {
 
 /// Of two attempts' errors: that a write may be applied stays true whatever is said of a later attempt, and what a
 /// node has said is worth more than that another one could not be reached.
-fn more_telling(earlier: Option<Error>, later: Error) -> Error {
+pub(crate) fn more_telling(earlier: Option<Error>, later: Error) -> Error {
     match earlier {
         Some(earlier) if !earlier.surely_not_applied() && later.surely_not_applied() => earlier,
         Some(earlier) if earlier.surely_not_applied() && matches!(later, Error::Connect(_)) => earlier,

@@ -77,7 +77,7 @@ impl Caller {
         frame(request, &mut body)?;
         let (response, mut stream) = self.open(path, timeout).await?;
         // The stream is open from here on. Data is queued in h2 whatever the window, and without a copy.
-        stream.send_data(body.freeze(), true).map_err(broken)?;
+        stream.send_data(body.freeze(), true).map_err(|error| broken(&error))?;
         Messages::begin(response).await
     }
 
@@ -138,7 +138,7 @@ pub(crate) fn frame<Q: Message>(message: &Q, buffer: &mut BytesMut) -> Result<()
 
 /// A stream that was refused by the other side was surely not looked at (RFC 9113, 8.7); of any other failure
 /// nothing can be said.
-fn broken(error: h2::Error) -> CallError {
+fn broken(error: &h2::Error) -> CallError {
     if error.is_reset() && error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) {
         CallError::NotSent(error.to_string())
     } else {
@@ -157,7 +157,7 @@ pub(crate) struct Messages {
 impl Messages {
     /// Waits for the head of the answer.
     pub(crate) async fn begin(response: ResponseFuture) -> Result<Self, CallError> {
-        let (head, stream) = response.await.map_err(broken)?.into_parts();
+        let (head, stream) = response.await.map_err(|error| broken(&error))?.into_parts();
         if head.status != StatusCode::OK {
             return Err(CallError::BadAnswer(format!("HTTP status {}", head.status)));
         }

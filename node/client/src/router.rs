@@ -34,7 +34,7 @@ const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Router {
     pool: Pool,
     endpoints: Vec<Arc<Node>>,
-    /// Which endpoint is next to be preferred.
+    /// Counts up: which endpoint, or node, is next to be preferred.
     turn: AtomicUsize,
     table: ArcSwapOption<Table>,
     stale: Notify,
@@ -54,6 +54,11 @@ pub(crate) struct Candidates<'a> {
     turn: usize,
 }
 
+/// All of them, beginning with another one at each turn.
+fn rotated<T>(all: &[T], turn: usize) -> impl Iterator<Item = &T> {
+    all.iter().cycle().skip(turn % all.len().max(1)).take(all.len())
+}
+
 impl Candidates<'_> {
     fn iter(&self) -> impl Iterator<Item = &Arc<Node>> {
         let table = self.table.as_deref();
@@ -62,9 +67,9 @@ impl Candidates<'_> {
             _ => &[],
         };
         let owners = owners.iter().filter_map(move |index| table?.nodes.get(*index)?.as_ref());
-        let others = table.into_iter().flat_map(|table| table.nodes.iter().flatten());
-        let endpoints = self.endpoints.iter().cycle().skip(self.turn).take(self.endpoints.len());
-        owners.chain(others).chain(endpoints)
+        // What no owner is preferred for is spread over all.
+        let others = table.into_iter().flat_map(|table| rotated(&table.nodes, self.turn).flatten());
+        owners.chain(others).chain(rotated(self.endpoints, self.turn))
     }
 
     /// The best node that was not asked in this round and has fared well lately; if there is none, one that was
@@ -123,7 +128,7 @@ impl Router {
         let deadline = Instant::now() + limit;
         // The first request finds its connection open: its turn is the same.
         let turn = self.turn.load(Ordering::Relaxed);
-        for node in self.endpoints.iter().cycle().skip(turn).take(self.endpoints.len()) {
+        for node in rotated(&self.endpoints, turn) {
             match timeout_at(deadline, node.connection()).await {
                 Ok(Ok(_)) => return Ok(()),
                 Ok(Err(error)) => {
@@ -141,7 +146,7 @@ impl Router {
             table: self.table.load_full(),
             key,
             endpoints: &self.endpoints,
-            turn: self.turn.fetch_add(1, Ordering::Relaxed) % self.endpoints.len(),
+            turn: self.turn.fetch_add(1, Ordering::Relaxed),
         }
     }
 

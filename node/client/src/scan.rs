@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::client::Client;
 use crate::connection::Connection;
 use crate::error::{Detail, Error, Reason};
-use crate::execute::{Limits, connected};
+use crate::execute::{Limits, connected, more_telling};
 use crate::grpc::Messages;
 use crate::node::Node;
 use crate::operation::{consistency_or_unspecified, read};
@@ -124,17 +124,18 @@ impl Scan {
     async fn fill(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + self.timeout;
         let router = self.client.router.clone();
+        let mut told = None;
         loop {
-            let candidates = router.candidates(None);
-            let node = match &self.source {
-                Some(source) => source.node.clone(),
+            let (node, limits) = match &self.source {
+                Some(source) => (source.node.clone(), Limits { connected: deadline, until: deadline }),
                 None => {
+                    let candidates = router.candidates(None);
                     let node = candidates.choose(&self.trail).expect("a router has endpoints").clone();
-                    self.trail.note(node.clone());
-                    node
+                    let limits = Limits::of(&node, candidates.any_connected(&self.trail), deadline);
+                    (node, limits)
                 }
             };
-            let limits = Limits::of(&node, candidates.any_connected(&self.trail), deadline);
+            self.trail.note(node.clone());
             let verdict = match self.next_page(&node, limits).await {
                 Ok(page) => {
                     node.note_success();
@@ -144,14 +145,17 @@ impl Scan {
                 Err(miss) => router.judge(Kind::Read, &node, miss),
             };
             self.source = None;
-            match self.trail.next(verdict.retry, candidates.any_not_asked(&self.trail)) {
+            let error = more_telling(told, verdict.error);
+            let others_left = router.candidates(None).any_not_asked(&self.trail);
+            match self.trail.next(verdict.retry, others_left) {
                 Next::TryAfter(pause) if Instant::now() + pause < deadline => {
-                    tracing::debug!(error = %verdict.error, node = node.address(), "scan goes on elsewhere");
+                    tracing::debug!(%error, node = node.address(), "scan goes on elsewhere");
+                    told = Some(error);
                     sleep(pause).await;
                 }
                 Next::TryAfter(_) | Next::GiveUp => {
                     self.trail = Trail::new(self.client.defaults.patience);
-                    return Err(verdict.error);
+                    return Err(error);
                 }
             }
         }

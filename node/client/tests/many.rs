@@ -296,6 +296,16 @@ async fn a_scan_goes_on_at_another_node_after_the_last_key_that_it_returned() {
 }
 
 #[tokio::test]
+async fn scans_are_spread_over_the_nodes() {
+    let cluster = FakeCluster::serving(3).unwrap();
+    let only = Client::builder().endpoints([cluster.nodes[0].endpoint()]).connect().await.unwrap();
+    for _ in 0..9 {
+        scan(&only, ScanOptions::default()).await;
+    }
+    assert_eq!(cluster.nodes.iter().map(|node| node.requests()).collect::<Vec<_>>(), [3, 3, 3]);
+}
+
+#[tokio::test]
 async fn a_scan_of_a_keyspace_that_does_not_exist_is_a_bad_request() {
     let cluster = FakeCluster::serving(1).unwrap();
     let client = client(&cluster, Routing::Proxy).await;

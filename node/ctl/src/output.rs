@@ -17,7 +17,7 @@ pub(crate) fn print_line(line: &str) -> Result<(), Failure> {
 }
 
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(not_json)?;
+    let text = serde_json::to_string_pretty(value).map_err(|error| not_json(&error))?;
     print_line(&text)
 }
 
@@ -33,7 +33,7 @@ impl List {
     }
 
     pub(crate) fn print(&mut self, item: &impl Serialize) -> Result<(), Failure> {
-        let text = serde_json::to_string(item).map_err(not_json)?;
+        let text = serde_json::to_string(item).map_err(|error| not_json(&error))?;
         print_raw(format!("{}{text}", self.separator).as_bytes())?;
         self.separator = ",\n";
         Ok(())
@@ -44,7 +44,7 @@ impl List {
     }
 }
 
-fn not_json(error: serde_json::Error) -> Failure {
+fn not_json(error: &serde_json::Error) -> Failure {
     Failure::other(error.to_string())
 }
 
