@@ -636,6 +636,26 @@ fn an_acknowledgement_counts_no_longer_once_its_sender_is_known_as_a_later_gener
 }
 
 #[test]
+fn an_answer_speaks_of_no_generation_that_is_not_on_disk_yet() {
+    let noted_of_a = |bench: &mut Bench| {
+        let call = bench.call();
+        let effects = bench.frame(B, Message::Read { call, key: key_of("k"), want: Want::Full });
+        let effects = bench.step(Event::Loaded { load: load_in(&effects), record: Ok(None) });
+        match messages(&effects)[..] {
+            [Message::ReadAnswer { noted, .. }] => noted.clone(),
+            ref other => panic!("{other:?}"),
+        }
+    };
+    let mut bench = Bench::new();
+    let hello = bench.hello(A, 8);
+    let effects = bench.step(Event::LinkOffered { link: LinkId(99), hello });
+    let [Effect::Save { save, state: SavedState::Peers(_) }] = effects[..] else { panic!("{effects:?}") };
+    assert_eq!(noted_of_a(&mut bench), noted("k", &[(ME, 1)]), "a crash could still forget it");
+    bench.step(Event::Saved { save });
+    assert_eq!(noted_of_a(&mut bench), noted("k", &[(ME, 1), (A, 8)]));
+}
+
+#[test]
 fn all_news_of_an_answer_are_taken_in_before_anything_is_concluded_from_it() {
     let mut bench = Bench::of(5);
     let [c, d] = [NodeId([4; 16]), NodeId([5; 16])];

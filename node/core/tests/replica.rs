@@ -282,6 +282,22 @@ fn a_write_above_the_stored_record_is_not_too_far_ahead() {
 }
 
 #[test]
+fn what_follows_on_a_record_that_was_accepted_is_not_too_far_ahead_under_any_key() {
+    let hour_ms = 3_600_000;
+    let mut bench = Bench::new();
+    bench.write(hour_ms, Origin::Repair);
+    let other = RecordKey::new("default", b"other").unwrap();
+    let write = Write {
+        call: Call { operation: 2, attempt: 1 },
+        key: other.clone(),
+        record: record(hour_ms + 1),
+        origin: Origin::Client { deadline_wall_ms: WALL_MS + 1_000 },
+        durability: Durability::Synced,
+    };
+    assert_eq!(bench.frame(Message::Write(write)), [Effect::Load { load: LoadId(1), key: other }]);
+}
+
+#[test]
 fn the_same_record_while_it_is_being_committed_joins_that_commit() {
     let mut bench = Bench::new();
     let (first, _) = bench.client_write(5);
