@@ -246,6 +246,7 @@ impl World {
         self.note(format_args!("machine {n} is rolled back to generation {}", image.state.generation));
         self.crash(n, Ending::PowerLost);
         self.machines[n].disk.roll_back(image);
+        self.machines[n].doubted.clear();
         self.machines[n].is_stale = true;
     }
 
@@ -300,6 +301,11 @@ impl World {
         };
         self.unblock();
         self.plan.slow_disk_percent = 0;
+        // The clocks agree again, on the one that is furthest ahead: no stamp is far ahead of all of them then.
+        let (_, fastest) = self.clock_range;
+        for machine in &mut self.machines {
+            machine.clock_ms = fastest;
+        }
         for n in 0..self.machines.len() {
             self.resume(n);
             self.machines[n].crash_after = None;

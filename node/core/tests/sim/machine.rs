@@ -53,6 +53,9 @@ pub(crate) struct Machine {
     /// The stamps that its process has issued, and the last one of all its processes.
     pub(crate) issued: BTreeMap<Call, Stamp>,
     pub(crate) last_issued: Option<Stamp>,
+    /// The request that its process is being handed, and those behind the operations that it has begun.
+    pub(crate) begins: Option<RequestId>,
+    pub(crate) operations: BTreeMap<u64, RequestId>,
     /// Which partition its process has asked others about.
     pub(crate) sent: BTreeMap<(NodeId, Call), Partition>,
     /// Keys that were found damaged.
@@ -102,6 +105,8 @@ impl Machine {
             issued: BTreeMap::new(),
             last_issued: None,
             asked: BTreeMap::new(),
+            begins: None,
+            operations: BTreeMap::new(),
             sent: BTreeMap::new(),
             doubted: BTreeMap::new(),
             heard: BTreeMap::new(),
@@ -169,6 +174,10 @@ impl World {
 
     /// The process ends for good, and nothing that it held comes back.
     pub(crate) fn end_for_good(&mut self, n: usize) {
+        // A process that sets its disk aside answers nobody while it does.
+        for index in self.machines[n].requests.values() {
+            self.requests[*index].excused = true;
+        }
         self.end_process(n, Ending::PowerLost);
         self.machines[n].standing = Standing::Gone;
         self.note(format_args!("machine {n} is gone for good"));
@@ -183,6 +192,7 @@ impl World {
         machine.heard.clear();
         machine.damaged.clear();
         machine.sent.clear();
+        machine.operations.clear();
         machine.issued.clear();
         machine.life += 1;
         machine.standing = Standing::Down;

@@ -9,6 +9,7 @@
     reason = "which seeds to run comes from the environment; runs share the cores"
 )]
 
+mod answers;
 mod coverage;
 mod disk;
 mod faults;

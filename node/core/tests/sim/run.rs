@@ -7,7 +7,7 @@ use keystore_core::partition::RecordKey;
 use keystore_core::quorum::{Consistency, Durability};
 
 use crate::coverage::Coverage;
-use crate::plan::{Plan, TIMEOUT_MS};
+use crate::plan::{Class, Plan, TIMEOUT_MS};
 use crate::request::{Asked, Told};
 use crate::rng::Rng;
 use crate::violation::{Checker, Violation};
@@ -77,11 +77,42 @@ fn live(world: &mut World) {
         let what = "not all members serve after everything has healed".to_owned();
         world.violate(Violation::of_the_world(Checker::HealedClusterServes, what));
     }
+    write_everything(world);
     read_everything(world);
     if world.violation.is_none() {
         world.check_history();
     }
     world.count_all();
+}
+
+/// Each key takes a write, through some node: what has healed serves.
+fn write_everything(world: &mut World) {
+    let deadline_ms = world.now_ms + HEALED_WITHIN_MS;
+    for key in world.keys.clone() {
+        for number in 0.. {
+            let machine = number % world.plan.nodes;
+            if world.violation.is_some()
+                || world.is_running(machine) && is_written(world, machine, (&key, number))
+            {
+                break;
+            }
+            if world.now_ms > deadline_ms {
+                let what = format!("no write of {key:?} succeeds");
+                return world.violate(Violation::new(Checker::HealedClusterServes, &key, what));
+            }
+            world.run_for(20);
+        }
+    }
+}
+
+fn is_written(world: &mut World, machine: usize, (key, number): (&RecordKey, usize)) -> bool {
+    let value = format!("last {number}").into_bytes();
+    let asked = match world.is_capped(key) {
+        true => Asked::Delete { key: key.clone(), knows: None },
+        false => Asked::Put { key: key.clone(), value, ttl_ms: None, knows: None, operation: None },
+    };
+    let told = last_request(world, machine, asked, Consistency::Quorum);
+    matches!(told, Some(Told::Written { .. }))
 }
 
 /// Reads each key through each node, one after the other; then the replicas of each have to be equal. There is no
@@ -113,11 +144,16 @@ fn read_everything(world: &mut World) {
 }
 
 fn is_read(world: &mut World, machine: usize, (key, level): (&RecordKey, Consistency)) -> bool {
-    let asked = Asked::Get { key: key.clone() };
+    let told = last_request(world, machine, Asked::Get { key: key.clone() }, level);
+    matches!(told, Some(Told::Read(_)))
+}
+
+fn last_request(world: &mut World, machine: usize, asked: Asked, level: Consistency) -> Option<Told> {
+    let is_promised = asked.key().is_some_and(|key| world.class(key) != Class::Loose);
     let (client, durability) = (world.plan.clients, Durability::Synced);
-    let index = world.ask(machine, Wish { client, asked, level, durability, is_promised: true });
+    let index = world.ask(machine, Wish { client, asked, level, durability, is_promised });
     while world.requests[index].told.is_none() && world.violation.is_none() {
         world.run_for(5);
     }
-    matches!(world.requests[index].told, Some((_, Told::Read(_))))
+    world.requests[index].told.clone().map(|(_, told)| told)
 }

@@ -442,11 +442,19 @@ impl World {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let now = self.machines[n].now(self.now_ms);
+            let stray = self.stray_link(n, &event);
             self.note_arrival(n, &event);
+            self.machines[n].begins = match &event {
+                Event::Client(request) => Some(request.id),
+                _ => None,
+            };
             let Some(node) = &mut self.machines[n].node else { return };
             let mut effects = Vec::new();
             self.trace.line(self.now_ms, format_args!("machine {n}: {}", Brief(&event)));
             node.step(now, event, &mut effects);
+            if let Some(link) = stray {
+                self.check_stray(n, link, &effects);
+            }
             for effect in effects {
                 if let Some(left) = &mut self.machines[n].crash_after {
                     match left.checked_sub(1) {
