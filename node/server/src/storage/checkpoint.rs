@@ -16,6 +16,7 @@ use super::error::FatalError;
 use super::file::{self, DiskError};
 use super::found::encode_position;
 use super::log::{self, Position};
+use super::mutant::{Mutant, is_on};
 use super::state::{self, Kind};
 
 /// Where checkpoints are written and what they cover.
@@ -31,7 +32,9 @@ impl Checkpoints {
     /// Everything up to `position` has been applied: makes it durable and moves the start of replay there.
     pub(super) fn write(&self, position: Position) -> Result<(), FatalError> {
         let begun = Instant::now();
-        self.engine.flush(position.sequence)?;
+        if !is_on(Mutant::CheckpointWithoutAFlush) {
+            self.engine.flush(position.sequence)?;
+        }
         state::write(&self.data_dir, Kind::Checkpoint, &encode_position(position))?;
         self.counters.log_segments.subtract(remove_segments(&self.log_dir, position.segment)?);
         self.counters.checkpoints.add(1);

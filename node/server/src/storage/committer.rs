@@ -15,6 +15,7 @@ use super::checkpoint::{Checkpointer, Checkpoints};
 use super::disk_usage::DiskUsage;
 use super::error::FatalError;
 use super::log::{self, AppendError, CommitLog};
+use super::mutant::{Mutant, is_on};
 use super::queue::{Queue, Wait};
 
 /// The end of a commit.
@@ -139,13 +140,18 @@ impl Committer {
         }
         let outcome = if self.append()? {
             let is_sync_due = self.asked.iter().any(|(_, durability)| *durability == Durability::Synced);
-            if is_sync_due {
+            let is_reported_unsynced = is_on(Mutant::ReportedUnsynced);
+            if is_sync_due && !is_reported_unsynced {
                 self.sync()?;
             } else {
                 self.unsynced_since.get_or_insert_with(Instant::now);
             }
             self.apply()?;
-            Ok(if self.log.is_synced() { Durability::Synced } else { Durability::Periodic })
+            Ok(if self.log.is_synced() || is_reported_unsynced {
+                Durability::Synced
+            } else {
+                Durability::Periodic
+            })
         } else {
             self.checkpoints.counters.log_refused.add(self.entries.len() as u64);
             Err(CommitRefused)

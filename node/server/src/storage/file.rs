@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::mutant::{Mutant, is_on};
 #[cfg(test)]
 use super::power::before;
 
@@ -166,7 +167,9 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), DiskError> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut new = DiskFile::create(&new_name(path))?;
     new.write_at(content, 0)?;
-    new.sync_all()?;
+    if !is_on(Mutant::StatesAreNotSynced) {
+        new.sync_all()?;
+    }
     new.rename(path)?;
     sync_directory(directory)
 }

@@ -20,6 +20,7 @@
 //! could take back (for a periodic commit: a crash of the process alone). Decisions are core's: a record is merged
 //! into the engine by `Record::merge` and by nothing else. Unsafe code is in [`sync_file_range`] only.
 
+mod mutant;
 mod file;
 pub mod sync_file_range;
 mod disk_usage;

@@ -22,6 +22,7 @@ use super::file;
 use super::found::{Found, Identity};
 use super::log::{self, CommitLog, Position, ReadError};
 use super::memory_engine::MemoryEngine;
+use super::mutant::{Mutant, is_on};
 use super::sled_engine::SledEngine;
 
 /// A segment takes at least the largest record twice, with its key and the headers.
@@ -157,7 +158,7 @@ fn open_engine(
     };
     let engine = engine.map_err(|error| engine_error(path.clone(), error))?;
     let found = engine.flushed().map_err(|error| engine_error(path.clone(), error))?;
-    if found < expected {
+    if found < expected && !is_on(Mutant::StaleEnginesAreTrusted) {
         return Err(OpenError::EngineBehind { path, found, expected });
     }
     Ok(engine)
@@ -195,7 +196,9 @@ fn replay(checkpoints: &Checkpoints, from: Position) -> Result<Position, OpenErr
 /// The first checkpoint makes what was replayed durable without the log; only then may a new segment say that the
 /// log goes on behind it, since the tail that was read may never have been synced.
 fn begin_log(checkpoints: &Checkpoints, end: Position, options: &Options) -> Result<CommitLog, OpenError> {
-    checkpoints.write(end).map_err(fatal_error)?;
+    if !is_on(Mutant::TailIsNotMadeDurable) {
+        checkpoints.write(end).map_err(fatal_error)?;
+    }
     let counters = checkpoints.counters.clone();
     let log = CommitLog::begin(&checkpoints.log_dir, options.segment_bytes, end, counters)?;
     checkpoints.counters.log_segments.add(1);

@@ -4,6 +4,7 @@ mod committing;
 mod contract;
 mod log_ends;
 mod memory;
+mod mutants;
 mod power_loss;
 mod refusals;
 mod samples;
