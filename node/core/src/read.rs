@@ -183,8 +183,9 @@ impl ReadOperation {
         let is_full = |best: &&Record| are_equal || best.version() >= highest;
         let best = self.best.as_ref().filter(is_full).cloned();
         let Some(best) = best else {
-            self.fetch(highest, operation, context);
-            return None;
+            let is_asked = self.fetch(highest, operation, context);
+            // Those that held it count no longer, so this ends.
+            return if is_asked { None } else { self.advance(operation, context) };
         };
         self.conclude(best, operation, context)
     }
@@ -242,15 +243,19 @@ impl ReadOperation {
         self.replies.values().filter_map(version).max()
     }
 
-    /// Asks one that holds the highest version for the whole record.
-    fn fetch(&mut self, highest: Version, operation: u64, context: &mut Context<'_>) {
-        let holds = |(_, reply): &(&NodeId, &Reply)| **reply == Reply::Holds(Some(highest));
-        let holder = self.replies.iter().filter(holds).min_by_key(|(node, _)| context.is_slow(**node));
-        if let Some((holder, _)) = holder {
-            let holder = *holder;
-            self.overdue.remove(&holder);
-            self.send_read(holder, Want::Full, operation, context);
-        }
+    /// Asks one that holds the highest version for the whole record. False if none of them can be reached any more:
+    /// what they have said is then of no use, and others have to be asked.
+    fn fetch(&mut self, highest: Version, operation: u64, context: &mut Context<'_>) -> bool {
+        let holders = self.replies.iter().filter(|(_, reply)| **reply == Reply::Holds(Some(highest)));
+        let holders: Vec<_> = holders.map(|(node, _)| *node).collect();
+        let reachable = holders.iter().filter(|node| context.is_reachable(**node));
+        let Some(holder) = reachable.min_by_key(|node| context.is_slow(**node)).copied() else {
+            self.replies.extend(holders.into_iter().map(|node| (node, Reply::Failed)));
+            return false;
+        };
+        self.overdue.remove(&holder);
+        self.send_read(holder, Want::Full, operation, context);
+        true
     }
 
     /// Answers at once if enough hold the result; else writes it back first. What has expired is marked so first,
