@@ -35,6 +35,8 @@ pub(crate) struct Replica {
     commits: BTreeMap<CommitId, PendingCommit>,
     /// What the writes under way take up, about.
     bytes: usize,
+    /// How many writes wait for a record for which another one waits already.
+    joined_loads: usize,
     disk_full: bool,
     pub(crate) doubts: Doubts,
     /// Something was written that no sync has followed yet: what is stored is not on disk for sure.
@@ -82,7 +84,7 @@ impl Replica {
 
     /// How many writes wait for a record or a commit.
     pub(crate) fn under_way(&self) -> usize {
-        self.loads.len() + self.commits.len()
+        self.loads.len() + self.joined_loads + self.commits.len()
     }
 
     pub(crate) fn write(&mut self, from: NodeId, write: Write, context: &mut Context<'_>) {
@@ -100,7 +102,10 @@ impl Replica {
         self.bytes += incoming.bytes();
         context.clock.observe(incoming.stamp());
         match self.keys.get_mut(incoming.key()) {
-            Some(KeyWrites::Loading(waiting)) => waiting.push((from, incoming)),
+            Some(KeyWrites::Loading(waiting)) => {
+                waiting.push((from, incoming));
+                self.joined_loads += 1;
+            }
             Some(KeyWrites::Merging { newest, .. }) => {
                 let newest = newest.clone();
                 self.apply(from, incoming, Some(newest), context);
@@ -289,6 +294,7 @@ impl Replica {
         let Some(KeyWrites::Loading(waiting)) = self.keys.remove(key) else {
             return;
         };
+        self.joined_loads -= waiting.len() - 1;
         // What is held was accepted once: a write above it is not too far ahead, whatever our clock says.
         if let Some(stored) = &stored {
             context.clock.observe(stored.stamp);

@@ -98,6 +98,17 @@ fn a_client_write_is_refused_past_its_deadline_far_ahead_or_without_space() {
 }
 
 #[test]
+fn writes_that_wait_for_one_record_are_as_many_as_may_be_under_way() {
+    let mut bench = Bench::with(Settings { writes_max: 2, ..Settings::default() });
+    for millis in [5, 6] {
+        let (_, effects) = bench.client_write(millis);
+        assert_eq!(answers(&effects), [], "it waits for the record");
+    }
+    let (call, effects) = bench.client_write(7);
+    assert_eq!(answers(&effects), [(call, WriteOutcome::Refused(Refusal::Overloaded))]);
+}
+
+#[test]
 fn more_writes_than_the_limit_are_refused() {
     let mut bench = Bench::with(Settings { writes_max: 1, ..Settings::default() });
     bench.client_write(5);

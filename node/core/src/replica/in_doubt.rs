@@ -32,6 +32,7 @@ impl Replica {
         if matches!(self.keys.get(key), Some(KeyWrites::Loading(_)))
             && let Some(KeyWrites::Loading(waiting)) = self.keys.remove(key)
         {
+            self.joined_loads -= waiting.len() - 1;
             for (from, incoming) in waiting {
                 self.bytes -= incoming.bytes();
                 incoming.refuse(from, Refusal::InDoubt, context);

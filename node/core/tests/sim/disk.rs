@@ -212,6 +212,9 @@ impl Disk {
                 {
                     self.lost.insert(key.clone(), record.clone());
                 }
+                if let Entry::Replace { key, .. } = &entry {
+                    self.rotten.remove(key);
+                }
                 self.synced.apply(entry);
             }
         }

@@ -284,6 +284,11 @@ impl World {
             return;
         }
         let key = keys[self.rng.index(keys.len())].clone();
+        // It may have been replaced by a process that ended before it could say so.
+        let is_whole = !self.machines[n].disk.is_rotten(&key);
+        if let Some(doubted) = self.machines[n].doubted.get_mut(&key).filter(|_| is_whole) {
+            doubted.is_healed = true;
+        }
         if self.machines[n].disk.rot(&key) {
             self.coverage.count(Path::RecordRotted);
             self.hurt.insert(n);

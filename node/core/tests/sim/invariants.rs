@@ -55,7 +55,8 @@ impl World {
             };
             match machine.doubted.get(key) {
                 Some(doubted) if self.known_generation(n, *node) > doubted.in_generation => {
-                    doubted.is_healed && machine.disk.synced_last(key).is_some_and(&holds)
+                    let is_healed = doubted.is_healed || !machine.disk.is_rotten(key);
+                    is_healed && machine.disk.synced_last(key).is_some_and(&holds)
                 }
                 _ => machine.disk.ever_synced(key).any(&holds),
             }
@@ -358,7 +359,7 @@ impl World {
         let settings = &self.plan.settings;
         let Some(node) = &self.machines[n].node else { return };
         let status = node.status(self.machines[n].now(self.now_ms));
-        let writes_max = settings.writes_max + settings.writes_max / 4 + self.plan.clients;
+        let writes_max = settings.writes_max + settings.writes_max / 4;
         let (requests, writes) = (status.requests_under_way, status.writes_under_way);
         let hints = status.hints.bytes;
         if requests > settings.requests_max || writes > writes_max || hints > settings.hint_bytes_max {
