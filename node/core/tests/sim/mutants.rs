@@ -236,7 +236,7 @@ fn each_mutant_is_caught_by_its_checker() {
             match hunt(line) {
                 Ok(seed) => println!("rule {rule}: {mutant:?} is caught by {checker:?} in seed {seed}"),
                 Err(others) => {
-                    missed.push(format!("rule {rule}: {mutant:?} by {checker:?}, but by {others:?}"))
+                    missed.push(format!("rule {rule}: {mutant:?} by {checker:?}, but by {others:?}"));
                 }
             }
         }
