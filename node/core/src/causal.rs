@@ -13,6 +13,7 @@ use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::layout::REPLICATION_FACTOR_MAX;
 use crate::mutant::{Mutant, is_on};
@@ -36,10 +37,9 @@ pub const RECORD_BYTES_MAX: usize =
 /// carry, since replicas that take such writes at the same moment count each by itself.
 const CONTEXT_BYTES_MAX: usize = 32 << 10;
 
-/// A counter is one more for each write, so nobody ever comes near these. Without them a token that was made up could
-/// bring a record to where there is no next dot, and one that a replica takes must leave room below what others read.
+/// The highest counter that is read, far above all that writes come to. A token that was made up can say so all the
+/// same, see [`Context::next`].
 const COUNTER_MAX: u64 = 1 << 62;
-const TOKEN_COUNTER_MAX: u64 = 1 << 48;
 
 /// Who mints dots: a replica, as long as it has lost nothing. See [`crate::id::Actor::minting`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,13 +99,20 @@ impl Context {
         self.compact();
     }
 
-    /// The next dot of an actor whose dots are all in this context.
-    fn next(&self, actor: DotActor) -> Dot {
-        let first = Dot { actor, counter: 0 };
-        let last = Dot { actor, counter: u64::MAX };
-        let single = self.single.range(first..=last).next_back().map_or(0, |dot| dot.counter);
-        let base = self.base.get(&actor).copied().unwrap_or_default();
-        Dot { actor, counter: base.max(single) + 1 }
+    /// The next dot of an actor whose dots are all in this context. Where a token that was made up has left it none, it
+    /// goes on as another actor, which nobody else is either.
+    fn next(&self, mut actor: DotActor) -> Dot {
+        loop {
+            let first = Dot { actor, counter: 0 };
+            let last = Dot { actor, counter: u64::MAX };
+            let single = self.single.range(first..=last).next_back().map_or(0, |dot| dot.counter);
+            let base = self.base.get(&actor).copied().unwrap_or_default();
+            let last = base.max(single);
+            if last < COUNTER_MAX {
+                return Dot { actor, counter: last + 1 };
+            }
+            actor = DotActor(xxh3_64(&actor.0.to_be_bytes()));
+        }
     }
 
     /// Single dots that follow on the others of their actor become one with them.
@@ -184,10 +191,6 @@ impl Context {
             return Err(CausalError::Format);
         }
         let context = Self::take(&mut input)?;
-        let mut counters = context.base.values().copied().chain(context.single.iter().map(|dot| dot.counter));
-        if counters.any(|counter| counter > TOKEN_COUNTER_MAX) {
-            return Err(CausalError::Counter);
-        }
         if input.is_empty() { Ok(context) } else { Err(CausalError::TooLong) }
     }
 }
@@ -548,19 +551,26 @@ mod tests {
         let key = RecordKey::new("causal", b"k").unwrap();
         let token = |context: Context| Context::from_token(&key, &context.to_token(&key));
         let actor = DotActor(1);
-        for counter in [u64::MAX, COUNTER_MAX, TOKEN_COUNTER_MAX + 1] {
+        for counter in [u64::MAX, COUNTER_MAX + 1] {
             let base = Context { base: BTreeMap::from([(actor, counter)]), ..Context::default() };
             let single = Context { single: BTreeSet::from([Dot { actor, counter }]), ..Context::default() };
             assert_eq!((token(base), token(single)), (Err(CausalError::Counter), Err(CausalError::Counter)));
         }
-        let highest = Context { base: BTreeMap::from([(actor, TOKEN_COUNTER_MAX)]), ..Context::default() };
-        let seen = token(highest).unwrap();
-        let mut a = Siblings::default();
-        let dot = a.mint(actor, change(1, seen, Some("x"))).unwrap().unwrap();
-        assert_eq!(dot.counter, TOKEN_COUNTER_MAX + 1);
-        let mut out = BytesMut::new();
-        a.put(&mut out);
-        assert_eq!(Siblings::decode(out.freeze()), Ok(a), "what was written with it can be read");
+        let highest = Context { base: BTreeMap::from([(actor, COUNTER_MAX)]), ..Context::default() };
+        let just_below = Context { base: BTreeMap::from([(actor, COUNTER_MAX - 1)]), ..Context::default() };
+        for (made_up, counters) in [(highest, [1, 2]), (just_below, [COUNTER_MAX, 1])] {
+            let mut a = Siblings::default();
+            let mut seen = token(made_up).unwrap();
+            for (n, counter) in (1..).zip(counters) {
+                let dot = a.mint(actor, change(n, seen, Some("x"))).unwrap().unwrap();
+                assert_eq!((dot.counter, dot.actor == actor), (counter, counter == COUNTER_MAX));
+                seen = token(a.context().clone()).unwrap();
+            }
+            assert_eq!(texts(&a), [b"x"], "each has replaced what was there");
+            let mut out = BytesMut::new();
+            a.put(&mut out);
+            assert_eq!(Siblings::decode(out.freeze()), Ok(a), "what was written with it can be read");
+        }
     }
 
     #[test]
