@@ -1,5 +1,5 @@
-//! What a replica said before it is known as a later generation, event by event: it may be lost by now, and counts for
-//! nothing that is still under way.
+//! What a replica said before it is known as a later generation, or went out of reach, event by event: the former may be
+//! lost by now, and counts for nothing that is still under way.
 
 #![allow(clippy::unwrap_used, reason = "a broken harness may panic")]
 
@@ -65,6 +65,18 @@ fn a_read_does_not_count_what_a_replica_said_as_an_earlier_generation() {
     let effects = bench.frame(Message::ReadAnswer { call, outcome, noted: Vec::new() });
     assert_eq!(answer_in(&effects), None, "one of two");
     assert_eq!(ended_by_its_return(&mut bench), Some(FailureReason::QuorumUnreachable));
+}
+
+#[test]
+fn a_read_that_knows_of_a_version_which_nobody_in_reach_has_ends_at_once() {
+    let mut bench = Bench::new();
+    let call = call_in(&ask(&mut bench, Operation::Get { key: key() }));
+    let outcome = ReadOutcome::Digest(record(9).version());
+    bench.frame(Message::ReadAnswer { call, outcome, noted: Vec::new() });
+    bench.unlink();
+    let effects = bench.loaded(0, Ok(Some(record(1))));
+    let Some(Answer::Failed(failure)) = answer_in(&effects) else { panic!("{effects:?}") };
+    assert_eq!(failure.reason, FailureReason::QuorumUnreachable);
 }
 
 #[test]
