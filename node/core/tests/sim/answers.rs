@@ -1,6 +1,8 @@
 //! What nodes say to each other, judged at the step at which it is said: an answer is about what was asked, and what
 //! it says of a disk is so.
 
+use std::collections::BTreeSet;
+
 use keystore_core::causal::SIBLINGS_MAX;
 use keystore_core::effect::{Effect, Event, LinkId};
 use keystore_core::id::{Generation, NodeId};
@@ -71,6 +73,12 @@ impl World {
 
     /// What an answer says of the generations of others.
     fn note_noted(&mut self, n: usize, (from, message): (NodeId, &Message)) {
+        if let Message::ReadAnswer { call, outcome: ReadOutcome::Full(_) | ReadOutcome::Missing, .. } =
+            message
+            && let Some((_, tellers)) = self.machines[n].told_of.get_mut(&call.operation)
+        {
+            tellers.insert(from);
+        }
         let (call, noted) = match message {
             Message::WriteAnswer { call, noted, .. }
             | Message::MintAnswer { call, noted, .. }
@@ -148,6 +156,9 @@ impl World {
         // Many repairs of many partitions share the call that nobody waits for.
         if call.operation != 0 {
             self.machines[n].sent.insert((to, call), partition);
+            if let (Message::Read { key, .. }, None) = (message, self.machines[n].begins) {
+                self.machines[n].told_of.entry(call.operation).or_insert((key.clone(), BTreeSet::new()));
+            }
             if let Some(request) = self.machines[n].begins {
                 self.machines[n].operations.insert(call.operation, request);
             }

@@ -248,6 +248,18 @@ impl World {
             let what = format!("machine {n} heals {key:?} in generation {now}, in which it came into doubt");
             self.violate(Violation::new(Checker::DoubtRaisesTheGeneration, key, what));
         }
+        let sets = self.layout.replica_sets(key.partition(self.layout.partitions));
+        let id = self.machines[n].id;
+        let is_enough = |(of, tellers): &(RecordKey, BTreeSet<NodeId>)| {
+            let others =
+                sets.nodes().into_iter().filter(|node| *node != id && tellers.contains(node)).count();
+            let replicas = sets.nodes().len();
+            of == key && others > replicas - Consistency::Quorum.needed(replicas)
+        };
+        if !self.machines[n].told_of.values().any(is_enough) {
+            let what = format!("machine {n} heals {key:?}, and too few have told it what they hold");
+            self.violate(Violation::new(Checker::HealedByEnough, key, what));
+        }
         if floor.is_some_and(|floor| record.is_none_or(|record| record.stamp < floor)) {
             let what = format!("machine {n} heals {key:?} with {record:?}, and {floor:?} was promised");
             self.violate(Violation::new(Checker::HealedHoldsWhatWasPromised, key, what));

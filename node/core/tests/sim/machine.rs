@@ -58,6 +58,8 @@ pub(crate) struct Machine {
     pub(crate) operations: BTreeMap<u64, RequestId>,
     /// Which partition its process has asked others about.
     pub(crate) sent: BTreeMap<(NodeId, Call), Partition>,
+    /// Of each operation of its own that reads a key, who has said what it holds.
+    pub(crate) told_of: BTreeMap<u64, (RecordKey, BTreeSet<NodeId>)>,
     /// Keys that were found damaged.
     pub(crate) doubted: BTreeMap<RecordKey, Doubted>,
     /// The highest generation of each peer that anybody has told its process of.
@@ -108,6 +110,7 @@ impl Machine {
             begins: None,
             operations: BTreeMap::new(),
             sent: BTreeMap::new(),
+            told_of: BTreeMap::new(),
             doubted: BTreeMap::new(),
             heard: BTreeMap::new(),
             damaged: BTreeSet::new(),
@@ -192,6 +195,7 @@ impl World {
         machine.heard.clear();
         machine.damaged.clear();
         machine.sent.clear();
+        machine.told_of.clear();
         machine.operations.clear();
         machine.issued.clear();
         machine.life += 1;

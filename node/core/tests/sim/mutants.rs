@@ -20,11 +20,11 @@ use crate::rng::Rng;
 use crate::run::run_plan;
 use crate::violation::Checker;
 use crate::violation::Checker::{
-    AcknowledgedIsSyncedOnAQuorum, AnsweredIsSyncedOnAQuorum, DoubtRaisesTheGeneration,
-    HealedHoldsWhatWasPromised, HeldIsOnDisk, HintsEndHeard, History, IdentitiesAreDurable,
-    LateWritesAreRefused, MissingHasAReason, MissingIsMissing, OneOperationIsOneDot,
-    QueuesStayWithinTheirBounds, RepairsAreNotRefusedForTheirAge, ServingMeansAllAccepted, SiblingsAreCapped,
-    StampsAreBelowTheCeiling, StampsOfANodeGrow, StrayFramesAreIgnored, VisibleMeansSynced,
+    AcknowledgedIsSyncedOnAQuorum, AnsweredIsSyncedOnAQuorum, DoubtRaisesTheGeneration, HealedByEnough,
+    HeldIsOnDisk, HintsEndHeard, History, IdentitiesAreDurable, LateWritesAreRefused, MissingHasAReason,
+    MissingIsMissing, OneOperationIsOneDot, QueuesStayWithinTheirBounds, RepairsAreNotRefusedForTheirAge,
+    ServingMeansAllAccepted, SiblingsAreCapped, StampsAreBelowTheCeiling, StampsOfANodeGrow,
+    StrayFramesAreIgnored, VisibleMeansSynced,
 };
 
 /// In so many seeds a mutant has to be caught.
@@ -73,7 +73,7 @@ const LINES: &[Line] = &[
     (Mutant::JoinsLessDurableCommits, HeldIsOnDisk, loose),
     (Mutant::DamagedIsMissing, MissingIsMissing, rotten),
     (Mutant::DamagedIsWrittenOver, HeldIsOnDisk, rotten),
-    (Mutant::OneFewerHeals, HealedHoldsWhatWasPromised, rotten),
+    (Mutant::OneFewerHeals, HealedByEnough, rotten),
     (Mutant::HealsWithoutANewGeneration, DoubtRaisesTheGeneration, rotten),
     (Mutant::EarlierGenerationsCount, AcknowledgedIsSyncedOnAQuorum, rotten_in_mid_write),
     (Mutant::NotedIsNotHeard, StrayFramesAreIgnored, spoken_of),

@@ -28,6 +28,8 @@ pub(crate) enum Checker {
     HintsEndHeard,
     /// A key in doubt is healed under a later generation than the one in which it came into doubt.
     DoubtRaisesTheGeneration,
+    /// A key is healed only by what enough other replicas, in no doubt themselves, have said of it.
+    HealedByEnough,
     /// What heals a key is not below what was promised before it came into doubt.
     HealedHoldsWhatWasPromised,
     /// A stamp is below the ceiling that its node has on disk.
