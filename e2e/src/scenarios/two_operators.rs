@@ -28,7 +28,8 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     operator.scale(sandbox, 2).await?;
     let before = identity(&sandbox.create_ready(&manifest()).await?)?;
     let connected = sandbox.connect_store().await?;
-    let load = Load::start(connected.store.clone(), Settings::default());
+    // On one stream to each node, which has to outlive the rollout as well as single calls do.
+    let load = Load::start(connected.store.in_session(), Settings::default());
     wait_for_writes(&load, 200).await?;
 
     let first = uid(sandbox, FIRST).await?;
