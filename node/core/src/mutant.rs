@@ -1,7 +1,7 @@
 //! The rules of the store, each broken on purpose: what shows that the tests would notice.
 //!
 //! A mutant is switched on for one thread, by a test. Without the feature `mutants`, which nothing but this crate's
-//! own tests asks for, there is no switch: [`is_on`] is false at compile time, and what it guards is not built.
+//! own tests asks for, there is no switch: `is_on` is false at compile time, and what it guards is not built.
 
 macro_rules! mutants {
     ($($rule:literal $($(#[$meta:meta])* $name:ident),* ;)*) => {
