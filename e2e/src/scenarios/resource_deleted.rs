@@ -51,6 +51,9 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     sandbox.create_ksc(&manifest).await.context("the same manifest is refused")?;
     let is_adopted = |ksc: &KeyStoreCluster| expect_adopted(ksc, &before);
     sandbox.wait_ksc("known again without the slow pod", BACK_WITHIN, is_adopted).await?;
+    // The operator knows the store again as soon as one node answers; the other may still be starting.
+    let both_answer = || async { expect_old_store(sandbox, &before, &slow).await.map(Look::Done) };
+    until("the nodes that are not slow answer", BACK_WITHIN, both_answer).await?;
     throughout("nothing new is initialised", SLOW_FOR, || expect_old_store(sandbox, &before, &slow)).await?;
 
     sandbox.api::<Pod>().delete(BLOCKER, &DeleteParams::default().grace_period(0)).await?;
