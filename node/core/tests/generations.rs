@@ -5,6 +5,7 @@
 
 mod bench;
 
+use bench::effects::answer_in;
 use bench::{Bench, LINK, WALL_MS, hello, key, layout, now, record};
 use bytes::Bytes;
 use keystore_core::causal::Siblings;
@@ -38,14 +39,6 @@ fn call_in(effects: &[Effect]) -> Call {
         _ => None,
     };
     effects.iter().find_map(call).unwrap_or_else(|| panic!("nobody is asked: {effects:?}"))
-}
-
-fn answer_in(effects: &[Effect]) -> Option<Answer> {
-    let answer = |effect: &Effect| match effect {
-        Effect::Answer { answer, .. } => Some(answer.clone()),
-        _ => None,
-    };
-    effects.iter().find_map(answer)
 }
 
 /// The peer is back as a later generation, which is not on disk here yet: whose end does that make of the request?

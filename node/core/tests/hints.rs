@@ -6,14 +6,12 @@ mod bench;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bench::{Bench, ME, PEER, WALL_MS, key, layout, now, record, start};
+use bench::{Bench, PEER, WALL_MS, first_layout, key, now, record, start};
 use bytes::Bytes;
 use keystore_core::effect::{
     Causal, ClientRequest, Commit, CommitId, CommitRefused, Damaged, Deadline, Effect, Entry, Event, Hint,
     LoadId, Operation, RequestId, SaveId,
 };
-use keystore_core::id::Actor;
-use keystore_core::layout::{FirstLayout, Layout, Member};
 use keystore_core::message::{Call, Message, Origin, Refusal, Write, WriteOutcome};
 use keystore_core::node::{Settings, Start};
 use keystore_core::partition::RecordKey;
@@ -211,23 +209,9 @@ fn a_damaged_record_is_not_handed_over_and_its_hint_stays() {
 
 #[test]
 fn hints_of_keys_that_are_not_held_here_or_there_end_unheard() {
-    let member = |node, actor| {
-        let (name, zone) = (String::new(), String::new());
-        Member { node, actor: Actor(actor), name, zone, weight: 1 }
-    };
-    let Layout { cluster, incarnation, partitions, .. } = layout();
-    let single = Layout::first(FirstLayout {
-        cluster,
-        incarnation,
-        partitions,
-        replication_factor: 1,
-        members: vec![member(ME, 1), member(PEER, 2)],
-        keyspaces: BTreeMap::new(),
-    })
-    .unwrap();
     let hints = (0..4).map(|n| hint(nth(n), WALL_MS)).collect();
     let start = starting_with(hints, Settings::default());
-    let mut bench = Bench::started(Start { membership: Some((single, true)), ..start });
+    let mut bench = Bench::started(Start { membership: Some((first_layout(2, 1), true)), ..start });
     let effects = bench.link();
     assert_eq!((entries(&effects).len(), loads(&effects), bench.pending()), (4, vec![], 0));
     assert_eq!(bench.asked(key()), [], "nor are such hints taken");

@@ -4,12 +4,13 @@
 
 mod bench;
 
-use bench::{Bench, LINK, ME, WALL_MS, answers, commits, header, hello, key, layout, now, record, start};
+use bench::effects::{answers, commit_in, commits, load_in};
+use bench::{Bench, LINK, ME, WALL_MS, header, hello, key, key_of, layout, many, now, record, start};
 use bytes::Bytes;
 use keystore_core::causal::{Change, OperationId};
 use keystore_core::effect::{
-    Alarm, Causal, ClientRequest, CommitId, CommitRefused, Damaged, Deadline, Effect, Event, LinkId, LoadId,
-    Operation, RequestId, SaveId,
+    Alarm, Causal, ClientRequest, CommitId, CommitRefused, Damaged, Deadline, Effect, Entry, Event, LinkId,
+    LoadId, Operation, RequestId, SaveId,
 };
 use keystore_core::id::{ClusterId, Generation};
 use keystore_core::layout::Layout;
@@ -374,4 +375,36 @@ fn an_uninitialised_node_refuses_links_and_a_second_first_layout() {
     effects.clear();
     node.step(now(0), Event::Init { request: RequestId(2), layout: other }, &mut effects);
     assert!(matches!(effects[..], [Effect::Answer { request: RequestId(2), .. }]), "refused even meanwhile");
+}
+
+#[test]
+fn a_repair_below_a_record_that_is_only_written_waits_until_that_is_synced() {
+    let mut bench = many::Bench::new();
+    let (_, effects) = bench.write("k", 9, Durability::Periodic);
+    let effects = bench.step(Event::Loaded { load: load_in(&effects), record: Ok(None) });
+    let written = commit_in(&effects).unwrap().id;
+    let (pending, effects) = bench.write("k", 4, Durability::Synced);
+    let anew = commit_in(&effects).unwrap().clone();
+    assert_eq!(
+        (anew.durability, anew.entry),
+        (Durability::Synced, Entry::Record { key: key_of("k"), record: record(9) })
+    );
+    bench.committed(written, Durability::Periodic);
+    let superseded = WriteOutcome::Superseded(record(9).stamp);
+    assert_eq!(answers(&bench.committed(anew.id, Durability::Synced)), [(pending, superseded)]);
+
+    // Another key is written, after that the store does not say what is synced.
+    let (_, effects) = bench.write("other", 9, Durability::Periodic);
+    let effects = bench.step(Event::Loaded { load: load_in(&effects), record: Ok(None) });
+    let written = commit_in(&effects).unwrap().id;
+    bench.committed(written, Durability::Periodic);
+    let (call, effects) = bench.write("k", 5, Durability::Synced);
+    let effects = bench.step(Event::Loaded { load: load_in(&effects), record: Ok(Some(record(9))) });
+    let anew = commit_in(&effects).unwrap().id;
+    assert_eq!(answers(&bench.committed(anew, Durability::Synced)), [(call, superseded)]);
+
+    // A sync covers all that was written before.
+    let (call, effects) = bench.write("k", 6, Durability::Synced);
+    let effects = bench.step(Event::Loaded { load: load_in(&effects), record: Ok(Some(record(9))) });
+    assert_eq!((commit_in(&effects), answers(&effects)), (None, vec![(call, superseded)]));
 }

@@ -2,13 +2,16 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod effects;
+pub(crate) mod many;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keystore_core::effect::{CommitId, Damaged, Effect, Event, LinkId, LoadId, Now, SaveId};
 use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, NodeId, Nonce};
 use keystore_core::layout::{FirstLayout, KeyspaceMode, Layout, Member};
-use keystore_core::message::{Call, Header, Hello, Message, Origin, Write, WriteOutcome};
+use keystore_core::message::{Call, Header, Hello, Message, Origin, Write};
 use keystore_core::node::{Node, Settings, Start};
 use keystore_core::partition::{PartitionCount, RecordKey};
 use keystore_core::quorum::Durability;
@@ -114,7 +117,11 @@ pub(crate) fn now(ms: u64) -> Now {
 }
 
 pub(crate) fn key() -> RecordKey {
-    RecordKey::new("default", b"k").unwrap()
+    key_of("k")
+}
+
+pub(crate) fn key_of(key: &str) -> RecordKey {
+    RecordKey::new("default", key.as_bytes()).unwrap()
 }
 
 pub(crate) fn record(millis: u64) -> Record {
@@ -123,9 +130,18 @@ pub(crate) fn record(millis: u64) -> Record {
 }
 
 pub(crate) fn layout() -> Layout {
-    let member = |node, actor| Member {
-        node,
-        actor: Actor(actor),
+    layout_of(2)
+}
+
+/// Each of the members holds everything; the first one is [`ME`].
+pub(crate) fn layout_of(members: u8) -> Layout {
+    first_layout(members, members.into())
+}
+
+pub(crate) fn first_layout(members: u8, replication_factor: usize) -> Layout {
+    let member = |n: u8| Member {
+        node: NodeId([n; 16]),
+        actor: Actor(n.into()),
         name: String::new(),
         zone: String::new(),
         weight: 1,
@@ -134,8 +150,8 @@ pub(crate) fn layout() -> Layout {
         cluster: ClusterId([9; 16]),
         incarnation: Incarnation { number: 1, id: 1 },
         partitions: PartitionCount::new(16).unwrap(),
-        replication_factor: 2,
-        members: vec![member(ME, 1), member(PEER, 2)],
+        replication_factor,
+        members: (1..=members).map(member).collect(),
         keyspaces: BTreeMap::from([("causal".to_owned(), KeyspaceMode::Siblings)]),
     })
     .unwrap()
@@ -163,17 +179,4 @@ pub(crate) fn header(generation: u64) -> Header {
 
 pub(crate) fn hello(generation: u64) -> Hello {
     Hello { header: header(generation), nonce: Nonce(generation) }
-}
-
-/// The answers to writes among some effects.
-pub(crate) fn answers(effects: &[Effect]) -> Vec<(Call, WriteOutcome)> {
-    let answer = |effect: &Effect| match effect {
-        Effect::Send { message: Message::WriteAnswer { call, outcome, .. }, .. } => Some((*call, *outcome)),
-        _ => None,
-    };
-    effects.iter().filter_map(answer).collect()
-}
-
-pub(crate) fn commits(effects: &[Effect]) -> usize {
-    effects.iter().filter(|effect| matches!(effect, Effect::Commit(_))).count()
 }
