@@ -128,31 +128,16 @@ fn check_first(proposed: &Layout, me: NodeId, actor: Actor) -> Result<(), InitRe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{ClusterId, Incarnation};
-    use crate::layout::{FirstLayout, Member};
-    use crate::partition::PartitionCount;
+    use crate::id::ClusterId;
+    use crate::layout::tests::{first, member};
 
     fn node(n: u8) -> NodeId {
         NodeId([n; 16])
     }
 
     fn layout(cluster: u8) -> Layout {
-        let member = |n: u8| Member {
-            node: node(n),
-            actor: Actor(n.into()),
-            name: String::new(),
-            zone: String::new(),
-            weight: 1,
-        };
-        Layout::first(FirstLayout {
-            cluster: ClusterId([cluster; 16]),
-            incarnation: Incarnation { number: 1, id: 1 },
-            partitions: PartitionCount::new(16).unwrap(),
-            replication_factor: 3,
-            members: vec![member(1), member(2), member(3)],
-            keyspaces: Default::default(),
-        })
-        .unwrap()
+        let layout = first(vec![member(1), member(2), member(3)], 3).unwrap();
+        Layout { cluster: ClusterId([cluster; 16]), ..layout }
     }
 
     #[test]

@@ -269,10 +269,10 @@ impl Member {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn member(n: u8) -> Member {
+    pub(crate) fn member(n: u8) -> Member {
         Member {
             node: NodeId([n; 16]),
             actor: Actor(n.into()),
@@ -282,7 +282,7 @@ mod tests {
         }
     }
 
-    fn first(members: Vec<Member>, replication_factor: usize) -> Result<Layout, LayoutError> {
+    pub(crate) fn first(members: Vec<Member>, replication_factor: usize) -> Result<Layout, LayoutError> {
         Layout::first(FirstLayout {
             cluster: ClusterId([9; 16]),
             incarnation: Incarnation { number: 1, id: 5 },

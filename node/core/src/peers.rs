@@ -187,30 +187,14 @@ fn fits(header: &Header, layout: &Layout) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{Actor, ClusterId, Epoch, Incarnation};
-    use crate::layout::{FirstLayout, Member};
-    use crate::partition::PartitionCount;
+    use crate::id::{ClusterId, Epoch};
+    use crate::layout::tests::{first, member};
 
     const ME: NodeId = NodeId([1; 16]);
     const PEER: NodeId = NodeId([2; 16]);
 
     fn layout() -> Layout {
-        let member = |node, actor| Member {
-            node,
-            actor: Actor(actor),
-            name: String::new(),
-            zone: String::new(),
-            weight: 1,
-        };
-        Layout::first(FirstLayout {
-            cluster: ClusterId([9; 16]),
-            incarnation: Incarnation { number: 1, id: 3 },
-            partitions: PartitionCount::new(16).unwrap(),
-            replication_factor: 2,
-            members: vec![member(ME, 1), member(PEER, 2)],
-            keyspaces: BTreeMap::new(),
-        })
-        .unwrap()
+        first(vec![member(1), member(2)], 2).unwrap()
     }
 
     fn hello(generation: u64, nonce: u64) -> Hello {
