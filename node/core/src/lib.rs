@@ -23,6 +23,8 @@ mod budget;
 mod context;
 mod doubt;
 mod replica;
+mod gathering;
+mod write_back;
 mod write;
 mod read;
 mod causal_write;

@@ -4,38 +4,25 @@
 //! A replica whose answer was cut says nothing of what lies behind its last key, so the page ends at the smallest
 //! last key among those.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use crate::context::Context;
-use crate::effect::{Answer, Deadline, Failure, FailureReason, RequestId};
+use crate::effect::{Answer, Deadline, FailureReason, RequestId};
+use crate::gathering::{Gathering, Reply};
 use crate::id::NodeId;
-use crate::message::{Call, Message, Origin, Page, ScanOutcome, ScanRange, Write, WriteOutcome};
+use crate::message::{Call, Message, Page, ScanOutcome, ScanRange, WriteOutcome};
 use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
-use crate::quorum::{Consistency, Durability, ReplicaSets};
-use crate::read::{UNWATCHED, values_of};
+use crate::quorum::{Consistency, ReplicaSets};
+use crate::read::values_of;
 use crate::record::{Record, Version};
+use crate::write_back::WriteBack;
 
 /// The attempts of a scan's calls: asking, and writing back the key of a number.
 const GATHER: u32 = 0;
 const WRITE_BACK_FROM: u32 = 1;
-
-#[derive(Debug)]
-enum Reply {
-    Pending,
-    Page(Page),
-    /// It refused, or its link broke.
-    Failed,
-}
-
-/// A key of the page that is being written back.
-#[derive(Debug)]
-struct WriteBack {
-    holds: BTreeSet<NodeId>,
-    awaited: BTreeSet<NodeId>,
-}
 
 /// A key of the page: its place, what came of the replicas' records, and who has which version of it.
 #[derive(Debug)]
@@ -50,12 +37,10 @@ pub(crate) struct ScanOperation {
     pub(crate) request: RequestId,
     pub(crate) deadline: Deadline,
     range: ScanRange,
-    level: Consistency,
-    sets: ReplicaSets,
-    replies: BTreeMap<NodeId, Reply>,
-    overdue: BTreeSet<NodeId>,
+    gathering: Gathering<Page>,
     /// What the answer will be, once everything in it is held.
     result: Option<Answer>,
+    /// By the attempt of their calls: the keys of the page that are being written back.
     write_backs: BTreeMap<u32, WriteBack>,
 }
 
@@ -70,17 +55,14 @@ impl ScanOperation {
             request,
             deadline,
             range,
-            level,
-            sets,
-            replies: BTreeMap::new(),
-            overdue: BTreeSet::new(),
+            gathering: Gathering::new(level, sets),
             result: None,
             write_backs: BTreeMap::new(),
         }
     }
 
     pub(crate) fn sets(&self) -> &ReplicaSets {
-        &self.sets
+        self.gathering.sets()
     }
 
     pub(crate) fn is_gathering(&self) -> bool {
@@ -89,46 +71,31 @@ impl ScanOperation {
 
     /// Those who should have answered by now are slow: asks others in their place, without forgetting them.
     pub(crate) fn speculate(&mut self, operation: u64, context: &mut Context<'_>) {
-        let asked = self.replies.len();
-        let pending = self.replies.iter().filter(|(_, reply)| matches!(reply, Reply::Pending));
-        self.overdue.extend(pending.map(|(node, _)| *node));
-        self.ask(operation, context);
-        context.counters.speculative_reads += u64::from(self.replies.len() > asked);
+        self.gathering.speculate(context, |_| question(operation, &self.range));
     }
 
     pub(crate) fn note_page(&mut self, from: NodeId, outcome: ScanOutcome) {
-        if self.result.is_some() {
+        if self.result.is_some() || !matches!(self.gathering.reply(from), Some(Reply::Pending)) {
             return;
         }
-        if let Some(reply @ Reply::Pending) = self.replies.get_mut(&from) {
-            *reply = match outcome {
-                ScanOutcome::Page(page) => Reply::Page(page),
-                ScanOutcome::Refused(_) => Reply::Failed,
-            };
-        }
+        let reply = match outcome {
+            ScanOutcome::Page(page) => Reply::Said(page),
+            ScanOutcome::Refused(_) => Reply::Failed,
+        };
+        self.gathering.note(from, reply);
     }
 
     pub(crate) fn note_write_back(&mut self, from: NodeId, attempt: u32, outcome: WriteOutcome) {
-        let Some(write_back) = self.write_backs.get_mut(&attempt) else { return };
-        if write_back.awaited.remove(&from)
-            && matches!(outcome, WriteOutcome::Held(_) | WriteOutcome::Superseded(_))
-        {
-            write_back.holds.insert(from);
+        if let Some(write_back) = self.write_backs.get_mut(&attempt) {
+            write_back.note(from, outcome);
         }
     }
 
     /// The link to a replica is gone; what a `restarted` one said before no longer counts.
     pub(crate) fn lose(&mut self, node: NodeId, restarted: bool) {
-        if let Some(reply) = self.replies.get_mut(&node)
-            && (restarted || matches!(reply, Reply::Pending))
-        {
-            *reply = Reply::Failed;
-        }
+        self.gathering.lose(node, restarted);
         for write_back in self.write_backs.values_mut() {
-            write_back.awaited.remove(&node);
-            if restarted {
-                write_back.holds.remove(&node);
-            }
+            write_back.lose(node, restarted);
         }
     }
 
@@ -137,10 +104,10 @@ impl ScanOperation {
         if self.result.is_some() {
             return self.judge_write_backs();
         }
-        if !self.ask(operation, context) {
+        if !self.gathering.ask(context, |_| question(operation, &self.range)) {
             return Some(self.failed(FailureReason::QuorumUnreachable));
         }
-        if !self.sets.satisfied(self.level, |node| matches!(self.replies.get(node), Some(Reply::Page(_)))) {
+        if !self.gathering.is_enough() {
             return None;
         }
         self.conclude(operation, context);
@@ -148,32 +115,7 @@ impl ScanOperation {
     }
 
     pub(crate) fn failed(&self, reason: FailureReason) -> Answer {
-        let acks = self.replies.values().filter(|reply| matches!(reply, Reply::Page(_))).count();
-        Answer::Failed(Failure { reason, acks, needed: self.sets.needed(self.level) })
-    }
-
-    /// Asks as many replicas as can still make the level; false if too few are left.
-    fn ask(&mut self, operation: u64, context: &mut Context<'_>) -> bool {
-        let mut candidates = self.sets.nodes();
-        candidates.sort_by_key(|node| (context.is_slow(*node), *node != context.me));
-        for node in candidates {
-            let counts = |node: &NodeId| match self.replies.get(node) {
-                Some(Reply::Pending) => !self.overdue.contains(node),
-                Some(Reply::Page(_)) => true,
-                Some(Reply::Failed) | None => false,
-            };
-            if self.sets.satisfied(self.level, counts) {
-                return true;
-            }
-            if !self.replies.contains_key(&node) && context.is_reachable(node) {
-                self.replies.insert(node, Reply::Pending);
-                let call = Call { operation, attempt: GATHER };
-                context.send(node, Message::Scan { call, range: self.range.clone() });
-            }
-        }
-        self.sets.satisfied(self.level, |node| {
-            matches!(self.replies.get(node), Some(Reply::Pending | Reply::Page(_)))
-        })
+        self.gathering.failed(reason)
     }
 
     /// Merges the pages, and begins to write back what too few hold.
@@ -181,10 +123,17 @@ impl ScanOperation {
         let (merged, next) = self.merge();
         let mut entries = Vec::new();
         for (number, Merged { key, record, held }) in (WRITE_BACK_FROM..).zip(merged) {
-            let marked = record.expired(context.now.wall_ms).filter(|_| self.level != Consistency::One);
+            let marked =
+                record.expired(context.now.wall_ms).filter(|_| self.gathering.level() != Consistency::One);
             context.counters.expired_marks += u64::from(marked.is_some());
             let record = marked.unwrap_or(record);
-            self.write_back(Call { operation, attempt: number }, (&key, &record), &held, context);
+            let version = record.version();
+            let holds = held.iter().filter(|(_, held)| **held == version).map(|(node, _)| *node).collect();
+            let enough =
+                WriteBack::is_needless(&holds, &self.gathering) || is_on(Mutant::ScansAreNotWrittenBack);
+            let call = (!enough).then_some(Call { operation, attempt: number });
+            let write_back = WriteBack::send((call, &key, &record), holds, &self.gathering, context);
+            self.write_backs.extend(write_back.map(|write_back| (number, write_back)));
             let values = values_of(&key, Some(&record), context.now.wall_ms);
             if !values.values.is_empty() {
                 entries.push((key, values));
@@ -197,8 +146,8 @@ impl ScanOperation {
     fn merge(&mut self) -> (Vec<Merged>, Option<RecordKey>) {
         let mut end: Option<RecordKey> = None;
         let mut merged: BTreeMap<(u16, Bytes), Merged> = BTreeMap::new();
-        for (node, reply) in &mut self.replies {
-            let Reply::Page(page) = reply else { continue };
+        for (node, reply) in self.gathering.replies() {
+            let Reply::Said(page) = reply else { continue };
             if page.is_cut
                 && let Some((last, _)) = page.entries.last()
                 && end
@@ -213,10 +162,10 @@ impl ScanOperation {
                 let place = (slot, bytes.clone());
                 let entry = match merged.remove(&place) {
                     Some(Merged { key, record: other, mut held }) => {
-                        held.insert(*node, version);
+                        held.insert(node, version);
                         Merged { key, record: other.merge(record), held }
                     }
-                    None => Merged { key, record, held: BTreeMap::from([(*node, version)]) },
+                    None => Merged { key, record, held: BTreeMap::from([(node, version)]) },
                 };
                 merged.insert(place, entry);
             }
@@ -233,47 +182,17 @@ impl ScanOperation {
         (merged, end)
     }
 
-    fn write_back(
-        &mut self,
-        call: Call,
-        (key, record): (&RecordKey, &Record),
-        held: &BTreeMap<NodeId, Version>,
-        context: &mut Context<'_>,
-    ) {
-        let version = record.version();
-        let holds: BTreeSet<_> =
-            held.iter().filter(|(_, held)| **held == version).map(|(node, _)| *node).collect();
-        let enough = self.level == Consistency::One
-            || self.sets.satisfied(Consistency::Quorum, |node| holds.contains(node));
-        let enough = enough || is_on(Mutant::ScansAreNotWrittenBack);
-        let call = if enough { UNWATCHED } else { call };
-        let mut awaited = BTreeSet::new();
-        for node in self.sets.nodes() {
-            let answered = matches!(self.replies.get(&node), Some(Reply::Page(_)));
-            if holds.contains(&node) || !context.is_reachable(node) || (enough && !answered) {
-                continue;
-            }
-            context.counters.read_repairs += u64::from(enough);
-            awaited.insert(node);
-            let (key, record) = (key.clone(), record.clone());
-            let (origin, durability) = (Origin::Repair, Durability::Synced);
-            context.send(node, Message::Write(Write { call, key, record, origin, durability }));
-        }
-        if !enough {
-            context.counters.write_backs += 1;
-            self.write_backs.insert(call.attempt, WriteBack { holds, awaited });
-        }
-    }
-
     fn judge_write_backs(&mut self) -> Option<Answer> {
         for write_back in self.write_backs.values() {
-            let makes = |counts: &dyn Fn(&NodeId) -> bool| self.sets.satisfied(Consistency::Quorum, counts);
-            if makes(&|node| write_back.holds.contains(node)) {
-                continue;
+            if !write_back.is_held(self.sets()) {
+                let is_lost = write_back.is_lost(self.sets());
+                return is_lost.then(|| self.failed(FailureReason::QuorumUnreachable));
             }
-            let may = makes(&|node| write_back.holds.contains(node) || write_back.awaited.contains(node));
-            return (!may).then(|| self.failed(FailureReason::QuorumUnreachable));
         }
         self.result.take()
     }
+}
+
+fn question(operation: u64, range: &ScanRange) -> Message {
+    Message::Scan { call: Call { operation, attempt: GATHER }, range: range.clone() }
 }
