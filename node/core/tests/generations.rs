@@ -6,31 +6,14 @@
 mod bench;
 
 use bench::effects::answer_in;
-use bench::{Bench, LINK, WALL_MS, hello, key, layout, now, record};
-use bytes::Bytes;
+use bench::{Bench, LINK, WALL_MS, hello, key, layout, put, record};
 use keystore_core::causal::Siblings;
-use keystore_core::effect::{
-    Answer, Causal, ClientRequest, Deadline, Effect, Event, FailureReason, LinkId, Operation, RequestId,
-    SavedState,
-};
+use keystore_core::effect::{Answer, Effect, Event, FailureReason, LinkId, Operation};
 use keystore_core::id::Actor;
 use keystore_core::message::{Call, Message, MintOutcome, Page, ReadOutcome, ScanOutcome, ScanRange};
 use keystore_core::partition::{RecordKey, encoded_prefix};
 use keystore_core::record::{Body, Record};
 use keystore_core::stamp::Stamp;
-
-fn ask(bench: &mut Bench, operation: Operation) -> Vec<Effect> {
-    let deadline = Deadline::after(now(bench.at_ms), 5_000);
-    let (consistency, durability) = (None, None);
-    let request = ClientRequest { id: RequestId(1), operation, consistency, durability, deadline };
-    let mut effects = bench.step(Event::Client(request));
-    for effect in effects.clone() {
-        if let Effect::Save { save, state: SavedState::StampCeiling(_) } = effect {
-            effects.extend(bench.step(Event::Saved { save }));
-        }
-    }
-    effects
-}
 
 fn call_in(effects: &[Effect]) -> Call {
     let call = |effect: &Effect| match effect {
@@ -53,7 +36,7 @@ fn ended_by_its_return(bench: &mut Bench) -> Option<FailureReason> {
 #[test]
 fn a_read_does_not_count_what_a_replica_said_as_an_earlier_generation() {
     let mut bench = Bench::new();
-    let call = call_in(&ask(&mut bench, Operation::Get { key: key() }));
+    let call = call_in(&bench.request(Operation::Get { key: key() }, None));
     let outcome = ReadOutcome::Full(record(1));
     let effects = bench.frame(Message::ReadAnswer { call, outcome, noted: Vec::new() });
     assert_eq!(answer_in(&effects), None, "one of two");
@@ -63,7 +46,7 @@ fn a_read_does_not_count_what_a_replica_said_as_an_earlier_generation() {
 #[test]
 fn a_read_that_knows_of_a_version_which_nobody_in_reach_has_ends_at_once() {
     let mut bench = Bench::new();
-    let call = call_in(&ask(&mut bench, Operation::Get { key: key() }));
+    let call = call_in(&bench.request(Operation::Get { key: key() }, None));
     let outcome = ReadOutcome::Digest(record(9).version());
     bench.frame(Message::ReadAnswer { call, outcome, noted: Vec::new() });
     bench.unlink();
@@ -81,7 +64,7 @@ fn a_scan_does_not_count_what_a_replica_said_as_an_earlier_generation() {
         after: None,
         limit: 10,
     };
-    let call = call_in(&ask(&mut bench, Operation::Scan { keyspace: "default".to_owned(), range }));
+    let call = call_in(&bench.request(Operation::Scan { keyspace: "default".to_owned(), range }, None));
     let outcome = ScanOutcome::Page(Page { entries: vec![(key(), record(1))], is_cut: false });
     let effects = bench.frame(Message::ScanAnswer { call, outcome, noted: Vec::new() });
     assert_eq!(answer_in(&effects), None, "one of two");
@@ -93,9 +76,8 @@ fn a_write_among_siblings_does_not_count_the_dot_of_an_earlier_generation() {
     let mut bench = Bench::new();
     bench.step(Event::DiskFull(true));
     let key = RecordKey::new("causal", b"k").unwrap();
-    let (value, causal) = (Bytes::from("x"), Causal::default());
     // This node has no space for it, so the peer is asked for a dot, and has the write before we have it.
-    let call = call_in(&ask(&mut bench, Operation::Put { key, value, ttl_ms: None, causal }));
+    let call = call_in(&bench.request(put(key), None));
     let stamp = Stamp::new(WALL_MS, 0, Actor(1));
     let record = Record { stamp, body: Body::Siblings(Siblings::default().into()) };
     let outcome = MintOutcome::Minted { record, dot: None };

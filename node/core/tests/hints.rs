@@ -6,12 +6,8 @@ mod bench;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bench::{Bench, PEER, WALL_MS, first_layout, key, now, record, start};
-use bytes::Bytes;
-use keystore_core::effect::{
-    Causal, ClientRequest, Commit, CommitId, CommitRefused, Damaged, Deadline, Effect, Entry, Event, Hint,
-    LoadId, Operation, RequestId, SaveId,
-};
+use bench::{Bench, PEER, WALL_MS, first_layout, key, now, put, record, start};
+use keystore_core::effect::{Commit, CommitId, CommitRefused, Damaged, Effect, Entry, Event, Hint, LoadId};
 use keystore_core::message::{Call, Message, Origin, Refusal, Write, WriteOutcome};
 use keystore_core::node::{Settings, Start};
 use keystore_core::partition::RecordKey;
@@ -117,21 +113,7 @@ fn a_hint_is_kept_on_disk_until_its_target_has_what_it_missed() {
 #[test]
 fn a_write_that_a_replica_missed_leaves_a_hint_with_one_that_holds_it() {
     let mut bench = Bench::new();
-    let operation = Operation::Put {
-        key: key(),
-        value: Bytes::from_static(b"x"),
-        ttl_ms: None,
-        causal: Causal::default(),
-    };
-    let (deadline, consistency) = (Deadline::after(now(0), 5_000), Some(Consistency::One));
-    bench.step(Event::Client(ClientRequest {
-        id: RequestId(1),
-        operation,
-        consistency,
-        durability: None,
-        deadline,
-    }));
-    bench.step(Event::Saved { save: SaveId(1) });
+    bench.request(put(key()), Some(Consistency::One));
     bench.loaded(0, Ok(None));
     let effects = bench.committed(0);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Answer { .. })));

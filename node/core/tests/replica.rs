@@ -5,12 +5,11 @@
 mod bench;
 
 use bench::effects::{answers, commit_in, commits, load_in};
-use bench::{Bench, LINK, ME, WALL_MS, header, hello, key, key_of, layout, many, now, record, start};
+use bench::{Bench, LINK, ME, WALL_MS, header, hello, key, key_of, layout, many, now, put, record, start};
 use bytes::Bytes;
 use keystore_core::causal::{Change, OperationId};
 use keystore_core::effect::{
-    Alarm, Causal, ClientRequest, CommitId, CommitRefused, Damaged, Deadline, Effect, Entry, Event, LinkId,
-    LoadId, Operation, RequestId, SaveId,
+    Alarm, CommitId, CommitRefused, Damaged, Effect, Entry, Event, LinkId, LoadId, RequestId, SaveId,
 };
 use keystore_core::id::{ClusterId, Generation};
 use keystore_core::layout::Layout;
@@ -264,16 +263,7 @@ fn a_link_that_closes_while_its_hello_is_saved_never_comes_into_use() {
 #[test]
 fn an_answer_to_a_call_of_the_process_before_does_not_count() {
     let mut bench = Bench::new();
-    let operation = Operation::Put {
-        key: key(),
-        value: Bytes::from_static(b"x"),
-        ttl_ms: None,
-        causal: Causal::default(),
-    };
-    let deadline = Deadline::after(now(0), 5_000);
-    let put = ClientRequest { id: RequestId(1), operation, consistency: None, durability: None, deadline };
-    bench.step(Event::Client(put));
-    bench.step(Event::Saved { save: SaveId(1) });
+    bench.request(put(key()), None);
     bench.loaded(0, Ok(None));
     bench.committed(0);
     let outcome = WriteOutcome::Held(Durability::Synced);

@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use keystore_core::effect::{
-    Causal, ClientRequest, CommitId, Damaged, Deadline, Effect, Event, LinkId, Operation, RequestId, SaveId,
-    SavedState,
-};
+use keystore_core::effect::{CommitId, Damaged, Effect, Event, LinkId, SaveId, SavedState};
 use keystore_core::id::{Generation, NodeId, Nonce};
 use keystore_core::layout::Layout;
 use keystore_core::message::{Call, Header, Hello, Message, Noted, Origin, ReadOutcome, Want, Write};
@@ -14,7 +10,7 @@ use keystore_core::node::{Node, Settings, Start};
 use keystore_core::quorum::{Consistency, Durability};
 
 use super::effects::load_in;
-use super::{ME, key_of, layout_of, now, record, start};
+use super::{ME, key_of, layout_of, now, put, record, request, start};
 
 pub(crate) const A: NodeId = NodeId([2; 16]);
 pub(crate) const B: NodeId = NodeId([3; 16]);
@@ -144,18 +140,7 @@ impl Bench {
     }
 
     pub(crate) fn put(&mut self, key: &str, level: Consistency) -> Vec<Effect> {
-        let causal = Causal::default();
-        let operation = Operation::Put { key: key_of(key), value: Bytes::from("x"), ttl_ms: None, causal };
-        let deadline = Deadline::after(now(self.now_ms), 5_000);
-        let (consistency, durability) = (Some(level), None);
-        let put = ClientRequest { id: RequestId(1), operation, consistency, durability, deadline };
-        let mut effects = self.step(Event::Client(put));
-        for effect in effects.clone() {
-            if let Effect::Save { save, state: SavedState::StampCeiling(_) } = effect {
-                effects.extend(self.step(Event::Saved { save }));
-            }
-        }
-        effects
+        request((put(key_of(key)), Some(level)), self.now_ms, |event| self.step(event))
     }
 
     pub(crate) fn doubted(&self) -> usize {

@@ -8,13 +8,16 @@ pub(crate) mod many;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use keystore_core::effect::{CommitId, Damaged, Effect, Event, LinkId, LoadId, Now, SaveId};
+use keystore_core::effect::{
+    Causal, ClientRequest, CommitId, Damaged, Deadline, Effect, Event, LinkId, LoadId, Now, Operation,
+    RequestId, SaveId, SavedState,
+};
 use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, NodeId, Nonce};
 use keystore_core::layout::{FirstLayout, KeyspaceMode, Layout, Member};
 use keystore_core::message::{Call, Header, Hello, Message, Origin, Write};
 use keystore_core::node::{Node, Settings, Start};
 use keystore_core::partition::{PartitionCount, RecordKey};
-use keystore_core::quorum::Durability;
+use keystore_core::quorum::{Consistency, Durability};
 use keystore_core::record::{Body, Record};
 use keystore_core::stamp::Stamp;
 
@@ -103,6 +106,11 @@ impl Bench {
         self.write(millis, Origin::Client { deadline_wall_ms: WALL_MS + 1_000 })
     }
 
+    /// A client asks this node.
+    pub(crate) fn request(&mut self, operation: Operation, level: Option<Consistency>) -> Vec<Effect> {
+        request((operation, level), self.at_ms, |event| self.step(event))
+    }
+
     pub(crate) fn loaded(&mut self, load: u64, record: Result<Option<Record>, Damaged>) -> Vec<Effect> {
         self.step(Event::Loaded { load: LoadId(load), record })
     }
@@ -114,6 +122,27 @@ impl Bench {
 
 pub(crate) fn now(ms: u64) -> Now {
     Now { mono_ms: ms, wall_ms: WALL_MS + ms }
+}
+
+/// A client asks; if the node wants a ceiling saved before it issues a stamp, that is done.
+pub(crate) fn request(
+    (operation, consistency): (Operation, Option<Consistency>),
+    at_ms: u64,
+    mut step: impl FnMut(Event) -> Vec<Effect>,
+) -> Vec<Effect> {
+    let deadline = Deadline::after(now(at_ms), 5_000);
+    let request = ClientRequest { id: RequestId(1), operation, consistency, durability: None, deadline };
+    let mut effects = step(Event::Client(request));
+    for effect in effects.clone() {
+        if let Effect::Save { save, state: SavedState::StampCeiling(_) } = effect {
+            effects.extend(step(Event::Saved { save }));
+        }
+    }
+    effects
+}
+
+pub(crate) fn put(key: RecordKey) -> Operation {
+    Operation::Put { key, value: Bytes::from_static(b"x"), ttl_ms: None, causal: Causal::default() }
 }
 
 pub(crate) fn key() -> RecordKey {
