@@ -4,6 +4,7 @@
 //! leaves and its `answered_at` after the answer came, so an operation that is answered before another one is asked
 //! has ended before that one began.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A write's place in the total order of writes: 16 bytes, big-endian, as the store answers it.
@@ -189,6 +190,20 @@ impl Operation {
 }
 
 /// `[session 3, 1204 to 1209] put default/k = "v": done 0…1f (2 acks)`
+/// The puts of one key by their values, with the operations that they belong to.
+pub(crate) type Puts<'a> = BTreeMap<&'a [u8], (&'a Put, &'a Operation)>;
+
+pub(crate) fn puts_of<'a>(operations: &[&'a Operation]) -> Puts<'a> {
+    let mut puts = Puts::new();
+    for operation in operations {
+        if let Action::Put(put) = &operation.action {
+            let before = puts.insert(&put.value, (put, operation));
+            assert!(before.is_none(), "a harness writes each value once: {operation}");
+        }
+    }
+    puts
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { session, key, asked_at, answered_at, deadline, is_promised, action } = self;

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use crate::Rules;
-use crate::operation::{Action, Operation, Put, ReadOutcome, Removal, Seen, Stamp, WriteOutcome};
+use crate::operation::{
+    Action, Operation, Put, Puts, ReadOutcome, Removal, Seen, Stamp, WriteOutcome, puts_of,
+};
 use crate::promise::{Promise, Violation};
 
 #[cfg(test)]
@@ -59,7 +61,7 @@ impl<'a> Floors<'a> {
 /// What is known of one key so far, operations being taken in the order of their answers: whatever precedes an
 /// operation has left its floor by the time that the operation is looked at.
 struct KeyCheck<'a> {
-    puts: BTreeMap<&'a [u8], (&'a Put, &'a Operation)>,
+    puts: Puts<'a>,
     deletes: Vec<&'a Operation>,
     floors: Floors<'a>,
     /// What each session has written itself.
@@ -70,24 +72,15 @@ struct KeyCheck<'a> {
 
 pub(crate) fn check_key(mut operations: Vec<&Operation>, rules: &Rules) -> Vec<Violation> {
     operations.sort_by_key(|operation| (operation.answered_at, operation.asked_at));
+    let deletes = operations.iter().filter(|operation| matches!(operation.action, Action::Delete(_)));
     let mut check = KeyCheck {
-        puts: BTreeMap::new(),
-        deletes: Vec::new(),
+        puts: puts_of(&operations),
+        deletes: deletes.copied().collect(),
         floors: Floors::default(),
         own: BTreeMap::new(),
         sees_deletes: rules.sees_deletes,
         violations: Vec::new(),
     };
-    for operation in &operations {
-        match &operation.action {
-            Action::Put(put) => {
-                let before = check.puts.insert(&put.value, (put, operation));
-                assert!(before.is_none(), "a harness writes each value once: {operation}");
-            }
-            Action::Delete(_) => check.deletes.push(operation),
-            Action::Get(_) => {}
-        }
-    }
     for operation in operations {
         check.look_at(operation);
     }

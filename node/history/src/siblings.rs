@@ -6,10 +6,12 @@
 //! there may be missing from a read is asked of the writes that may have replaced it: one that did shows its own
 //! value, or was replaced in turn.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::evidence::{Evidence, FirstSeen};
-use crate::operation::{Action, Context, Operation, Put, ReadOutcome, Removal, Seen, WriteOutcome};
+use crate::operation::{
+    Action, Context, Operation, Put, Puts, ReadOutcome, Removal, Seen, WriteOutcome, puts_of,
+};
 use crate::promise::{Promise, Violation};
 
 #[cfg(test)]
@@ -18,32 +20,26 @@ mod tests;
 type Values<'a> = BTreeSet<&'a [u8]>;
 
 struct KeyCheck<'a> {
-    puts: BTreeMap<&'a [u8], (&'a Put, &'a Operation)>,
+    puts: Puts<'a>,
     deletes: Vec<(&'a Removal, &'a Operation)>,
     there: FirstSeen<'a>,
     gone: FirstSeen<'a>,
     violations: Vec<Violation>,
 }
 
-pub(crate) fn check_key(mut operations: Vec<&Operation>) -> Vec<Violation> {
+pub(crate) fn check_key<'a>(mut operations: Vec<&'a Operation>) -> Vec<Violation> {
     operations.sort_by_key(|operation| (operation.answered_at, operation.asked_at));
+    let delete = |operation: &&'a Operation| match &operation.action {
+        Action::Delete(removal) => Some((removal, *operation)),
+        Action::Put(_) | Action::Get(_) => None,
+    };
     let mut check = KeyCheck {
-        puts: BTreeMap::new(),
-        deletes: Vec::new(),
+        puts: puts_of(&operations),
+        deletes: operations.iter().filter_map(delete).collect(),
         there: FirstSeen::default(),
         gone: FirstSeen::default(),
         violations: Vec::new(),
     };
-    for operation in &operations {
-        match &operation.action {
-            Action::Put(put) => {
-                let before = check.puts.insert(&put.value, (put, operation));
-                assert!(before.is_none(), "a harness writes each value once: {operation}");
-            }
-            Action::Delete(removal) => check.deletes.push((removal, operation)),
-            Action::Get(_) => {}
-        }
-    }
     for operation in operations.iter().filter(|operation| operation.is_promised) {
         check.note_there(operation);
     }
