@@ -60,8 +60,8 @@ pub enum Event {
     Frame { link: LinkId, header: Header, messages: Vec<Message> },
     /// The answer to `Load`.
     Loaded { load: LoadId, record: Result<Option<Record>, Damaged> },
-    /// The answer to `Scan`; a damaged record is named in place of the page.
-    Scanned { load: LoadId, page: Result<Page, RecordKey> },
+    /// The answer to `Scan`.
+    Scanned { load: LoadId, page: Result<Page, NoPage> },
     /// The answer to `Commit`; answers come in the order of the commits.
     Committed { commit: CommitId, outcome: Result<Durability, CommitRefused> },
     /// The answer to `Save`: it is on disk, synced.
@@ -147,6 +147,15 @@ pub enum SavedState {
 /// The engine holds something under a key that is not a whole record of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damaged;
+
+/// Why the engine has no page of a scan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoPage {
+    /// The record of this key is damaged.
+    Damaged(RecordKey),
+    /// A stretch of the range cannot be read; nobody knows whose records are in it.
+    Unreadable,
+}
 
 /// Nothing of the commit was written: the disk is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::causal::{Dot, DotActor, Siblings};
 use crate::context::Context;
 use crate::doubt::Doubts;
-use crate::effect::{Alarm, Commit, CommitId, CommitRefused, Damaged, Effect, Entry, LoadId};
+use crate::effect::{Alarm, Commit, CommitId, CommitRefused, Damaged, Effect, Entry, LoadId, NoPage};
 use crate::id::{Epoch, NodeId};
 use crate::message::{
     Call, Message, Mint, MintOutcome, Noted, Origin, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange,
@@ -154,7 +154,7 @@ impl Replica {
         context.effects.push(Effect::Scan { load, range });
     }
 
-    pub(crate) fn scanned(&mut self, load: LoadId, page: Result<Page, RecordKey>, context: &mut Context<'_>) {
+    pub(crate) fn scanned(&mut self, load: LoadId, page: Result<Page, NoPage>, context: &mut Context<'_>) {
         let Some(Load::Scan { range, from, call }) = self.loads.remove(&load) else { return };
         let outcome = match page {
             Ok(page) if self.doubts.touch(&range, page.last_if_cut(), context) => {
@@ -164,8 +164,10 @@ impl Replica {
                 context.counters.scan_cuts += u64::from(page.is_cut);
                 ScanOutcome::Page(page)
             }
-            Err(key) => {
-                self.doubt(&key, context);
+            Err(damage) => {
+                if let NoPage::Damaged(key) = damage {
+                    self.doubt(&key, context);
+                }
                 ScanOutcome::Refused(Refusal::InDoubt)
             }
         };

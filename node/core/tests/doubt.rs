@@ -10,7 +10,7 @@ use bench::{WALL_MS, key_of, layout_of, record};
 use bytes::Bytes;
 use keystore_core::causal::{Change, OperationId};
 use keystore_core::effect::{
-    Alarm, Answer, Commit, CommitRefused, Damaged, Effect, Entry, Event, FailureReason, Now,
+    Alarm, Answer, Commit, CommitRefused, Damaged, Effect, Entry, Event, FailureReason, NoPage, Now,
 };
 use keystore_core::id::{Generation, NodeId, Nonce};
 use keystore_core::message::{
@@ -292,7 +292,8 @@ fn a_scan_is_refused_where_it_would_speak_of_a_key_in_doubt() {
     let mut bench = Bench::new();
     let call = bench.call();
     let effects = bench.frame(A, Message::Scan { call, range });
-    let effects = bench.step(Event::Scanned { load: load_in(&effects), page: Err(damaged.clone()) });
+    let effects =
+        bench.step(Event::Scanned { load: load_in(&effects), page: Err(NoPage::Damaged(damaged.clone())) });
     assert!(is_refused_in_doubt(&effects) && raise_in(&effects).is_some());
     for (range, entries, is_cut, is_refused, what) in cases {
         let call = bench.call();
@@ -301,6 +302,22 @@ fn a_scan_is_refused_where_it_would_speak_of_a_key_in_doubt() {
         let effects = bench.step(Event::Scanned { load: load_in(&effects), page: Ok(page) });
         assert_eq!(is_refused_in_doubt(&effects), is_refused, "{what}: {effects:?}");
     }
+}
+
+#[test]
+fn a_stretch_that_cannot_be_read_refuses_its_scan_and_dooms_no_key() {
+    let mut bench = Bench::new();
+    let key = key_of("k");
+    let range = ScanRange {
+        partition: key.partition(layout_of(3).partitions),
+        prefix: encoded_prefix("default", b"").unwrap(),
+        after: None,
+        limit: 10,
+    };
+    let call = bench.call();
+    let effects = bench.frame(A, Message::Scan { call, range });
+    let effects = bench.step(Event::Scanned { load: load_in(&effects), page: Err(NoPage::Unreadable) });
+    assert!(is_refused_in_doubt(&effects) && raise_in(&effects).is_none(), "{effects:?}");
 }
 
 #[test]

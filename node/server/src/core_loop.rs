@@ -8,11 +8,12 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keystore_core::effect::{Alarm, Answer, ClientRequest, Commit, Damaged, Effect, Event, Now, RequestId};
+use keystore_core::effect::{
+    Alarm, Answer, ClientRequest, Commit, Damaged, Effect, Event, NoPage, Now, RequestId,
+};
 use keystore_core::id::NodeId;
 use keystore_core::message::{Page, ScanRange};
 use keystore_core::node::{Node, NodeState};
-use keystore_core::partition::RecordKey;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tracing::{error, info};
@@ -207,13 +208,16 @@ impl Turn {
         Ok(())
     }
 
-    /// A page, or the key of the damaged record that stands in its way.
-    fn scan(&self, range: &ScanRange) -> Result<Result<Page, RecordKey>, CoreError> {
+    fn scan(&self, range: &ScanRange) -> Result<Result<Page, NoPage>, CoreError> {
         // A scan comes from a link or a client, and neither is served without a layout.
         let Some(layout) = self.core.node.layout() else { return Ok(Ok(Page::default())) };
         match self.core.engine.scan(layout.partitions.slots(range.partition), range) {
             Ok(page) => Ok(Ok(page)),
-            Err(ScanError::Damaged(key)) => Ok(Err(key)),
+            Err(ScanError::Damaged(key)) => Ok(Err(NoPage::Damaged(key))),
+            Err(ScanError::Unreadable(error)) => {
+                error!(partition = %range.partition, %error, "a stretch of the storage engine cannot be read");
+                Ok(Err(NoPage::Unreadable))
+            }
             Err(ScanError::Io(error)) => Err(error.into()),
         }
     }

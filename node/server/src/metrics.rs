@@ -138,6 +138,7 @@ impl RequestMetrics {
 }
 
 /// Counts the request when dropped, as cancelled unless it was stopped.
+#[derive(Debug)]
 pub struct RequestTimer {
     metrics: RequestMetrics,
     kind: Kind,

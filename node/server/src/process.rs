@@ -33,6 +33,9 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_BAD_CONFIGURATION: u8 = 2;
 const EXIT_BAD_DATA_DIRECTORY: u8 = 3;
 
+/// A pod that is replaced by force begins before the one it replaces has ended: longer than a node needs to drain.
+const LOCK_PATIENCE: Duration = Duration::from_secs(25);
+
 /// Why the process ended other than by draining.
 #[derive(Debug, Error)]
 enum ProcessError {
@@ -162,6 +165,7 @@ fn storage_options(config: &Config) -> Options {
         checkpoint_bytes,
         cache_bytes,
         sync_interval: Duration::from_millis(sync_interval_ms),
+        lock_patience: LOCK_PATIENCE,
     }
 }
 

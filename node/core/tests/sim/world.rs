@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Display;
 
 use keystore_core::effect::{
-    Answer, ClientRequest, Deadline, Effect, Event, FailureReason, LinkId, RequestId,
+    Answer, ClientRequest, Deadline, Effect, Event, FailureReason, LinkId, NoPage, RequestId,
 };
 use keystore_core::id::{Actor, ClusterId, Incarnation};
 use keystore_core::layout::{FirstLayout, Layout, Member};
@@ -507,7 +507,8 @@ impl World {
                 return vec![Event::Loaded { load, record }];
             }
             Effect::Scan { load, range } => {
-                let mut page = self.machines[n].disk.scan(&range, self.layout.partitions);
+                let page = self.machines[n].disk.scan(&range, self.layout.partitions);
+                let mut page = page.map_err(NoPage::Damaged);
                 if let Ok(page) = &mut page
                     && page.entries.len() > 1
                     && self.rng.chance(20)

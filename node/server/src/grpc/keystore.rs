@@ -8,7 +8,6 @@ use keystore_proto::v1;
 use keystore_proto::v1::key_store_server::KeyStore;
 use keystore_proto::v1::operation::Operation;
 use keystore_proto::v1::outcome::Outcome;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
@@ -18,13 +17,14 @@ use super::outcome::{Failed, saturated};
 use super::scan::{SCANS_MAX, Scan};
 use super::session::Session;
 use super::timeout::{stream_timeout_ms, timeout_ms};
+use super::turns::Turns;
 use crate::about::About;
 use crate::metrics::RequestMetrics;
 
 #[derive(Debug, Clone)]
 pub struct KeyStoreService {
     asker: Arc<Asker>,
-    scans: Arc<Semaphore>,
+    scans: Arc<Turns<Scan>>,
     closing: CancellationToken,
 }
 
@@ -32,7 +32,7 @@ impl KeyStoreService {
     /// `closing` is cancelled when connections are to end, after the core has.
     pub fn new(about: About, metrics: RequestMetrics, closing: CancellationToken) -> Self {
         let asker = Arc::new(Asker::new(about, metrics));
-        Self { asker, scans: Arc::new(Semaphore::new(SCANS_MAX)), closing }
+        Self { asker, scans: Turns::new(SCANS_MAX), closing }
     }
 
     /// One operation as a call of its own.
@@ -100,8 +100,8 @@ impl KeyStore for KeyStoreService {
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
         let (metadata, _, request) = request.into_parts();
         let (asker, turns) = (Arc::clone(&self.asker), Arc::clone(&self.scans));
-        let scan = Scan::begin(asker, turns, request, stream_timeout_ms(&metadata)).await?;
-        Ok(Response::new(Box::pin(futures::stream::try_unfold(scan, Scan::next))))
+        let messages = Scan::stream(asker, turns, request, stream_timeout_ms(&metadata)).await?;
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn get_routing(

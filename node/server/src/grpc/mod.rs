@@ -10,6 +10,7 @@ mod scan;
 mod serve;
 mod session;
 mod timeout;
+mod turns;
 
 use std::time::Duration;
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::Stream;
 use keystore_core::effect::{Answer, Deadline, Operation};
 use keystore_core::message::ScanRange;
 use keystore_core::partition::{Partition, PartitionCount, RecordKey, encoded_prefix};
@@ -18,13 +19,13 @@ use keystore_proto::client::{consistency_from_wire, keyspace_or_default, scan_en
 use keystore_proto::error::WireError;
 use keystore_proto::v1;
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::timeout;
+use tokio::sync::oneshot;
 use tonic::{Code, Status};
 
 use super::ask::{Asker, GET_BYTES, unexpected};
 use super::outcome::Failed;
 use super::timeout::DEFAULT_MS;
+use super::turns::{Ticket, Turn, Turns};
 use crate::handle::Request;
 use crate::metrics::{Kind, RequestTimer};
 
@@ -37,6 +38,9 @@ const PAGE_KEYS_MAX: u32 = 128;
 const AHEAD: usize = 4;
 /// From which size on no more is put into a message: below what gRPC clients take unless told otherwise.
 const MESSAGE_BYTES: usize = 1 << 20;
+
+const UNREAD_TOO_LONG: &str =
+    "nobody has read this scan while others waited for its turn: go on after the last key that it has shown";
 
 /// What a client wants to see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +75,7 @@ impl TryFrom<v1::ScanRequest> for Wanted {
 }
 
 /// A scan under way.
+#[derive(Debug)]
 pub(super) struct Scan {
     asker: Arc<Asker>,
     wanted: Wanted,
@@ -83,25 +88,28 @@ pub(super) struct Scan {
     /// What is to be told next.
     entries: VecDeque<v1::ScanEntry>,
     timer: Option<RequestTimer>,
-    _turn: OwnedSemaphorePermit,
 }
 
+#[derive(Debug)]
 struct AskedPage {
     partition: Partition,
     answered: oneshot::Receiver<Answer>,
 }
 
 impl Scan {
-    /// Waits for its turn. `timeout_ms` is for the whole scan.
-    pub(super) async fn begin(
+    /// Waits for its turn; its messages are made as its client takes them. `timeout_ms` is for the whole scan.
+    pub(super) async fn stream(
         asker: Arc<Asker>,
-        turns: Arc<Semaphore>,
+        turns: Arc<Turns<Self>>,
         request: v1::ScanRequest,
         timeout_ms: Result<Option<u64>, Failed>,
-    ) -> Result<Self, Failed> {
+    ) -> Result<impl Stream<Item = Result<v1::ScanResponse, Status>>, Failed> {
         let timer = asker.metrics.start(Kind::Scan);
-        match Self::prepare(asker, turns, request, timeout_ms).await {
-            Ok(scan) => Ok(Self { timer: Some(timer), ..scan }),
+        match Self::prepare(asker, &turns, request, timeout_ms).await {
+            Ok((scan, turn)) => {
+                let ticket = turns.park(Self { timer: Some(timer), ..scan }, turn);
+                Ok(futures::stream::try_unfold(ticket, Self::next))
+            }
             Err(failed) => {
                 timer.stop(failed.code);
                 Err(failed)
@@ -111,43 +119,36 @@ impl Scan {
 
     async fn prepare(
         asker: Arc<Asker>,
-        turns: Arc<Semaphore>,
+        turns: &Turns<Self>,
         request: v1::ScanRequest,
         timeout_ms: Result<Option<u64>, Failed>,
-    ) -> Result<Self, Failed> {
+    ) -> Result<(Self, Turn), Failed> {
         let timeout_ms = timeout_ms?;
         let wanted = Wanted::try_from(request)?;
         let deadline = timeout_ms.map(|ms| asker.deadline_after(ms));
         let patience = Duration::from_millis(timeout_ms.unwrap_or(DEFAULT_MS));
-        let turn = timeout(patience, turns.acquire_owned()).await.ok().and_then(Result::ok);
+        let turn = turns.take(patience).await;
         let turn = turn.ok_or_else(|| Failed::overloaded("too many scans are under way on this node"))?;
         let view = asker.about.core.view();
         let layout = view.layout.as_ref().ok_or_else(Failed::not_initialized)?;
         let partitions = first_partition(&wanted, layout.partitions)..layout.partitions.get();
-        Ok(Self {
-            asker,
-            wanted,
-            deadline,
-            partitions,
-            asked: VecDeque::new(),
-            entries: VecDeque::new(),
-            timer: None,
-            _turn: turn,
-        })
+        let (asked, entries) = (VecDeque::new(), VecDeque::new());
+        Ok((Self { asker, wanted, deadline, partitions, asked, entries, timer: None }, turn))
     }
 
     /// The next of its messages; `None` at its end.
-    pub(super) async fn next(mut self) -> Result<Option<(v1::ScanResponse, Self)>, Status> {
-        let told = self.fill().await;
-        if let Err(failed) = told {
-            self.stop(failed.code);
+    async fn next(ticket: Ticket<Self>) -> Result<Option<(v1::ScanResponse, Ticket<Self>)>, Status> {
+        let turns = ticket.turns();
+        let (mut scan, turn) = ticket.resume().ok_or_else(|| Failed::overloaded(UNREAD_TOO_LONG))?;
+        if let Err(failed) = scan.fill().await {
+            scan.stop(failed.code);
             return Err(failed.into());
         }
-        if self.entries.is_empty() {
-            self.stop(Code::Ok);
+        if scan.entries.is_empty() {
+            scan.stop(Code::Ok);
             return Ok(None);
         }
-        Ok(Some((self.message(), self)))
+        Ok(Some((scan.message(), turns.park(scan, turn))))
     }
 
     fn stop(&mut self, code: Code) {

@@ -6,6 +6,8 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use keystore_core::effect::SavedState;
 use keystore_core::id::Generation;
@@ -28,6 +30,7 @@ const LOG: &str = "log";
 const ENGINE: &str = "engine";
 /// What mkfs leaves in the root of a volume.
 const LOST_AND_FOUND: &str = "lost+found";
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// A data directory that no other process uses.
 #[derive(Debug)]
@@ -62,14 +65,24 @@ impl States {
 }
 
 impl DataDir {
-    /// Takes the directory, which is made if it is missing.
-    pub(super) fn lock(path: &Path) -> Result<Self, OpenError> {
+    /// Takes the directory, which is made if it is missing; waits so long for another process to give it up.
+    pub(super) fn lock(path: &Path, patience: Duration) -> Result<Self, OpenError> {
         fs::create_dir_all(path).map_err(|error| DiskError::new("create the directory", path, error))?;
         let lock = File::open(path).map_err(|error| DiskError::new("open", path, error))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(Errno::WOULDBLOCK) => Err(OpenError::InUse(path.to_owned())),
-            Err(error) => Err(DiskError::new("lock", path, error.into()).into()),
+        let begun = Instant::now();
+        let mut is_told = false;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self { path: path.to_owned(), _lock: lock }),
+                Err(Errno::WOULDBLOCK) if begun.elapsed() < patience => {}
+                Err(Errno::WOULDBLOCK) => return Err(OpenError::InUse(path.to_owned())),
+                Err(error) => return Err(DiskError::new("lock", path, error.into()).into()),
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                let path = path.display();
+                tracing::warn!(%path, ?patience, "another process has the data directory, waiting for its end");
+            }
+            thread::sleep(LOCK_RETRY);
         }
     }
 

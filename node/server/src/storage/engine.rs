@@ -76,6 +76,9 @@ pub enum ScanError {
     /// What is stored under this key of the range is not a whole record of it.
     #[error("the stored record of {0:?} is damaged")]
     Damaged(RecordKey),
+    /// What lies in the range cannot be read at all, so nobody knows whose records these are.
+    #[error("a stretch of what is stored cannot be read: {0}")]
+    Unreadable(EngineError),
     #[error(transparent)]
     Io(#[from] EngineError),
 }

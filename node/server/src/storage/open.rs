@@ -46,6 +46,8 @@ pub struct Options {
     pub cache_bytes: u64,
     /// A commit with periodic durability is synced at most so much later.
     pub sync_interval: Duration,
+    /// How long a process that has the directory is waited for: the one before this, which is about to end.
+    pub lock_patience: Duration,
 }
 
 /// An open data directory: the log and the engine agree, and nothing is being written yet.
@@ -69,7 +71,7 @@ impl NodeStorage {
 
     /// Tests use smaller segments than records of any size allow.
     pub(super) fn open_checked(options: &Options) -> Result<Self, OpenError> {
-        let data_dir = DataDir::lock(&options.data_dir)?;
+        let data_dir = DataDir::lock(&options.data_dir, options.lock_patience)?;
         let states = match data_dir.inspect()? {
             Some(states) => states,
             None => data_dir.create(options.new_identity.clone(), options.engine)?,

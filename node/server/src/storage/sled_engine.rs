@@ -249,7 +249,7 @@ impl Storage for SledEngine {
         let mut page = PageMaker::new(range);
         for names in item::stretches(slots, range) {
             for item in self.db.range(names) {
-                let (name, item) = item.map_err(EngineError::from)?;
+                let (name, item) = item.map_err(unreadable)?;
                 if page.is_cut_before_next() {
                     return Ok(page.finish());
                 }
@@ -337,6 +337,14 @@ impl Head {
 
 fn decoded(key: &RecordKey, stored: &Bytes) -> Option<Record> {
     Record::decode(key, stored).ok()
+}
+
+/// As for a single record: damage is no reason to stop serving what is whole.
+fn unreadable(error: sled::Error) -> ScanError {
+    match error {
+        sled::Error::Corruption { .. } => ScanError::Unreadable(error.into()),
+        other => ScanError::Io(other.into()),
+    }
 }
 
 fn to_bytes(item: IVec) -> Bytes {

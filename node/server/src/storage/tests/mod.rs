@@ -7,6 +7,7 @@ mod memory;
 mod mutants;
 mod power_loss;
 mod refusals;
+mod rot;
 mod samples;
 mod sled;
 
@@ -70,6 +71,7 @@ fn options_for(engine: EngineKind, data_dir: PathBuf) -> Options {
         checkpoint_bytes: 256 << 10,
         cache_bytes: 8 << 20,
         sync_interval: Duration::from_millis(20),
+        lock_patience: Duration::ZERO,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use keystore_core::effect::{Entry, Hint, SaveId, SavedState};
 use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, NodeId, Nonce};
@@ -14,6 +16,7 @@ use super::{
     DEADLINE, ENGINES, contents, copy_dir, entry, identity, key, memory_dir, open, options, options_for, run,
 };
 use crate::storage::EngineKind;
+use crate::storage::data_dir::DataDir;
 use crate::storage::found::{decode_membership, decode_peers, encode_membership, encode_peers};
 use crate::storage::log::Reason;
 use crate::storage::{NodeStorage, OpenError};
@@ -298,6 +301,22 @@ fn a_directory_in_use_is_refused() {
     let error = NodeStorage::open_checked(&options(directory.path().to_owned())).unwrap_err();
     assert!(matches!(error, OpenError::InUse(_)));
     assert_eq!(error.exit_code(), 3);
+}
+
+#[test]
+fn a_directory_is_taken_as_soon_as_the_process_before_has_given_it_up() {
+    let directory = memory_dir();
+    let held = DataDir::lock(directory.path(), Duration::ZERO).unwrap();
+    let waiting = thread::spawn({
+        let path = directory.path().to_owned();
+        move || DataDir::lock(&path, DEADLINE).map(drop)
+    });
+    let has_open = |file: &fs::DirEntry| fs::read_link(file.path()).is_ok_and(|to| to == directory.path());
+    while fs::read_dir("/proc/self/fd").unwrap().flatten().filter(has_open).count() < 2 {
+        assert!(!waiting.is_finished(), "it has not waited");
+    }
+    drop(held);
+    waiting.join().unwrap().unwrap();
 }
 
 #[test]

@@ -1,15 +1,18 @@
 //! sled under the contract, and what is special about it.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use keystore_core::partition::RecordKey;
+use keystore_core::message::ScanRange;
+use keystore_core::partition::{Partition, RecordKey};
 use keystore_core::record::VALUE_BYTES_MAX;
 
 use super::contract::{self, Subject};
 use super::{DEADLINE, entry, key, memory_dir, put, record};
-use crate::storage::engine::{EngineError, Storage};
+use crate::storage::engine::{EngineError, LoadError, ScanError, Storage};
 use crate::storage::file::Operation;
 use crate::storage::power::{Faults, watch};
 use crate::storage::sled_engine::SledEngine;
@@ -55,6 +58,46 @@ fn spoil(directory: &Path) {
     let chunk = names.iter().find(|name| name[0] & 0xf0 == 0x10).unwrap();
     db.remove(chunk).unwrap().unwrap();
     db.flush().unwrap();
+}
+
+#[test]
+fn what_cannot_be_read_any_more_is_damage_and_not_the_end_of_the_engine() {
+    let directory = memory_dir();
+    let value = |n: u64| record(1, vec![n as u8; 1_000]);
+    let first = open(|| SledEngine::open(directory.path(), CACHE_BYTES));
+    for n in 0..2_000 {
+        first.apply(&put([(key(n), value(n))])).unwrap();
+    }
+    first.flush(1).unwrap();
+    drop(first);
+    // So small a cache keeps hardly anything of what it has read before the disk goes bad.
+    let engine = open(|| SledEngine::open(directory.path(), 64 << 10));
+    let path = directory.path().join("db");
+    let whole = std::fs::read(&path).unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    for (at, byte) in whole.iter().enumerate().step_by(256 << 10) {
+        file.write_all_at(&[byte ^ 1], at as u64).unwrap();
+    }
+    let (mut found, mut damaged, mut unreadable) = (0, 0, 0);
+    for n in 0..2_000 {
+        match engine.load(&key(n)) {
+            Ok(record) => {
+                assert_eq!(record, Some(value(n)));
+                found += 1;
+            }
+            Err(LoadError::Damaged) => damaged += 1,
+            Err(LoadError::Io(error)) => panic!("{error}"),
+        }
+        let slot = u32::from(key(n).slot());
+        let range =
+            ScanRange { partition: Partition(0), prefix: Default::default(), after: None, limit: 100 };
+        match engine.scan(slot..slot + 1, &range) {
+            Ok(page) => assert!(page.entries.contains(&(key(n), value(n))), "a page leaves nothing out"),
+            Err(ScanError::Unreadable(_)) => unreadable += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(found > 0 && damaged > 0 && unreadable > 0, "{found}, {damaged}, {unreadable}");
 }
 
 fn blob_files(directory: &Path) -> usize {
