@@ -24,6 +24,21 @@ use crate::load::{Allowance, Load, Settings};
 const PUT_BACK_WITHIN: Duration = Duration::from_secs(60);
 const BACK_WITHIN: Duration = Duration::from_secs(180);
 
+/// An object that the operator makes for a store.
+trait Child:
+    Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug
+{
+}
+
+impl<K> Child for K where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + Serialize
+        + Debug
+{
+}
+
 pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let before = identity(&sandbox.create_ready(&manifest()).await?)?;
     let claims = sandbox.claim_uids().await?;
@@ -73,14 +88,7 @@ async fn config_map(sandbox: &Sandbox) -> Result<String> {
 
 /// What `kubectl edit` and `kubectl label` may do to an object: a change of its own, and labels that would hide it.
 /// Waits until nothing of that is left.
-async fn edit<K>(sandbox: &Sandbox, name: &str, mut change: Value) -> Result<()>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + DeserializeOwned
-        + Serialize
-        + Debug,
-{
+async fn edit<K: Child>(sandbox: &Sandbox, name: &str, mut change: Value) -> Result<()> {
     change["metadata"] =
         json!({"labels": {"keystore.dev/cluster": null, "app.kubernetes.io/managed-by": "somebody"}});
     let api = sandbox.api::<K>();
@@ -91,14 +99,7 @@ where
 }
 
 /// Deletes an object, and waits until another one like it is there.
-async fn delete<K>(sandbox: &Sandbox, name: &str) -> Result<()>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + DeserializeOwned
-        + Serialize
-        + Debug,
-{
+async fn delete<K: Child>(sandbox: &Sandbox, name: &str) -> Result<()> {
     let api = sandbox.api::<K>();
     let old = api.get(name).await?;
     let before = content(&old)?;
@@ -106,14 +107,11 @@ where
     wait_put_back(sandbox, name, |now: &K| Ok(now.uid() != old.uid() && content(now)? == before)).await
 }
 
-async fn wait_put_back<K>(sandbox: &Sandbox, name: &str, is_back: impl Fn(&K) -> Result<bool>) -> Result<()>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + DeserializeOwned
-        + Serialize
-        + Debug,
-{
+async fn wait_put_back<K: Child>(
+    sandbox: &Sandbox,
+    name: &str,
+    is_back: impl Fn(&K) -> Result<bool>,
+) -> Result<()> {
     until(format!("{} {name} is put back", K::kind(&())), PUT_BACK_WITHIN, || async {
         let Some(now) = sandbox.api::<K>().get_opt(name).await? else {
             return Ok(Look::NotYet("it is gone".into()));
