@@ -1,57 +1,64 @@
 //! How often a node took the paths that are rare: for metrics, and for tests that want to know that a path was taken.
 
 macro_rules! counters {
-    ($($(#[$meta:meta])* $name:ident),* $(,)?) => {
+    ($(#[doc = $help:literal] $field:ident as $name:ident,)*) => {
         /// Counts since the start of the process.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         pub struct Counters {
-            $($(#[$meta])* pub $name: u64),*
+            $(#[doc = $help] pub $field: u64,)*
         }
 
         impl Counters {
-            /// Each with its name.
+            /// Each with the name that it has here.
             pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name)),*].into_iter()
+                [$((stringify!($field), self.$field)),*].into_iter()
+            }
+
+            /// Each with the name that it has among metrics, and the sentence that explains it.
+            pub fn described(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($name), $help.trim_ascii(), self.$field)),*].into_iter()
             }
         }
     };
 }
 
 counters! {
-    /// Reads whose result had to be written to a quorum before it was answered.
-    write_backs,
-    /// Records sent to replicas that were behind, without anybody waiting for it.
-    read_repairs,
-    /// Writes that a higher stamp stood in the way of.
-    stamped_anew,
-    /// Writes that had to wait until a stamp might be issued.
-    parked,
-    /// Reads that asked one replica more since one was slow.
-    speculative_reads,
-    /// Reads that found something expired and wrote that down first.
-    expired_marks,
-    /// Writes that were given a dot.
-    minted,
-    /// Writes whose operation was among the siblings already.
-    operations_met_again,
-    /// Writes that were refused since a key had too many siblings.
-    sibling_caps,
-    /// Scan answers that were cut.
-    scan_cuts,
-    /// Answers that spoke of a generation that was not known before.
-    generations_heard,
-    hints_stored,
-    hints_handed_over,
-    /// Hints that were not kept since there were too many.
-    hints_overflowed,
-    /// Hints that were dropped since they were too old.
-    hints_expired,
-    /// Repairs that had to wait until what superseded them was synced.
-    synced_anew,
-    /// Generations that were raised while the process ran.
-    generations_raised,
-    /// Keys that came into doubt.
-    doubts,
-    /// Keys that were healed from other replicas.
-    heals,
+    /// Reads whose result went to a quorum before the answer
+    write_backs as read_write_backs,
+    /// Records sent to replicas that a read found behind
+    read_repairs as read_repairs,
+    /// Reads that asked one replica more since one was slow
+    speculative_reads as read_speculations,
+    /// Reads that found something expired and wrote that down
+    expired_marks as read_expired_marks,
+    /// Stamps drawn again since a higher one stood in the way
+    stamped_anew as write_restamps,
+    /// Writes that waited until a stamp might be issued
+    parked as write_parked,
+    /// Repairs that waited until what is above them was synced
+    synced_anew as write_synced_anew,
+    /// Writes that this replica has put beside others
+    minted as siblings_minted,
+    /// Of these, retries of one that was there already
+    operations_met_again as siblings_met_again,
+    /// Writes refused since a key had too many siblings
+    sibling_caps as siblings_refused,
+    /// Pages that this replica has cut
+    scan_cuts as scan_cuts,
+    /// News of a peer's generation that came with another's answer
+    generations_heard as generations_heard,
+    /// Generations that this process has raised
+    generations_raised as generations_raised,
+    /// Hints taken for nodes that may have missed a write
+    hints_stored as hints_stored,
+    /// Hints whose target has said that it has what it missed
+    hints_handed_over as hints_handed_over,
+    /// Hints that were not kept: too many, or no space on disk
+    hints_overflowed as hints_overflowed,
+    /// Hints that were dropped since they were too old
+    hints_expired as hints_expired,
+    /// Keys whose record turned out to be damaged
+    doubts as doubts,
+    /// Of these, keys that were healed from other replicas
+    heals as heals,
 }
