@@ -6,8 +6,8 @@ mod support;
 
 use keystore_history::History;
 use rustix::process::Signal;
-use support::load::{Load, append, judge, judge_everywhere};
-use support::{Cluster, NodeProcess};
+use support::Cluster;
+use support::load::{Load, append, judge, judge_everywhere, kill_all_under};
 
 /// `KEYSTORE_TEST_CRASHES=50` makes the long test as long as one wants.
 fn crashes() -> usize {
@@ -35,12 +35,7 @@ async fn what_was_acknowledged_is_there_after_all_nodes_were_killed_at_once() {
     for crash in 0..crashes() {
         let load = Load::start(&format!("crash-{crash}"), &cluster.nodes, 3);
         load.progress(150).await;
-        cluster.nodes.iter_mut().for_each(NodeProcess::kill);
-        let mut history = load.stop().await;
-        cluster.nodes.iter_mut().for_each(NodeProcess::start);
-        cluster.wait_until_all_serve().await;
-        judge(&[&cluster.nodes[crash % 3]], &mut history).await;
-        append(&mut all, history);
+        append(&mut all, kill_all_under(load, &mut cluster, crash % 3).await);
     }
     judge_everywhere(&cluster, &mut all).await;
 }

@@ -5,7 +5,7 @@
 mod support;
 
 use keystore_history::History;
-use support::load::{Load, append, judge, judge_everywhere};
+use support::load::{Load, append, judge_everywhere, kill_all_under};
 use support::{Cluster, NodeProcess, wait_until};
 
 /// Of a metric of one node.
@@ -37,12 +37,7 @@ async fn nodes_that_keep_records_in_memory_lose_nothing_when_all_are_killed_amid
         })
         .await;
         load.progress(100).await;
-        cluster.nodes.iter_mut().for_each(NodeProcess::kill);
-        let mut history = load.stop().await;
-        cluster.nodes.iter_mut().for_each(NodeProcess::start);
-        cluster.wait_until_all_serve().await;
-        judge(&[&cluster.nodes[crash % 3]], &mut history).await;
-        append(&mut all, history);
+        append(&mut all, kill_all_under(load, &mut cluster, crash % 3).await);
     }
     judge_everywhere(&cluster, &mut all).await;
 }

@@ -88,6 +88,16 @@ impl Load {
     }
 }
 
+/// All nodes are killed at once under the load, and started again; what the one of this index then says is judged.
+pub async fn kill_all_under(load: Load, cluster: &mut Cluster, asked: usize) -> History {
+    cluster.nodes.iter_mut().for_each(NodeProcess::kill);
+    let mut history = load.stop().await;
+    cluster.nodes.iter_mut().for_each(NodeProcess::start);
+    cluster.wait_until_all_serve().await;
+    judge(&[&cluster.nodes[asked]], &mut history).await;
+    history
+}
+
 pub fn append(all: &mut History, more: History) {
     all.operations.extend(more.operations);
     all.scans.extend(more.scans);
