@@ -261,7 +261,9 @@ impl CausalWrite {
         }
         match self.replies.get_mut(&node) {
             Some(reply @ (Reply::Minting | Reply::Merging)) => *reply = Reply::Lost,
-            Some(reply @ Reply::Held(_)) if restarted => *reply = Reply::Lost,
+            Some(reply @ Reply::Held(_)) if restarted && !is_on(Mutant::SiblingsCountEarlierGenerations) => {
+                *reply = Reply::Lost;
+            }
             _ => {}
         }
     }

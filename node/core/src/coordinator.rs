@@ -365,7 +365,7 @@ impl Coordinator {
             UnderWay::Read(_) | UnderWay::Scan(_) => return,
         };
         self.deadlines.remove(&(deadline.mono_ms, number));
-        if let Some((holder, targets)) = missed {
+        if let Some((holder, targets)) = missed.filter(|_| !is_on(Mutant::MissedIsNotHinted)) {
             for target in targets {
                 context.send(holder, Message::Hint { target, key: key.clone() });
             }

@@ -296,7 +296,7 @@ impl Doubts {
         let hangs_on_it = |key: &&RecordKey| match self.keys.get(*key).map(|doubted| &doubted.stage) {
             Some(Stage::Asking(asking)) => match asking.replies.get(&node) {
                 Some(Reply::Pending) => true,
-                Some(Reply::Trusted) => restarted,
+                Some(Reply::Trusted) => restarted && !is_on(Mutant::HealsCountEarlierGenerations),
                 Some(Reply::Failed) | None => false,
             },
             _ => false,

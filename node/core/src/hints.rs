@@ -333,7 +333,7 @@ impl HintStore {
             target.failures = 0;
             target.paused_until_ms = 0;
         }
-        if std::mem::take(&mut kept.is_renewed) {
+        if std::mem::take(&mut kept.is_renewed) && !is_on(Mutant::RenewedHintsEnd) {
             return self.kept.stage(number, Stage::Ready);
         }
         context.counters.hints_handed_over += 1;
@@ -354,6 +354,7 @@ impl HintStore {
             target.paused_until_ms = now_ms + target.pause_ms();
         }
         let rest_ms = least_ms.max(2 * target.pause_ms());
+        let rest_ms = if is_on(Mutant::RefusedHintsRestForEver) { u64::MAX / 2 } else { rest_ms };
         self.rest(number, now_ms + rest_ms);
     }
 

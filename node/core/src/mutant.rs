@@ -54,7 +54,11 @@ mutants! {
       TimeoutIsCalledFailed,
       LateWritesAreTaken,
       /// A coordinator ends no request at its deadline.
-      DeadlinesAreForgotten;
+      DeadlinesAreForgotten,
+      /// The log has refused a sibling that is part of what is being committed next: it is answered at once.
+      RefusedSiblingsAreAnsweredAtOnce,
+      /// It is answered as the last commit under way is, whatever became of those before.
+      RefusedSiblingsWaitForTheLast;
     5 /// A write that is among the siblings already is added once more.
       OperationsAreForgotten,
       /// Siblings of one operation are shown as several.
@@ -65,12 +69,22 @@ mutants! {
       /// A started node issues stamps below those of its life before.
       StartsBelowTheCeiling,
       /// A record that a replica has accepted is refused for its stamp.
-      RepairsAreRefusedForTheirStamp;
+      RepairsAreRefusedForTheirStamp,
+      /// A replica's clock stays below what it accepts.
+      AcceptedIsNotObserved,
+      /// A started node issues stamps before the clock has come up to the ceiling.
+      StartsDoNotWaitForTheClock;
     7 /// A replica that could not be asked, and gets a hint, counts towards the quorum.
       HintsCount,
       HintsAreUnbounded,
       /// A hint ends when its record is sent.
-      HintsEndUnheard;
+      HintsEndUnheard,
+      /// A coordinator asks nobody to keep a hint.
+      MissedIsNotHinted,
+      /// A hint that was asked for again while its record was on its way ends when that is taken.
+      RenewedHintsEnd,
+      /// A hint that its target has refused once is never handed over again.
+      RefusedHintsRestForEver;
     8 /// All replicas give dots as one actor.
       OneActorMintsForAll,
       /// A write replaces siblings that its client has not seen.
@@ -79,7 +93,9 @@ mutants! {
       ReplacedValuesReturn,
       SiblingsAreUncapped,
       /// A delete without context removes what one replica shows.
-      BlindDeletesSeeOneReplica;
+      BlindDeletesSeeOneReplica,
+      /// A replica that may have lost dots gives them as the same actor as before.
+      DotsAreGivenAgainAfterADoubt;
     9 /// An expired value is missing without a mark of it.
       NoExpiredMark,
       /// The mark that a value has expired loses to the value.
@@ -104,7 +120,27 @@ mutants! {
       /// What a replica said before it was known as a later generation still counts.
       EarlierGenerationsCount,
       /// What the senders of answers have noted of others is not heard.
-      NotedIsNotHeard;
+      NotedIsNotHeard,
+      /// It is heard, and what those had said as an earlier generation still counts.
+      NotedVoidsNothing,
+      /// A hello of a later generation voids nothing before that is on disk, and what others say of it is no news.
+      HellosVoidNothingUntilSaved,
+      /// What a replica has said to a read before it was known as a later generation still counts; and so on.
+      ReadsCountEarlierGenerations,
+      ScansCountEarlierGenerations,
+      WriteBacksCountEarlierGenerations,
+      SiblingsCountEarlierGenerations,
+      HealsCountEarlierGenerations,
+      /// A node speaks as a generation that is still being saved.
+      RaisedBeforeItIsSaved,
+      /// Answers speak of generations of others that are still being saved.
+      NotedBeforeItIsSaved,
+      /// Writes whose commits are under way when a key comes into doubt are answered.
+      CommitsOutliveADoubt,
+      /// Writes of keys in doubt are taken.
+      WritesAreTakenInDoubt,
+      ReadsSpeakOfKeysInDoubt,
+      ScansSpeakOfKeysInDoubt;
     15 SecondNonceIsAccepted,
       EarlierGenerationIsAccepted,
       /// A link is taken into use before the identity behind it is on disk.

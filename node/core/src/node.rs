@@ -142,6 +142,7 @@ impl Node {
             Some((layout, true)) => Membership::decided(layout),
         };
         let wait_ms = stamp_ceiling_ms.saturating_sub(now.wall_ms).min(CEILING_STEP_MS);
+        let wait_ms = if is_on(Mutant::StartsDoNotWaitForTheClock) { 0 } else { wait_ms };
         Self {
             me,
             actor,
@@ -300,7 +301,9 @@ impl Node {
             Ok(Greeting::Known) => self.accept_link(link, &hello, now, effects),
             Ok(Greeting::Newer) => {
                 // From here on, not only once it is durable: what others say of it is no news any more.
-                self.lose(&[(hello.header.from, true)], now, effects);
+                if !is_on(Mutant::HellosVoidNothingUntilSaved) {
+                    self.lose(&[(hello.header.from, true)], now, effects);
+                }
                 let state = SavedState::Peers(self.peers.identities().clone());
                 self.save(PendingSave::Greeting { link: Some(link), hello }, state, effects);
             }

@@ -110,7 +110,8 @@ impl Peers {
 
     /// The generation of a peer that is on our disk, 0 if none is.
     pub fn noted(&self, peer: NodeId) -> Generation {
-        self.durable.get(&peer).map_or(Generation(0), |(generation, _)| *generation)
+        let known = if is_on(Mutant::NotedBeforeItIsSaved) { &self.identities } else { &self.durable };
+        known.get(&peer).map_or(Generation(0), |(generation, _)| *generation)
     }
 
     /// True for a generation of a peer that is later than any we know of: what the peer said before does not count.

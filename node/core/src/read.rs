@@ -110,7 +110,7 @@ impl ReadOperation {
 
     /// The link to a replica is gone; what a `restarted` one said before no longer counts.
     pub(crate) fn lose(&mut self, node: NodeId, restarted: bool) {
-        self.gathering.lose(node, restarted);
+        self.gathering.lose(node, restarted && !is_on(Mutant::ReadsCountEarlierGenerations));
         if let Some(write_back) = &mut self.write_back {
             write_back.lose(node, restarted);
         }

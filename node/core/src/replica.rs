@@ -100,7 +100,9 @@ impl Replica {
             return incoming.refuse(from, refusal, context);
         }
         self.bytes += incoming.bytes();
-        context.clock.observe(incoming.stamp());
+        if !is_on(Mutant::AcceptedIsNotObserved) {
+            context.clock.observe(incoming.stamp());
+        }
         match self.keys.get_mut(incoming.key()) {
             Some(KeyWrites::Loading(waiting)) => {
                 waiting.push((from, incoming));
@@ -131,7 +133,7 @@ impl Replica {
             let outcome = ReadOutcome::Refused(Refusal::NotReplica);
             return context.send(from, Message::ReadAnswer { call, outcome, noted: Vec::new() });
         }
-        if self.doubts.contains(&key) {
+        if self.doubts.contains(&key) && !is_on(Mutant::ReadsSpeakOfKeysInDoubt) {
             return refuse_read(from, call, &key, context);
         }
         if is_on(Mutant::ReadsSeeWhatIsBeingCommitted)
@@ -157,7 +159,10 @@ impl Replica {
     pub(crate) fn scanned(&mut self, load: LoadId, page: Result<Page, NoPage>, context: &mut Context<'_>) {
         let Some(Load::Scan { range, from, call }) = self.loads.remove(&load) else { return };
         let outcome = match page {
-            Ok(page) if self.doubts.touch(&range, page.last_if_cut(), context) => {
+            Ok(page)
+                if self.doubts.touch(&range, page.last_if_cut(), context)
+                    && !is_on(Mutant::ScansSpeakOfKeysInDoubt) =>
+            {
                 ScanOutcome::Refused(Refusal::InDoubt)
             }
             Ok(page) => {
@@ -222,10 +227,17 @@ impl Replica {
             *commits -= 1;
             if *commits == 0 {
                 self.keys.remove(&key);
-            } else if outcome.is_err() && matches!(newest.body, Body::Siblings(_)) {
+            } else if outcome.is_err()
+                && matches!(newest.body, Body::Siblings(_))
+                && !is_on(Mutant::RefusedSiblingsAreAnsweredAtOnce)
+            {
                 // What was refused is part of what is being committed now, and stands or falls with the next of that.
-                let mut later = self.commits.range(commit..);
-                let next = later.find(|(_, pending)| pending.key == key).map(|(next, _)| *next);
+                let mut later = self.commits.range(commit..).filter(|(_, pending)| pending.key == key);
+                let next = match is_on(Mutant::RefusedSiblingsWaitForTheLast) {
+                    true => later.next_back(),
+                    false => later.next(),
+                };
+                let next = next.map(|(next, _)| *next);
                 for answer in answers {
                     next.map(|next| self.wait_for(next, answer));
                 }
@@ -244,7 +256,7 @@ impl Replica {
         if !context.layout.is_replica(context.partition(incoming.key()), context.me) {
             return Err(Refusal::NotReplica);
         }
-        if self.doubts.contains(incoming.key()) {
+        if self.doubts.contains(incoming.key()) && !is_on(Mutant::WritesAreTakenInDoubt) {
             return Err(Refusal::InDoubt);
         }
         let settings = context.settings;
@@ -388,6 +400,7 @@ impl Replica {
         let since = context.layout.since(partition, context.me).unwrap_or(Epoch(0));
         let actor = match is_on(Mutant::OneActorMintsForAll) {
             true => DotActor(1),
+            false if is_on(Mutant::DotsAreGivenAgainAfterADoubt) => DotActor(context.actor.0),
             false => DotActor(context.actor.minting(context.trusted_since, since)),
         };
         let stamp = newest.as_ref().map_or(change.stamp, |newest| newest.stamp.max(change.stamp));

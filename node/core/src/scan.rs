@@ -93,7 +93,7 @@ impl ScanOperation {
 
     /// The link to a replica is gone; what a `restarted` one said before no longer counts.
     pub(crate) fn lose(&mut self, node: NodeId, restarted: bool) {
-        self.gathering.lose(node, restarted);
+        self.gathering.lose(node, restarted && !is_on(Mutant::ScansCountEarlierGenerations));
         for write_back in self.write_backs.values_mut() {
             write_back.lose(node, restarted);
         }

@@ -9,6 +9,7 @@ use crate::context::Context;
 use crate::gathering::Gathering;
 use crate::id::NodeId;
 use crate::message::{Call, Message, Origin, Write, WriteOutcome};
+use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
 use crate::quorum::{Consistency, Durability, ReplicaSets};
 use crate::record::Record;
@@ -69,7 +70,7 @@ impl WriteBack {
     /// The link to a replica is gone; what a `restarted` one said before no longer counts.
     pub(crate) fn lose(&mut self, node: NodeId, restarted: bool) {
         self.awaited.remove(&node);
-        if restarted {
+        if restarted && !is_on(Mutant::WriteBacksCountEarlierGenerations) {
             self.holds.remove(&node);
         }
     }

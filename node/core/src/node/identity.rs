@@ -4,6 +4,7 @@
 use super::{Node, PendingSave};
 use crate::effect::{Alarm, Answer, Effect, Event, Failure, FailureReason, Now, SavedState};
 use crate::id::{Generation, NodeId};
+use crate::mutant::{Mutant, is_on};
 use crate::peers::LinkRefusal;
 
 /// The pause between two generations of one process, each of which closes all links and serves for all keys that have
@@ -31,6 +32,9 @@ impl Node {
             let generation = Generation(self.generation.0 + 1);
             let state = SavedState::Generation { generation, trusted_since: generation };
             self.save(PendingSave::Generation(generation), state, effects);
+            if is_on(Mutant::RaisedBeforeItIsSaved) {
+                self.raised(generation, now, effects);
+            }
         }
         if self.replica.doubts.next_due_ms().is_some_and(|due_ms| due_ms <= now.mono_ms) {
             self.serve(now, effects, |node, context| {
@@ -71,7 +75,8 @@ impl Node {
             self.counters.generations_heard += 1;
             self.peers.hear(*peer, *generation);
         }
-        let lost: Vec<_> = heard.iter().map(|(peer, _)| (*peer, true)).collect();
+        let is_void = !is_on(Mutant::NotedVoidsNothing);
+        let lost: Vec<_> = heard.iter().map(|(peer, _)| (*peer, is_void)).collect();
         self.lose(&lost, now, effects);
     }
 

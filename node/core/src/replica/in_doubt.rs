@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::effect::Effect;
 use crate::id::NodeId;
 use crate::message::{Call, ReadOutcome, Refusal};
+use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
 
 impl Replica {
@@ -14,7 +15,9 @@ impl Replica {
     pub(crate) fn doubt(&mut self, key: &RecordKey, context: &mut Context<'_>) {
         self.doubts.enter(key, context);
         for commit in self.commits.values_mut().filter(|commit| commit.key == *key) {
-            commit.answers.clear();
+            if !is_on(Mutant::CommitsOutliveADoubt) {
+                commit.answers.clear();
+            }
         }
         // Results that come later are of before, and say nothing any more.
         let mut readers = Vec::new();

@@ -1,7 +1,7 @@
 //! What nodes say to each other, judged at the step at which it is said: an answer is about what was asked, and what
 //! it says of a disk is so.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use keystore_core::causal::SIBLINGS_MAX;
 use keystore_core::effect::{Effect, Event, LinkId};
@@ -9,11 +9,11 @@ use keystore_core::id::{Generation, NodeId};
 use keystore_core::message::{
     Call, Header, Message, Mint, MintOutcome, Origin, ReadOutcome, Refusal, ScanOutcome, Write, WriteOutcome,
 };
-use keystore_core::partition::RecordKey;
+use keystore_core::partition::{Partition, RecordKey};
 use keystore_core::quorum::Durability;
 use keystore_core::record::{Body, Record};
-use keystore_core::stamp::Stamp;
 
+use crate::aim::Moment;
 use crate::coverage::Path;
 use crate::invariants::covers;
 use crate::plan::Class;
@@ -42,7 +42,10 @@ impl World {
         };
         if !self.is_stray(n, header) {
             for message in messages {
-                self.note_noted(n, (header.from, message));
+                self.note_noted(n, header, message);
+                if let Message::Hint { target, key } = message {
+                    self.note_hint(n, *target, key);
+                }
             }
         }
         let now = self.machines[n].now(self.now_ms);
@@ -67,17 +70,21 @@ impl World {
     }
 
     fn note_generation(&mut self, n: usize, of: NodeId, generation: Generation) {
+        if generation > self.known_generation(n, of) {
+            self.count_raised(n, of, generation);
+        }
         let heard = self.machines[n].heard.entry(of).or_default();
         *heard = generation.max(*heard);
     }
 
     /// What an answer says of the generations of others.
-    fn note_noted(&mut self, n: usize, (from, message): (NodeId, &Message)) {
+    fn note_noted(&mut self, n: usize, header: &Header, message: &Message) {
+        let from = header.from;
         if let Message::ReadAnswer { call, outcome: ReadOutcome::Full(_) | ReadOutcome::Missing, .. } =
             message
             && let Some((_, tellers)) = self.machines[n].told_of.get_mut(&call.operation)
         {
-            tellers.insert(from);
+            tellers.insert(from, header.generation);
         }
         let (call, noted) = match message {
             Message::WriteAnswer { call, noted, .. }
@@ -122,16 +129,17 @@ impl World {
         header.to != machine.id || header.cluster != self.layout.cluster || known > header.generation
     }
 
-    pub(crate) fn check_message(&mut self, n: usize, link: LinkId, message: &Message) {
+    pub(crate) fn check_message(&mut self, n: usize, (link, header): (LinkId, &Header), message: &Message) {
         let to = self.network.peer(link, n).map(|peer| self.machines[peer].id);
         let Some(to) = to else { return };
         self.note_sent(n, to, message);
+        self.check_noted(n, header, message);
         match message {
             Message::Write(Write { call, record, origin: Origin::Client { .. }, key, .. }) => {
                 self.check_issued(n, key, (record.stamp, *call));
             }
             // The same stamp may have been offered to a replica here before, and be offered to others much later.
-            Message::Mint(Mint { key, change, .. }) => self.check_issued_below_ceiling(n, key, change.stamp),
+            Message::Mint(Mint { key, change, .. }) => self.check_own_stamp(n, key, change.stamp),
             Message::WriteAnswer { call, outcome, .. } => self.check_write_answer(n, (to, *call), outcome),
             Message::MintAnswer { call, outcome, .. } => self.check_mint_answer(n, (to, *call), outcome),
             Message::ReadAnswer { call, outcome, .. } => self.check_read_answer(n, (to, *call), outcome),
@@ -156,8 +164,11 @@ impl World {
         // Many repairs of many partitions share the call that nobody waits for.
         if call.operation != 0 {
             self.machines[n].sent.insert((to, call), partition);
-            if let (Message::Read { key, .. }, None) = (message, self.machines[n].begins) {
-                self.machines[n].told_of.entry(call.operation).or_insert((key.clone(), BTreeSet::new()));
+            let is_for_a_client = self.machines[n].operations.contains_key(&call.operation);
+            if let (Message::Read { key, .. }, None, false) =
+                (message, self.machines[n].begins, is_for_a_client)
+            {
+                self.machines[n].told_of.entry(call.operation).or_insert((key.clone(), BTreeMap::new()));
             }
             if let Some(request) = self.machines[n].begins {
                 self.machines[n].operations.insert(call.operation, request);
@@ -165,28 +176,56 @@ impl World {
         }
     }
 
-    /// Rule 6: whatever happens to the clock, a node's stamps only grow, from one life to the next, and are below
-    /// the ceiling that is on disk.
-    fn check_issued(&mut self, n: usize, key: &RecordKey, (stamp, call): (Stamp, Call)) {
-        // What was sent before is sent again to others, under the stamp that it has.
-        if self.machines[n].issued.get(&call) == Some(&stamp) {
-            return;
+    /// What a node says of generations, its own among them, is on its disk: who hears it counts on that.
+    fn check_noted(&mut self, n: usize, header: &Header, message: &Message) {
+        self.check_said(n, header);
+        if let Message::WriteAnswer { call, noted, .. }
+        | Message::MintAnswer { call, noted, .. }
+        | Message::ReadAnswer { call, noted, .. }
+        | Message::ScanAnswer { call, noted, .. } = message
+            && let Some((question, _)) = self.machines[n].asked.get(&(header.to, *call))
+            && let Some(partition) = self.partition_of(question)
+        {
+            let said: Vec<_> =
+                self.layout.replicas(partition).into_iter().zip(noted.iter().copied()).collect();
+            self.check_durable(n, &said);
         }
-        let last = self.machines[n].last_issued;
-        if self.machines[n].issued.insert(call, stamp).is_some() || last.is_some_and(|last| last >= stamp) {
-            let what = format!("machine {n} issued {last:?}, and then {stamp:?} for {call:?}");
-            self.violate(Violation::new(Checker::StampsOfANodeGrow, key, what));
-        }
-        self.machines[n].last_issued = Some(stamp);
-        self.check_issued_below_ceiling(n, key, stamp);
     }
 
-    pub(crate) fn check_issued_below_ceiling(&mut self, n: usize, key: &RecordKey, stamp: Stamp) {
-        let machine = &self.machines[n];
-        let ceiling_ms = machine.disk.state.ceiling_ms;
-        if stamp.actor() == machine.actor && stamp.millis() >= ceiling_ms {
-            let what = format!("machine {n} issued {stamp:?}, the ceiling on its disk being {ceiling_ms}");
-            self.violate(Violation::new(Checker::StampsAreBelowTheCeiling, key, what));
+    /// The same of what a machine says of itself, in a hello or with a message.
+    pub(crate) fn check_said(&mut self, n: usize, header: &Header) {
+        self.check_durable(n, &[(header.from, header.generation)]);
+    }
+
+    fn check_durable(&mut self, n: usize, said: &[(NodeId, Generation)]) {
+        let state = &self.machines[n].disk.state;
+        let on_disk = |node: NodeId| match node == self.machines[n].id {
+            true => state.generation,
+            false => state.peers.get(&node).map(|(generation, _)| *generation).unwrap_or_default(),
+        };
+        if let Some((node, generation)) = said.iter().find(|(node, said)| *said > on_disk(*node)) {
+            let what =
+                format!("machine {n} says generation {generation} of {node}, and has {}", on_disk(*node));
+            self.violate(Violation::of_the_world(Checker::NotedIsDurable, what));
+        }
+    }
+
+    /// Of what is asked.
+    fn partition_of(&self, message: &Message) -> Option<Partition> {
+        match message {
+            Message::Write(Write { key, .. })
+            | Message::Mint(Mint { key, .. })
+            | Message::Read { key, .. } => Some(key.partition(self.layout.partitions)),
+            Message::Scan { range, .. } => Some(range.partition),
+            _ => None,
+        }
+    }
+
+    /// A replica that has called a record damaged says nothing of it before it is healed.
+    fn check_undoubted(&mut self, n: usize, key: &RecordKey) {
+        if self.machines[n].in_doubt.contains(key) {
+            let what = format!("machine {n} speaks of {key:?}, for which it is in doubt");
+            self.violate(Violation::new(Checker::InDoubtSaysNothing, key, what));
         }
     }
 
@@ -229,6 +268,7 @@ impl World {
             let what = format!("machine {n} says {outcome:?} of {record:?}");
             self.violate(Violation::new(Checker::HeldIsOnDisk, &key, what));
         }
+        self.check_undoubted(n, &key);
         self.check_late(n, &key, is_late);
     }
 
@@ -269,11 +309,18 @@ impl World {
             let what = format!("machine {n} says that it minted {record:?}");
             self.violate(Violation::new(Checker::HeldIsOnDisk, &key, what));
         }
+        self.check_undoubted(n, &key);
         self.check_late(n, &key, is_late);
     }
 
     fn check_read_answer(&mut self, n: usize, asker: (NodeId, Call), outcome: &ReadOutcome) {
         let Some((Message::Read { key, .. }, _)) = self.question(n, asker) else { return };
+        if !matches!(outcome, ReadOutcome::Refused(_)) {
+            self.check_undoubted(n, &key);
+            if self.is_healing(asker) {
+                self.moment(Moment::Told, n, &key);
+            }
+        }
         let version = match outcome {
             ReadOutcome::Digest(version) => *version,
             ReadOutcome::Full(record) => record.version(),
@@ -288,11 +335,27 @@ impl World {
     }
 
     fn check_scan_answer(&mut self, n: usize, asker: (NodeId, Call), outcome: &ScanOutcome) {
-        let Some((Message::Scan { .. }, _)) = self.question(n, asker) else { return };
+        let Some((Message::Scan { range, .. }, _)) = self.question(n, asker) else { return };
         let ScanOutcome::Page(page) = outcome else { return };
+        let partitions = self.layout.partitions;
+        let is_in = |key: &&RecordKey| {
+            key.partition(partitions) == range.partition
+                && key.encoded().starts_with(&range.prefix)
+                && range.after.as_ref().is_none_or(|after| key.place() > after.place())
+                && page.last_if_cut().is_none_or(|last| key.place() <= last.place())
+        };
+        if let Some(key) = self.machines[n].in_doubt.iter().find(is_in).cloned() {
+            self.check_undoubted(n, &key);
+        }
         for (key, record) in &page.entries {
             self.check_visible(n, key, |stored| stored == record);
         }
+    }
+
+    /// True if an answer goes to a replica that heals a key by it.
+    fn is_healing(&self, (asker, call): (NodeId, Call)) -> bool {
+        let asker = self.machines.iter().find(|machine| machine.id == asker);
+        asker.is_some_and(|machine| machine.told_of.contains_key(&call.operation))
     }
 
     /// Rule 3: what a replica shows is synced on its disk, or written where nobody asked for more.

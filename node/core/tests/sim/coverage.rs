@@ -64,6 +64,27 @@ paths! {
     RolledBack,
     Cloned,
     RecordRotted,
+    ReadFailed,
+    LinkSlow,
+    LogRefusedByTurns,
+    /// A start was refused, since its log was damaged.
+    LogDamaged,
+    // What the world did in the middle of an operation on the key.
+    DamagedInARead,
+    DamagedInAWrite,
+    DamagedInAMint,
+    DamagedInAScan,
+    /// While another replica was in doubt for the key.
+    DamagedInAHeal,
+    KilledInTheMiddle,
+    // A later generation of a replica that has lost the key came into force at a coordinator, or was heard of there,
+    // which was in the middle of an operation on it.
+    RaisedInARead,
+    RaisedInAWrite,
+    RaisedInAMint,
+    RaisedInAScan,
+    /// Somebody who had said what heals a key was heard of as a later generation before it was healed.
+    RaisedInAHeal,
 }
 
 /// What was done how often, by its name: paths of the world, and the counters of the nodes.

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use keystore_core::effect::{Commit, CommitId, CommitRefused, Damaged, Entry, Hint, SaveId, SavedState};
+use keystore_core::effect::{Commit, CommitRefused, Damaged, Entry, Hint, NoPage, SaveId, SavedState};
 use keystore_core::id::{Generation, NodeId};
 use keystore_core::layout::Layout;
 use keystore_core::message::{Page, ScanRange};
@@ -71,18 +71,19 @@ pub(crate) struct Disk {
     lost: BTreeMap<RecordKey, Record>,
     /// In the order in which it was written.
     written: Vec<Entry>,
-    /// Being written and synced together.
-    group: Vec<Commit>,
-    /// The disk was full when the group came: nothing of it was written.
-    is_refused: bool,
+    /// Being written and synced together, and whether there was no room for it: then nothing of it was written.
+    group: Vec<(Commit, bool)>,
     waiting: VecDeque<Commit>,
     /// A group is being written, or is about to be.
     is_busy: bool,
     visible: Content,
     saves: VecDeque<(SaveId, SavedState)>,
     rotten: BTreeSet<RecordKey>,
-    /// No more commits are taken.
-    pub(crate) is_full: bool,
+    /// Of these, the next read fails, and no other.
+    failing: BTreeSet<RecordKey>,
+    pub(crate) space: Space,
+    /// No process can start from this log, and none has tried since.
+    pub(crate) is_log_damaged: bool,
     /// A broken disk: it says that it has synced and has not. For the test that shows that such a loss is noticed.
     pub(crate) lies: bool,
 }
@@ -96,15 +97,30 @@ pub(crate) enum Ending {
     PowerLost,
 }
 
-pub(crate) type Ended = Vec<(CommitId, Result<Durability, CommitRefused>)>;
+/// What the log takes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Space {
+    #[default]
+    Plenty,
+    /// Nothing.
+    Full,
+    /// Now this commit, now not that one: what is short fits where what is long does not.
+    ByTurns,
+}
+
+/// What has become of each commit of a group.
+pub(crate) type Ended = Vec<(Commit, Result<Durability, CommitRefused>)>;
 
 impl Disk {
-    pub(crate) fn load(&self, key: &RecordKey) -> Result<Option<Record>, Damaged> {
-        if self.rotten.contains(key) { Err(Damaged) } else { Ok(self.visible.records.get(key).cloned()) }
+    pub(crate) fn load(&mut self, key: &RecordKey) -> Result<Option<Record>, Damaged> {
+        if self.failing.remove(key) || self.rotten.contains(key) {
+            return Err(Damaged);
+        }
+        Ok(self.visible.records.get(key).cloned())
     }
 
-    /// A page as an engine reads it, or the damaged record that it meets.
-    pub(crate) fn scan(&self, range: &ScanRange, partitions: PartitionCount) -> Result<Page, RecordKey> {
+    /// A page as an engine reads it.
+    pub(crate) fn scan(&mut self, range: &ScanRange, partitions: PartitionCount) -> Result<Page, NoPage> {
         let is_wanted = |key: &&RecordKey| {
             key.partition(partitions) == range.partition
                 && key.encoded().starts_with(&range.prefix)
@@ -115,7 +131,11 @@ impl Disk {
         let is_cut = keys.len() > range.limit as usize;
         keys.truncate(range.limit as usize);
         if let Some(key) = keys.iter().find(|key| self.rotten.contains(**key)) {
-            return Err((*key).clone());
+            return Err(NoPage::Damaged((*key).clone()));
+        }
+        if let Some(key) = keys.iter().find(|key| self.failing.contains(**key)) {
+            self.failing.remove(*key);
+            return Err(NoPage::Unreadable);
         }
         let entries =
             keys.into_iter().filter_map(|key| Some((key.clone(), self.visible.records.get(key)?.clone())));
@@ -133,6 +153,11 @@ impl Disk {
 
     pub(crate) fn hints(&self) -> impl Iterator<Item = &Hint> {
         self.synced.hints.values()
+    }
+
+    /// Those that the running process has, synced or not.
+    pub(crate) fn hints_kept(&self) -> impl Iterator<Item = &Hint> {
+        self.visible.hints.values()
     }
 
     /// What was synced last, whether it can be read or not.
@@ -162,33 +187,42 @@ impl Disk {
         !std::mem::replace(&mut self.is_busy, true)
     }
 
-    /// Writes all that waits; true if a sync has to follow before anything of it is visible.
-    pub(crate) fn write_group(&mut self) -> bool {
-        self.group = self.waiting.drain(..).collect();
-        self.is_refused = self.is_full;
-        if !self.is_refused {
-            self.written.extend(self.group.iter().map(|commit| commit.entry.clone()));
+    /// Writes all that waits and has room; true if a sync has to follow before anything of it is visible.
+    pub(crate) fn write_group(&mut self, rng: &mut Rng) -> bool {
+        for commit in self.waiting.drain(..) {
+            let is_refused = match self.space {
+                Space::Plenty => false,
+                Space::Full => true,
+                Space::ByTurns => rng.chance(50),
+            };
+            if !is_refused {
+                self.written.push(commit.entry.clone());
+            }
+            self.group.push((commit, is_refused));
         }
-        self.group.iter().any(|commit| commit.durability == Durability::Synced)
+        self.group.iter().any(|(commit, _)| commit.durability == Durability::Synced)
     }
 
     /// Ends the group that was written, synced or not, and says what became of each commit.
     pub(crate) fn end_group(&mut self, is_synced: bool) -> Ended {
         let group = std::mem::take(&mut self.group);
-        if self.is_refused {
-            return group.into_iter().map(|commit| (commit.id, Err(CommitRefused))).collect();
-        }
-        if is_synced {
+        let asks =
+            |(commit, is_refused): &(Commit, bool)| !is_refused && commit.durability == Durability::Synced;
+        if is_synced && group.iter().any(asks) {
             self.sync();
         }
         let durability = if self.written.is_empty() { Durability::Synced } else { Durability::Periodic };
-        let end = |commit: Commit| {
+        let end = |(commit, is_refused): (Commit, bool)| {
+            if is_refused {
+                return (commit, Err(CommitRefused));
+            }
             // What is damaged stays as it is, until it is replaced.
             if let Entry::Replace { key, .. } = &commit.entry {
                 self.rotten.remove(key);
+                self.failing.remove(key);
             }
-            self.visible.apply(commit.entry);
-            (commit.id, Ok(durability))
+            self.visible.apply(commit.entry.clone());
+            (commit, Ok(durability))
         };
         group.into_iter().map(end).collect()
     }
@@ -234,6 +268,7 @@ impl Disk {
     pub(crate) fn crash(&mut self, ending: Ending, rng: &mut Rng) -> usize {
         self.waiting.clear();
         self.group.clear();
+        self.failing.clear();
         self.is_busy = false;
         let mut written = std::mem::take(&mut self.written);
         let before = written.len();
@@ -263,8 +298,16 @@ impl Disk {
         self.visible.records.contains_key(key) && self.rotten.insert(key.clone())
     }
 
-    pub(crate) fn has_rotten(&self) -> bool {
-        !self.rotten.is_empty()
+    /// The next read of a stored record fails; true if there is one.
+    pub(crate) fn fail_next_read(&mut self, key: &RecordKey) -> bool {
+        self.visible.records.contains_key(key)
+            && !self.rotten.contains(key)
+            && self.failing.insert(key.clone())
+    }
+
+    /// True if something that is stored cannot be read, or will not be the next time.
+    pub(crate) fn has_damage(&self) -> bool {
+        !self.rotten.is_empty() || !self.failing.is_empty()
     }
 
     pub(crate) fn is_rotten(&self, key: &RecordKey) -> bool {

@@ -7,7 +7,7 @@ use keystore_core::partition::RecordKey;
 use keystore_core::quorum::Consistency;
 
 use crate::coverage::Path;
-use crate::disk::{Disk, Ending};
+use crate::disk::{Disk, Ending, Space};
 use crate::machine::{Machine, Standing};
 use crate::plan::Delivery;
 use crate::world::{Pending, World};
@@ -38,9 +38,13 @@ faults! {
     PairCut,
     OneWayCut,
     LinkBreak,
+    /// What one member sends to another comes late for a while.
+    SlowLink,
     Stall,
     SyncFailure,
     FullDisk,
+    /// The log refuses and takes by turns.
+    FullByTurns,
     ClockJump,
     /// All clocks go back at once.
     ClocksBack,
@@ -50,6 +54,12 @@ faults! {
     /// A second process is started from an image of a disk.
     Clone,
     BitRot,
+    /// A stored record cannot be read once, and then it can.
+    ReadError,
+    /// Something of that strikes in the middle of an operation: see [`crate::aim`].
+    InTheMiddle,
+    /// The log is damaged, which shows at the next start: that is refused, and so is every other.
+    LogDamage,
 }
 
 /// What ends a fault.
@@ -116,13 +126,18 @@ impl World {
                     self.break_link(link);
                 }
             }
+            Fault::SlowLink => {
+                let to = self.rng.index(self.machines.len());
+                let for_ms = self.rng.between(20, 400);
+                self.slow_down(n, to, for_ms);
+            }
             Fault::Stall => {
                 self.machines[n].stall_ms = 1;
                 let wait = self.rng.between(500, 3_000);
                 self.after(wait, Pending::Mend(Mend::Stall(n)));
             }
             Fault::SyncFailure => self.machines[n].sync_fails = true,
-            Fault::FullDisk => self.fill_disk(n),
+            Fault::FullDisk | Fault::FullByTurns => self.fill_disk(fault, n),
             Fault::ClockJump => {
                 self.coverage.count(Path::ClockJumped);
                 let by = self.jump();
@@ -148,7 +163,15 @@ impl World {
             }
             Fault::RollBack => self.roll_back(n),
             Fault::Clone => self.clone_disk(n),
-            Fault::BitRot => self.rot(n),
+            Fault::BitRot | Fault::ReadError => self.damage(fault, n),
+            Fault::InTheMiddle => self.take_aim(),
+            Fault::LogDamage => {
+                if self.may_hurt(n) && !self.machines[n].is_stale {
+                    self.hurt.insert(n);
+                    self.machines[n].disk.is_log_damaged = true;
+                    self.note(format_args!("machine {n}: its log is damaged"));
+                }
+            }
         }
     }
 
@@ -180,17 +203,22 @@ impl World {
         self.after(wait, Pending::Mend(Mend::Network));
     }
 
-    fn fill_disk(&mut self, n: usize) {
+    fn fill_disk(&mut self, fault: Fault, n: usize) {
         if !self.is_running(n) {
             return;
         }
-        self.coverage.count(Path::DiskFilled);
-        self.note(format_args!("the disk of machine {n} is full"));
-        // Past the hard limit the node refuses clients' writes by itself; in the end the log takes nothing at all.
-        if self.rng.chance(50) {
-            self.machines[n].disk.is_full = true;
+        self.note(format_args!("the disk of machine {n} is full: {fault:?}"));
+        if fault == Fault::FullByTurns {
+            self.coverage.count(Path::LogRefusedByTurns);
+            self.machines[n].disk.space = Space::ByTurns;
+        } else {
+            self.coverage.count(Path::DiskFilled);
+            // Past the hard limit the node refuses clients' writes by itself; in the end the log takes nothing at all.
+            if self.rng.chance(50) {
+                self.machines[n].disk.space = Space::Full;
+            }
+            self.step(n, keystore_core::effect::Event::DiskFull(true));
         }
-        self.step(n, keystore_core::effect::Event::DiskFull(true));
         let wait = self.rng.between(100, 2_000);
         self.after(wait, Pending::Mend(Mend::Disk(n)));
     }
@@ -200,7 +228,7 @@ impl World {
             Mend::Network => self.unblock(),
             Mend::Stall(n) => self.machines[n].stall_ms = 0,
             Mend::Disk(n) => {
-                self.machines[n].disk.is_full = false;
+                self.machines[n].disk.space = Space::Plenty;
                 self.step(n, keystore_core::effect::Event::DiskFull(false));
             }
             Mend::StartClone(n) => self.start_clone(n),
@@ -208,7 +236,7 @@ impl World {
     }
 
     /// True if this member may lose what it holds without any partition losing the promises.
-    fn may_hurt(&self, n: usize) -> bool {
+    pub(crate) fn may_hurt(&self, n: usize) -> bool {
         let others: Vec<_> = self.hurt.iter().map(|hurt| self.machines[*hurt].id).collect();
         let id = self.machines[n].id;
         let keeps_quorum = |partition| {
@@ -275,24 +303,16 @@ impl World {
         self.start(clone);
     }
 
-    fn rot(&mut self, n: usize) {
-        if !self.may_hurt(n) {
-            return;
-        }
+    /// One of the stored records.
+    fn damage(&mut self, fault: Fault, n: usize) {
         let keys: Vec<RecordKey> = self.machines[n].disk.keys().cloned().collect();
         if keys.is_empty() {
             return;
         }
-        let key = keys[self.rng.index(keys.len())].clone();
-        // It may have been replaced by a process that ended before it could say so.
-        let is_whole = !self.machines[n].disk.is_rotten(&key);
-        if let Some(doubted) = self.machines[n].doubted.get_mut(&key).filter(|_| is_whole) {
-            doubted.is_healed = true;
-        }
-        if self.machines[n].disk.rot(&key) {
-            self.coverage.count(Path::RecordRotted);
-            self.hurt.insert(n);
-            self.note(format_args!("machine {n}: {key:?} rots"));
+        let key = &keys[self.rng.index(keys.len())];
+        match fault {
+            Fault::ReadError => self.fail_next_read(n, key),
+            _ => self.rot(n, key),
         }
     }
 
@@ -305,6 +325,7 @@ impl World {
             Delivery::Datagrams { .. } => Delivery::Datagrams { drop_percent: 0, duplicate_percent: 0 },
         };
         self.unblock();
+        self.aim = None;
         self.plan.slow_disk_percent = 0;
         // The clocks agree again, on the one that is furthest ahead: no stamp is far ahead of all of them then.
         let (_, fastest) = self.clock_range;

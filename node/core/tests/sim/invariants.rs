@@ -1,12 +1,12 @@
 //! What has to hold at every single step, looked up in the simulated disks: the world knows what is synced where,
 //! whatever the nodes believe.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keystore_core::causal::Context;
 use keystore_core::effect::{Alarm, Answer, Commit, Effect, Entry, Hint, LinkId, SavedState, Values};
-use keystore_core::id::NodeId;
-use keystore_core::node::{NodeState, Settings};
+use keystore_core::id::{Generation, NodeId};
+use keystore_core::node::NodeState;
 use keystore_core::partition::RecordKey;
 use keystore_core::quorum::{Consistency, Durability};
 use keystore_core::record::{Body, Record};
@@ -26,7 +26,7 @@ pub(crate) fn covers(stored: &Record, record: &Record) -> bool {
 }
 
 /// True if all that a token stands for is known to a record.
-fn knows(stored: &Record, token: &Context) -> bool {
+pub(crate) fn knows(stored: &Record, token: &Context) -> bool {
     let Body::Siblings(siblings) = &stored.body else { return false };
     let mut joined = siblings.context().clone();
     joined.join(token);
@@ -80,7 +80,7 @@ impl World {
         match (answer, asked) {
             (Answer::Written { stamp, durability, context, .. }, asked) => {
                 let Some(key) = asked.key().cloned() else { return };
-                self.check_issued_below_ceiling(n, &key, *stamp);
+                self.check_own_stamp(n, &key, *stamp);
                 match durability {
                     Durability::Synced => self.check_written(n, &key, (*stamp, context.as_ref()), level),
                     Durability::Periodic => self.coverage.count(Path::PeriodicAcknowledged),
@@ -108,14 +108,16 @@ impl World {
         (stamp, token): (Stamp, Option<&bytes::Bytes>),
         level: Consistency,
     ) {
-        let is_held = match token.map(|token| Context::from_token(key, token).unwrap()) {
-            Some(token) => self.is_held(n, (key, level), |record| knows(record, &token)),
+        let token = token.map(|token| Context::from_token(key, token).unwrap());
+        let is_held = match &token {
+            Some(token) => self.is_held(n, (key, level), |record| knows(record, token)),
             None => self.is_held(n, (key, level), |record| record.stamp >= stamp),
         };
         if !is_held {
             let what = format!("machine {n} acknowledged {key:?} at {stamp:?}, which too few disks have");
             self.violate(Violation::new(Checker::AcknowledgedIsSyncedOnAQuorum, key, what));
         }
+        self.note_owed(n, key, (stamp, token.as_ref()));
     }
 
     fn check_read(&mut self, n: usize, key: &RecordKey, values: &Values, floor: Option<Stamp>) {
@@ -219,13 +221,12 @@ impl World {
 
     fn check_entry(&mut self, n: usize, entry: &Entry) {
         match entry {
-            Entry::Record { key, record } => self.check_dots(n, key, record),
-            Entry::Replace { key, record } => self.check_healing(n, key, record.as_ref()),
-            Entry::Hint(Hint { target, key, .. }) => {
-                if let Some(record) = self.machines[n].disk.visible(key).cloned() {
-                    self.machines[n].hinted.insert((*target, key.clone()), record);
-                }
+            Entry::Record { key, record } => {
+                self.note_accepted(n, record);
+                self.check_dots(n, key, record);
             }
+            Entry::Replace { key, record } => self.check_healing(n, key, record.as_ref()),
+            Entry::Hint(Hint { target, key, .. }) => self.note_hint(n, *target, key),
             Entry::HintDone { target, key } => self.check_hint_done(n, *target, key),
         }
     }
@@ -236,6 +237,21 @@ impl World {
         if !siblings.values().all(|(dot, sibling)| operations.insert((dot.actor, sibling.operation))) {
             let what = format!("machine {n} stores two dots of one operation: {record:?}");
             self.violate(Violation::new(Checker::OneOperationIsOneDot, key, what));
+        }
+    }
+
+    /// What a node has synced names each write by a dot of its own.
+    pub(crate) fn check_dots_synced(&mut self, n: usize, entry: &Entry) {
+        let Entry::Record { key, record } = entry else { return };
+        let Body::Siblings(siblings) = &record.body else { return };
+        for (dot, sibling) in siblings.values() {
+            let first = *self.dots.entry((key.clone(), dot)).or_insert(sibling.operation);
+            // A process of an old image of a disk gives dots a second time, until somebody refuses it.
+            if first != sibling.operation && !self.machines[n].is_stale {
+                let what =
+                    format!("machine {n} has {dot:?} for {:?}, which was {first:?}", sibling.operation);
+                return self.violate(Violation::new(Checker::OneDotIsOneWrite, key, what));
+            }
         }
     }
 
@@ -250,9 +266,11 @@ impl World {
         }
         let sets = self.layout.replica_sets(key.partition(self.layout.partitions));
         let id = self.machines[n].id;
-        let is_enough = |(of, tellers): &(RecordKey, BTreeSet<NodeId>)| {
-            let others =
-                sets.nodes().into_iter().filter(|node| *node != id && tellers.contains(node)).count();
+        let is_enough = |(of, tellers): &(RecordKey, BTreeMap<NodeId, Generation>)| {
+            let has_told = |node: &NodeId| {
+                *node != id && tellers.get(node).is_some_and(|told| *told == self.known_generation(n, *node))
+            };
+            let others = sets.nodes().into_iter().filter(has_told).count();
             let replicas = sets.nodes().len();
             of == key && others > replicas - Consistency::Quorum.needed(replicas)
         };
@@ -263,25 +281,6 @@ impl World {
         if floor.is_some_and(|floor| record.is_none_or(|record| record.stamp < floor)) {
             let what = format!("machine {n} heals {key:?} with {record:?}, and {floor:?} was promised");
             self.violate(Violation::new(Checker::HealedHoldsWhatWasPromised, key, what));
-        }
-    }
-
-    /// Rule 7: a hint that is neither too old nor too many ends only once the target has what it may have missed.
-    fn check_hint_done(&mut self, n: usize, target: NodeId, key: &RecordKey) {
-        let hinted = self.machines[n].hinted.remove(&(target, key.clone()));
-        let (settings, usual) = (&self.plan.settings, Settings::default());
-        let is_kept = settings.hint_bytes_max >= usual.hint_bytes_max
-            && settings.hint_age_ms_max >= usual.hint_age_ms_max;
-        let (Some(record), true) = (hinted, is_kept) else { return };
-        // What was only written may be lost with the power, and is not there to be handed over.
-        if !self.machines[n].disk.visible(key).is_some_and(|stored| covers(stored, &record)) {
-            return;
-        }
-        let at_target = self.machines.iter().find(|machine| machine.id == target);
-        let has_it = |machine: &Machine| machine.disk.ever_synced(key).any(|stored| covers(stored, &record));
-        if at_target.is_some_and(|machine| !has_it(machine)) {
-            let what = format!("machine {n} ends its hint for {target}, which does not have {record:?}");
-            self.violate(Violation::new(Checker::HintsEndHeard, key, what));
         }
     }
 
@@ -306,23 +305,23 @@ impl World {
                 self.violate(Violation::new(Checker::EqualStampsAreEqual, &key, what));
             }
             Alarm::DamagedRecord { key } => {
-                if !self.machines[n].disk.is_rotten(&key) {
+                if !self.machines[n].damaged.contains(&key) {
                     let what = format!("machine {n} calls a whole record damaged");
                     self.violate(Violation::new(Checker::DoubtHasAReason, &key, what));
                 }
                 let in_generation = self.machines[n].disk.state.generation;
                 let floor = self.floors.get(&key).copied();
                 let doubted = Doubted { in_generation, floor, is_healed: false };
+                self.machines[n].in_doubt.insert(key.clone());
                 self.machines[n].doubted.insert(key, doubted);
             }
             Alarm::Healed { key } => {
                 self.machines[n].damaged.remove(&key);
+                self.machines[n].in_doubt.remove(&key);
                 if let Some(doubted) = self.machines[n].doubted.get_mut(&key) {
                     doubted.is_healed = true;
                 }
-                if !self.machines[n].disk.has_rotten() {
-                    self.hurt.remove(&n);
-                }
+                self.is_whole_again(n);
             }
             // A rolled-back or cloned disk, set aside by now: the process ends.
             Alarm::StaleGeneration { .. } => {

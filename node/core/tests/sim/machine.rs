@@ -8,7 +8,7 @@ use keystore_core::message::{Call, Message};
 use keystore_core::node::{Node, Start};
 use keystore_core::partition::{Partition, RecordKey};
 use keystore_core::record::Record;
-use keystore_core::stamp::Stamp;
+use keystore_core::stamp::{CEILING_STEP_MS, Stamp};
 
 use crate::coverage::Path;
 use crate::disk::{Disk, Ending};
@@ -58,14 +58,19 @@ pub(crate) struct Machine {
     pub(crate) operations: BTreeMap<u64, RequestId>,
     /// Which partition its process has asked others about.
     pub(crate) sent: BTreeMap<(NodeId, Call), Partition>,
-    /// Of each operation of its own that reads a key, who has said what it holds.
-    pub(crate) told_of: BTreeMap<u64, (RecordKey, BTreeSet<NodeId>)>,
+    /// Of each operation of its own that is to heal a key, who has said what it holds, and as which generation.
+    pub(crate) told_of: BTreeMap<u64, (RecordKey, BTreeMap<NodeId, Generation>)>,
     /// Keys that were found damaged.
     pub(crate) doubted: BTreeMap<RecordKey, Doubted>,
     /// The highest generation of each peer that anybody has told its process of.
     pub(crate) heard: BTreeMap<NodeId, Generation>,
     /// Keys of which its process has seen that they are damaged.
     pub(crate) damaged: BTreeSet<RecordKey>,
+    /// Keys that its process has called damaged, and not healed since.
+    pub(crate) in_doubt: BTreeSet<RecordKey>,
+    pub(crate) started: Started,
+    /// The highest stamp among the records that its process has accepted.
+    pub(crate) accepted: Option<Stamp>,
     /// What it held of a key when it took a hint of it.
     pub(crate) hinted: BTreeMap<(NodeId, RecordKey), Record>,
     /// What its process was asked by others and may answer, and whether that came too late.
@@ -78,6 +83,15 @@ pub(crate) struct Machine {
     pub(crate) sync_fails: bool,
     /// Its syncs take this much longer.
     pub(crate) stall_ms: u64,
+}
+
+/// What a process found when it started.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Started {
+    /// No stamp that was issued before has as many milliseconds.
+    pub(crate) ceiling_ms: u64,
+    /// When the clock will have come up to that, if nobody sets it, or has had the time to.
+    pub(crate) stamps_from_ms: u64,
 }
 
 /// A key that was found damaged.
@@ -114,6 +128,9 @@ impl Machine {
             doubted: BTreeMap::new(),
             heard: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            in_doubt: BTreeSet::new(),
+            started: Started::default(),
+            accepted: None,
             hinted: BTreeMap::new(),
             crash_after: None,
             backlog: VecDeque::new(),
@@ -139,12 +156,19 @@ impl World {
             machine.standing = Standing::Gone;
             return;
         }
+        if machine.disk.is_log_damaged {
+            self.coverage.count(Path::LogDamaged);
+            machine.standing = Standing::Gone;
+            return self.note(format_args!("machine {n} refuses to start: its log is damaged"));
+        }
         machine.images.push_front(machine.disk.clone());
         machine.images.truncate(IMAGES_MAX);
         machine.disk.recover();
         machine.life += 1;
         machine.standing = Standing::Running;
         let state = machine.disk.state.clone();
+        let wait_ms = state.ceiling_ms.saturating_sub(machine.now(now_ms).wall_ms).min(CEILING_STEP_MS);
+        machine.started = Started { ceiling_ms: state.ceiling_ms, stamps_from_ms: now_ms + wait_ms };
         let start = Start {
             node: machine.id,
             actor: machine.actor,
@@ -158,6 +182,7 @@ impl World {
             settings: self.plan.settings.clone(),
         };
         machine.node = Some(Node::new(start, machine.now(now_ms)));
+        self.is_whole_again(n);
         self.note(format_args!("start machine {n}, generation {}", state.generation));
         self.step(n, Event::Tick);
     }
@@ -194,6 +219,8 @@ impl World {
         machine.asked.clear();
         machine.heard.clear();
         machine.damaged.clear();
+        machine.in_doubt.clear();
+        machine.accepted = None;
         machine.sent.clear();
         machine.told_of.clear();
         machine.operations.clear();

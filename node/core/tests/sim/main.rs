@@ -9,10 +9,12 @@
     reason = "which seeds to run comes from the environment; runs share the cores"
 )]
 
+mod aim;
 mod answers;
 mod coverage;
 mod disk;
 mod faults;
+mod hints;
 mod history;
 mod invariants;
 mod machine;
@@ -22,6 +24,8 @@ mod plan;
 mod request;
 mod rng;
 mod run;
+mod stamps;
+mod storage;
 mod trace;
 mod violation;
 mod workload;

@@ -21,10 +21,11 @@ use crate::run::run_plan;
 use crate::violation::Checker;
 use crate::violation::Checker::{
     AcknowledgedIsSyncedOnAQuorum, AnsweredIsSyncedOnAQuorum, DoubtRaisesTheGeneration, HealedByEnough,
-    HeldIsOnDisk, HintsEndHeard, History, IdentitiesAreDurable, LateWritesAreRefused, MissingHasAReason,
-    MissingIsMissing, OneOperationIsOneDot, QueuesStayWithinTheirBounds, RepairsAreNotRefusedForTheirAge,
-    ServingMeansAllAccepted, SiblingsAreCapped, StampsAreBelowTheCeiling, StampsOfANodeGrow,
-    StrayFramesAreIgnored, VisibleMeansSynced,
+    HeldIsOnDisk, HintsDrain, HintsEndHeard, History, IdentitiesAreDurable, InDoubtSaysNothing,
+    LateWritesAreRefused, MissedIsHandedOver, MissingHasAReason, MissingIsMissing, NotedIsDurable,
+    OneDotIsOneWrite, OneOperationIsOneDot, QueuesStayWithinTheirBounds, RepairsAreNotRefusedForTheirAge,
+    ServingMeansAllAccepted, SiblingsAreCapped, StampsAreAboveWhatWasAccepted, StampsAreBelowTheCeiling,
+    StampsOfANodeGrow, StartsWaitForTheClock, StrayFramesAreIgnored, VisibleMeansSynced,
 };
 
 /// In so many seeds a mutant has to be caught.
@@ -50,20 +51,28 @@ const LINES: &[Line] = &[
     (Mutant::TimeoutIsCalledFailed, History(FailedIsNotApplied), lossy),
     (Mutant::LateWritesAreTaken, LateWritesAreRefused, stalled),
     (Mutant::DeadlinesAreForgotten, History(AnsweredInTime), lossy),
+    (Mutant::RefusedSiblingsAreAnsweredAtOnce, History(FailedIsNotApplied), by_turns),
+    (Mutant::RefusedSiblingsWaitForTheLast, History(FailedIsNotApplied), by_turns),
     (Mutant::OperationsAreForgotten, OneOperationIsOneDot, retried),
     (Mutant::OneOperationIsSeveralValues, History(OneWriteOneValue), retried),
     (Mutant::CeilingIsIgnored, StampsAreBelowTheCeiling, busy),
     (Mutant::CeilingCountsBeforeItIsSaved, StampsAreBelowTheCeiling, busy),
     (Mutant::StartsBelowTheCeiling, StampsOfANodeGrow, clocks_back),
     (Mutant::RepairsAreRefusedForTheirStamp, RepairsAreNotRefusedForTheirAge, clocks_back),
+    (Mutant::AcceptedIsNotObserved, StampsAreAboveWhatWasAccepted, skewed),
+    (Mutant::StartsDoNotWaitForTheClock, StartsWaitForTheClock, clocks_back),
     (Mutant::HintsCount, AcknowledgedIsSyncedOnAQuorum, cut_off),
     (Mutant::HintsAreUnbounded, QueuesStayWithinTheirBounds, small),
     (Mutant::HintsEndUnheard, HintsEndHeard, lossy),
-    (Mutant::OneActorMintsForAll, History(AcknowledgedIsReadable), carts),
+    (Mutant::MissedIsNotHinted, MissedIsHandedOver, cut_off),
+    (Mutant::RenewedHintsEnd, HintsEndHeard, cut_off_coordinators),
+    (Mutant::RefusedHintsRestForEver, HintsDrain, cut_off_and_full),
+    (Mutant::OneActorMintsForAll, OneDotIsOneWrite, carts),
     (Mutant::WritesReplaceTheUnseen, History(AcknowledgedIsReadable), carts),
     (Mutant::ReplacedValuesReturn, HeldIsOnDisk, carts),
     (Mutant::SiblingsAreUncapped, SiblingsAreCapped, adds),
     (Mutant::BlindDeletesSeeOneReplica, History(DeletedStaysDeleted), retried),
+    (Mutant::DotsAreGivenAgainAfterADoubt, OneDotIsOneWrite, carts_in_the_middle),
     (Mutant::NoExpiredMark, MissingHasAReason, expiring),
     (Mutant::ExpiredMarkLoses, MissingHasAReason, expiring),
     (Mutant::ExpiryByALaterClock, MissingHasAReason, expiring),
@@ -77,6 +86,19 @@ const LINES: &[Line] = &[
     (Mutant::HealsWithoutANewGeneration, DoubtRaisesTheGeneration, rotten),
     (Mutant::EarlierGenerationsCount, AcknowledgedIsSyncedOnAQuorum, rotten_in_mid_write),
     (Mutant::NotedIsNotHeard, StrayFramesAreIgnored, spoken_of),
+    (Mutant::NotedVoidsNothing, AcknowledgedIsSyncedOnAQuorum, in_the_middle),
+    (Mutant::HellosVoidNothingUntilSaved, AcknowledgedIsSyncedOnAQuorum, in_the_middle),
+    (Mutant::ReadsCountEarlierGenerations, AnsweredIsSyncedOnAQuorum, in_the_middle),
+    (Mutant::ScansCountEarlierGenerations, AnsweredIsSyncedOnAQuorum, scans_in_the_middle),
+    (Mutant::WriteBacksCountEarlierGenerations, AnsweredIsSyncedOnAQuorum, in_the_middle),
+    (Mutant::SiblingsCountEarlierGenerations, AcknowledgedIsSyncedOnAQuorum, carts_in_the_middle),
+    (Mutant::HealsCountEarlierGenerations, HealedByEnough, heals_in_the_middle),
+    (Mutant::RaisedBeforeItIsSaved, NotedIsDurable, rotten_in_mid_write),
+    (Mutant::NotedBeforeItIsSaved, NotedIsDurable, in_the_middle),
+    (Mutant::CommitsOutliveADoubt, HeldIsOnDisk, in_the_middle),
+    (Mutant::WritesAreTakenInDoubt, HeldIsOnDisk, in_the_middle),
+    (Mutant::ReadsSpeakOfKeysInDoubt, InDoubtSaysNothing, unreadable),
+    (Mutant::ScansSpeakOfKeysInDoubt, InDoubtSaysNothing, unreadable),
     (Mutant::SecondNonceIsAccepted, IdentitiesAreDurable, cloned),
     (Mutant::EarlierGenerationIsAccepted, IdentitiesAreDurable, rolled_back),
     (Mutant::IdentityIsNotSavedFirst, IdentitiesAreDurable, busy),
@@ -194,6 +216,61 @@ fn spoken_of() -> Plan {
         duration_ms: 5_000,
         ..rotten()
     }
+}
+
+/// A replica loses what it has just read, or written, while others are slow.
+fn in_the_middle() -> Plan {
+    Plan {
+        nodes: 5,
+        faults: vec![Fault::InTheMiddle, Fault::SlowLink],
+        fault_every_ms: 40,
+        clients: 12,
+        duration_ms: 5_000,
+        ..busy()
+    }
+}
+
+fn carts_in_the_middle() -> Plan {
+    Plan { keys: vec![Class::Cart], ..in_the_middle() }
+}
+
+fn scans_in_the_middle() -> Plan {
+    Plan { keys: vec![Class::Strict; 4], scan_percent: 70, ..in_the_middle() }
+}
+
+/// Of five replicas two may be in doubt at a time, and one of them may be asked by the other.
+fn heals_in_the_middle() -> Plan {
+    let faults = vec![Fault::InTheMiddle, Fault::BitRot, Fault::SlowLink];
+    Plan { replication_factor: 5, faults, slow_disk_percent: 5, ..in_the_middle() }
+}
+
+/// What could not be read once is read again while the replica is in doubt.
+fn unreadable() -> Plan {
+    let keys = vec![Class::Strict; 4];
+    Plan { faults: vec![Fault::ReadError], keys, scan_percent: 40, ..in_the_middle() }
+}
+
+fn by_turns() -> Plan {
+    Plan {
+        faults: vec![Fault::FullByTurns],
+        fault_every_ms: 200,
+        clients: 12,
+        slow_disk_percent: 20,
+        duration_ms: 4_000,
+        ..carts()
+    }
+}
+
+/// Others than those who keep the hints see who has missed what.
+fn cut_off_coordinators() -> Plan {
+    let faults = vec![Fault::CutOff, Fault::PairCut, Fault::OneWayCut, Fault::SlowLink];
+    Plan { nodes: 5, faults, fault_every_ms: 60, clients: 12, duration_ms: 4_000, ..busy() }
+}
+
+/// What has missed something has no room for it when it is back.
+fn cut_off_and_full() -> Plan {
+    let faults = vec![Fault::CutOff, Fault::FullDisk, Fault::FullByTurns];
+    Plan { faults, fault_every_ms: 100, duration_ms: 4_000, ..busy() }
 }
 
 fn cloned() -> Plan {

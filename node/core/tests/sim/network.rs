@@ -58,6 +58,8 @@ pub(crate) struct Network {
     last: u64,
     /// From whom to whom nothing arrives.
     pub(crate) blocked: BTreeSet<(usize, usize)>,
+    /// From whom to whom nothing arrives before a moment: it comes late, and in its order.
+    late: BTreeMap<(usize, usize), u64>,
 }
 
 impl Network {
@@ -130,6 +132,7 @@ impl World {
         let Some(hello) = self.machines[dialler].node.as_ref().and_then(|node| node.hello(to)) else {
             return;
         };
+        self.check_said(dialler, &hello.header);
         self.network.last += 1;
         let link = LinkId(self.network.last);
         let side = |machine: usize| Side {
@@ -187,6 +190,10 @@ impl World {
     pub(crate) fn arrive(&mut self, link: LinkId, side: usize, parcel: Option<Box<Parcel>>) {
         let Some(open) = self.network.links.get(&link) else { return };
         let (from, to) = (open.sides[1 - side].machine, open.sides[side].machine);
+        let late_until = self.network.late.get(&(from, to)).copied();
+        if let Some(until) = late_until.filter(|until| *until > self.now_ms) {
+            return self.after(until - self.now_ms, Pending::Parcel { link, side, parcel });
+        }
         if self.network.is_blocked(from, to) {
             match (self.delivery, parcel.as_deref()) {
                 (Delivery::Datagrams { .. }, Some(Parcel::Frame(..))) => {}
@@ -245,6 +252,7 @@ impl World {
 
     /// A side has accepted the link; returns what may be handed to it now.
     pub(crate) fn accept_link(&mut self, n: usize, link: LinkId, hello: Hello) -> Vec<Event> {
+        self.check_said(n, &hello.header);
         let Some(side) = self.network.side(link, n) else { return Vec::new() };
         let Some(open) = self.network.links.get_mut(&link) else { return Vec::new() };
         let here = &mut open.sides[side];
@@ -345,5 +353,13 @@ impl World {
 
     pub(crate) fn unblock(&mut self) {
         self.network.blocked.clear();
+    }
+
+    /// What one machine sends to another comes so much later from now on, for so long.
+    pub(crate) fn slow_down(&mut self, from: usize, to: usize, for_ms: u64) {
+        let until = self.now_ms + for_ms;
+        let late = self.network.late.entry((from, to)).or_default();
+        *late = until.max(*late);
+        self.coverage.count(Path::LinkSlow);
     }
 }

@@ -68,6 +68,7 @@ fn live(world: &mut World) {
         return;
     }
     world.heal();
+    world.note_hints_kept();
     world.run_for(5_000 + TIMEOUT_MS);
     let deadline = world.now_ms + HEALED_WITHIN_MS;
     while !world.all_serve() && world.now_ms < deadline && world.violation.is_none() {
@@ -77,6 +78,7 @@ fn live(world: &mut World) {
         let what = "not all members serve after everything has healed".to_owned();
         world.violate(Violation::of_the_world(Checker::HealedClusterServes, what));
     }
+    world.drain_hints();
     write_everything(world);
     read_everything(world);
     if world.violation.is_none() {

@@ -23,9 +23,15 @@ pub(crate) enum Checker {
     MissingIsMissing,
     /// A replica gives a write one dot, however often it is asked.
     OneOperationIsOneDot,
+    /// No dot names two writes.
+    OneDotIsOneWrite,
     SiblingsAreCapped,
     /// A hint ends only once its target has what it may have missed.
     HintsEndHeard,
+    /// Once faults have stopped, hints come to an end.
+    HintsDrain,
+    /// Once they have, whoever missed what was acknowledged has it, though nobody has read it.
+    MissedIsHandedOver,
     /// A key in doubt is healed under a later generation than the one in which it came into doubt.
     DoubtRaisesTheGeneration,
     /// A key is healed only by what enough other replicas, in no doubt themselves, have said of it.
@@ -35,6 +41,11 @@ pub(crate) enum Checker {
     /// A stamp is below the ceiling that its node has on disk.
     StampsAreBelowTheCeiling,
     StampsOfANodeGrow,
+    /// What a node issues is above all that it has accepted.
+    StampsAreAboveWhatWasAccepted,
+    /// After a start no stamp is below the ceiling that was on disk, nor issued before the clock has had the time to
+    /// come up to it.
+    StartsWaitForTheClock,
     /// One stamp names one content.
     EqualStampsAreEqual,
     /// A replica takes no fresh write after its deadline.
@@ -43,6 +54,10 @@ pub(crate) enum Checker {
     RepairsAreNotRefusedForTheirAge,
     /// A link comes into use only once the identity behind it is on disk.
     IdentitiesAreDurable,
+    /// What a node says of generations, its own and others', is on its disk.
+    NotedIsDurable,
+    /// A replica that is in doubt for a key says nothing of it.
+    InDoubtSaysNothing,
     /// A frame that is meant for somebody else, or comes from before a restart, changes nothing.
     StrayFramesAreIgnored,
     /// A replica calls a record damaged only if it is.

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Display;
 
+use keystore_core::causal::{Dot, OperationId};
 use keystore_core::effect::{
-    Answer, ClientRequest, Deadline, Effect, Event, FailureReason, LinkId, NoPage, RequestId,
+    Answer, ClientRequest, Damaged, Deadline, Effect, Event, FailureReason, LinkId, RequestId,
 };
 use keystore_core::id::{Actor, ClusterId, Incarnation};
 use keystore_core::layout::{FirstLayout, Layout, Member};
@@ -17,9 +18,11 @@ use keystore_core::partition::{PartitionCount, RecordKey};
 use keystore_core::quorum::Consistency;
 use keystore_core::stamp::Stamp;
 
+use crate::aim::{Blow, Moment};
 use crate::coverage::{Coverage, Path};
 use crate::disk::Ending;
 use crate::faults::{Fault, Mend};
+use crate::hints::Owed;
 use crate::machine::{Machine, Standing};
 use crate::network::{Network, Parcel};
 use crate::plan::{Delivery, Plan, TIMEOUT_MS};
@@ -31,9 +34,6 @@ use crate::workload::{self, Client, Wish};
 
 /// Moments are told apart more finely than by milliseconds where one follows from another.
 pub(crate) const TICKS_PER_MS: u64 = 4_096;
-
-/// A commit of periodic durability is synced at most so much later.
-const SYNC_EVERY_MS: u64 = 1_000;
 
 /// What nodes ask for at one moment comes to an end.
 const EVENTS_PER_MS_MAX: u64 = 20_000;
@@ -85,6 +85,13 @@ pub(crate) enum Pending {
         is_rival: bool,
     },
     Fault,
+    /// A fault that has waited for its moment.
+    Blow {
+        machine: usize,
+        life: u64,
+        key: RecordKey,
+        blow: Blow,
+    },
     /// A fault ends.
     Mend(Mend),
     Client {
@@ -118,6 +125,12 @@ pub(crate) struct World {
     pub(crate) layout: Layout,
     /// Members that have lost what they acknowledged, and count for nothing any more.
     pub(crate) hurt: BTreeSet<usize>,
+    /// What a fault waits for.
+    pub(crate) aim: Option<Moment>,
+    /// What replicas have to get without being read.
+    pub(crate) owed: Vec<Owed>,
+    /// Which operation has which dot.
+    pub(crate) dots: BTreeMap<(RecordKey, Dot), OperationId>,
     pub(crate) is_healed: bool,
     /// How far wall clocks have been off at most, back and forth.
     pub(crate) clock_range: (i64, i64),
@@ -155,6 +168,9 @@ impl World {
             clients: Vec::new(),
             layout,
             hurt: BTreeSet::new(),
+            aim: None,
+            owed: Vec::new(),
+            dots: BTreeMap::new(),
             is_healed: false,
             clock_range: (0, skew_ms_max),
             floors: BTreeMap::new(),
@@ -290,17 +306,14 @@ impl World {
             Pending::WriteGroup { machine, life } => self.write_group(machine, life),
             Pending::EndGroup { machine, is_synced, .. } => self.end_group(machine, is_synced),
             Pending::PeriodicSync { machine, .. } => self.machines[machine].disk.sync(),
-            Pending::SaveDone { machine, .. } => {
-                if let Some(save) = self.machines[machine].disk.finish_save() {
-                    self.step(machine, Event::Saved { save });
-                }
-            }
+            Pending::SaveDone { machine, .. } => self.end_save(machine),
             Pending::Tick { machine, .. } => {
                 self.machines[machine].tick_at = None;
                 self.step(machine, Event::Tick);
             }
             Pending::Init { machine, is_rival } => self.give_layout(machine, is_rival),
             Pending::Fault => self.strike(),
+            Pending::Blow { machine, key, blow, .. } => self.strike_blow(machine, &key, blow),
             Pending::Mend(mend) => self.mend(mend),
             Pending::Client { client } => self.client_acts(client),
             Pending::ClientGivesUp { index, deadline_ms } => {
@@ -322,6 +335,7 @@ impl World {
             | Pending::EndGroup { machine, life, .. }
             | Pending::PeriodicSync { machine, life }
             | Pending::SaveDone { machine, life }
+            | Pending::Blow { machine, life, .. }
             | Pending::Tick { machine, life } => Some((*machine, Some(*life))),
             Pending::Dial
             | Pending::Start { .. }
@@ -332,37 +346,6 @@ impl World {
             | Pending::Client { .. }
             | Pending::ClientGivesUp { .. }
             | Pending::AskAgain { .. } => None,
-        }
-    }
-
-    fn write_group(&mut self, n: usize, life: u64) {
-        let is_synced = self.machines[n].disk.write_group();
-        if !is_synced {
-            self.after(SYNC_EVERY_MS, Pending::PeriodicSync { machine: n, life });
-            return self.end_group(n, false);
-        }
-        let is_stalled = self.machines[n].stall_ms > 0 || self.rng.chance(self.plan.slow_disk_percent);
-        let delay = if is_stalled { self.rng.between(1, 2_500) } else { self.rng.between(1, 10) };
-        if is_stalled {
-            self.coverage.count(Path::DiskStalled);
-        }
-        self.after(delay, Pending::EndGroup { machine: n, life, is_synced });
-    }
-
-    fn end_group(&mut self, n: usize, is_synced: bool) {
-        if is_synced && self.machines[n].sync_fails {
-            self.coverage.count(Path::SyncFailed);
-            return self.crash(n, Ending::PowerLost);
-        }
-        let life = self.machines[n].life;
-        let ended = self.machines[n].disk.end_group(is_synced);
-        for (commit, outcome) in ended {
-            if self.machines[n].life == life {
-                self.step(n, Event::Committed { commit, outcome });
-            }
-        }
-        if self.machines[n].life == life && self.machines[n].disk.goes_on() {
-            self.after(0, Pending::WriteGroup { machine: n, life });
         }
     }
 
@@ -501,22 +484,15 @@ impl World {
             }
             Effect::Load { load, key } => {
                 let record = self.machines[n].disk.load(&key);
-                if record.is_err() {
-                    self.machines[n].damaged.insert(key);
+                match &record {
+                    Ok(None) => {}
+                    Ok(Some(_)) => self.moment(Moment::Loaded, n, &key),
+                    Err(Damaged) => drop(self.machines[n].damaged.insert(key)),
                 }
                 return vec![Event::Loaded { load, record }];
             }
             Effect::Scan { load, range } => {
-                let page = self.machines[n].disk.scan(&range, self.layout.partitions);
-                let mut page = page.map_err(NoPage::Damaged);
-                if let Ok(page) = &mut page
-                    && page.entries.len() > 1
-                    && self.rng.chance(20)
-                {
-                    // As if its records were so long that no more of them fit into a page.
-                    page.entries.truncate(1);
-                    page.is_cut = true;
-                }
+                let page = self.read_page(n, &range);
                 return vec![Event::Scanned { load, page }];
             }
             Effect::Commit(commit) => {
@@ -526,7 +502,7 @@ impl World {
             }
             Effect::Save { save, state } => {
                 self.machines[n].disk.begin_save(save, state);
-                let delay = self.rng.between(1, 10);
+                let delay = self.disk_delay(n);
                 self.after(delay, Pending::SaveDone { machine: n, life });
             }
             Effect::Alarm(alarm) => self.check_alarm(n, alarm),
@@ -554,7 +530,7 @@ impl World {
     }
 
     fn send_counted(&mut self, n: usize, link: LinkId, header: Header, message: Message) {
-        self.check_message(n, link, &message);
+        self.check_message(n, (link, &header), &message);
         self.send(n, link, header, message);
     }
 }
