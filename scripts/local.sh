@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# local [--nodes N]       a store of N (3) local processes, without Kubernetes; --stop ends it, --remove its data too
+# local [--nodes N]       a store of N (3) local processes; --create-keyspace NAME=MODE as in init; --stop, --remove
 set -euo pipefail
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -9,6 +9,7 @@ home=$cache/local
 port() { echo $((7400 + 10 * ($1 - 1) + $2)); } # node, 0..3
 
 nodes=3
+keyspaces=()
 action=start
 while [ $# -gt 0 ]; do
   case $1 in
@@ -17,10 +18,15 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     --nodes=*) nodes=${1#*=} ;;
+    --create-keyspace)
+      keyspaces+=(--create-keyspace "${2:-}")
+      shift
+      ;;
+    --create-keyspace=*) keyspaces+=("$1") ;;
     --stop) action=stop ;;
     --remove) action=remove ;;
     --status) action=status ;;
-    *) fail "usage: ./dev.sh local [--nodes N] | --stop | --remove | --status" ;;
+    *) fail "usage: ./dev.sh local [--nodes N] [--create-keyspace NAME=lww|siblings]... | --stop | --remove | --status" ;;
   esac
   [ $# = 0 ] || shift
 done
@@ -77,7 +83,8 @@ wait_until_serving() {
 # A node takes one init for good, so all of them have to be there first.
 initialise() {
   local deadline=$((SECONDS + 60)) k endpoints=()
-  [ ! -e "$home/initialised" ] || return 0
+  # It may ask for a keyspace that the store was not made with: then init says so.
+  [ ! -e "$home/initialised" ] || [ ${#keyspaces[@]} -gt 0 ] || return 0
   for k in $(seq "$nodes"); do
     endpoints+=(--admin-endpoint "127.0.0.1:$(port "$k" 1)")
     until (: <>"/dev/tcp/127.0.0.1/$(port "$k" 1)") 2>/dev/null; do
@@ -86,7 +93,7 @@ initialise() {
       sleep 0.1
     done
   done
-  keystorectl "${endpoints[@]}" init --replication-factor $((nodes < 3 ? nodes : 3))
+  keystorectl "${endpoints[@]}" init --replication-factor $((nodes < 3 ? nodes : 3)) "${keyspaces[@]}"
   touch "$home/initialised"
 }
 

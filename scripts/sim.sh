@@ -5,12 +5,14 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 need_rust
 tests=()
+[[ ${1:-} != --*=* ]] || set -- "${1%%=*}" "${1#*=}"
 case ${1:-}:${2:-} in
   :) ;;
   --seed:?*) export KEYSTORE_SIM_SEED=$2 ;;
   --runs:?*) export KEYSTORE_SIM_RUNS=$2 ;;
   *) fail "usage: ./dev.sh sim [--seed S | --runs N]" ;;
 esac
+[[ ${2:-0} =~ ^[0-9]+$ ]] || fail "$1 needs a number, not $2"
 # One seed, or many, are of that test alone: the mutants have seeds of their own.
 [ $# = 0 ] || tests=(the_promises_hold_whatever_goes_wrong)
 cd "$top"

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use futures::stream::try_unfold;
+use keystore_core::partition::{RecordKey, encoded_prefix};
 use keystore_proto::v1;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -65,6 +66,10 @@ impl Client {
         let is_ended = limit == Some(0);
         if after.as_ref().is_some_and(Bytes::is_empty) {
             return Err(Error::invalid("a key is not empty, so nothing comes after such a one"));
+        }
+        encoded_prefix(keyspace, &prefix).map_err(Error::invalid)?;
+        if let Some(after) = &after {
+            RecordKey::new(keyspace, after).map_err(Error::invalid)?;
         }
         let consistency = consistency.or(self.defaults.levels.consistency);
         let request = v1::ScanRequest {

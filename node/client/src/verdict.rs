@@ -165,9 +165,12 @@ impl From<&Status> for Told {
         let (acks, needed) = (count("acks"), count("needed"));
         let from_node = info.is_some();
         let reason = info.map_or_else(|| reason_of_code(status.code()), |info| Reason::from(info.reason));
-        let message = match status.message() {
-            "" => reason.to_string(),
-            message => message.to_owned(),
+        let message = match (status.message(), status.code()) {
+            ("", Code::Unimplemented) => {
+                "no such call is served there: is it the port for clients?".to_owned()
+            }
+            ("", _) => reason.to_string(),
+            (message, _) => message.to_owned(),
         };
         Self { code: status.code(), from_node, detail: Detail { reason, message, acks, needed } }
     }

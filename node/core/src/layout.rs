@@ -47,6 +47,19 @@ pub enum KeyspaceMode {
 
 /// How many keyspaces a layout may have.
 pub const KEYSPACES_MAX: usize = 64;
+/// How long the name of a new keyspace may be.
+pub const KEYSPACE_NAME_MAX: usize = 63;
+
+/// What a new keyspace may be called: it is typed into commands and labels of metrics. Up to [`KEYSPACE_NAME_MAX`]
+/// lower-case letters, digits, `-` and `_`, with a letter or digit at both ends.
+pub fn is_keyspace_name(name: &str) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let (first, last) = (name.as_bytes().first(), name.as_bytes().last());
+    name.len() <= KEYSPACE_NAME_MAX
+        && first.is_some_and(is_plain)
+        && last.is_some_and(is_plain)
+        && name.bytes().all(|byte| is_plain(&byte) || matches!(byte, b'-' | b'_'))
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
@@ -98,6 +111,11 @@ pub enum LayoutError {
     Keyspaces(usize),
     #[error("the keyspace \"{0}\" cannot be used: {1}")]
     Keyspace(String, KeyError),
+    #[error(
+        "a keyspace's name has up to {KEYSPACE_NAME_MAX} lower-case letters, digits, '-' and '_', with a letter or digit \
+         at both ends, and \"{0}\" has not"
+    )]
+    KeyspaceName(String),
     #[error(transparent)]
     Ring(#[from] RingError),
 }
@@ -108,6 +126,9 @@ impl Layout {
         let FirstLayout { cluster, incarnation, partitions, replication_factor, mut members, mut keyspaces } =
             of;
         keyspaces.entry(DEFAULT_KEYSPACE.to_owned()).or_insert(KeyspaceMode::Lww);
+        if let Some(name) = keyspaces.keys().find(|name| !is_keyspace_name(name)) {
+            return Err(LayoutError::KeyspaceName(name.clone()));
+        }
         members.sort_by_key(|member| member.node);
         if replication_factor > members.len() {
             return Err(LayoutError::ReplicationFactor(replication_factor));
@@ -302,6 +323,17 @@ pub(crate) mod tests {
         }
         assert_eq!(layout.owned(NodeId([2; 16])), 16);
         assert_eq!(layout.member(NodeId([3; 16])), Some(&member(3)));
+    }
+
+    #[test]
+    fn a_new_keyspace_has_a_name_that_can_be_typed() {
+        let longest = "a".repeat(KEYSPACE_NAME_MAX);
+        for name in ["a", "carts", "carts-2", "a_b", "0", &longest] {
+            assert!(is_keyspace_name(name), "{name}");
+        }
+        for name in ["", "A", "a b", "-a", "a-", "_", "é", "a/b", "a=b", &format!("{longest}a")] {
+            assert!(!is_keyspace_name(name), "{name}");
+        }
     }
 
     #[test]

@@ -175,11 +175,12 @@ pub(crate) struct ScanArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct InitArgs {
     /// On how many nodes each partition is kept; fixed for the cluster's life.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=7))]
-    pub replication_factor: u8,
-    /// A power of two from 16 to 4096; fixed for the cluster's life.
-    #[arg(long, default_value_t = 256)]
-    pub partitions: u32,
+    /// By default 3.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=7))]
+    pub replication_factor: Option<u8>,
+    /// A power of two from 16 to 4096; fixed for the cluster's life. By default 256.
+    #[arg(long)]
+    pub partitions: Option<u32>,
     /// A keyspace beside "default", with its mode, lww or siblings; may be repeated. Fixed for the cluster's life.
     #[arg(long = "create-keyspace", value_name = "NAME=MODE", value_parser = parse_keyspace)]
     pub keyspaces: Vec<(String, KeyspaceMode)>,

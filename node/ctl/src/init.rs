@@ -1,13 +1,14 @@
 //! `init`: makes a cluster of nodes that belong to none, outside Kubernetes.
 //!
 //! Nothing is sent before every named node has answered: unreachable is never uninitialised. An init that was
-//! interrupted is finished by running it again, with the layout that some nodes have accepted already.
+//! interrupted is finished by running it again, with the layout that some nodes have accepted already; asking for
+//! another one is refused.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use keystore_client::init::{Plan, plan};
-use keystore_client::{ClusterId, Layout, NodeState, PartitionCount};
+use keystore_client::{ClusterId, KeyspaceMode, Layout, NodeState, PartitionCount};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -30,7 +31,7 @@ pub(crate) async fn init(globals: &Globals, args: &InitArgs) -> Result<(), Failu
         survey.answers.iter().filter_map(|answer| answer.status.cluster).collect();
     let (layout, is_new) = match known.len() {
         0 => (plan_first(args, &survey.answers)?, true),
-        1 => (survey.layout_of_cluster().await?, false),
+        1 => (as_asked(args, survey.layout_of_cluster().await?)?, false),
         _ => return Err(refused("the nodes belong to different clusters; nothing was done")),
     };
     check_members(&layout, &survey.answers)?;
@@ -66,14 +67,48 @@ fn check_all_answered(survey: &Survey, named: usize) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Each keyspace that is named, once.
+fn keyspaces_of(args: &InitArgs) -> Result<BTreeMap<String, KeyspaceMode>, Failure> {
+    let mut keyspaces = BTreeMap::new();
+    for (name, mode) in &args.keyspaces {
+        if keyspaces.insert(name.clone(), *mode).is_some() {
+            return Err(Failure::usage(format!("the keyspace {name} is named twice; nothing was done")));
+        }
+    }
+    Ok(keyspaces)
+}
+
+/// The layout that is there already, unless something else is asked for: none of this can be changed.
+fn as_asked(args: &InitArgs, layout: Layout) -> Result<Layout, Failure> {
+    let keyspaces = keyspaces_of(args)?;
+    let missing = keyspaces.iter().find(|(name, mode)| layout.keyspaces.get(*name) != Some(mode));
+    let problem = match (args.replication_factor, args.partitions, missing) {
+        (Some(asked), ..) if usize::from(asked) != layout.replication_factor => {
+            format!("replication factor {}", layout.replication_factor)
+        }
+        (_, Some(asked), _) if asked != u32::from(layout.partitions.get()) => {
+            format!("{} partitions", layout.partitions.get())
+        }
+        (_, _, Some((name, _))) => match layout.keyspaces.get(name) {
+            Some(_) => format!("a keyspace {name} of another mode"),
+            None => format!("no keyspace {name}"),
+        },
+        _ => return Ok(layout),
+    };
+    Err(refused(&format!(
+        "cluster {} is initialised already, with {problem}; nothing was done",
+        layout.cluster
+    )))
+}
+
 fn plan_first(args: &InitArgs, answers: &[Answer]) -> Result<Layout, Failure> {
     let wanted = Plan {
         cluster: ClusterId(Uuid::new_v4().into_bytes()),
         incarnation: Uuid::new_v4().as_u64_pair().0,
-        partitions: PartitionCount::new(args.partitions)
+        partitions: PartitionCount::new(args.partitions.unwrap_or(256))
             .map_err(|error| Failure::usage(error.to_string()))?,
-        replication_factor: usize::from(args.replication_factor),
-        keyspaces: args.keyspaces.iter().cloned().collect(),
+        replication_factor: usize::from(args.replication_factor.unwrap_or(3)),
+        keyspaces: keyspaces_of(args)?,
     };
     let statuses: Vec<_> = answers.iter().map(|answer| answer.status.clone()).collect();
     plan(wanted, &statuses).map_err(|error| Failure::usage(error.to_string()))

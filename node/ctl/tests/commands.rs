@@ -306,6 +306,33 @@ fn init_creates_the_keyspaces_that_are_named() {
     let other = FakeCluster::uninitialized(1).unwrap();
     let ran = run_on(&other, &["init", "--replication-factor", "1", "--create-keyspace", "default=siblings"]);
     assert_eq!(ran.status, 2, "{}", ran.stderr);
+    for wrong in [&["carts=siblings", "carts=lww"][..], &["A b=lww"]] {
+        let flags = wrong.iter().flat_map(|keyspace| ["--create-keyspace", keyspace]);
+        let arguments: Vec<_> = ["init", "--replication-factor", "1"].into_iter().chain(flags).collect();
+        let ran = run_on(&other, &arguments);
+        assert_eq!(ran.status, 2, "{wrong:?}: {}", ran.stderr);
+    }
+    assert_eq!(run_on(&other, &["get", "k"]).status, 6, "nothing was initialised");
+}
+
+#[test]
+fn init_refuses_what_a_cluster_was_not_made_with() {
+    let cluster = FakeCluster::uninitialized(1).unwrap();
+    let arguments = ["init", "--replication-factor", "1", "--create-keyspace", "siblings=siblings"];
+    assert_eq!(run_on(&cluster, &arguments).status, 0);
+    for same in [&arguments[..], &["init"], &["init", "--partitions", "256"]] {
+        assert_eq!(run_on(&cluster, same).status, 0, "{same:?}");
+    }
+    for (other, reason) in [
+        (["--replication-factor", "3"], "with replication factor 1"),
+        (["--partitions", "64"], "with 256 partitions"),
+        (["--create-keyspace", "carts=siblings"], "with no keyspace carts"),
+        (["--create-keyspace", "siblings=lww"], "with a keyspace siblings of another mode"),
+    ] {
+        let ran = run_on(&cluster, &[&["init"], &other[..]].concat());
+        assert_eq!(ran.status, 6, "{other:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(reason), "{}", ran.stderr);
+    }
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub(crate) fn parse() -> Options {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match options.log_format {
-        LogFormat::Json => log.json().with_span_list(false).init(),
+        LogFormat::Json => log.json().flatten_event(true).with_span_list(false).init(),
         LogFormat::Text => log.init(),
     }
     options

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use keystore_core::layout::{KEYSPACES_MAX, KeyspaceMode, MEMBERS_MAX, REPLICATION_FACTOR_MAX};
-use keystore_core::partition::{DEFAULT_KEYSPACE, KEYSPACE_BYTES_MAX, PartitionCount};
+use keystore_core::layout::{
+    KEYSPACE_NAME_MAX, KEYSPACES_MAX, KeyspaceMode, MEMBERS_MAX, REPLICATION_FACTOR_MAX, is_keyspace_name,
+};
+use keystore_core::partition::{DEFAULT_KEYSPACE, PartitionCount};
 use keystore_crds::{KeyStoreCluster, KeyStoreClusterSpec, Keyspace};
 use thiserror::Error;
 
@@ -43,7 +45,8 @@ pub enum InvalidSpec {
     #[error("spec.partitions is {0}: it has to be a power of two from 16 to 4096")]
     Partitions(i32),
     #[error(
-        "spec.keyspaces: a keyspace's name has 1 to {KEYSPACE_BYTES_MAX} bytes, and {0:?} has not: choose another name"
+        "spec.keyspaces: a keyspace's name has up to {KEYSPACE_NAME_MAX} lower-case letters, digits, '-' and '_', with a \
+         letter or digit at both ends, and {0:?} has not: choose another name"
     )]
     KeyspaceName(String),
     #[error("spec.keyspaces names {0} more than once: name it once")]
@@ -126,7 +129,7 @@ fn within(value: i32, max: usize) -> Option<u32> {
 fn keyspaces(spec: &KeyStoreClusterSpec) -> Result<BTreeMap<String, KeyspaceMode>, InvalidSpec> {
     let mut keyspaces = BTreeMap::new();
     for Keyspace { name, mode } in &spec.keyspaces {
-        if !(1..=KEYSPACE_BYTES_MAX).contains(&name.len()) {
+        if !is_keyspace_name(name) {
             return Err(InvalidSpec::KeyspaceName(name.clone()));
         }
         let mode = match mode {

@@ -84,13 +84,13 @@ impl<W> Turns<W> {
     }
 
     fn drop_unread(&self) {
-        let unread = |waiting: &Waiting<W>| waiting.since.elapsed() >= UNREAD;
-        let dropped: Vec<_> = {
-            let mut parked = self.lock();
-            parked.works.extract_if(.., |_, waiting| unread(waiting)).collect()
-        };
-        if !dropped.is_empty() {
-            tracing::warn!(streams = dropped.len(), "streams that nobody reads have lost their turns");
+        let mut parked = self.lock();
+        let before = parked.works.len();
+        parked.works.retain(|_, waiting| waiting.since.elapsed() < UNREAD);
+        let streams = before - parked.works.len();
+        drop(parked);
+        if streams > 0 {
+            tracing::warn!(streams, "streams that nobody reads have lost their turns");
         }
     }
 
@@ -113,8 +113,7 @@ impl<W> Ticket<W> {
 
 impl<W> Drop for Ticket<W> {
     fn drop(&mut self) {
-        let abandoned = self.turns.lock().works.remove(&self.number);
-        drop(abandoned);
+        self.turns.lock().works.remove(&self.number);
     }
 }
 
