@@ -209,7 +209,10 @@ impl Doubts {
     /// Waits for the next attempt, longer after each that came to nothing.
     fn wait(&mut self, key: &RecordKey, is_longer: bool, context: &Context<'_>) {
         let Some(doubted) = self.keys.get_mut(key) else { return };
-        let due_ms = context.now.mono_ms + doubted.backoff_ms;
+        let due_ms = match is_on(Mutant::HealsAreTriedOnce) {
+            true => u64::MAX,
+            false => context.now.mono_ms + doubted.backoff_ms,
+        };
         if is_longer {
             doubted.backoff_ms = (doubted.backoff_ms * 2).min(BACKOFF_MS.1);
         }

@@ -117,6 +117,8 @@ mutants! {
       OneFewerHeals,
       /// A key in doubt is healed from replicas that have not noted a new generation.
       HealsWithoutANewGeneration,
+      /// An attempt to heal a key that has come to nothing is the last one.
+      HealsAreTriedOnce,
       /// What a replica said before it was known as a later generation still counts.
       EarlierGenerationsCount,
       /// What the senders of answers have noted of others is not heard.
@@ -143,6 +145,8 @@ mutants! {
       ScansSpeakOfKeysInDoubt;
     15 SecondNonceIsAccepted,
       EarlierGenerationIsAccepted,
+      /// A refusal of a generation that a node has had before says that its disk is not the one its peers know.
+      EarlierRefusalsSetAside,
       /// A link is taken into use before the identity behind it is on disk.
       IdentityIsNotSavedFirst,
       /// Links and frames that are meant for another node are accepted.

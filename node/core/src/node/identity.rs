@@ -89,7 +89,8 @@ impl Node {
         effects: &mut Vec<Effect>,
     ) {
         let is_member = self.membership.layout().is_some_and(|layout| layout.member(peer).is_some());
-        if refusal == LinkRefusal::StaleGeneration && generation == self.generation && is_member {
+        let is_of_now = generation == self.generation || is_on(Mutant::EarlierRefusalsSetAside);
+        if refusal == LinkRefusal::StaleGeneration && is_of_now && is_member {
             self.set_aside(peer, effects);
         }
     }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use keystore_core::causal::SIBLINGS_MAX;
 use keystore_core::effect::{Effect, Event, LinkId};
 use keystore_core::id::{Generation, NodeId};
 use keystore_core::message::{
@@ -11,7 +10,7 @@ use keystore_core::message::{
 };
 use keystore_core::partition::{Partition, RecordKey};
 use keystore_core::quorum::Durability;
-use keystore_core::record::{Body, Record};
+use keystore_core::record::Record;
 
 use crate::aim::Moment;
 use crate::coverage::Path;
@@ -299,12 +298,6 @@ impl World {
     fn check_mint_answer(&mut self, n: usize, asker: (NodeId, Call), outcome: &MintOutcome) {
         let Some((Message::Mint(Mint { key, .. }), is_late)) = self.question(n, asker) else { return };
         let MintOutcome::Minted { record, .. } = outcome else { return };
-        if let Body::Siblings(siblings) = &record.body
-            && siblings.distinct().len() > SIBLINGS_MAX
-        {
-            let what = format!("machine {n} takes sibling number {}", siblings.distinct().len());
-            self.violate(Violation::new(Checker::SiblingsAreCapped, &key, what));
-        }
         if !self.machines[n].disk.ever_synced(&key).any(|stored| covers(stored, record)) {
             let what = format!("machine {n} says that it minted {record:?}");
             self.violate(Violation::new(Checker::HeldIsOnDisk, &key, what));

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keystore_core::causal::Context;
+use keystore_core::causal::{Context, SIBLINGS_MAX};
 use keystore_core::effect::{Alarm, Answer, Commit, Effect, Entry, Hint, LinkId, SavedState, Values};
 use keystore_core::id::{Generation, NodeId};
 use keystore_core::node::NodeState;
@@ -64,9 +64,15 @@ impl World {
         sets.satisfied(level, counts)
     }
 
-    /// True if a key may have as many siblings as it is allowed to.
+    /// True if a key may have as many siblings as it is allowed to, or nearly: clients that fail to read it add more
+    /// and more.
     pub(crate) fn is_capped(&self, key: &RecordKey) -> bool {
-        self.class(key) == Class::Cart && self.plan.only_adds
+        let siblings = |n: usize| match self.machines[n].disk.visible(key).map(|record| &record.body) {
+            Some(Body::Siblings(siblings)) => siblings.distinct().len(),
+            _ => 0,
+        };
+        let most = self.replicas(key).into_iter().map(siblings).max().unwrap_or_default();
+        self.class(key) == Class::Cart && (self.plan.only_adds || most > SIBLINGS_MAX / 2)
     }
 
     pub(crate) fn class(&self, key: &RecordKey) -> Class {
@@ -238,6 +244,15 @@ impl World {
             let what = format!("machine {n} stores two dots of one operation: {record:?}");
             self.violate(Violation::new(Checker::OneOperationIsOneDot, key, what));
         }
+        // A dot is nowhere before it is where it was given.
+        let seen = self.minted.entry(key.clone()).or_default();
+        let before = seen.len();
+        seen.extend(siblings.values().map(|(dot, _)| dot));
+        let siblings = siblings.distinct().len();
+        if seen.len() > before && siblings > SIBLINGS_MAX {
+            let what = format!("machine {n} takes sibling number {siblings}");
+            self.violate(Violation::new(Checker::SiblingsAreCapped, key, what));
+        }
     }
 
     /// What a node has synced names each write by a dot of its own.
@@ -245,7 +260,7 @@ impl World {
         let Entry::Record { key, record } = entry else { return };
         let Body::Siblings(siblings) = &record.body else { return };
         for (dot, sibling) in siblings.values() {
-            let first = *self.dots.entry((key.clone(), dot)).or_insert(sibling.operation);
+            let first = *self.dots.entry(key.clone()).or_default().entry(dot).or_insert(sibling.operation);
             // A process of an old image of a disk gives dots a second time, until somebody refuses it.
             if first != sibling.operation && !self.machines[n].is_stale {
                 let what =
@@ -326,6 +341,10 @@ impl World {
             // A rolled-back or cloned disk, set aside by now: the process ends.
             Alarm::StaleGeneration { .. } => {
                 self.coverage.count(Path::StaleGenerationRefused);
+                if !self.machines[n].is_stale {
+                    let what = format!("machine {n} sets aside the only disk that its peers have seen of it");
+                    self.violate(Violation::of_the_world(Checker::SetAsideHasAReason, what));
+                }
                 self.end_for_good(n);
             }
         }
@@ -357,9 +376,10 @@ impl World {
         let replicas = self.replicas(key);
         let held: Vec<_> = replicas.iter().map(|n| (n, self.machines[*n].disk.synced(key))).collect();
         let are_equal = held.windows(2).all(|pair| pair[0].1 == pair[1].1);
-        // A replica whose record has rotted refuses the key until it is replaced.
-        let is_rotten = replicas.iter().any(|n| self.machines[*n].disk.is_rotten(key));
-        if !are_equal && !is_rotten {
+        // A replica whose record has rotted, or that is in doubt, refuses the key until it is healed.
+        let is_damaged =
+            |n: &usize| self.machines[*n].disk.is_rotten(key) || self.machines[*n].in_doubt.contains(key);
+        if !are_equal && !replicas.iter().any(is_damaged) {
             let what = format!("{held:?}");
             self.violate(Violation::new(Checker::ReplicasConverge, key, what));
         }

@@ -20,12 +20,13 @@ use crate::rng::Rng;
 use crate::run::run_plan;
 use crate::violation::Checker;
 use crate::violation::Checker::{
-    AcknowledgedIsSyncedOnAQuorum, AnsweredIsSyncedOnAQuorum, DoubtRaisesTheGeneration, HealedByEnough,
-    HeldIsOnDisk, HintsDrain, HintsEndHeard, History, IdentitiesAreDurable, InDoubtSaysNothing,
-    LateWritesAreRefused, MissedIsHandedOver, MissingHasAReason, MissingIsMissing, NotedIsDurable,
-    OneDotIsOneWrite, OneOperationIsOneDot, QueuesStayWithinTheirBounds, RepairsAreNotRefusedForTheirAge,
-    ServingMeansAllAccepted, SiblingsAreCapped, StampsAreAboveWhatWasAccepted, StampsAreBelowTheCeiling,
-    StampsOfANodeGrow, StartsWaitForTheClock, StrayFramesAreIgnored, VisibleMeansSynced,
+    AcknowledgedIsSyncedOnAQuorum, AnsweredIsSyncedOnAQuorum, DoubtRaisesTheGeneration, DoubtsEnd,
+    HealedByEnough, HeldIsOnDisk, HintsDrain, HintsEndHeard, History, IdentitiesAreDurable,
+    InDoubtSaysNothing, LateWritesAreRefused, MissedIsHandedOver, MissingHasAReason, MissingIsMissing,
+    NotedIsDurable, OneDotIsOneWrite, OneOperationIsOneDot, QueuesStayWithinTheirBounds,
+    RepairsAreNotRefusedForTheirAge, ServingMeansAllAccepted, SetAsideHasAReason, SiblingsAreCapped,
+    StampsAreAboveWhatWasAccepted, StampsAreBelowTheCeiling, StampsOfANodeGrow, StartsWaitForTheClock,
+    StrayFramesAreIgnored, VisibleMeansSynced,
 };
 
 /// In so many seeds a mutant has to be caught.
@@ -84,6 +85,7 @@ const LINES: &[Line] = &[
     (Mutant::DamagedIsWrittenOver, HeldIsOnDisk, rotten),
     (Mutant::OneFewerHeals, HealedByEnough, rotten),
     (Mutant::HealsWithoutANewGeneration, DoubtRaisesTheGeneration, rotten),
+    (Mutant::HealsAreTriedOnce, DoubtsEnd, heals_in_the_middle),
     (Mutant::EarlierGenerationsCount, AcknowledgedIsSyncedOnAQuorum, rotten_in_mid_write),
     (Mutant::NotedIsNotHeard, StrayFramesAreIgnored, spoken_of),
     (Mutant::NotedVoidsNothing, AcknowledgedIsSyncedOnAQuorum, in_the_middle),
@@ -101,6 +103,7 @@ const LINES: &[Line] = &[
     (Mutant::ScansSpeakOfKeysInDoubt, InDoubtSaysNothing, unreadable),
     (Mutant::SecondNonceIsAccepted, IdentitiesAreDurable, cloned),
     (Mutant::EarlierGenerationIsAccepted, IdentitiesAreDurable, rolled_back),
+    (Mutant::EarlierRefusalsSetAside, SetAsideHasAReason, broken_in_the_middle),
     (Mutant::IdentityIsNotSavedFirst, IdentitiesAreDurable, busy),
     (Mutant::StrayFramesCount, StrayFramesAreIgnored, misdirected),
     (Mutant::ServesBeforeAllHaveAccepted, ServingMeansAllAccepted, busy),
@@ -236,6 +239,12 @@ fn carts_in_the_middle() -> Plan {
 
 fn scans_in_the_middle() -> Plan {
     Plan { keys: vec![Class::Strict; 4], scan_percent: 70, ..in_the_middle() }
+}
+
+/// Who dials anew has raised its generation when that comes to be heard.
+fn broken_in_the_middle() -> Plan {
+    let faults = vec![Fault::InTheMiddle, Fault::LinkBreak, Fault::OneWayCut, Fault::SlowLink];
+    Plan { nodes: 3, faults, ..in_the_middle() }
 }
 
 /// Of five replicas two may be in doubt at a time, and one of them may be asked by the other.

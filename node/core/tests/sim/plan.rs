@@ -99,7 +99,54 @@ impl Plan {
             || self.settings.hint_bytes_max < usual.hint_bytes_max
     }
 
+    /// Mostly something of everything; at times much of what is rare.
     pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let plan = Self::draw_any(rng);
+        match rng.between(1, 100) {
+            1..=15 => plan.in_the_middle(rng),
+            16..=20 => plan.by_turns(rng),
+            _ => plan,
+        }
+    }
+
+    /// Replicas lose what they have just read or written, while many look at few keys and some links are slow.
+    fn in_the_middle(self, rng: &mut Rng) -> Self {
+        let (nodes, replication_factor) = rng.pick(&[(5, 3), (5, 3), (5, 3), (5, 5), (3, 3)]);
+        let faults = [Fault::InTheMiddle, Fault::SlowLink].into_iter();
+        let class = rng.pick(&[Class::Strict, Class::Strict, Class::Cart]);
+        Self {
+            nodes,
+            replication_factor,
+            faults: faults.chain(self.faults.into_iter().filter(|_| rng.chance(10))).collect(),
+            fault_every_ms: rng.pick(&[40, 80]),
+            slow_disk_percent: rng.pick(&[0, 0, 5, 20]),
+            keys: vec![class; rng.pick(&[1, 1, 4])],
+            scan_percent: rng.pick(&[0, 0, 70]),
+            ..self
+        }
+        .busy(rng)
+    }
+
+    /// Logs refuse and take what comes of one key.
+    fn by_turns(self, rng: &mut Rng) -> Self {
+        let faults = [Fault::FullByTurns].into_iter();
+        Self {
+            faults: faults.chain(self.faults.into_iter().filter(|_| rng.chance(10))).collect(),
+            fault_every_ms: rng.pick(&[100, 200]),
+            slow_disk_percent: rng.pick(&[5, 20]),
+            keys: vec![Class::Cart],
+            ..self
+        }
+        .busy(rng)
+    }
+
+    fn busy(self, rng: &mut Rng) -> Self {
+        let delay_ms_max = rng.pick(&[10, 30]);
+        let settings = Settings { speculate_ms: self.settings.speculate_ms, ..Settings::default() };
+        Self { clients: 12, think_ms_max: 10, duration_ms: 4_000, delay_ms_max, settings, ..self }
+    }
+
+    fn draw_any(rng: &mut Rng) -> Self {
         let (nodes, replication_factor) =
             rng.pick(&[(3, 3), (3, 3), (3, 3), (5, 3), (5, 3), (5, 5), (3, 2), (3, 1)]);
         let delivery = if rng.chance(50) {

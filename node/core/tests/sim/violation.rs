@@ -30,6 +30,8 @@ pub(crate) enum Checker {
     HintsEndHeard,
     /// Once faults have stopped, hints come to an end.
     HintsDrain,
+    /// Once faults have stopped, keys in doubt are healed.
+    DoubtsEnd,
     /// Once they have, whoever missed what was acknowledged has it, though nobody has read it.
     MissedIsHandedOver,
     /// A key in doubt is healed under a later generation than the one in which it came into doubt.
@@ -60,6 +62,8 @@ pub(crate) enum Checker {
     InDoubtSaysNothing,
     /// A frame that is meant for somebody else, or comes from before a restart, changes nothing.
     StrayFramesAreIgnored,
+    /// A node gives itself up only if its disk was rolled back or cloned.
+    SetAsideHasAReason,
     /// A replica calls a record damaged only if it is.
     DoubtHasAReason,
     QueuesStayWithinTheirBounds,

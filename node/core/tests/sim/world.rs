@@ -129,8 +129,10 @@ pub(crate) struct World {
     pub(crate) aim: Option<Moment>,
     /// What replicas have to get without being read.
     pub(crate) owed: Vec<Owed>,
-    /// Which operation has which dot.
-    pub(crate) dots: BTreeMap<(RecordKey, Dot), OperationId>,
+    /// Which operation has which dot, synced on some disk.
+    pub(crate) dots: BTreeMap<RecordKey, BTreeMap<Dot, OperationId>>,
+    /// The dots that were given, synced or not.
+    pub(crate) minted: BTreeMap<RecordKey, BTreeSet<Dot>>,
     pub(crate) is_healed: bool,
     /// How far wall clocks have been off at most, back and forth.
     pub(crate) clock_range: (i64, i64),
@@ -171,6 +173,7 @@ impl World {
             aim: None,
             owed: Vec::new(),
             dots: BTreeMap::new(),
+            minted: BTreeMap::new(),
             is_healed: false,
             clock_range: (0, skew_ms_max),
             floors: BTreeMap::new(),
