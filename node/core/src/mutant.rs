@@ -149,6 +149,10 @@ mutants! {
       EarlierRefusalsSetAside,
       /// A link is taken into use before the identity behind it is on disk.
       IdentityIsNotSavedFirst,
+      /// A link is taken into use once that is on disk, whatever was heard meanwhile.
+      OvertakenIdentitiesAreAccepted,
+      /// A link that has closed meanwhile is taken into use.
+      ClosedLinksAreAccepted,
       /// Links and frames that are meant for another node are accepted.
       StrayFramesCount;
     18 /// A member serves before it knows that all others have accepted.

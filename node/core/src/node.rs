@@ -316,6 +316,7 @@ impl Node {
         for save in self.saves.values_mut() {
             if let PendingSave::Greeting { link, .. } = save
                 && *link == Some(closed)
+                && !is_on(Mutant::ClosedLinksAreAccepted)
             {
                 *link = None;
             }

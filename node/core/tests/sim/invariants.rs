@@ -300,13 +300,17 @@ impl World {
     }
 
     fn check_accepted(&mut self, n: usize, link: LinkId) {
-        let Some(hello) = self.network.offered(link, n) else { return };
+        let Some(hello) = self.network.offered(link, n) else {
+            let what = format!("machine {n} accepts {link:?}, which is closed");
+            return self.violate(Violation::of_the_world(Checker::ClosedLinksStayClosed, what));
+        };
         if hello.header.to != self.machines[n].id {
             let what = format!("machine {n} accepts {hello:?}, which is meant for somebody else");
             return self.violate(Violation::of_the_world(Checker::StrayFramesAreIgnored, what));
         }
         let known = self.machines[n].disk.state.peers.get(&hello.header.from);
-        if known != Some(&(hello.header.generation, hello.nonce)) {
+        let is_overtaken = self.known_generation(n, hello.header.from) > hello.header.generation;
+        if known != Some(&(hello.header.generation, hello.nonce)) || is_overtaken {
             let what = format!("machine {n} accepts {hello:?}, and has {known:?} on disk");
             self.violate(Violation::of_the_world(Checker::IdentitiesAreDurable, what));
         }

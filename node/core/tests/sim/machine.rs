@@ -12,6 +12,7 @@ use keystore_core::stamp::{CEILING_STEP_MS, Stamp};
 
 use crate::coverage::Path;
 use crate::disk::{Disk, Ending};
+use crate::invariants::covers;
 use crate::plan::TIMEOUT_MS;
 use crate::request::Told;
 use crate::world::{Pending, World};
@@ -164,6 +165,9 @@ impl World {
         machine.images.push_front(machine.disk.clone());
         machine.images.truncate(IMAGES_MAX);
         machine.disk.recover();
+        // What was only written may have been lost with the power, and is nothing to be handed over.
+        let Machine { hinted, disk, .. } = machine;
+        hinted.retain(|(_, key), record| disk.visible(key).is_some_and(|stored| covers(stored, record)));
         machine.life += 1;
         machine.standing = Standing::Running;
         let state = machine.disk.state.clone();

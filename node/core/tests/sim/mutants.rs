@@ -20,10 +20,10 @@ use crate::rng::Rng;
 use crate::run::run_plan;
 use crate::violation::Checker;
 use crate::violation::Checker::{
-    AcknowledgedIsSyncedOnAQuorum, AnsweredIsSyncedOnAQuorum, DoubtRaisesTheGeneration, DoubtsEnd,
-    HealedByEnough, HeldIsOnDisk, HintsDrain, HintsEndHeard, History, IdentitiesAreDurable,
-    InDoubtSaysNothing, LateWritesAreRefused, MissedIsHandedOver, MissingHasAReason, MissingIsMissing,
-    NotedIsDurable, OneDotIsOneWrite, OneOperationIsOneDot, QueuesStayWithinTheirBounds,
+    AcknowledgedIsSyncedOnAQuorum, AnsweredIsSyncedOnAQuorum, ClosedLinksStayClosed,
+    DoubtRaisesTheGeneration, DoubtsEnd, HealedByEnough, HeldIsOnDisk, HintsDrain, HintsEndHeard, History,
+    IdentitiesAreDurable, InDoubtSaysNothing, LateWritesAreRefused, MissedIsHandedOver, MissingHasAReason,
+    MissingIsMissing, NotedIsDurable, OneDotIsOneWrite, OneOperationIsOneDot, QueuesStayWithinTheirBounds,
     RepairsAreNotRefusedForTheirAge, ServingMeansAllAccepted, SetAsideHasAReason, SiblingsAreCapped,
     StampsAreAboveWhatWasAccepted, StampsAreBelowTheCeiling, StampsOfANodeGrow, StartsWaitForTheClock,
     StrayFramesAreIgnored, VisibleMeansSynced,
@@ -105,6 +105,8 @@ const LINES: &[Line] = &[
     (Mutant::EarlierGenerationIsAccepted, IdentitiesAreDurable, rolled_back),
     (Mutant::EarlierRefusalsSetAside, SetAsideHasAReason, broken_in_the_middle),
     (Mutant::IdentityIsNotSavedFirst, IdentitiesAreDurable, busy),
+    (Mutant::OvertakenIdentitiesAreAccepted, IdentitiesAreDurable, slowly_saved),
+    (Mutant::ClosedLinksAreAccepted, ClosedLinksStayClosed, slowly_saved),
     (Mutant::StrayFramesCount, StrayFramesAreIgnored, misdirected),
     (Mutant::ServesBeforeAllHaveAccepted, ServingMeansAllAccepted, busy),
     (Mutant::SecondInitIsAccepted, ServingMeansAllAccepted, busy),
@@ -245,6 +247,12 @@ fn scans_in_the_middle() -> Plan {
 fn broken_in_the_middle() -> Plan {
     let faults = vec![Fault::InTheMiddle, Fault::LinkBreak, Fault::OneWayCut, Fault::SlowLink];
     Plan { nodes: 3, faults, ..in_the_middle() }
+}
+
+/// Saving who has said hello takes so long that its link has closed by then, or that others know more of it.
+fn slowly_saved() -> Plan {
+    let faults = vec![Fault::BitRot, Fault::BitRot, Fault::LinkBreak, Fault::Crash];
+    Plan { faults, slow_disk_percent: 20, ..in_the_middle() }
 }
 
 /// Of five replicas two may be in doubt at a time, and one of them may be asked by the other.

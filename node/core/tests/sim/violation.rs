@@ -54,8 +54,10 @@ pub(crate) enum Checker {
     LateWritesAreRefused,
     /// What a replica has accepted is refused nowhere for its stamp or its age.
     RepairsAreNotRefusedForTheirAge,
-    /// A link comes into use only once the identity behind it is on disk.
+    /// A link comes into use only once the identity behind it is on disk, and if no later one is known by then.
     IdentitiesAreDurable,
+    /// No link comes into use that was closed before.
+    ClosedLinksStayClosed,
     /// What a node says of generations, its own and others', is on its disk.
     NotedIsDurable,
     /// A replica that is in doubt for a key says nothing of it.
