@@ -3,12 +3,16 @@
 //! An object that exists is overwritten only with its UID as precondition; one that did not exist is created only if it
 //! still does not, so that somebody else's, made in the meantime, is never taken.
 
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use keystore_operator_core::children::{Kind, Write};
 use keystore_operator_core::hold::{Hold, HoldReason};
 use keystore_operator_core::names::{FIELD_MANAGER, Names};
 use keystore_operator_core::observed::Observed;
 use keystore_operator_core::plan::{NodeStep, Plan};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 use tracing::info;
@@ -33,8 +37,9 @@ pub(crate) enum ApplyError {
         #[source]
         source: Box<kube::Error>,
     },
-    #[error("cannot delete ConfigMap {name}")]
+    #[error("cannot delete {kind} {name}")]
     Delete {
+        kind: &'static str,
         name: String,
         #[source]
         source: Box<kube::Error>,
@@ -88,7 +93,8 @@ pub(crate) async fn apply(
             Write::Apply { kind, name, object, live_uid } => {
                 apply_object(context, names, (*kind, name), (object, live_uid.as_deref())).await?;
             }
-            Write::DeleteConfigMap { name, uid } => delete_config_map(context, names, name, uid).await?,
+            Write::DeleteConfigMap { name, uid } => delete::<ConfigMap>(context, names, name, uid).await?,
+            Write::DeletePod { name, uid } => delete::<Pod>(context, names, name, uid).await?,
         }
     }
     match &plan.node_step {
@@ -132,21 +138,27 @@ async fn apply_object(
     Ok(())
 }
 
-async fn delete_config_map(
-    context: &Context,
-    names: &Names,
-    name: &str,
-    uid: &str,
-) -> Result<(), ApplyError> {
+async fn delete<K>(context: &Context, names: &Names, name: &str, uid: &str) -> Result<(), ApplyError>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + k8s_openapi::Resource
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
     let params = DeleteParams {
         preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
         ..DeleteParams::default()
     };
-    context.metrics.writing(Kind::ConfigMap.as_str());
-    let deleted = api(&context.client, Kind::ConfigMap, &names.namespace).delete(name, &params).await;
-    match deleted {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(source) => Err(ApplyError::Delete { name: name.to_owned(), source: Box::new(source) }),
+    context.metrics.writing(K::KIND);
+    let api: Api<K> = Api::namespaced(context.client.clone(), &names.namespace);
+    match api.delete(name, &params).await {
+        Ok(_) => info!(kind = K::KIND, name, "object deleted"),
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(source) => {
+            let (kind, name) = (K::KIND, name.to_owned());
+            return Err(ApplyError::Delete { kind, name, source: Box::new(source) });
+        }
     }
+    Ok(())
 }

@@ -68,6 +68,8 @@ pub enum Write {
     Apply { kind: Kind, name: String, object: Value, live_uid: Option<String> },
     /// With the UID as precondition.
     DeleteConfigMap { name: String, uid: String },
+    /// With the UID as precondition; the StatefulSet makes it anew, from its present template.
+    DeletePod { name: String, uid: String },
 }
 
 /// A wanted child beside the live object of that name.

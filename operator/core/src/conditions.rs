@@ -194,13 +194,17 @@ fn judge_degraded(of: &Assessed<'_>) -> Verdict {
         return bad(
             "NodeReplaced",
             format!(
-                "{pods} came back with another volume than the one that belongs to the store, and does not serve; \
-                 nothing is initialised anew, and this version cannot rebuild it: bring the volume back"
+                "{pods} came back with another volume than the one that belongs to the store, and {} not serve; \
+                 nothing is initialised anew, and this version cannot rebuild it: bring the volume back",
+                does(replaced.len())
             ),
         );
     }
     if !down.is_empty() {
-        return bad("NodeDown", with_troubles(of, format!("{} does not serve", down.join(", "))));
+        return bad(
+            "NodeDown",
+            with_troubles(of, format!("{} {} not serve", down.join(", "), does(down.len()))),
+        );
     }
     let is_settled_in =
         matches!(of.plan.identity, Identity::InForce { .. }) && creation_progress(of).is_none();
@@ -208,6 +212,10 @@ fn judge_degraded(of: &Assessed<'_>) -> Verdict {
         return bad("NodeDown", format!("waiting for {lacking}"));
     }
     verdict(ConditionType::Degraded, FALSE, "AsPromised", "no node is missing")
+}
+
+fn does(pods: usize) -> &'static str {
+    if pods == 1 { "does" } else { "do" }
 }
 
 /// What the pods of serving nodes still lack.

@@ -6,6 +6,7 @@
 
 pub mod names;
 pub mod observed;
+mod outdated;
 pub mod validate;
 pub mod identity;
 pub mod build;

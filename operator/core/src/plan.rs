@@ -1,6 +1,7 @@
 //! From what was seen to what is done: leaves no choice to the step that applies it.
 //!
-//! At most: write children that differ, drop configurations that nothing names, and one step towards a first layout.
+//! At most: write children that differ, drop configurations that nothing names and pods that a correction cannot
+//! reach, and one step towards a first layout.
 //! Whatever is unsafe or impossible is held, with a sentence for a person. Invariant: while two identities are seen,
 //! while the resource is paused or being deleted, or while a child's name belongs to someone else, nothing is written.
 
@@ -13,6 +14,7 @@ use crate::children::{ChildError, Write, find_leftover, plan_writes, wanted_chil
 use crate::hold::{Hold, plan_hold};
 use crate::identity::{Identity, Remembered, decide, is_complete};
 use crate::observed::{NodeMode, Observed};
+use crate::outdated::plan_deletions;
 use crate::rollout::decide_rollout;
 use crate::validate::{ValidCluster, validate};
 
@@ -92,7 +94,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
     let mut plan = Plan {
         node_step: plan_node_step(&identity, valid, observed, fresh),
         identity,
-        writes: plan_writes(wanted, observed),
+        writes: [plan_writes(wanted, observed), plan_deletions(&valid.names, observed, in_force)].concat(),
         hold,
         pending_update,
         replicas,

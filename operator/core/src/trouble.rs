@@ -54,6 +54,10 @@ fn explain_container(container: &ContainerStatus) -> Option<String> {
         None | Some("CrashLoopBackOff" | "ContainerCreating" | "PodInitializing") => {}
         Some(reason) => return Some(format!("the container does not start ({reason})")),
     }
+    if state.is_some_and(|state| state.running.is_some()) && container.started == Some(true) {
+        // It has come further than the one before it, which is history: this one does not answer, or not yet.
+        return None;
+    }
     let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
     let ended = state.and_then(|state| state.terminated.as_ref()).or(last)?;
     (ended.exit_code != 0).then(|| explain_end(ended))
@@ -163,12 +167,15 @@ mod tests {
         let mut well = pod(&json!({"running": {}}), &json!({"terminated": {"exitCode": 1}}));
         well.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].ready = true;
         let starting = pod(&json!({"waiting": {"reason": "ContainerCreating"}}), &json!({}));
+        let mut frozen = pod(&json!({"running": {}}), &json!({"terminated": {"exitCode": 3}}));
+        frozen.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].started = Some(true);
         let pods = BTreeMap::from([
             (0, pod(&waits, &json!({}))),
             (1, well.clone()),
             (2, unscheduled),
             (3, pod(&waits, &json!({}))),
             (4, starting),
+            (5, frozen),
         ]);
         assert_eq!(
             explain(&names(), &pods).unwrap(),

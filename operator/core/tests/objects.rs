@@ -44,7 +44,7 @@ fn stateful_set(spec: &Value) -> Value {
     let plan = plan_of(&cluster(spec, None), &Observed::default());
     let find = |write: Write| match write {
         Write::Apply { kind: Kind::StatefulSet, object, .. } => Some(object),
-        Write::Apply { .. } | Write::DeleteConfigMap { .. } => None,
+        Write::Apply { .. } | Write::DeleteConfigMap { .. } | Write::DeletePod { .. } => None,
     };
     plan.writes.into_iter().find_map(find).unwrap()
 }

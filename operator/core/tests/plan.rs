@@ -9,13 +9,15 @@ use fixtures::{
     plan_of, plan_with_image, remembers, serving, settle, status_of,
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use keystore_core::layout::KeyspaceMode;
 use keystore_crds::KeyStoreCluster;
 use keystore_operator_core::children::Write;
 use keystore_operator_core::hold::HoldReason;
 use keystore_operator_core::identity::Identity;
 use keystore_operator_core::names::APPROVE_ANNOTATION;
-use keystore_operator_core::observed::{HeldLayout, NodeAnswer, NodeMode, Observed};
+use keystore_operator_core::observed::{Answer, HeldLayout, NodeAnswer, NodeMode, Observed};
 use keystore_operator_core::plan::{NodeStep, Plan};
 use serde_json::{Value, json};
 
@@ -23,7 +25,7 @@ use serde_json::{Value, json};
 fn writes(plan: &Plan) -> Vec<String> {
     let describe = |write: &Write| match write {
         Write::Apply { kind, name, .. } => format!("{kind} {name}"),
-        Write::DeleteConfigMap { name, .. } => format!("delete {name}"),
+        Write::DeleteConfigMap { name, .. } | Write::DeletePod { name, .. } => format!("delete {name}"),
     };
     plan.writes.iter().map(describe).collect()
 }
@@ -41,7 +43,7 @@ fn a_new_cluster_gets_its_children_in_an_order_in_which_pods_find_them() {
     let plan = plan_of(&cluster(&json!({}), None), &Observed::default());
     let config = plan.writes.iter().find_map(|write| match write {
         Write::Apply { name, .. } if name.starts_with("demo-config-") => Some(name.clone()),
-        Write::Apply { .. } | Write::DeleteConfigMap { .. } => None,
+        Write::Apply { .. } | Write::DeleteConfigMap { .. } | Write::DeletePod { .. } => None,
     });
     assert_eq!(
         writes(&plan),
@@ -172,7 +174,7 @@ fn pods_beyond_the_members_go_only_while_every_member_answers() {
         let plan = plan_of(&before, &seen);
         let written = plan.writes.iter().find_map(|write| match write {
             Write::Apply { object, .. } => object.pointer("/spec/replicas").and_then(Value::as_u64),
-            Write::DeleteConfigMap { .. } => None,
+            Write::DeleteConfigMap { .. } | Write::DeletePod { .. } => None,
         });
         assert_eq!((plan.replicas, written), (expected, Some(expected.into())), "{name}");
     }
@@ -265,7 +267,7 @@ fn another_default_image_waits_for_approval_and_a_change_of_the_spec_does_not() 
                 .pointer("/spec/template/spec/containers/0/image")
                 .and_then(Value::as_str)
                 .map(str::to_owned),
-            Write::DeleteConfigMap { .. } => None,
+            Write::DeleteConfigMap { .. } | Write::DeletePod { .. } => None,
         })
     };
     let held = plan_with_image(&before, &observed, newer);
@@ -292,6 +294,40 @@ fn a_cluster_that_never_served_gets_a_better_image_at_once() {
         plan_with_image(&resource, &observed, "keystore.dev/keystore-node:0.2.0").pending_update,
         None
     );
+}
+
+#[test]
+fn a_correction_reaches_the_silent_pods_of_a_store_that_never_was() {
+    let resource = cluster(&json!({}), remembers(CLUSTER, None));
+    let mut observed = look(vec![None, Some(empty(1)), None, None], None);
+    let plan = plan_of(&resource, &observed);
+    settle(&mut observed, &plan);
+    for (ordinal, revision) in [(0, "demo-0"), (1, "demo-0"), (2, "demo-1"), (3, "demo-0")] {
+        let pod = observed.pods.get_mut(&ordinal).unwrap();
+        pod.metadata.uid = Some(format!("uid-of-pod-{ordinal}"));
+        pod.metadata.labels = Some([("controller-revision-hash".into(), revision.into())].into());
+    }
+    observed.pods.get_mut(&3).unwrap().metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    let check = |what: &str, resource: &KeyStoreCluster, edit: fn(&mut Observed), expected: &[&str]| {
+        let mut edited = observed.clone();
+        edit(&mut edited);
+        let plan = plan_of(resource, &edited);
+        let deleted: Vec<_> = writes(&plan).into_iter().filter(|write| write.starts_with("delete")).collect();
+        assert_eq!(deleted, expected, "{what}");
+    };
+    check("not the one that answers, nor the one of this template", &resource, |_| {}, &["delete demo-0"]);
+    let was = cluster(&json!({}), remembers(CLUSTER, Some(1)));
+    check("a store that was in force", &was, |_| {}, &[]);
+    let belongs = |seen: &mut Observed| {
+        seen.answers.insert(1, Answer::Here(of(CLUSTER, NodeMode::Accepted, 1)));
+    };
+    check("a node that belongs to a store", &resource, belongs, &[]);
+    let unseen = |seen: &mut Observed| {
+        seen.children.stateful_set.as_mut().unwrap().metadata.generation = Some(2);
+    };
+    check("a template that its controller has not seen", &resource, unseen, &[]);
+    let paused = cluster(&json!({"paused": true}), remembers(CLUSTER, None));
+    check("paused", &paused, |_| {}, &[]);
 }
 
 #[test]

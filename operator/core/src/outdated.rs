@@ -1,0 +1,46 @@
+//! Pods that keep a correction from a store that never was.
+//!
+//! A StatefulSet replaces a pod only once the one that it has replaced before is ready, and no pod of a store is ready
+//! before all of its nodes have answered and the first layout is in force. So a mistake in the spec of a new cluster
+//! would outlive its correction in all pods but one. Invariant: a pod that answers is never deleted here, and none of
+//! a store that was in force.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use crate::children::Write;
+use crate::names::Names;
+use crate::observed::{Answer, Observed};
+
+/// What the StatefulSet's controller notes on each pod.
+const REVISION_LABEL: &str = "controller-revision-hash";
+
+/// The pods to delete: they do not answer, and are of an earlier template than the one that is applied.
+pub(crate) fn plan_deletions(names: &Names, observed: &Observed, was_in_force: bool) -> Vec<Write> {
+    let belongs_to_a_store = observed.heard().any(|(_, answer)| answer.cluster.is_some());
+    let Some(revision) = observed.children.stateful_set.as_ref().and_then(present_revision) else {
+        return Vec::new();
+    };
+    if was_in_force || belongs_to_a_store {
+        return Vec::new();
+    }
+    let is_silent = |ordinal: &u32| observed.answers.get(ordinal) == Some(&Answer::Unreachable);
+    let outdated = observed.pods.iter().filter(|(ordinal, pod)| is_silent(ordinal) && !is_of(pod, revision));
+    outdated
+        .filter(|(_, pod)| pod.metadata.deletion_timestamp.is_none())
+        .filter_map(|(ordinal, pod)| Some(Write::DeletePod { name: names.pod(*ordinal), uid: pod.uid()? }))
+        .collect()
+}
+
+/// The revision of the template as it is now, once the StatefulSet's controller has seen it.
+fn present_revision(set: &StatefulSet) -> Option<&str> {
+    let status = set.status.as_ref()?;
+    let has_seen = status.observed_generation == set.metadata.generation;
+    status.update_revision.as_deref().filter(|_| has_seen)
+}
+
+fn is_of(pod: &Pod, revision: &str) -> bool {
+    // A pod without one is not the StatefulSet's.
+    pod.labels().get(REVISION_LABEL).is_none_or(|label| label == revision)
+}
