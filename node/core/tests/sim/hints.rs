@@ -154,7 +154,7 @@ impl World {
                 return self.violate(Violation::of_the_world(Checker::DoubtsEnd, what));
             }
             if self.now_ms > deadline_ms {
-                let what = format!("{} hints are left {DRAINED_WITHIN_MS} ms after all serve", hints);
+                let what = format!("{hints} hints are left {DRAINED_WITHIN_MS} ms after all serve");
                 return self.violate(Violation::of_the_world(Checker::HintsDrain, what));
             }
             self.run_for(100);
