@@ -206,6 +206,8 @@ impl World {
 
     pub(crate) fn ask_again(&mut self, index: usize) {
         if self.is_healed {
+            // It was answered in time, and is not asked again after all.
+            self.requests[index].excused = true;
             return self.tell(index, Told::Unknown);
         }
         self.requests[index].deadline_ms = self.now_ms + TIMEOUT_MS;
