@@ -15,7 +15,7 @@ use crate::disk::DiskGuard;
 use crate::disk_metrics::DiskMetrics;
 use crate::gauges::Gauges;
 use crate::gossip::Gossip;
-use crate::grpc::{AdminService, KeyStoreService, Listener, follow_readiness};
+use crate::grpc::{AdminService, CLIENT_WINDOWS, KeyStoreService, Listener, PEER_WINDOWS, follow_readiness};
 use crate::http::Pages;
 use crate::metrics::{PREFIX, RequestMetrics, registry};
 use crate::outbox::Outbox;
@@ -46,8 +46,8 @@ impl Sockets {
     async fn bind(config: &Config) -> Result<Self, TasksError> {
         let (listen, limits) = (&config.listen, &config.limits);
         let bound = Self {
-            client: Listener::bind("clients", listen.client, limits).await?,
-            peer: Listener::bind("peers", listen.peer, limits).await?,
+            client: Listener::bind("clients", listen.client, limits, CLIENT_WINDOWS).await?,
+            peer: Listener::bind("peers", listen.peer, limits, PEER_WINDOWS).await?,
             http: TcpListener::bind(listen.http)
                 .await
                 .map_err(|source| TasksError::BindHttp { address: listen.http, source })?,

@@ -71,6 +71,30 @@ async fn a_client_that_sends_without_reading_is_not_read_from_and_is_answered_wh
 }
 
 #[tokio::test]
+async fn a_client_that_sends_far_ahead_of_a_stalled_store_is_held_back_and_not_cut_off() {
+    const SENT: u64 = 60_000;
+    let cluster = Cluster::serving(3).await;
+    let mut session = cluster.nodes[0].session().await;
+    for node in &cluster.nodes[1..] {
+        node.signal(Signal::STOP);
+    }
+    for id in 0..SENT {
+        session.send(id, 60_000, Operation::Get(get("", "k")));
+    }
+    session.half_close();
+    // Until the others are given up: the node has taken all that it takes by then.
+    let (first, _) = session.answer().await.unwrap().unwrap();
+    for node in &cluster.nodes[1..] {
+        node.signal(Signal::CONT);
+    }
+    let mut answered = answers(&mut session, SENT as usize - 1, |_, _| true).await;
+    assert!(
+        answered.insert(first) && session.answer().await.is_none(),
+        "each is answered, whatever came of it"
+    );
+}
+
+#[tokio::test]
 async fn items_fail_by_themselves_and_the_session_goes_on() {
     let cluster = Cluster::serving(3).await;
     let mut session = cluster.nodes[1].session().await;

@@ -25,9 +25,22 @@ pub use health::{client_health, follow_readiness, peer_health};
 pub use keystore::KeyStoreService;
 pub use serve::{Listener, ServeError, serve_each};
 
-/// What may be in flight to this side before it has been read, on one stream and on one connection: two of the
-/// largest values, so that neither a value nor a batch of frames stalls for an acknowledgement.
-pub const WINDOW_BYTES: u32 = 2 << 20;
+/// What may be in flight to this side before it has been read.
+#[derive(Debug, Clone, Copy)]
+pub struct Windows {
+    /// On one stream.
+    pub stream: u32,
+    /// On all streams of a connection together.
+    pub connection: u32,
+}
+
+/// Between nodes, one stream a connection: two of the largest values, so that neither a value nor a batch of frames
+/// stalls for an acknowledgement.
+pub const PEER_WINDOWS: Windows = Windows { stream: 2 << 20, connection: 2 << 20 };
+/// From clients. h2 counts each unread HTTP/2 frame below 256 bytes by what it lacks, and ends a connection where that
+/// comes to half of its window. A session that is not read from for a while, full of the smallest requests (of 13
+/// bytes), has to run into its own window before that: 512 KiB / 13 × 243 is below 20 MiB / 2.
+pub const CLIENT_WINDOWS: Windows = Windows { stream: 512 << 10, connection: 20 << 20 };
 /// A frame is closed once it has `limits.frame_bytes`; its last message may hold the largest record there can be, or
 /// a page of a scan, and what is not counted of it is far less than the rest.
 pub const FRAME_DECODED_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX + RECORD_BYTES_MAX + PAGE_BYTES_MAX;

@@ -21,7 +21,7 @@ use tonic::body::Body;
 use tower::Service;
 use tracing::{debug, warn};
 
-use super::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, WINDOW_BYTES};
+use super::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Windows};
 
 /// When the process has no file descriptor left, accepting again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -51,14 +51,15 @@ impl Listener {
         name: &'static str,
         address: SocketAddr,
         limits: &crate::config::Limits,
+        windows: Windows,
     ) -> Result<Self, ServeError> {
         let listener =
             TcpListener::bind(address).await.map_err(|source| ServeError::Bind { name, address, source })?;
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
+            .initial_stream_window_size(windows.stream)
+            .initial_connection_window_size(windows.connection)
             .max_concurrent_streams(limits.connection_streams)
             .max_frame_size(HTTP2_FRAME_BYTES)
             .keep_alive_interval(KEEPALIVE_INTERVAL)

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::link::Link;
 use super::links::{Links, outgoing};
-use crate::grpc::{FRAME_DECODED_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, WINDOW_BYTES};
+use crate::grpc::{FRAME_DECODED_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_WINDOWS};
 use crate::handle::CoreHandle;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -102,8 +102,8 @@ impl Dialler {
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
+            .initial_stream_window_size(PEER_WINDOWS.stream)
+            .initial_connection_window_size(PEER_WINDOWS.connection)
             .connect()
             .await?;
         let hello = self.core.hello_to(self.peer).await.ok_or(DialError::NoLayout)?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use futures::channel::mpsc::{UnboundedSender, unbounded};
 use keystore_proto::v1;
 use keystore_proto::v1::operation::Operation;
@@ -69,7 +69,9 @@ impl NodeProcess {
 
     pub async fn session(&self) -> Session {
         let (sending, receiving) = unbounded();
-        let answers = self.client().session(receiving).await.unwrap().into_inner();
+        // What is ready at once would go into one HTTP/2 frame; many clients make a frame of each request.
+        let one_by_one = receiving.then(|request| tokio::task::yield_now().map(|()| request));
+        let answers = self.client().session(one_by_one).await.unwrap().into_inner();
         Session { sending: Some(sending), answers }
     }
 }
