@@ -19,6 +19,7 @@ while [ $# -gt 0 ]; do
 done
 
 if [ -n "$name" ]; then
+  kubectl -n "$namespace" get ksc "$name" >/dev/null
   exec kubectl -n "$namespace" logs -l "keystore.dev/cluster=$name" --prefix --max-log-requests=64 "${options[@]}"
 fi
 exec kubectl -n keystore-system logs deployment/keystore-operator "${options[@]}"

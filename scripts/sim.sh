@@ -12,7 +12,7 @@ case ${1:-}:${2:-} in
   --runs:?*) export KEYSTORE_SIM_RUNS=$2 ;;
   *) fail "usage: ./dev.sh sim [--seed S | --runs N]" ;;
 esac
-[[ ${2:-0} =~ ^[0-9]+$ ]] || fail "$1 needs a number, not $2"
+[[ ${2:-1} =~ ^[0-9]+$ && "${1:-} ${2:-}" != "--runs 0" ]] || fail "$1 needs a number, not $2"
 # One seed, or many, are of that test alone: the mutants have seeds of their own.
 [ $# = 0 ] || tests=(the_promises_hold_whatever_goes_wrong)
 cd "$top"

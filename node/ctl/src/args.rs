@@ -11,7 +11,6 @@ use keystore_client::{
 use crate::data::parse_token;
 
 pub(crate) const ENDPOINT_DEFAULT: &str = "127.0.0.1:7400";
-pub(crate) const ADMIN_ENDPOINT_DEFAULT: &str = "127.0.0.1:7401";
 
 #[derive(Debug, Parser)]
 #[command(name = "keystorectl", version, about = "Talks to a KeyStore cluster.")]
@@ -21,6 +20,22 @@ pub(crate) struct Arguments {
     pub globals: Globals,
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Globals {
+    pub(crate) fn admin_endpoints(&self) -> Vec<String> {
+        match &self.given_admin_endpoints[..] {
+            [] => self.endpoints.iter().map(|endpoint| admin_of(endpoint)).collect(),
+            given => given.to_vec(),
+        }
+    }
+}
+
+/// Nodes listen for administration on the port after that for clients, unless they are configured otherwise.
+fn admin_of(endpoint: &str) -> String {
+    let next =
+        |(host, port): (&str, &str)| Some(format!("{host}:{}", port.parse::<u16>().ok()?.checked_add(1)?));
+    endpoint.rsplit_once(':').and_then(next).unwrap_or_else(|| endpoint.to_owned())
 }
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 other error, 2 usage, 3 no such key, 4 failed (nothing was \
@@ -33,15 +48,15 @@ pub(crate) struct Globals {
     #[arg(value_delimiter = ',', default_value = ENDPOINT_DEFAULT)]
     pub endpoints: Vec<String>,
 
-    /// A node's address for administration; may be repeated.
+    /// A node's address for administration; may be repeated. By default the port after that of each endpoint.
     #[arg(
         long = "admin-endpoint",
         global = true,
         value_name = "HOST:7401",
         env = "KEYSTORE_ADMIN_ENDPOINTS"
     )]
-    #[arg(value_delimiter = ',', default_value = ADMIN_ENDPOINT_DEFAULT)]
-    pub admin_endpoints: Vec<String>,
+    #[arg(value_delimiter = ',')]
+    given_admin_endpoints: Vec<String>,
 
     /// The cluster's name: reaches its pods through port-forwards, whatever the endpoints say.
     #[arg(short, long, global = true, env = "KEYSTORE_CLUSTER")]
@@ -279,6 +294,21 @@ mod tests {
     #[test]
     fn the_arguments_do_not_contradict_each_other() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn administration_is_at_the_port_after_that_for_clients() {
+        for (endpoint, admin) in
+            [("127.0.0.1:7410", "127.0.0.1:7411"), ("[::1]:7400", "[::1]:7401"), ("host", "host")]
+        {
+            assert_eq!(admin_of(endpoint), admin);
+        }
+        let globals = |arguments: &[&str]| {
+            let command = [&["keystorectl", "status"], arguments].concat();
+            Arguments::try_parse_from(command).unwrap().globals
+        };
+        assert_eq!(globals(&["--endpoint", "a:1", "--endpoint", "b:2"]).admin_endpoints(), ["a:2", "b:3"]);
+        assert_eq!(globals(&["--endpoint", "a:1", "--admin-endpoint", "c:9"]).admin_endpoints(), ["c:9"]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) async fn init(globals: &Globals, args: &InitArgs) -> Result<(), Failu
         return Err(Failure::usage("on Kubernetes the operator initialises a cluster: init takes no -c"));
     }
     let survey = survey::ask(globals).await?;
-    check_all_answered(&survey, globals.admin_endpoints.len())?;
+    check_all_answered(&survey, globals.admin_endpoints().len())?;
     let known: BTreeSet<ClusterId> =
         survey.answers.iter().filter_map(|answer| answer.status.cluster).collect();
     let (layout, is_new) = match known.len() {

@@ -41,7 +41,7 @@ pub(crate) async fn client_addresses(globals: &Globals) -> Result<Addresses, Fai
 /// Where the Admin services are: all endpoints, or all pods.
 pub(crate) async fn admin_addresses(globals: &Globals) -> Result<Addresses, Failure> {
     let Some(cluster) = cluster(globals)? else {
-        return Ok(Addresses::given(&globals.admin_endpoints));
+        return Ok(Addresses::given(&globals.admin_endpoints()));
     };
     let forwards = forward::open(globals.namespace.as_deref(), cluster, ADMIN_PORT).await?;
     Ok(Addresses {

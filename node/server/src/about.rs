@@ -22,6 +22,8 @@ pub struct Known {
     /// host:port for clients; empty where none is known.
     pub client_address: String,
     pub alive: bool,
+    /// True once it has accepted a layout.
+    pub has_layout: bool,
 }
 
 /// Under which addresses this node tells others to reach it, host:port.

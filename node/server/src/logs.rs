@@ -6,9 +6,13 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
+/// Of each datagram that is not of gossip's form chitchat warns, and anybody can send many. A level for it in the
+/// configuration comes later and counts.
+const QUIET: &str = "chitchat=error";
+
 /// To be called once. The filter was checked when the configuration was read.
 pub fn start(log: &Log) {
-    let filter = EnvFilter::new(&log.level);
+    let filter = EnvFilter::new(format!("{QUIET},{}", log.level));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -189,6 +189,7 @@ impl Gossip {
                 peer_address: told.get(KEY_PEER).and_then(|address| address.parse().ok()),
                 client_address: told.get(KEY_CLIENT).unwrap_or_default().to_owned(),
                 alive: live.contains(&id),
+                has_layout: told.get(KEY_EPOCH).is_some(),
             };
             let is_latest = gossiped.get(&node).is_none_or(|other| known.generation > other.generation);
             if node != self.about.node && is_latest {

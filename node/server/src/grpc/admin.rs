@@ -12,7 +12,7 @@ use keystore_proto::v1::admin_server::Admin;
 use tonic::{Code, Request, Response, Status};
 
 use super::outcome::status;
-use crate::about::{About, SelfAddresses};
+use crate::about::{About, Gossiped, SelfAddresses};
 use crate::storage::EngineKind;
 use crate::view::View;
 
@@ -97,6 +97,12 @@ impl Admin for AdminService {
         let layout =
             request.into_inner().layout.ok_or_else(|| invalid("the layout is missing".to_owned()))?;
         let layout = Layout::try_from(layout).map_err(|error| invalid(error.to_string()))?;
+        if let Some(other) = stranger(&layout, &self.about.gossiped.borrow()) {
+            let message = format!(
+                "{other} belongs to a store and is in one gossip cluster with this node, but no member"
+            );
+            return Err(status(Code::FailedPrecondition, reason::WRONG_CLUSTER, message));
+        }
         match self.about.core.init(layout).await {
             Ok(Answer::InitAccepted) => Ok(Response::new(v1::InitResponse {
                 state: match self.about.core.view().state {
@@ -133,6 +139,13 @@ impl Admin for AdminService {
     }
 }
 
+/// A running node of this gossip cluster that belongs to a store, and not to that of this layout: this node is to
+/// come back to that store, or has been given the wrong gossip cluster.
+fn stranger(layout: &Layout, gossiped: &Gossiped) -> Option<NodeId> {
+    let mut others = gossiped.iter().filter(|(_, known)| known.alive && known.has_layout);
+    others.find(|(node, _)| layout.member(**node).is_none()).map(|(node, _)| *node)
+}
+
 fn hint_status(hints: &HintStatus) -> v1::HintStatus {
     let HintStatus { pending, bytes, targets, partitions_wanted_by_repair } = hints;
     let target = |(node, (pending, bytes)): (&NodeId, &(usize, usize))| v1::HintTarget {
@@ -154,4 +167,59 @@ fn doubted_key((key, doubted_ms): &(RecordKey, u64)) -> v1::DoubtedKey {
 
 fn saturated(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use keystore_core::id::{Actor, ClusterId, Generation, Incarnation};
+    use keystore_core::layout::FirstLayout;
+    use keystore_core::partition::PartitionCount;
+
+    use super::*;
+    use crate::about::Known;
+
+    const ME: NodeId = NodeId([1; 16]);
+    const OTHER: NodeId = NodeId([2; 16]);
+
+    fn layout(members: &[NodeId]) -> Layout {
+        let member = |(node, actor): (&NodeId, u64)| Member {
+            node: *node,
+            actor: Actor(actor),
+            name: String::new(),
+            zone: String::new(),
+            weight: 1,
+        };
+        Layout::first(FirstLayout {
+            cluster: ClusterId([9; 16]),
+            incarnation: Incarnation { number: 1, id: 2 },
+            partitions: PartitionCount::new(16).unwrap(),
+            replication_factor: 1,
+            members: members.iter().zip(1..).map(member).collect(),
+            keyspaces: Default::default(),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_node_whose_company_belongs_to_a_store_is_not_made_one_without_it() {
+        let known = |alive, has_layout| {
+            let known = Known {
+                generation: Generation(1),
+                peer_address: None,
+                client_address: String::new(),
+                alive,
+                has_layout,
+            };
+            Gossiped::from([(OTHER, known)])
+        };
+        assert_eq!(stranger(&layout(&[ME]), &known(true, true)), Some(OTHER));
+        for (members, gossiped, why) in [
+            (&[ME, OTHER][..], known(true, true), "an init that is finished by a repetition"),
+            (&[ME], known(true, false), "it belongs to none either"),
+            (&[ME], known(false, true), "it has ended, its address may be somebody else's by now"),
+            (&[ME], Gossiped::new(), "nobody else is there"),
+        ] {
+            assert_eq!(stranger(&layout(members), &gossiped), None, "{why}");
+        }
+    }
 }

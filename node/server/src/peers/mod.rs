@@ -168,6 +168,7 @@ mod tests {
             peer_address: Some(SocketAddr::from(([127, 0, 0, 1], port))),
             client_address: String::new(),
             alive: true,
+            has_layout: true,
         };
         Arc::new(Gossiped::from([(PEER, known)]))
     }
