@@ -29,6 +29,7 @@ mod siblings;
 mod scale_held;
 mod empty_volume;
 mod operator_restart;
+mod corrected;
 
 /// Within which a load gets something done.
 const WRITES_WITHIN: Duration = Duration::from_secs(90);
@@ -53,7 +54,7 @@ pub struct Scenario {
     pub run: for<'a> fn(&'a Sandbox) -> BoxFuture<'a, Result<Ending>>,
 }
 
-const SCENARIOS: [Scenario; 16] = [
+const SCENARIOS: [Scenario; 17] = [
     Scenario {
         number: Some(1),
         name: "create",
@@ -181,6 +182,14 @@ const SCENARIOS: [Scenario; 16] = [
         is_core: false,
         deadline: Duration::from_secs(360),
         run: |sandbox| operator_restart::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: None,
+        name: "corrected",
+        shows: "a store that is created with a mistake names it, and starts once it is corrected",
+        is_core: false,
+        deadline: Duration::from_secs(300),
+        run: |sandbox| corrected::run(sandbox).boxed(),
     },
 ];
 
