@@ -63,7 +63,7 @@ pub enum Event {
     /// The answer to `Scan`.
     Scanned { load: LoadId, page: Result<Page, NoPage> },
     /// The answer to `Commit`; answers come in the order of the commits.
-    Committed { commit: CommitId, outcome: Result<Durability, CommitRefused> },
+    Committed { commit: CommitId, outcome: Result<Durability, NotCommitted> },
     /// The answer to `Save`: it is on disk, synced.
     Saved { save: SaveId },
     /// The disk has gone past its hard limit, or is below it again.
@@ -157,9 +157,14 @@ pub enum NoPage {
     Unreadable,
 }
 
-/// Nothing of the commit was written: the disk is full.
+/// Why a commit is not held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CommitRefused;
+pub enum NotCommitted {
+    /// Nothing of it was written: the disk is full.
+    Refused,
+    /// It is in the log, and the engine has not taken it, for what it holds under the key is damaged.
+    Damaged,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Alarm {

@@ -17,7 +17,7 @@ use self::index::{Awaits, Index, Kept, Number, Stage, Target, cost};
 use crate::budget::Budget;
 use crate::context::{Context, Settings};
 use crate::coordinator::{Heard, news_in};
-use crate::effect::{Commit, CommitId, CommitRefused, Damaged, Effect, Entry, Hint, LoadId, Now};
+use crate::effect::{Commit, CommitId, Damaged, Effect, Entry, Hint, LoadId, NotCommitted, Now};
 use crate::id::NodeId;
 use crate::message::{Call, Message, Noted, Origin, Refusal, Write, WriteOutcome};
 use crate::mutant::{Mutant, is_on};
@@ -266,11 +266,11 @@ impl HintStore {
     pub(crate) fn committed(
         &mut self,
         commit: CommitId,
-        outcome: Result<Durability, CommitRefused>,
+        outcome: Result<Durability, NotCommitted>,
         context: &mut Context<'_>,
     ) -> bool {
         let Some(number) = self.commits.remove(&commit) else { return false };
-        if let (Err(CommitRefused), Some(number)) = (outcome, number)
+        if let (Err(_), Some(number)) = (outcome, number)
             && let Some(kept) = self.remove(number)
         {
             self.overflow(&kept.key, context);

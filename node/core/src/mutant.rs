@@ -111,8 +111,8 @@ mutants! {
       JoinsLessDurableCommits;
     14 /// A damaged record is a missing one.
       DamagedIsMissing,
-      /// A damaged record is written over, and the write counts.
-      DamagedIsWrittenOver,
+      /// What the engine has not taken, because of damage, counts as held.
+      DamagedCommitsAreHeld,
       /// One replica fewer than needed heals a key in doubt.
       OneFewerHeals,
       /// A key in doubt is healed from replicas that have not noted a new generation.

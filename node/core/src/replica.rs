@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::causal::{Dot, DotActor, Siblings};
 use crate::context::Context;
 use crate::doubt::Doubts;
-use crate::effect::{Alarm, Commit, CommitId, CommitRefused, Damaged, Effect, Entry, LoadId, NoPage};
+use crate::effect::{Alarm, Commit, CommitId, Damaged, Effect, Entry, LoadId, NoPage, NotCommitted};
 use crate::id::{Epoch, NodeId};
 use crate::message::{
     Call, Message, Mint, MintOutcome, Noted, Origin, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange,
@@ -204,12 +204,12 @@ impl Replica {
         }
     }
 
-    /// The log has taken a commit, or refused it. Commits of one key end in their order, so whatever was merged
-    /// onto a refused one is still under way and stands for itself.
+    /// The log has taken a commit, or refused it; or it has taken it, and the engine has met damage. Commits of one
+    /// key end in their order, so whatever was merged onto a refused one is still under way and stands for itself.
     pub(crate) fn committed(
         &mut self,
         commit: CommitId,
-        outcome: Result<Durability, CommitRefused>,
+        outcome: Result<Durability, NotCommitted>,
         context: &mut Context<'_>,
     ) {
         if let Ok(durability) = outcome {
@@ -218,6 +218,15 @@ impl Replica {
         }
         if self.doubts.replaced(commit, outcome.is_ok(), context) {
             return;
+        }
+        let outcome = match outcome {
+            Err(NotCommitted::Damaged) if is_on(Mutant::DamagedCommitsAreHeld) => Ok(Durability::Synced),
+            outcome => outcome,
+        };
+        if let (Err(NotCommitted::Damaged), Some(pending)) = (outcome, self.commits.get(&commit)) {
+            let key = pending.key.clone();
+            // Leaves nobody to be answered: it may come up after the next start.
+            self.doubt(&key, context);
         }
         let Some(PendingCommit { key, bytes, answers }) = self.commits.remove(&commit) else {
             return;
@@ -302,7 +311,6 @@ impl Replica {
     ) {
         let stored = match record {
             Ok(stored) => stored,
-            Err(Damaged) if is_on(Mutant::DamagedIsWrittenOver) => None,
             Err(Damaged) => return self.doubt(key, context),
         };
         let Some(KeyWrites::Loading(waiting)) = self.keys.remove(key) else {
@@ -526,7 +534,7 @@ fn whole_bytes(record: &Record) -> usize {
 fn answer_of(
     call: Call,
     holding: Holding,
-    outcome: Result<Durability, CommitRefused>,
+    outcome: Result<Durability, NotCommitted>,
     noted: Noted,
 ) -> Message {
     let refused = Refusal::DiskFull;
@@ -534,7 +542,7 @@ fn answer_of(
         (Holding::Minted { record, dot }, Ok(_)) => {
             Message::MintAnswer { call, outcome: MintOutcome::Minted { record, dot }, noted }
         }
-        (Holding::Minted { .. }, Err(CommitRefused)) => {
+        (Holding::Minted { .. }, Err(_)) => {
             Message::MintAnswer { call, outcome: MintOutcome::Refused(refused), noted }
         }
         (Holding::Ours, Ok(durability)) => {
@@ -547,7 +555,7 @@ fn answer_of(
         (Holding::Superseding(stamp), Ok(_)) => {
             Message::WriteAnswer { call, outcome: WriteOutcome::Superseded(stamp), noted }
         }
-        (Holding::Ours | Holding::Superseding(_), Err(CommitRefused)) => {
+        (Holding::Ours | Holding::Superseding(_), Err(_)) => {
             Message::WriteAnswer { call, outcome: WriteOutcome::Refused(refused), noted }
         }
     }

@@ -10,7 +10,7 @@ use bench::{WALL_MS, key_of, layout_of, record};
 use bytes::Bytes;
 use keystore_core::causal::{Change, OperationId};
 use keystore_core::effect::{
-    Alarm, Answer, Commit, CommitRefused, Damaged, Effect, Entry, Event, FailureReason, NoPage, Now,
+    Alarm, Answer, Commit, Damaged, Effect, Entry, Event, FailureReason, NoPage, NotCommitted, Now,
 };
 use keystore_core::id::{Generation, NodeId, Nonce};
 use keystore_core::message::{
@@ -245,7 +245,30 @@ fn a_heal_that_the_log_refuses_is_tried_again() {
     bench.answer(A, call, ReadOutcome::Missing);
     let effects = bench.answer(B, call, ReadOutcome::Full(record(9)));
     let heal = commit_in(&effects).unwrap().id;
-    bench.step(Event::Committed { commit: heal, outcome: Err(CommitRefused) });
+    bench.step(Event::Committed { commit: heal, outcome: Err(NotCommitted::Refused) });
+    assert_eq!(bench.doubted(), 1);
+    assert_eq!(asked_in(&bench.tick()).len(), 2);
+}
+
+#[test]
+fn a_write_that_the_engine_could_not_take_is_doubt_and_nobody_is_answered() {
+    let mut bench = Bench::new();
+    let (_, effects) = bench.write("k", 5, Durability::Synced);
+    let effects = bench.step(Event::Loaded { load: load_in(&effects), record: Ok(None) });
+    let commit = commit_in(&effects).unwrap().id;
+    let effects = bench.step(Event::Committed { commit, outcome: Err(NotCommitted::Damaged) });
+    assert!(answers(&effects).is_empty() && raise_in(&effects).is_some(), "{effects:?}");
+    assert_eq!(bench.doubted(), 1);
+}
+
+#[test]
+fn a_heal_that_the_engine_cannot_take_is_tried_again() {
+    let mut bench = Bench::new();
+    let call = bench.ask("k");
+    bench.answer(A, call, ReadOutcome::Missing);
+    let effects = bench.answer(B, call, ReadOutcome::Full(record(9)));
+    let heal = commit_in(&effects).unwrap().id;
+    bench.step(Event::Committed { commit: heal, outcome: Err(NotCommitted::Damaged) });
     assert_eq!(bench.doubted(), 1);
     assert_eq!(asked_in(&bench.tick()).len(), 2);
 }

@@ -7,7 +7,7 @@ mod bench;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bench::{Bench, PEER, WALL_MS, first_layout, key, now, put, record, start};
-use keystore_core::effect::{Commit, CommitId, CommitRefused, Damaged, Effect, Entry, Event, Hint, LoadId};
+use keystore_core::effect::{Commit, CommitId, Damaged, Effect, Entry, Event, Hint, LoadId, NotCommitted};
 use keystore_core::message::{Call, Message, Origin, Refusal, Write, WriteOutcome};
 use keystore_core::node::{Settings, Start};
 use keystore_core::partition::RecordKey;
@@ -317,7 +317,7 @@ fn written_at(n: u64) -> u64 {
 fn a_hint_that_the_log_refuses_is_left_to_repair() {
     let mut bench = Bench::new();
     bench.asked(key());
-    bench.step(Event::Committed { commit: CommitId(0), outcome: Err(CommitRefused) });
+    bench.step(Event::Committed { commit: CommitId(0), outcome: Err(NotCommitted::Refused) });
     assert_eq!((bench.pending(), bench.wanted_by_repair()), (0, 1));
     assert_eq!(bench.node.next_wakeup_ms(), None);
 }

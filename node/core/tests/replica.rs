@@ -9,7 +9,7 @@ use bench::{Bench, LINK, ME, WALL_MS, header, hello, key, key_of, layout, many, 
 use bytes::Bytes;
 use keystore_core::causal::{Change, OperationId};
 use keystore_core::effect::{
-    Alarm, CommitId, CommitRefused, Damaged, Effect, Entry, Event, LinkId, LoadId, RequestId, SaveId,
+    Alarm, CommitId, Damaged, Effect, Entry, Event, LinkId, LoadId, NotCommitted, RequestId, SaveId,
 };
 use keystore_core::id::{ClusterId, Generation};
 use keystore_core::layout::Layout;
@@ -136,7 +136,7 @@ fn a_full_log_refuses_the_write_and_all_that_was_merged_under_it() {
     let (higher, _) = bench.client_write(9);
     bench.loaded(0, Ok(None));
     let (lower, _) = bench.client_write(5);
-    let effects = bench.step(Event::Committed { commit: CommitId(0), outcome: Err(CommitRefused) });
+    let effects = bench.step(Event::Committed { commit: CommitId(0), outcome: Err(NotCommitted::Refused) });
     let refused = WriteOutcome::Refused(Refusal::DiskFull);
     assert_eq!(answers(&effects), [(higher, refused), (lower, refused)]);
     let (_, effects) = bench.client_write(6);
@@ -170,9 +170,9 @@ fn a_write_among_siblings_that_the_log_refuses_stands_or_falls_with_the_next_com
         };
         effects.iter().filter_map(answer).collect::<Vec<_>>()
     };
-    assert_eq!(ended(0, Err(CommitRefused)), []);
+    assert_eq!(ended(0, Err(NotCommitted::Refused)), []);
     assert_eq!(ended(1, Ok(Durability::Synced)), [(2, true), (1, true)], "the second commit holds both");
-    assert_eq!(ended(2, Err(CommitRefused)), [(3, false)]);
+    assert_eq!(ended(2, Err(NotCommitted::Refused)), [(3, false)]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! peer, one batch of commits and one hand-over of answers serve however many requests have gathered. Records are
 //! loaded right here; whatever waits for a disk or a socket belongs to another thread.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use keystore_core::effect::{
 use keystore_core::id::NodeId;
 use keystore_core::message::{Page, ScanRange};
 use keystore_core::node::{Node, NodeState};
+use keystore_core::partition::Partition;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tracing::{error, info};
@@ -67,6 +68,7 @@ impl CoreLoop {
             core: self,
             now,
             requests: HashMap::new(),
+            unreadable: BTreeSet::new(),
             next_request: 0,
             events: VecDeque::new(),
             effects: Vec::new(),
@@ -119,6 +121,8 @@ struct Turn {
     commits: Vec<Commit>,
     outbox: Outbox,
     is_view_stale: bool,
+    /// Partitions whose engine was found damaged in a scan: said once.
+    unreadable: BTreeSet<Partition>,
 }
 
 impl Turn {
@@ -208,14 +212,16 @@ impl Turn {
         Ok(())
     }
 
-    fn scan(&self, range: &ScanRange) -> Result<Result<Page, NoPage>, CoreError> {
+    fn scan(&mut self, range: &ScanRange) -> Result<Result<Page, NoPage>, CoreError> {
         // A scan comes from a link or a client, and neither is served without a layout.
         let Some(layout) = self.core.node.layout() else { return Ok(Ok(Page::default())) };
         match self.core.engine.scan(layout.partitions.slots(range.partition), range) {
             Ok(page) => Ok(Ok(page)),
             Err(ScanError::Damaged(key)) => Ok(Err(NoPage::Damaged(key))),
             Err(ScanError::Unreadable(error)) => {
-                error!(partition = %range.partition, %error, "a stretch of the storage engine cannot be read");
+                if self.unreadable.insert(range.partition) {
+                    error!(partition = %range.partition, %error, "a stretch of the storage engine cannot be read");
+                }
                 Ok(Err(NoPage::Unreadable))
             }
             Err(ScanError::Io(error)) => Err(error.into()),

@@ -12,7 +12,9 @@ const QUIET: &str = "chitchat=error";
 
 /// To be called once. The filter was checked when the configuration was read.
 pub fn start(log: &Log) {
-    let filter = EnvFilter::new(format!("{QUIET},{}", log.level));
+    let level = &log.level;
+    let filter =
+        if level == "off" { EnvFilter::new(level) } else { EnvFilter::new(format!("{QUIET},{level}")) };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -33,8 +33,8 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_BAD_CONFIGURATION: u8 = 2;
 const EXIT_BAD_DATA_DIRECTORY: u8 = 3;
 
-/// A pod that is replaced by force begins before the one it replaces has ended: longer than a node needs to drain.
-const LOCK_PATIENCE: Duration = Duration::from_secs(25);
+/// How long a process may take to end once it has drained.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// Why the process ended other than by draining.
 #[derive(Debug, Error)]
@@ -165,7 +165,8 @@ fn storage_options(config: &Config) -> Options {
         checkpoint_bytes,
         cache_bytes,
         sync_interval: Duration::from_millis(sync_interval_ms),
-        lock_patience: LOCK_PATIENCE,
+        // A pod that is replaced by force begins before the one it replaces has drained.
+        lock_patience: Duration::from_millis(config.drain.grace_ms + config.drain.timeout_ms) + ENDING,
     }
 }
 

@@ -154,7 +154,8 @@ where
     let api: Api<K> = Api::namespaced(context.client.clone(), &names.namespace);
     match api.delete(name, &params).await {
         Ok(_) => info!(kind = K::KIND, name, "object deleted"),
-        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        // It is gone, or another one has its name.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
         Err(source) => {
             let (kind, name) = (K::KIND, name.to_owned());
             return Err(ApplyError::Delete { kind, name, source: Box::new(source) });

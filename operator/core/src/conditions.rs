@@ -34,6 +34,7 @@ pub struct Assessed<'a> {
     pub health: &'a Health,
     /// The resource has never been reported as fully created.
     pub is_new: bool,
+    pub now: Timestamp,
 }
 
 pub(crate) const TRUE: &str = "True";
@@ -231,7 +232,7 @@ fn unsettled_pods(of: &Assessed<'_>) -> Option<String> {
 
 /// What is waited for, and what is known of why it does not come.
 fn with_troubles(of: &Assessed<'_>, message: String) -> String {
-    match explain(&of.valid.names, &of.observed.pods) {
+    match explain(&of.valid.names, &of.observed.pods, of.now) {
         Some(troubles) => format!("{message}; {troubles}"),
         None => message,
     }

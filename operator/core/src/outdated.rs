@@ -2,8 +2,8 @@
 //!
 //! A StatefulSet replaces a pod only once the one that it has replaced before is ready, and no pod of a store is ready
 //! before all of its nodes have answered and the first layout is in force. So a mistake in the spec of a new cluster
-//! would outlive its correction in all pods but one. Invariant: a pod that answers is never deleted here, and none of
-//! a store that was in force.
+//! would outlive its correction in all pods but one. Invariant: a pod that answers is never deleted here, none of a
+//! StatefulSet with a ready pod (there a store is in force, whoever can be heard), and none of anybody else's.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
@@ -18,17 +18,21 @@ const REVISION_LABEL: &str = "controller-revision-hash";
 
 /// The pods to delete: they do not answer, and are of an earlier template than the one that is applied.
 pub(crate) fn plan_deletions(names: &Names, observed: &Observed, was_in_force: bool) -> Vec<Write> {
-    let belongs_to_a_store = observed.heard().any(|(_, answer)| answer.cluster.is_some());
-    let Some(revision) = observed.children.stateful_set.as_ref().and_then(present_revision) else {
-        return Vec::new();
-    };
+    let belongs_to_a_store = observed.heard().any(|(_, answer)| answer.cluster.is_some())
+        || observed.pods.keys().any(|ordinal| observed.is_ready(*ordinal));
+    let Some(set) = observed.children.stateful_set.as_ref() else { return Vec::new() };
+    let Some(revision) = present_revision(set) else { return Vec::new() };
     if was_in_force || belongs_to_a_store {
         return Vec::new();
     }
     let is_silent = |ordinal: &u32| observed.answers.get(ordinal) == Some(&Answer::Unreachable);
+    let is_ours = |pod: &Pod| {
+        let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+        owner.is_some_and(|owner| Some(&owner.uid) == set.metadata.uid.as_ref())
+    };
     let outdated = observed.pods.iter().filter(|(ordinal, pod)| is_silent(ordinal) && !is_of(pod, revision));
     outdated
-        .filter(|(_, pod)| pod.metadata.deletion_timestamp.is_none())
+        .filter(|(_, pod)| is_ours(pod) && pod.metadata.deletion_timestamp.is_none())
         .filter_map(|(ordinal, pod)| Some(Write::DeletePod { name: names.pod(*ordinal), uid: pod.uid()? }))
         .collect()
 }

@@ -32,7 +32,7 @@ pub fn plan_status(input: StatusInput<'_>) -> KeyStoreClusterStatus {
     let old = cluster.status.clone().unwrap_or_default();
     let health = assess(valid, &plan.identity, observed, remembered(cluster).was_in_force);
     let is_new = old.epoch.is_none() || old.operation.is_some();
-    let assessed = Assessed { valid, observed, plan, health: &health, is_new };
+    let assessed = Assessed { valid, observed, plan, health: &health, is_new, now };
     let (cluster_id, epoch, layout_phase) = identity_fields(plan, &old);
     KeyStoreClusterStatus {
         observed_generation: Some(valid.generation),

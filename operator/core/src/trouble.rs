@@ -1,11 +1,13 @@
 //! Why a pod's node does not run, in a sentence made of what the kubelet says about it.
 //!
 //! Invariant: the same trouble makes the same sentence from look to look, though the kubelet tries again all the time:
-//! counts and times are left out, and reasons that take turns are one.
+//! counts and times are left out, and reasons that take turns are one. How a container ended is told until the next one
+//! has run for [`HISTORY_MS`].
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use crate::build::NODE_CONTAINER;
@@ -13,12 +15,14 @@ use crate::names::Names;
 
 /// How much of a node's last words is repeated.
 const LAST_WORDS_CHARS_MAX: usize = 400;
+/// Longer than any pause of the kubelet between two attempts: what ends again and again is not told now and then.
+const HISTORY_MS: i64 = 10 * 60 * 1_000;
 
 /// The troubles of these pods, those with the same one together; `None` if none has any.
-pub fn explain(names: &Names, pods: &BTreeMap<u32, Pod>) -> Option<String> {
+pub fn explain(names: &Names, pods: &BTreeMap<u32, Pod>, now: Timestamp) -> Option<String> {
     let mut by_trouble: Vec<(String, Vec<String>)> = Vec::new();
     for (ordinal, pod) in pods {
-        let Some(trouble) = explain_pod(pod) else { continue };
+        let Some(trouble) = explain_pod(pod, now) else { continue };
         match by_trouble.iter_mut().find(|(known, _)| *known == trouble) {
             Some((_, pods)) => pods.push(names.pod(*ordinal)),
             None => by_trouble.push((trouble, vec![names.pod(*ordinal)])),
@@ -29,7 +33,7 @@ pub fn explain(names: &Names, pods: &BTreeMap<u32, Pod>) -> Option<String> {
     (!told.is_empty()).then(|| told.join("; "))
 }
 
-fn explain_pod(pod: &Pod) -> Option<String> {
+fn explain_pod(pod: &Pod, now: Timestamp) -> Option<String> {
     let status = pod.status.as_ref()?;
     let is_unscheduled = status.conditions.iter().flatten().any(|condition| {
         condition.type_ == "PodScheduled" && condition.reason.as_deref() == Some("Unschedulable")
@@ -39,10 +43,10 @@ fn explain_pod(pod: &Pod) -> Option<String> {
     }
     let container =
         status.container_statuses.iter().flatten().find(|container| container.name == NODE_CONTAINER)?;
-    if container.ready { None } else { explain_container(container) }
+    if container.ready { None } else { explain_container(container, now) }
 }
 
-fn explain_container(container: &ContainerStatus) -> Option<String> {
+fn explain_container(container: &ContainerStatus, now: Timestamp) -> Option<String> {
     let state = container.state.as_ref();
     let waiting =
         state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.as_deref());
@@ -54,8 +58,9 @@ fn explain_container(container: &ContainerStatus) -> Option<String> {
         None | Some("CrashLoopBackOff" | "ContainerCreating" | "PodInitializing") => {}
         Some(reason) => return Some(format!("the container does not start ({reason})")),
     }
-    if state.is_some_and(|state| state.running.is_some()) && container.started == Some(true) {
-        // It has come further than the one before it, which is history: this one does not answer, or not yet.
+    let started = state.and_then(|state| state.running.as_ref()?.started_at.as_ref());
+    if started.is_some_and(|started| now.as_millisecond() - started.0.as_millisecond() >= HISTORY_MS) {
+        // It has come further than the one before it: whatever keeps it from being ready, it is not that.
         return None;
     }
     let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
@@ -100,6 +105,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
     fn pod(state: &Value, last: &Value) -> Pod {
         serde_json::from_value(json!({"status": {"containerStatuses": [{
             "name": "keystore-node", "image": "example.com/node:1", "imageID": "", "ready": false, "restartCount": 4,
@@ -132,11 +139,11 @@ mod tests {
             (&runs, ended(1, ""), "exit status 1"),
             (&runs, ended(137, ""), "exit status 137, it was killed"),
         ] {
-            let told = explain(&names(), &BTreeMap::from([(1, pod(state, &last))])).unwrap();
+            let told = explain(&names(), &BTreeMap::from([(1, pod(state, &last))]), NOW).unwrap();
             assert_eq!(told, format!("demo-1: the node ended with {expected}"));
         }
         let oom = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
-        let told = explain(&names(), &BTreeMap::from([(0, pod(&waits, &oom))])).unwrap();
+        let told = explain(&names(), &BTreeMap::from([(0, pod(&waits, &oom))]), NOW).unwrap();
         assert!(told.ends_with("exit status 137, it used more memory than its limit"), "{told}");
     }
 
@@ -146,7 +153,8 @@ mod tests {
             let log = format!(r#"{{"timestamp":"00:00:0{second}Z","message":"stop","error":"full"}}"#);
             json!({"terminated": {"exitCode": 1, "message": log}})
         };
-        let told = |state: &Value, last: &Value| explain(&names(), &BTreeMap::from([(0, pod(state, last))]));
+        let told =
+            |state: &Value, last: &Value| explain(&names(), &BTreeMap::from([(0, pod(state, last))]), NOW);
         let waits = json!({"waiting": {"reason": "CrashLoopBackOff"}});
         let first = told(&waits, &ended(1));
         assert!(first.is_some());
@@ -167,8 +175,8 @@ mod tests {
         let mut well = pod(&json!({"running": {}}), &json!({"terminated": {"exitCode": 1}}));
         well.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].ready = true;
         let starting = pod(&json!({"waiting": {"reason": "ContainerCreating"}}), &json!({}));
-        let mut frozen = pod(&json!({"running": {}}), &json!({"terminated": {"exitCode": 3}}));
-        frozen.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].started = Some(true);
+        let since = json!({"running": {"startedAt": Timestamp::from_millisecond(-HISTORY_MS).unwrap()}});
+        let frozen = pod(&since, &json!({"terminated": {"exitCode": 3}}));
         let pods = BTreeMap::from([
             (0, pod(&waits, &json!({}))),
             (1, well.clone()),
@@ -178,11 +186,11 @@ mod tests {
             (5, frozen),
         ]);
         assert_eq!(
-            explain(&names(), &pods).unwrap(),
+            explain(&names(), &pods, NOW).unwrap(),
             "demo-0, demo-3: the container does not start (CreateContainerConfigError); demo-2: no Kubernetes node can \
              take the pod (kubectl describe pod says why)"
         );
-        assert_eq!(explain(&names(), &BTreeMap::from([(1, well)])), None);
+        assert_eq!(explain(&names(), &BTreeMap::from([(1, well)]), NOW), None);
     }
 
     #[test]

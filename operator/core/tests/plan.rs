@@ -306,6 +306,11 @@ fn a_correction_reaches_the_silent_pods_of_a_store_that_never_was() {
         let pod = observed.pods.get_mut(&ordinal).unwrap();
         pod.metadata.uid = Some(format!("uid-of-pod-{ordinal}"));
         pod.metadata.labels = Some([("controller-revision-hash".into(), revision.into())].into());
+        pod.metadata.owner_references = serde_json::from_value(json!([{
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "demo", "uid": "uid-of-StatefulSet-demo",
+            "controller": true,
+        }]))
+        .unwrap();
     }
     observed.pods.get_mut(&3).unwrap().metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
     let check = |what: &str, resource: &KeyStoreCluster, edit: fn(&mut Observed), expected: &[&str]| {
@@ -322,6 +327,17 @@ fn a_correction_reaches_the_silent_pods_of_a_store_that_never_was() {
         seen.answers.insert(1, Answer::Here(of(CLUSTER, NodeMode::Accepted, 1)));
     };
     check("a node that belongs to a store", &resource, belongs, &[]);
+    let serves = |seen: &mut Observed| {
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        let status = seen.pods.get_mut(&2).unwrap().status.as_mut().unwrap();
+        status.conditions = serde_json::from_value(ready).unwrap();
+    };
+    check("a pod that is ready, and cannot be heard", &resource, serves, &[]);
+    let strangers = |seen: &mut Observed| {
+        let owners = seen.pods.get_mut(&0).unwrap().metadata.owner_references.as_mut().unwrap();
+        owners.first_mut().unwrap().uid = "another".to_owned();
+    };
+    check("a pod of an earlier StatefulSet, or of somebody else's", &resource, strangers, &[]);
     let unseen = |seen: &mut Observed| {
         seen.children.stateful_set.as_mut().unwrap().metadata.generation = Some(2);
     };

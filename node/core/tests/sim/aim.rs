@@ -83,7 +83,10 @@ impl World {
                 return self.crash(n, Ending::Killed);
             }
         }
-        // Somebody looks at it, or nobody might before long.
+        // Somebody looks at it at once; of several keys, whatever comes may be the first, a commit perhaps.
+        if self.plan.keys.len() > 1 && self.rng.chance(25) {
+            return;
+        }
         let asked = Asked::Get { key: key.clone() };
         let (level, durability) = (Consistency::One, Durability::Synced);
         let wish = Wish { client: self.plan.clients + 1, asked, level, durability, is_promised: false };

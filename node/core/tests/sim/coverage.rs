@@ -76,6 +76,7 @@ paths! {
     DamagedInAScan,
     /// While another replica was in doubt for the key.
     DamagedInAHeal,
+    DamagedInACommit,
     KilledInTheMiddle,
     // A later generation of a replica that has lost the key came into force at a coordinator, or was heard of there,
     // which was in the middle of an operation on it.

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use keystore_core::effect::{Commit, CommitRefused, Damaged, Entry, Hint, NoPage, SaveId, SavedState};
+use keystore_core::effect::{Commit, Damaged, Entry, Hint, NoPage, NotCommitted, SaveId, SavedState};
 use keystore_core::id::{Generation, NodeId};
 use keystore_core::layout::Layout;
 use keystore_core::message::{Page, ScanRange};
@@ -109,7 +109,7 @@ pub(crate) enum Space {
 }
 
 /// What has become of each commit of a group.
-pub(crate) type Ended = Vec<(Commit, Result<Durability, CommitRefused>)>;
+pub(crate) type Ended = Vec<(Commit, Result<Durability, NotCommitted>)>;
 
 impl Disk {
     pub(crate) fn load(&mut self, key: &RecordKey) -> Result<Option<Record>, Damaged> {
@@ -214,9 +214,14 @@ impl Disk {
         let durability = if self.written.is_empty() { Durability::Synced } else { Durability::Periodic };
         let end = |(commit, is_refused): (Commit, bool)| {
             if is_refused {
-                return (commit, Err(CommitRefused));
+                return (commit, Err(NotCommitted::Refused));
             }
             // What is damaged stays as it is, until it is replaced.
+            if let Entry::Record { key, .. } = &commit.entry
+                && self.rotten.contains(key)
+            {
+                return (commit, Err(NotCommitted::Damaged));
+            }
             if let Entry::Replace { key, .. } = &commit.entry {
                 self.rotten.remove(key);
                 self.failing.remove(key);

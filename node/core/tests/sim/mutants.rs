@@ -82,7 +82,7 @@ const LINES: &[Line] = &[
     (Mutant::WrittenIsCalledSynced, HeldIsOnDisk, loose),
     (Mutant::JoinsLessDurableCommits, HeldIsOnDisk, loose),
     (Mutant::DamagedIsMissing, MissingIsMissing, rotten),
-    (Mutant::DamagedIsWrittenOver, HeldIsOnDisk, rotten),
+    (Mutant::DamagedCommitsAreHeld, HeldIsOnDisk, seldom_read),
     (Mutant::OneFewerHeals, HealedByEnough, rotten),
     (Mutant::HealsWithoutANewGeneration, DoubtRaisesTheGeneration, rotten),
     (Mutant::HealsAreTriedOnce, DoubtsEnd, heals_in_the_middle),
@@ -241,6 +241,11 @@ fn carts_in_the_middle() -> Plan {
 
 fn scans_in_the_middle() -> Plan {
     Plan { keys: vec![Class::Strict; 4], scan_percent: 70, ..in_the_middle() }
+}
+
+/// Nobody else meets what has rotted before a write does.
+fn seldom_read() -> Plan {
+    Plan { keys: vec![Class::Strict; 24], clients: 6, ..in_the_middle() }
 }
 
 /// Who dials anew has raised its generation when that comes to be heard.

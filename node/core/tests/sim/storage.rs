@@ -1,6 +1,6 @@
 //! What becomes of what a process asks of its disk, and when: groups of commits, small files, pages of scans.
 
-use keystore_core::effect::{Commit, Entry, Event, NoPage};
+use keystore_core::effect::{Commit, Entry, Event, NoPage, NotCommitted};
 use keystore_core::message::{Page, ScanRange};
 use keystore_core::quorum::Durability;
 
@@ -42,6 +42,10 @@ impl World {
         for (Commit { id, entry, .. }, outcome) in ended {
             if outcome == Ok(Durability::Synced) {
                 self.check_dots_synced(n, &entry);
+            }
+            if let (Entry::Record { key, .. }, Err(NotCommitted::Damaged)) = (&entry, outcome) {
+                self.coverage.count(Path::DamagedInACommit);
+                self.machines[n].damaged.insert(key.clone());
             }
             if self.machines[n].life == life {
                 self.step(n, Event::Committed { commit: id, outcome });

@@ -97,7 +97,8 @@ impl Admin for AdminService {
         let layout =
             request.into_inner().layout.ok_or_else(|| invalid("the layout is missing".to_owned()))?;
         let layout = Layout::try_from(layout).map_err(|error| invalid(error.to_string()))?;
-        if let Some(other) = stranger(&layout, &self.about.gossiped.borrow()) {
+        let is_new = self.about.core.view().state == NodeState::Uninitialized;
+        if is_new && let Some(other) = stranger(&layout, &self.about.gossiped.borrow()) {
             let message = format!(
                 "{other} belongs to a store and is in one gossip cluster with this node, but no member"
             );

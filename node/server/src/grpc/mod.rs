@@ -39,7 +39,8 @@ pub struct Windows {
 pub const PEER_WINDOWS: Windows = Windows { stream: 2 << 20, connection: 2 << 20 };
 /// From clients. h2 counts each unread HTTP/2 frame below 256 bytes by what it lacks, and ends a connection where that
 /// comes to half of its window. A session that is not read from for a while, full of the smallest requests (of 13
-/// bytes), has to run into its own window before that: 512 KiB / 13 × 243 is below 20 MiB / 2.
+/// bytes), has to run into its own window before that: 512 KiB / 13 × 243 is below 20 MiB / 2. Two such sessions on one
+/// connection are too many. What a connection may pin in memory is its window.
 pub const CLIENT_WINDOWS: Windows = Windows { stream: 512 << 10, connection: 20 << 20 };
 /// A frame is closed once it has `limits.frame_bytes`; its last message may hold the largest record there can be, or
 /// a page of a scan, and what is not counted of it is far less than the rest.

@@ -261,6 +261,12 @@ mod tests {
         assert_eq!((first_partition(&all, count), all.limit), (0, None));
     }
 
+    #[tokio::test]
+    async fn a_scan_that_has_lost_its_turn_ends_with_an_error_and_not_as_if_it_were_whole() {
+        let ended = Scan::next(Ticket::lost()).await;
+        assert_eq!(ended.err().map(|status| status.code()), Some(Code::ResourceExhausted));
+    }
+
     #[test]
     fn a_scan_that_breaks_a_limit_is_refused() {
         let long = Bytes::from(vec![b'k'; 1025]);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-/// After this long without its client a stream may lose its turn. A client that is slow takes a message far earlier.
+/// After this long without its client a stream may lose its turn.
 pub(super) const UNREAD: Duration = Duration::from_secs(30);
 /// How often one that waits for its turn looks for such streams.
 const LOOK: Duration = Duration::from_secs(1);
@@ -62,6 +62,9 @@ impl<W> Turns<W> {
         let ends = Instant::now() + patience;
         let mut turn = pin!(Arc::clone(&self.free).acquire_owned());
         loop {
+            if self.free.available_permits() == 0 {
+                self.drop_unread();
+            }
             let left = ends.saturating_duration_since(Instant::now());
             if let Ok(permit) = timeout(left.min(LOOK), &mut turn).await {
                 return permit.ok().map(|permit| Turn { _permit: permit });
@@ -69,7 +72,6 @@ impl<W> Turns<W> {
             if left <= LOOK {
                 return None;
             }
-            self.drop_unread();
         }
     }
 
@@ -106,6 +108,12 @@ impl<W> Ticket<W> {
         waiting.map(|Waiting { work, turn, .. }| (work, turn))
     }
 
+    /// Of a work that has lost its turn.
+    #[cfg(test)]
+    pub(super) fn lost() -> Self {
+        Self { turns: Turns::new(1), number: 0 }
+    }
+
     pub(super) fn turns(&self) -> Arc<Turns<W>> {
         Arc::clone(&self.turns)
     }
@@ -138,7 +146,7 @@ mod tests {
         tokio::time::sleep(UNREAD - PATIENCE).await;
         let (work, turn) = read.resume().unwrap();
         let read = turns.clone().park(work, turn);
-        let turn = take(&turns).await;
+        let turn = turns.take(Duration::from_millis(1)).await.expect("even for the impatient");
         assert!(unread.resume().is_none(), "it has lost its turn");
         assert!(turns.take(PATIENCE).await.is_none(), "there are two turns, and not three");
         assert_eq!(read.resume().unwrap().0, "read");

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keystore_core::effect::{Commit, CommitId, CommitRefused, Entry};
+use keystore_core::effect::{Commit, CommitId, Entry, NotCommitted};
 use keystore_core::quorum::Durability;
 
 use super::checkpoint::{Checkpointer, Checkpoints};
@@ -19,7 +19,7 @@ use super::mutant::{Mutant, is_on};
 use super::queue::{Queue, Wait};
 
 /// The end of a commit.
-pub type Committed = (CommitId, Result<Durability, CommitRefused>);
+pub type Committed = (CommitId, Result<Durability, NotCommitted>);
 
 /// Commits that may wait; whoever hands over more waits for the log.
 pub const COMMITS_WAITING_MAX: usize = 16_384;
@@ -138,6 +138,7 @@ impl Committer {
         if self.entries.is_empty() {
             return Ok(());
         }
+        let mut damaged = Vec::new();
         let outcome = if self.append()? {
             let is_sync_due = self.asked.iter().any(|(_, durability)| *durability == Durability::Synced);
             let is_reported_unsynced = is_on(Mutant::ReportedUnsynced);
@@ -146,7 +147,7 @@ impl Committer {
             } else {
                 self.unsynced_since.get_or_insert_with(Instant::now);
             }
-            self.apply()?;
+            damaged = self.apply()?;
             Ok(if self.log.is_synced() || is_reported_unsynced {
                 Durability::Synced
             } else {
@@ -154,9 +155,15 @@ impl Committer {
             })
         } else {
             self.checkpoints.counters.log_refused.add(self.entries.len() as u64);
-            Err(CommitRefused)
+            Err(NotCommitted::Refused)
         };
+        let ended = outcomes.len();
         outcomes.extend(self.asked.drain(..).map(|(id, _)| (id, outcome)));
+        for at in damaged {
+            if let Some((_, outcome)) = outcomes.get_mut(ended + at) {
+                *outcome = Err(NotCommitted::Damaged);
+            }
+        }
         self.entries.clear();
         Ok(())
     }
@@ -176,14 +183,15 @@ impl Committer {
         }
     }
 
-    fn apply(&mut self) -> Result<(), FatalError> {
+    /// The positions of the entries that met damage.
+    fn apply(&mut self) -> Result<Vec<usize>, FatalError> {
         let damaged = self.checkpoints.engine.apply(&self.entries)?;
-        if damaged > 0 {
-            self.checkpoints.counters.records_damaged.add(damaged);
-            tracing::error!(records = damaged, "damaged records were left as they are");
+        if !damaged.is_empty() {
+            self.checkpoints.counters.records_damaged.add(damaged.len() as u64);
+            tracing::error!(records = damaged.len(), "damaged records were left as they are");
         }
-        self.checkpoints.counters.records_applied.add(self.entries.len() as u64);
-        Ok(())
+        self.checkpoints.counters.records_applied.add((self.entries.len() - damaged.len()) as u64);
+        Ok(damaged)
     }
 
     fn sync(&mut self) -> Result<(), FatalError> {

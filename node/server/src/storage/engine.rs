@@ -104,9 +104,9 @@ pub trait Storage: Send + Sync + Debug {
     fn hints(&self) -> Result<Vec<Hint>, EngineError>;
 
     /// Applies the entries in order, records by merging. Where what is stored is damaged, only a replacement
-    /// changes it: what it held is not known, and a record to be merged may be older. Returns how many records met
-    /// damage.
-    fn apply(&self, entries: &[Entry]) -> Result<u64, EngineError>;
+    /// changes it: what it held is not known, and a record to be merged may be older; where it cannot even be read,
+    /// perhaps not that. Returns the positions of the entries that met damage and were left out.
+    fn apply(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError>;
 
     /// Makes everything applied before this call durable, and notes that this includes all entries up to
     /// `sequence`. Loads, scans and applies go on meanwhile.

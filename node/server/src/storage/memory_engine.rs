@@ -173,12 +173,13 @@ impl Storage for MemoryEngine {
         Ok(view.within(&names).filter_map(|(name, stored)| item::decode_hint(name, stored)).collect())
     }
 
-    fn apply(&self, entries: &[Entry]) -> Result<u64, EngineError> {
+    fn apply(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
         let mut next = View::clone(&self.current.load());
         next.version += 1;
-        let damaged = entries.iter().filter(|entry| !next.apply(entry)).count();
+        let damaged =
+            (0..).zip(entries).filter_map(|(at, entry)| (!next.apply(entry)).then_some(at)).collect();
         self.current.store(Arc::new(next));
-        Ok(damaged as u64)
+        Ok(damaged)
     }
 
     fn flush(&self, sequence: u64) -> Result<(), EngineError> {

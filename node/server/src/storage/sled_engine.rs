@@ -249,10 +249,10 @@ impl Storage for SledEngine {
         let mut page = PageMaker::new(range);
         for names in item::stretches(slots, range) {
             for item in self.db.range(names) {
-                let (name, item) = item.map_err(unreadable)?;
                 if page.is_cut_before_next() {
                     return Ok(page.finish());
                 }
+                let (name, item) = item.map_err(unreadable)?;
                 let Some(key) = item::key_of_record(&name) else { continue };
                 let record = match self.resolve(&key, item)? {
                     Stored::Nothing => continue,
@@ -276,10 +276,15 @@ impl Storage for SledEngine {
         Ok(hints)
     }
 
-    fn apply(&self, entries: &[Entry]) -> Result<u64, EngineError> {
-        let mut damaged = 0;
-        for entry in entries {
-            damaged += u64::from(!self.apply_entry(entry)?);
+    fn apply(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
+        let mut damaged = Vec::new();
+        for (at, entry) in entries.iter().enumerate() {
+            match self.apply_entry(entry) {
+                Ok(true) => {}
+                // A page that cannot be read takes nothing, whatever its key.
+                Ok(false) | Err(EngineError::Sled(sled::Error::Corruption { .. })) => damaged.push(at),
+                Err(error) => return Err(error),
+            }
         }
         Ok(damaged)
     }

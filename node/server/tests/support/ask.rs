@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use futures::{FutureExt as _, StreamExt as _};
 use futures::channel::mpsc::{UnboundedSender, unbounded};
+use futures::{FutureExt as _, StreamExt as _};
 use keystore_proto::v1;
 use keystore_proto::v1::operation::Operation;
 use keystore_proto::v1::outcome::Outcome;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use keystore_core::effect::{Commit, CommitId, CommitRefused, Entry, SaveId, SavedState};
+use keystore_core::effect::{Commit, CommitId, Entry, NotCommitted, SaveId, SavedState};
 use keystore_core::quorum::Durability;
 
 use super::{DEADLINE, ENGINES, entry, key, memory_dir, open, options, options_for, put, record, run};
@@ -159,7 +159,7 @@ fn a_full_disk_refuses_commits_before_anything_is_written_and_recovers() {
         assert!(begun.elapsed() < DEADLINE, "never full");
         n += 1;
         let outcomes = running.commit(vec![(key(n), record(1, vec![1; 10_000]))], Durability::Synced);
-        if outcomes == [(CommitId(0), Err(CommitRefused))] {
+        if outcomes == [(CommitId(0), Err(NotCommitted::Refused))] {
             break n;
         }
     };

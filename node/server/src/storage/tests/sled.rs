@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use keystore_core::effect::Entry;
 use keystore_core::message::ScanRange;
 use keystore_core::partition::{Partition, RecordKey};
 use keystore_core::record::VALUE_BYTES_MAX;
@@ -78,14 +79,20 @@ fn what_cannot_be_read_any_more_is_damage_and_not_the_end_of_the_engine() {
     for (at, byte) in whole.iter().enumerate().step_by(256 << 10) {
         file.write_all_at(&[byte ^ 1], at as u64).unwrap();
     }
-    let (mut found, mut damaged, mut unreadable) = (0, 0, 0);
+    let (mut found, mut damaged, mut unreadable, mut refused) = (0, 0, 0, 0);
     for n in 0..2_000 {
         match engine.load(&key(n)) {
             Ok(record) => {
                 assert_eq!(record, Some(value(n)));
                 found += 1;
             }
-            Err(LoadError::Damaged) => damaged += 1,
+            Err(LoadError::Damaged) => {
+                damaged += 1;
+                let replaced = Entry::Replace { key: key(n), record: Some(value(n)) };
+                let left_out = engine.apply(&[replaced]).unwrap();
+                assert_eq!(left_out.is_empty(), engine.load(&key(n)).is_ok(), "key {n}");
+                refused += left_out.len();
+            }
             Err(LoadError::Io(error)) => panic!("{error}"),
         }
         let slot = u32::from(key(n).slot());
@@ -98,6 +105,7 @@ fn what_cannot_be_read_any_more_is_damage_and_not_the_end_of_the_engine() {
         }
     }
     assert!(found > 0 && damaged > 0 && unreadable > 0, "{found}, {damaged}, {unreadable}");
+    assert!(refused > 0, "a page that cannot be read takes nothing");
 }
 
 fn blob_files(directory: &Path) -> usize {
