@@ -43,7 +43,7 @@ pub enum CoreError {
     #[error(
         "member {0} has seen a later start of this data directory, or another process that uses a copy of it: the disk \
          was rolled back or cloned, and what this node has acknowledged since is lost here. The directory is set \
-         aside, no node starts from it again: give this one an empty directory and let it join as a new one"
+         aside, no node starts from it again; the others serve on without this one"
     )]
     SetAside(NodeId),
 }

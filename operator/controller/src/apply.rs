@@ -5,6 +5,7 @@
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use keystore_client::Error;
 use keystore_operator_core::children::{Kind, Write};
 use keystore_operator_core::hold::{Hold, HoldReason};
 use keystore_operator_core::names::{FIELD_MANAGER, Names};
@@ -58,13 +59,20 @@ pub(crate) enum ApplyError {
 impl ApplyError {
     /// A refusal that no retry will change: what a person has to know.
     pub(crate) fn rejection(&self) -> Option<Hold> {
-        let Self::Apply { kind, name, source } = self else { return None };
-        let kube::Error::Api(status) = source.as_ref() else { return None };
-        let is_final = matches!(status.code, 403 | 422) && !is_namespace_terminating(source);
-        is_final.then(|| Hold {
-            reason: HoldReason::Rejected,
-            message: format!("the API server refuses {kind} {name}: {}", status.message),
-        })
+        let refused = |what: &dyn std::fmt::Display, source: &kube::Error| {
+            let kube::Error::Api(status) = source else { return None };
+            let is_final = matches!(status.code, 403 | 422) && !is_namespace_terminating(source);
+            is_final.then(|| format!("the API server refuses {what}: {}", status.message))
+        };
+        let message = match self {
+            Self::Apply { kind, name, source } => refused(&format_args!("{kind} {name}"), source)?,
+            Self::Delete { kind, name, source } => refused(&format_args!("to delete {kind} {name}"), source)?,
+            Self::Init { pod, source: NodeError::Call { source: Error::Refused(detail), .. } } => {
+                format!("{pod} refuses its first layout: {}", detail.message)
+            }
+            Self::Init { .. } | Self::NotLeading(_) => return None,
+        };
+        Some(Hold { reason: HoldReason::Rejected, message })
     }
 
     pub(crate) fn is_namespace_terminating(&self) -> bool {

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use keystore_core::effect::{Effect, Event, LinkId};
 use keystore_core::id::{Generation, NodeId};
 use keystore_core::message::{
-    Call, Header, Message, Mint, MintOutcome, Origin, ReadOutcome, Refusal, ScanOutcome, Write, WriteOutcome,
+    Call, Header, Message, Mint, MintOutcome, Origin, ReadOutcome, Refusal, ScanOutcome, Want, Write,
+    WriteOutcome,
 };
 use keystore_core::partition::{Partition, RecordKey};
 use keystore_core::quorum::Durability;
@@ -164,10 +165,16 @@ impl World {
         if call.operation != 0 {
             self.machines[n].sent.insert((to, call), partition);
             let is_for_a_client = self.machines[n].operations.contains_key(&call.operation);
-            if let (Message::Read { key, .. }, None, false) =
-                (message, self.machines[n].begins, is_for_a_client)
-            {
-                self.machines[n].told_of.entry(call.operation).or_insert((key.clone(), BTreeMap::new()));
+            if let Message::Read { key, want, .. } = message {
+                // An attempt to heal may begin in the same step as a request: it asks for all of the record.
+                let machine = &self.machines[n];
+                let heals = match machine.begins {
+                    Some(_) => *want == Want::Full && machine.in_doubt.contains(key),
+                    None => !is_for_a_client,
+                };
+                if heals {
+                    self.machines[n].told_of.entry(call.operation).or_insert((key.clone(), BTreeMap::new()));
+                }
             }
             if let Some(request) = self.machines[n].begins {
                 self.machines[n].operations.insert(call.operation, request);

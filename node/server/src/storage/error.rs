@@ -23,14 +23,13 @@ pub enum OpenError {
     )]
     Foreign(PathBuf),
     #[error(
-        "{} belongs to a node whose identity file is missing; nothing was changed. Restore the file \"identity\", \
-         or give this node an empty directory",
+        "{} belongs to a node whose identity file is missing; nothing was changed. Restore the file \"identity\"",
         .0.display()
     )]
     NoIdentity(PathBuf),
     #[error(
-        "{} cannot be trusted: {problem}; nothing was changed. Restore it, or give this node an empty directory \
-         and let it join as a new one",
+        "{} cannot be trusted: {problem}; nothing was changed. Restore it from this very disk if you can; \
+         the others serve on without this node",
         path.display()
     )]
     State { path: PathBuf, problem: StateError },
@@ -48,13 +47,14 @@ pub enum OpenError {
     OtherNode { path: PathBuf, node: NodeId },
     #[error(
         "{} was set aside for ever: other nodes have seen a later state of it, so it was rolled back or is a copy; \
-         nothing was changed. Give this node an empty directory and let it join as a new one",
+         nothing was changed. The others serve on without this node",
         .0.display()
     )]
     SetAside(PathBuf),
     #[error(
         "{} was made with the storage engine \"{found}\", and this node is configured for \"{expected}\"; nothing \
-         was changed. Set storage.engine back, or give this node an empty directory and let it join as a new one",
+         was changed. Set storage.engine back (on Kubernetes: delete the resource, its volumes are kept, and apply it with \
+         the engine that it was created with)",
         path.display()
     )]
     OtherEngine { path: PathBuf, found: EngineKind, expected: EngineKind },
@@ -62,11 +62,11 @@ pub enum OpenError {
     LogDamaged(#[from] LogDamaged),
     #[error(
         "the storage engine in {} has lost records: it holds those up to number {found}, and those up to {expected} \
-         had been made durable. Give this node an empty directory and let it join as a new one",
+         had been made durable. Keep the directory; the others serve on without this node",
         path.display()
     )]
     EngineBehind { path: PathBuf, found: u64, expected: u64 },
-    #[error("the storage engine in {} cannot be read: {source}; keep the directory, and give this node an empty one", path.display())]
+    #[error("the storage engine in {} cannot be read: {source}. Keep the directory; the others serve on without this node", path.display())]
     EngineDamaged { path: PathBuf, source: EngineError },
     #[error("storage.segment_bytes is {found}, and the largest record needs {min}")]
     SegmentTooSmall { found: u64, min: u64 },

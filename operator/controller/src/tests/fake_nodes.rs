@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use keystore_client::{Detail, Error, Reason};
 use keystore_operator_core::observed::{Actor, HeldLayout, Layout, NodeAnswer, NodeId, NodeMode};
 
 use crate::nodes::{NodeAddress, NodeClient, NodeError};
@@ -20,6 +21,7 @@ struct State {
     garbled: BTreeMap<String, NodeAnswer>,
     /// Pods whose next init fails before the node sees it.
     init_fails_at: Option<String>,
+    init_refused_at: Option<String>,
     layouts_seen: Vec<Layout>,
     /// Once in force, a layout stays so, whatever becomes of a volume.
     in_force: Option<Layout>,
@@ -41,6 +43,11 @@ impl FakeNodes {
 
     pub(super) fn fail_next_init_at(&self, pod: &str) {
         self.0.lock().unwrap().init_fails_at = Some(pod.to_owned());
+    }
+
+    /// Until `None`.
+    pub(super) fn refuse_init_at(&self, pod: Option<&str>) {
+        self.0.lock().unwrap().init_refused_at = pod.map(str::to_owned);
     }
 
     /// From now on, until it is called with `None`.
@@ -112,6 +119,12 @@ impl NodeClient for FakeNodes {
         let mut state = self.0.lock().unwrap();
         if state.init_fails_at.take_if(|pod| *pod == address.pod).is_some() {
             return Err(silence(address));
+        }
+        if state.init_refused_at.as_deref() == Some(&address.pod) {
+            let message = "its company belongs to a store".to_owned();
+            let detail = Detail { reason: Reason::WRONG_CLUSTER, message, acks: None, needed: None };
+            let (pod, address) = (address.pod.clone(), address.ip.clone());
+            return Err(NodeError::Call { pod, address, source: Error::Refused(detail) });
         }
         state.layouts_seen.push(layout.clone());
         let (_, held) = state.nodes.get_mut(&address.pod).ok_or_else(|| silence(address))?;

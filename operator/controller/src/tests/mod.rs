@@ -259,6 +259,23 @@ async fn what_the_api_server_refuses_is_told_to_a_person() {
 }
 
 #[tokio::test]
+async fn a_node_that_refuses_its_first_layout_is_told_to_a_person_until_it_takes_it() {
+    let world = World::new(&json!({}));
+    world.start_nodes();
+    world.nodes.refuse_init_at(Some("demo-1"));
+    let mut refused = None;
+    for _ in 0..10 {
+        refused = refused.or(world.reconcile().await.err());
+    }
+    assert!(refused.is_some());
+    assert_eq!(world.is("Stalled").as_deref(), Some("Rejected"));
+    assert!(world.status().to_string().contains("demo-1 refuses its first layout: its company"));
+    world.nodes.refuse_init_at(None);
+    world.settle().await;
+    assert_eq!(world.is("Ready").as_deref(), Some("Converged"));
+}
+
+#[tokio::test]
 async fn a_namespace_that_goes_away_is_no_failure() {
     let world = World::new(&json!({}));
     let refusal = json!({

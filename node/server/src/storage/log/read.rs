@@ -21,8 +21,8 @@ use crate::storage::mutant::{Mutant, is_on};
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "the commit log is damaged in {} at byte {offset}: {reason}; records from number {sequence} on, which this \
-     node may have acknowledged, cannot be read. Nothing was changed; restore the file, or give this node an \
-     empty data directory and let it join as a new one",
+     node may have acknowledged, cannot be read. Nothing was changed; restore the file if you \
+     can, the others serve on without this node",
     segment.display()
 )]
 pub struct LogDamaged {
