@@ -58,7 +58,9 @@ mutants! {
       /// The log has refused a sibling that is part of what is being committed next: it is answered at once.
       RefusedSiblingsAreAnsweredAtOnce,
       /// It is answered as the last commit under way is, whatever became of those before.
-      RefusedSiblingsWaitForTheLast;
+      RefusedSiblingsWaitForTheLast,
+      /// A refused value is answered though it is being committed once more.
+      RefusedValuesAreAnsweredAtOnce;
     5 /// A write that is among the siblings already is added once more.
       OperationsAreForgotten,
       /// Siblings of one operation are shown as several.

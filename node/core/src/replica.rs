@@ -65,6 +65,8 @@ enum Load {
 #[derive(Debug)]
 struct PendingCommit {
     key: RecordKey,
+    /// Of the record that is committed.
+    stamp: Stamp,
     bytes: usize,
     answers: Vec<(NodeId, Call, Holding)>,
 }
@@ -205,7 +207,7 @@ impl Replica {
     }
 
     /// The log has taken a commit, or refused it; or it has taken it, and the engine has met damage. Commits of one
-    /// key end in their order, so whatever was merged onto a refused one is still under way and stands for itself.
+    /// key end in their order, so whatever was merged onto a refused one is still under way.
     pub(crate) fn committed(
         &mut self,
         commit: CommitId,
@@ -228,7 +230,7 @@ impl Replica {
             // Leaves nobody to be answered: it may come up after the next start.
             self.doubt(&key, context);
         }
-        let Some(PendingCommit { key, bytes, answers }) = self.commits.remove(&commit) else {
+        let Some(PendingCommit { key, stamp, bytes, answers }) = self.commits.remove(&commit) else {
             return;
         };
         self.bytes -= bytes;
@@ -236,21 +238,25 @@ impl Replica {
             *commits -= 1;
             if *commits == 0 {
                 self.keys.remove(&key);
-            } else if outcome.is_err()
-                && matches!(newest.body, Body::Siblings(_))
-                && !is_on(Mutant::RefusedSiblingsAreAnsweredAtOnce)
-            {
-                // What was refused is part of what is being committed now, and stands or falls with the next of that.
+            } else if outcome.is_err() {
+                let are_siblings = matches!(newest.body, Body::Siblings(_));
                 let mut later = self.commits.range(commit..).filter(|(_, pending)| pending.key == key);
                 let next = match is_on(Mutant::RefusedSiblingsWaitForTheLast) {
                     true => later.next_back(),
                     false => later.next(),
                 };
-                let next = next.map(|(next, _)| *next);
-                for answer in answers {
-                    next.map(|next| self.wait_for(next, answer));
+                // What was refused may be part of what is committed next, as a sibling is, or be committed once more,
+                // for somebody who wants it more durable: then it stands or falls with that.
+                let carries = |pending: &PendingCommit| match are_siblings {
+                    true => !is_on(Mutant::RefusedSiblingsAreAnsweredAtOnce),
+                    false => pending.stamp == stamp && !is_on(Mutant::RefusedValuesAreAnsweredAtOnce),
+                };
+                if let Some(next) = next.filter(|(_, pending)| carries(pending)).map(|(next, _)| *next) {
+                    for answer in answers {
+                        self.wait_for(next, answer);
+                    }
+                    return;
                 }
-                return;
             }
         }
         for (to, call, holding) in answers {
@@ -362,7 +368,7 @@ impl Replica {
                 // Whoever repairs goes by it that the record, or what supersedes it, is as durable as was asked.
                 if origin == Origin::Repair && self.durability_of(&key) < durability {
                     let answers = vec![(from, call, Holding::Superseding(newest.stamp))];
-                    let pending = PendingCommit { key, bytes, answers };
+                    let pending = PendingCommit { key, stamp: newest.stamp, bytes, answers };
                     context.counters.synced_anew += 1;
                     return self.commit(pending, newest.clone(), (Some(newest.clone()), durability), context);
                 }
@@ -380,7 +386,8 @@ impl Replica {
             let outcome = WriteOutcome::Refused(Refusal::Overloaded);
             return context.send(from, Message::WriteAnswer { call, outcome, noted });
         }
-        let mut pending = PendingCommit { key, bytes, answers: vec![(from, call, Holding::Ours)] };
+        let answers = vec![(from, call, Holding::Ours)];
+        let mut pending = PendingCommit { key, stamp: merged.stamp, bytes, answers };
         if is_on(Mutant::HeldBeforeItIsSynced) {
             pending.answers.clear();
             let (outcome, noted) =
@@ -428,7 +435,7 @@ impl Replica {
         }
         context.counters.minted += 1;
         let holding = Holding::Minted { record: record.clone(), dot };
-        let pending = PendingCommit { key, bytes, answers: vec![(from, call, holding)] };
+        let pending = PendingCommit { key, stamp, bytes, answers: vec![(from, call, holding)] };
         self.commit(pending, record, (newest, Durability::Synced), context);
     }
 

@@ -176,6 +176,36 @@ fn a_write_among_siblings_that_the_log_refuses_stands_or_falls_with_the_next_com
 }
 
 #[test]
+fn a_value_that_the_log_refuses_is_not_called_failed_while_it_is_committed_once_more() {
+    let write = |n, millis, origin, durability| {
+        let call = Call { operation: n, attempt: 1 };
+        Message::Write(Write { call, key: key(), record: record(millis), origin, durability })
+    };
+    let client = Origin::Client { deadline_wall_ms: WALL_MS + 60_000 };
+    for (outcome, answer) in [
+        (Ok(Durability::Synced), WriteOutcome::Held(Durability::Synced)),
+        (Err(NotCommitted::Refused), WriteOutcome::Refused(Refusal::DiskFull)),
+    ] {
+        let mut bench = Bench::new();
+        bench.frame(write(1, 9, client, Durability::Periodic));
+        bench.loaded(0, Ok(None));
+        // What supersedes an older record has to be as durable as that one was to be.
+        let effects = bench.frame(write(2, 5, Origin::Repair, Durability::Synced));
+        assert_eq!(commits(&effects), 1);
+        // Another value stands for itself.
+        let effects = bench.frame(write(3, 12, client, Durability::Periodic));
+        assert_eq!(commits(&effects), 1);
+        let mut ended =
+            |commit, outcome| answers(&bench.step(Event::Committed { commit: CommitId(commit), outcome }));
+        assert_eq!(ended(0, Err(NotCommitted::Refused)), []);
+        let told = ended(1, outcome);
+        assert_eq!(told.last(), Some(&(Call { operation: 1, attempt: 1 }, answer)));
+        assert_eq!(told.len(), 2);
+        assert_eq!(ended(2, Err(NotCommitted::Refused)).len(), 1);
+    }
+}
+
+#[test]
 fn two_contents_under_one_stamp_raise_an_alarm() {
     let mut bench = Bench::new();
     bench.client_write(5);

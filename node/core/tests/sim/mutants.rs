@@ -54,6 +54,7 @@ const LINES: &[Line] = &[
     (Mutant::DeadlinesAreForgotten, History(AnsweredInTime), lossy),
     (Mutant::RefusedSiblingsAreAnsweredAtOnce, History(FailedIsNotApplied), by_turns),
     (Mutant::RefusedSiblingsWaitForTheLast, History(FailedIsNotApplied), by_turns),
+    (Mutant::RefusedValuesAreAnsweredAtOnce, History(FailedIsNotApplied), loose_by_turns),
     (Mutant::OperationsAreForgotten, OneOperationIsOneDot, retried),
     (Mutant::OneOperationIsSeveralValues, History(OneWriteOneValue), retried),
     (Mutant::CeilingIsIgnored, StampsAreBelowTheCeiling, busy),
@@ -281,6 +282,11 @@ fn by_turns() -> Plan {
         duration_ms: 4_000,
         ..carts()
     }
+}
+
+/// What was to be synced later is committed once more for a read that finds it on one replica only.
+fn loose_by_turns() -> Plan {
+    Plan { keys: vec![Class::Loose], slow_disk_percent: 5, think_ms_max: 3, ..by_turns() }
 }
 
 /// Others than those who keep the hints see who has missed what.
