@@ -2,7 +2,7 @@
 //!
 //! Invariant: the same trouble makes the same sentence from look to look, though the kubelet tries again all the time:
 //! counts and times are left out, and reasons that take turns are one. How a container ended is told until the next one
-//! has run for [`HISTORY_MS`].
+//! has run for `HISTORY_MS`.
 
 use std::collections::BTreeMap;
 
