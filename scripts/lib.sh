@@ -70,7 +70,17 @@ progress() { # what, log, elapsed seconds, when last shown: shows it if it is ti
   echo "$3"
 }
 
+# What was compiled from another checkout has the paths of that one in it, and cargo takes it for fresh.
+own_target() {
+  local mark=$CARGO_TARGET_DIR/checkout
+  [ "$(cat "$mark" 2>/dev/null)" != "$top" ] || return 0
+  rm -rf "$CARGO_TARGET_DIR"/*/"$profile"/.fingerprint/keystore*
+  mkdir -p "$CARGO_TARGET_DIR"
+  echo "$top" >"$mark"
+}
+
 need_rust() {
+  own_target
   "$top/scripts/packages.sh" gcc libc6-dev binutils
   command -v cargo >/dev/null && return
   [ ! -x "$HOME/.cargo/bin/cargo" ] || { export PATH=$HOME/.cargo/bin:$PATH; return; }

@@ -239,15 +239,17 @@ fn a_write_after_the_heal_is_merged_into_what_has_healed() {
 }
 
 #[test]
-fn a_heal_that_the_log_refuses_is_tried_again() {
-    let mut bench = Bench::new();
-    let call = bench.ask("k");
-    bench.answer(A, call, ReadOutcome::Missing);
-    let effects = bench.answer(B, call, ReadOutcome::Full(record(9)));
-    let heal = commit_in(&effects).unwrap().id;
-    bench.step(Event::Committed { commit: heal, outcome: Err(NotCommitted::Refused) });
-    assert_eq!(bench.doubted(), 1);
-    assert_eq!(asked_in(&bench.tick()).len(), 2);
+fn a_heal_that_the_log_refuses_or_the_engine_cannot_take_is_tried_again() {
+    for why in [NotCommitted::Refused, NotCommitted::Damaged] {
+        let mut bench = Bench::new();
+        let call = bench.ask("k");
+        bench.answer(A, call, ReadOutcome::Missing);
+        let effects = bench.answer(B, call, ReadOutcome::Full(record(9)));
+        let heal = commit_in(&effects).unwrap().id;
+        bench.step(Event::Committed { commit: heal, outcome: Err(why) });
+        assert_eq!(bench.doubted(), 1);
+        assert_eq!(asked_in(&bench.tick()).len(), 2);
+    }
 }
 
 #[test]
@@ -259,18 +261,6 @@ fn a_write_that_the_engine_could_not_take_is_doubt_and_nobody_is_answered() {
     let effects = bench.step(Event::Committed { commit, outcome: Err(NotCommitted::Damaged) });
     assert!(answers(&effects).is_empty() && raise_in(&effects).is_some(), "{effects:?}");
     assert_eq!(bench.doubted(), 1);
-}
-
-#[test]
-fn a_heal_that_the_engine_cannot_take_is_tried_again() {
-    let mut bench = Bench::new();
-    let call = bench.ask("k");
-    bench.answer(A, call, ReadOutcome::Missing);
-    let effects = bench.answer(B, call, ReadOutcome::Full(record(9)));
-    let heal = commit_in(&effects).unwrap().id;
-    bench.step(Event::Committed { commit: heal, outcome: Err(NotCommitted::Damaged) });
-    assert_eq!(bench.doubted(), 1);
-    assert_eq!(asked_in(&bench.tick()).len(), 2);
 }
 
 #[test]

@@ -108,3 +108,26 @@ impl View {
         }
     }
 }
+
+/// A first layout of these nodes, for tests.
+#[cfg(test)]
+pub(crate) fn layout_of(members: &[NodeId]) -> Layout {
+    use keystore_core::id::{Actor, ClusterId, Incarnation};
+    use keystore_core::layout::{FirstLayout, Member};
+    let member = |(node, actor): (&NodeId, u64)| Member {
+        node: *node,
+        actor: Actor(actor),
+        name: String::new(),
+        zone: String::new(),
+        weight: 1,
+    };
+    Layout::first(FirstLayout {
+        cluster: ClusterId([9; 16]),
+        incarnation: Incarnation { number: 1, id: 2 },
+        partitions: keystore_core::partition::PartitionCount::new(16).unwrap(),
+        replication_factor: 1,
+        members: members.iter().zip(1..).map(member).collect(),
+        keyspaces: Default::default(),
+    })
+    .unwrap()
+}

@@ -172,34 +172,14 @@ fn saturated(count: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use keystore_core::id::{Actor, ClusterId, Generation, Incarnation};
-    use keystore_core::layout::FirstLayout;
-    use keystore_core::partition::PartitionCount;
+    use keystore_core::id::Generation;
 
     use super::*;
     use crate::about::Known;
+    use crate::view::layout_of;
 
     const ME: NodeId = NodeId([1; 16]);
     const OTHER: NodeId = NodeId([2; 16]);
-
-    fn layout(members: &[NodeId]) -> Layout {
-        let member = |(node, actor): (&NodeId, u64)| Member {
-            node: *node,
-            actor: Actor(actor),
-            name: String::new(),
-            zone: String::new(),
-            weight: 1,
-        };
-        Layout::first(FirstLayout {
-            cluster: ClusterId([9; 16]),
-            incarnation: Incarnation { number: 1, id: 2 },
-            partitions: PartitionCount::new(16).unwrap(),
-            replication_factor: 1,
-            members: members.iter().zip(1..).map(member).collect(),
-            keyspaces: Default::default(),
-        })
-        .unwrap()
-    }
 
     #[test]
     fn a_node_whose_company_belongs_to_a_store_is_not_made_one_without_it() {
@@ -213,14 +193,14 @@ mod tests {
             };
             Gossiped::from([(OTHER, known)])
         };
-        assert_eq!(stranger(&layout(&[ME]), &known(true, true)), Some(OTHER));
+        assert_eq!(stranger(&layout_of(&[ME]), &known(true, true)), Some(OTHER));
         for (members, gossiped, why) in [
             (&[ME, OTHER][..], known(true, true), "an init that is finished by a repetition"),
             (&[ME], known(true, false), "it belongs to none either"),
             (&[ME], known(false, true), "it has ended, its address may be somebody else's by now"),
             (&[ME], Gossiped::new(), "nobody else is there"),
         ] {
-            assert_eq!(stranger(&layout(members), &gossiped), None, "{why}");
+            assert_eq!(stranger(&layout_of(members), &gossiped), None, "{why}");
         }
     }
 }

@@ -130,36 +130,19 @@ impl Peers {
 
 #[cfg(test)]
 mod tests {
-    use keystore_core::id::{Actor, ClusterId, Generation, Incarnation};
-    use keystore_core::layout::{FirstLayout, Member};
-    use keystore_core::partition::PartitionCount;
+    use keystore_core::id::Generation;
 
     use super::*;
     use crate::about::Known;
     use crate::clock::Clock;
     use crate::inbox::Inbox;
-    use crate::view::View;
+    use crate::view::{View, layout_of};
 
     const ME: NodeId = NodeId([1; 16]);
     const PEER: NodeId = NodeId([2; 16]);
 
     fn view_of(members: &[NodeId]) -> Arc<View> {
-        let member = |(node, actor): (&NodeId, u64)| Member {
-            node: *node,
-            actor: Actor(actor),
-            name: String::new(),
-            zone: String::new(),
-            weight: 1,
-        };
-        let layout = Layout::first(FirstLayout {
-            cluster: ClusterId([9; 16]),
-            incarnation: Incarnation { number: 1, id: 2 },
-            partitions: PartitionCount::new(16).unwrap(),
-            replication_factor: 1,
-            members: members.iter().zip(1..).map(member).collect(),
-            keyspaces: Default::default(),
-        });
-        Arc::new(View { layout: Some(Arc::new(layout.unwrap())), ..View::starting() })
+        Arc::new(View { layout: Some(Arc::new(layout_of(members))), ..View::starting() })
     }
 
     fn at(port: u16) -> Arc<Gossiped> {
