@@ -133,7 +133,11 @@ impl Tasks {
                 Ok(Ok(_)) | Err(_) => TasksError::CoreEnded,
             },
             Some(ended) = self.set.join_next() => match flatten(ended) {
-                Ok(name) => TasksError::Ended(name),
+                // A task may end because the core has; why the core has ended is what counts.
+                Ok(name) => match timeout(CLOSE_TIMEOUT, &mut self.core_end.ended).await {
+                    Ok(Ok(Err(error))) => error.into(),
+                    Ok(Ok(Ok(_)) | Err(_)) | Err(_) => TasksError::Ended(name),
+                },
                 Err(error) => error,
             },
         }

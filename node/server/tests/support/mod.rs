@@ -6,8 +6,9 @@ pub mod ask;
 pub mod load;
 pub mod node;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, UdpSocket};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use keystore_core::id::{Actor, ClusterId, Incarnation, NodeId};
@@ -29,11 +30,15 @@ pub struct Cluster {
 }
 
 /// Ports that are free now. They lie below those that the kernel gives to outgoing connections, or any of these
-/// could take one before its node has.
+/// could take one before its node has. No port is given twice to the tests of a process, which run side by side.
 pub fn free_ports<const N: usize>() -> [u16; N] {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut held = Vec::new();
     while held.len() < N {
         let port = rand::random_range(10_000..32_000);
+        if !GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+            continue;
+        }
         let sockets = (TcpListener::bind(("127.0.0.1", port)), UdpSocket::bind(("127.0.0.1", port)));
         if let (Ok(tcp), Ok(udp)) = sockets {
             held.push((port, tcp, udp));
