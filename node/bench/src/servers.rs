@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tonic::transport::{Channel, Endpoint};
 
@@ -32,7 +33,7 @@ pub(crate) struct Programs {
 pub(crate) struct Servers {
     processes: Vec<Child>,
     addresses: Vec<SocketAddr>,
-    directory: PathBuf,
+    directory: TempDir,
 }
 
 impl Servers {
@@ -44,7 +45,7 @@ impl Servers {
         let seeds: Vec<_> = ports.iter().map(|[_, _, gossip, _]| at(*gossip).to_string()).collect();
         let mut processes = Vec::new();
         for (number, [client, peer, gossip, http]) in ports.iter().enumerate() {
-            let home = directory.join(format!("node-{number}"));
+            let home = directory.path().join(format!("node-{number}"));
             fs::create_dir_all(&home)?;
             let mut command = Command::new(&programs.node);
             let mut set = |name: &str, value: &str| {
@@ -77,7 +78,7 @@ impl Servers {
             ports.iter().enumerate().map(|(number, [_, peer])| format!("m{number}={}", url(*peer))).collect();
         let mut processes = Vec::new();
         for (number, [client, peer]) in ports.iter().enumerate() {
-            let home = directory.join(format!("member-{number}"));
+            let home = directory.path().join(format!("member-{number}"));
             fs::create_dir_all(&home)?;
             let mut command = Command::new(&programs.etcd);
             command.args(["--name", &format!("m{number}"), "--initial-cluster", &members.join(",")]);
@@ -107,7 +108,10 @@ impl Servers {
         for target in targets {
             while let Err(status) = target.put(Bytes::from("ready"), Bytes::from("?")).await {
                 if begun.elapsed() > START_TIMEOUT {
-                    bail!("not ready after {START_TIMEOUT:?}, {status}: see {}", self.directory.display());
+                    bail!(
+                        "not ready after {START_TIMEOUT:?}, {status}: see {}",
+                        self.directory.path().display()
+                    );
                 }
                 sleep(Duration::from_millis(50)).await;
             }
@@ -149,16 +153,14 @@ impl Drop for Servers {
             let _ended = process.kill();
             let _ended = process.wait();
         }
-        let _left = fs::remove_dir_all(&self.directory);
     }
 }
 
-fn new_directory(programs: &Programs, name: &str) -> Result<PathBuf> {
-    let directory = programs.data.join(name);
-    if directory.exists() {
-        fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
-    }
-    Ok(directory)
+/// A directory of its own, whatever else lies there; it goes with the servers.
+fn new_directory(programs: &Programs, name: &str) -> Result<TempDir> {
+    let data = &programs.data;
+    fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
+    Ok(tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(data)?)
 }
 
 fn spawn(command: &mut Command, home: &Path) -> Result<Child> {
