@@ -33,6 +33,7 @@ mod error;
 mod data_dir;
 mod item;
 mod sled_engine;
+mod sled_lead;
 mod snapshot;
 mod memory_engine;
 mod queue;

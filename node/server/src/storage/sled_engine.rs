@@ -1,31 +1,37 @@
 //! sled as an engine: the one module that knows it.
 //!
 //! sled 0.34.7 is trusted only as far as it deserves: its syncs are made real by [`super::sync_file_range`],
-//! replay starts from a checkpoint outside, a note inside shows whether it has lost what it had flushed, and no
-//! item comes near the size from which sled uses blob files, which it never syncs.
+//! replay starts from a checkpoint outside, a note inside shows whether it has lost what it had flushed, no item
+//! comes near the size from which sled uses blob files, which it never syncs, and it is never far ahead of its disk
+//! ([`super::sled_lead`]).
 //!
 //! ```text
 //! records and hints, named as in [`super::item`]; a record may be the head of one in chunks
 //! (0x1000 + slot) u16 ‖ key bytes u16 ‖ key ‖ version 24 ‖ index u16   → chunk
+//! 0x3000 u16 ‖ key                                                     → nothing: its chunks are being changed
 //! 0xffff ‖ "flushed"                                                   → sequence u64
 //! ```
 //!
-//! Chunks bear the version of their record, and head and chunks change in one batch, so a reader
-//! in between sees either that a chunk is gone and the head is another one, or all of it.
+//! Chunks bear the version of their record. New ones are there before their head is, and old ones go after it, so
+//! a reader in between sees either that a chunk is gone and the head is another one, or all of it. Since sled keeps
+//! a prefix of what it was told, whatever a crash leaves in between is found by the note, and tidied up at the next
+//! start. sled's own batches would do the same at the price of two syncs each.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use keystore_core::effect::{Entry, Hint};
 use keystore_core::message::{Page, ScanRange};
 use keystore_core::partition::RecordKey;
 use keystore_core::record::{Record, Version};
-use sled::{Batch, Db, IVec};
+use sled::{Db, IVec};
 
 use super::engine::{EngineError, EngineSize, LoadError, ScanError, Storage};
 use super::file::{self, DiskFile};
 use super::item::{self, PageMaker};
+use super::sled_lead::Lead;
 
 /// sled moves what exceeds a quarter of its segment into blob files. A leaf that is written as a whole has up to
 /// 20 items, so 20 of the largest must stay below: 20 × (16 KiB + a key) < 2 MiB / 4.
@@ -33,6 +39,7 @@ const ITEM_BYTES_MAX: usize = 16 << 10;
 const SLED_SEGMENT_BYTES: usize = 2 << 20;
 
 const CHUNKS_FROM: u16 = 0x1000;
+const IN_CHANGE: u16 = 0x3000;
 const FLUSHED_KEY: &[u8] = b"\xff\xffflushed";
 
 /// The first byte of a head; a record begins with its format, which is small.
@@ -47,6 +54,10 @@ const COPY_BYTES_MAX: usize = 512;
 pub(super) struct SledEngine {
     db: Db,
     directory: PathBuf,
+    lead: Mutex<Lead>,
+    /// How many changes there are until a test has it fail.
+    #[cfg(test)]
+    pub(super) changes_left: std::sync::atomic::AtomicUsize,
 }
 
 /// Stands for a record whose bytes are in chunks.
@@ -75,7 +86,14 @@ impl SledEngine {
             .segment_size(SLED_SEGMENT_BYTES)
             .flush_every_ms(None)
             .open()?;
-        let engine = Self { db, directory: directory.to_owned() };
+        let engine = Self {
+            db,
+            directory: directory.to_owned(),
+            lead: Mutex::default(),
+            #[cfg(test)]
+            changes_left: usize::MAX.into(),
+        };
+        engine.tidy_up()?;
         engine.sync_files()?;
         Ok(engine)
     }
@@ -134,7 +152,7 @@ impl SledEngine {
     fn chunks(&self, key: &RecordKey, head: Head) -> Result<Option<Bytes>, EngineError> {
         let Ok(length) = usize::try_from(head.length) else { return Ok(None) };
         let mut stored = Vec::new();
-        for name in Self::chunk_keys(key, head) {
+        for name in Self::chunk_names(key, head) {
             match self.get(&name)? {
                 Some(chunk) => stored.extend_from_slice(&chunk),
                 None => return Ok(None),
@@ -152,26 +170,74 @@ impl SledEngine {
     ) -> Result<(), EngineError> {
         let name = item::record_name(key);
         let encoded = record.map(|record| (record, record.encode(key)));
-        let mut batch = Batch::default();
-        for chunk in replaced.into_iter().flat_map(|head| Self::chunk_keys(key, head)) {
-            batch.remove(chunk);
+        let large = encoded.as_ref().filter(|(_, encoded)| encoded.len() > ITEM_BYTES_MAX);
+        let head = large.map(|(record, encoded)| Head::of(record, encoded.len()));
+        let has_chunks = head.is_some() || replaced.is_some();
+        if has_chunks {
+            self.insert(&in_change_name(key), &[])?;
         }
-        match encoded {
-            None => batch.remove(name),
-            Some((_, small)) if small.len() <= ITEM_BYTES_MAX && replaced.is_none() => {
-                self.db.insert(name, &small[..])?;
-                return Ok(());
+        if let (Some(head), Some((_, encoded))) = (head, large) {
+            for (name, chunk) in Self::chunk_names(key, head).zip(encoded.chunks(ITEM_BYTES_MAX)) {
+                self.insert(&name, chunk)?;
             }
-            Some((_, small)) if small.len() <= ITEM_BYTES_MAX => batch.insert(name, &small[..]),
-            Some((record, large)) => {
-                let head = Head::of(record, large.len());
-                for (name, chunk) in Self::chunk_keys(key, head).zip(large.chunks(ITEM_BYTES_MAX)) {
-                    batch.insert(name, chunk);
+        }
+        match (head, &encoded) {
+            (Some(head), _) => self.insert(&name, &head.encode())?,
+            (None, Some((_, encoded))) => self.insert(&name, encoded)?,
+            (None, None) => self.remove(&name)?,
+        }
+        if has_chunks {
+            self.remove_chunks(key, replaced.filter(|replaced| Some(*replaced) != head))?;
+        }
+        Ok(())
+    }
+
+    fn remove_chunks(&self, key: &RecordKey, head: Option<Head>) -> Result<(), EngineError> {
+        for name in head.into_iter().flat_map(|head| Self::chunk_names(key, head)) {
+            self.remove(&name)?;
+        }
+        self.remove(&in_change_name(key))
+    }
+
+    fn insert(&self, name: &[u8], item: &[u8]) -> Result<(), EngineError> {
+        self.db.insert(name, item)?;
+        self.wrote(name.len() + item.len())
+    }
+
+    fn remove(&self, name: &[u8]) -> Result<(), EngineError> {
+        self.db.remove(name)?;
+        self.wrote(name.len())
+    }
+
+    /// Waits for the disk once sled is as far ahead of it as it may be.
+    fn wrote(&self, bytes: usize) -> Result<(), EngineError> {
+        #[cfg(test)]
+        if self.changes_left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) == 1 {
+            return Err(EngineError::GaveUp("a test has it fail here".into()));
+        }
+        let mut lead = self.lead.lock().unwrap_or_else(PoisonError::into_inner);
+        if lead.wrote(bytes) {
+            lead.caught_up(self.db.flush()?);
+        }
+        Ok(())
+    }
+
+    /// Removes chunks that no head stands for: a crash has come in the middle of a change.
+    fn tidy_up(&self) -> Result<(), EngineError> {
+        for item in self.db.range(IN_CHANGE.to_be_bytes()..(IN_CHANGE + 1).to_be_bytes()) {
+            let (name, _) = item?;
+            let Some(key) = item::key_of_record(&name) else { continue };
+            let head = self.get(&item::record_name(&key))?.and_then(|item| Head::decode(&item));
+            let of_head: Vec<_> = head.into_iter().flat_map(|head| Self::chunk_names(&key, head)).collect();
+            for chunk in self.db.scan_prefix(chunk_prefix(&key)).keys() {
+                let chunk = chunk?;
+                if !of_head.iter().any(|name| *name == *chunk) {
+                    self.remove(&chunk)?;
                 }
-                batch.insert(name, head.encode());
             }
+            self.remove(&name)?;
         }
-        Ok(self.db.apply_batch(batch)?)
+        Ok(())
     }
 
     /// False if what is stored is damaged.
@@ -209,23 +275,15 @@ impl SledEngine {
             Entry::Replace { key, record } => self.replace(key, record.as_ref())?,
             Entry::Hint(Hint { target, key, since_ms }) => {
                 let name = item::hint_name(*target, key);
-                let value = item::encode_hint(&name, *since_ms);
-                self.db.insert(name, value)?;
+                self.insert(&name, &item::encode_hint(&name, *since_ms))?;
             }
-            Entry::HintDone { target, key } => {
-                self.db.remove(item::hint_name(*target, key))?;
-            }
+            Entry::HintDone { target, key } => self.remove(&item::hint_name(*target, key))?,
         }
         Ok(true)
     }
 
-    fn chunk_keys(key: &RecordKey, head: Head) -> impl Iterator<Item = Vec<u8>> + use<> {
-        let slot = CHUNKS_FROM + key.slot();
-        let length = u16::try_from(key.encoded().len()).expect("an encoded key has at most 1,090 bytes");
-        let mut prefix = Vec::with_capacity(2 + 2 + key.encoded().len() + VERSION_BYTES + 2);
-        prefix.extend_from_slice(&slot.to_be_bytes());
-        prefix.extend_from_slice(&length.to_be_bytes());
-        prefix.extend_from_slice(key.encoded());
+    fn chunk_names(key: &RecordKey, head: Head) -> impl Iterator<Item = Vec<u8>> + use<> {
+        let mut prefix = chunk_prefix(key);
         prefix.extend_from_slice(&head.version);
         let chunks = usize::try_from(head.length).unwrap_or(usize::MAX).div_ceil(ITEM_BYTES_MAX);
         (0..=u16::MAX).take(chunks).map(move |index| {
@@ -338,6 +396,21 @@ impl Head {
         let length = u32::from_be_bytes(length.try_into().ok()?);
         (*kind == HEAD).then_some(Self { version: *version, length })
     }
+}
+
+/// What the names of all chunks of a key begin with.
+fn chunk_prefix(key: &RecordKey) -> Vec<u8> {
+    let slot = CHUNKS_FROM + key.slot();
+    let length = u16::try_from(key.encoded().len()).expect("an encoded key has at most 1,090 bytes");
+    let mut prefix = Vec::with_capacity(2 + 2 + key.encoded().len() + VERSION_BYTES + 2);
+    prefix.extend_from_slice(&slot.to_be_bytes());
+    prefix.extend_from_slice(&length.to_be_bytes());
+    prefix.extend_from_slice(key.encoded());
+    prefix
+}
+
+fn in_change_name(key: &RecordKey) -> Vec<u8> {
+    [&IN_CHANGE.to_be_bytes(), &key.encoded()[..]].concat()
 }
 
 fn decoded(key: &RecordKey, stored: &Bytes) -> Option<Record> {

@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use keystore_core::effect::Entry;
 use keystore_core::message::ScanRange;
@@ -145,9 +146,62 @@ fn the_largest_items_never_become_blob_files() {
     assert_eq!(blob_files(directory.path()), 0);
 }
 
+/// Without waiting, sled would fill its memory and a disk many times the size of what is stored, and stop for ever
+/// once all its threads wait for each other.
+#[test]
+fn sled_is_never_far_ahead_of_a_slow_disk() {
+    let directory = memory_dir();
+    let one_at_a_time = Mutex::new(());
+    let slow = Faults(move |operation, _: &Path| {
+        if operation == Operation::SyncBySled {
+            let _turn = one_at_a_time.lock().unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    });
+    let _watched = watch(directory.path(), Arc::new(slow));
+    let engine = engine(directory.path());
+    for round in 0..400 {
+        // Now and then all of them shrink, so that sled gives its last segments back.
+        let bytes = if round % 40 == 39 { 0 } else { 20_000 };
+        let batch = (0..8).map(|k| (key(k), record(round, vec![round as u8; bytes * (1 + k as usize)])));
+        engine.apply(&put(batch)).unwrap();
+        let stored = engine.size().unwrap().disk_bytes;
+        assert!(stored < 100 << 20, "{stored} bytes of disk for one megabyte, round {round}");
+    }
+}
+
+/// What a crash leaves of a change of chunks: each prefix of what sled is told.
+#[test]
+fn a_crash_in_the_middle_of_a_change_leaves_no_chunks_behind() {
+    let [large, other, small] =
+        [(1, 40_000), (2, 50_000), (3, 10)].map(|(n, bytes)| record(n, vec![7; bytes]));
+    for (before, after) in
+        [(&large, Some(&other)), (&large, Some(&small)), (&small, Some(&large)), (&large, None)]
+    {
+        for steps in 1.. {
+            let directory = memory_dir();
+            let engine = open(|| SledEngine::open(directory.path(), CACHE_BYTES));
+            engine.apply(&[Entry::Replace { key: key(1), record: Some(before.clone()) }]).unwrap();
+            let change = Entry::Replace { key: key(1), record: after.cloned() };
+            engine.changes_left.store(steps, Ordering::Relaxed);
+            let is_whole = engine.apply(&[change]).is_ok();
+            drop(engine);
+            let engine = open(|| SledEngine::open(directory.path(), CACHE_BYTES));
+            let found = engine.load(&key(1)).unwrap();
+            assert!(found.as_ref() == Some(before) || found.as_ref() == after, "after {steps} steps");
+            engine.apply(&[Entry::Replace { key: key(1), record: None }]).unwrap();
+            drop(engine);
+            assert_eq!(database(directory.path()).len(), 0, "after {steps} steps");
+            if is_whole {
+                break;
+            }
+        }
+    }
+}
+
 #[test]
 fn the_syncs_of_sled_go_through_our_own_function() {
-    use std::sync::atomic::{AtomicUsize, Ordering};
     let directory = memory_dir();
     let calls = Arc::new(AtomicUsize::new(0));
     let seen = calls.clone();
