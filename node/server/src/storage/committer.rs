@@ -205,7 +205,10 @@ impl Committer {
         // An engine that writes itself down as a whole does so once the log has grown by as much: no byte of a
         // client is then written more than twice on the average.
         let is_worth_it = appended >= self.checkpointed_bytes + self.checkpoints.engine.flush_bytes();
-        let is_due = appended >= self.checkpointed_bytes + self.rhythm.checkpoint_bytes;
+        // What the engine still has to write down is counted as used, and is no more once it has done so.
+        let is_low = self.free_space.as_ref().is_some_and(|known| known.is_low);
+        let every = if is_low { 1 } else { self.rhythm.checkpoint_bytes };
+        let is_due = appended >= self.checkpointed_bytes + every;
         if is_due && is_worth_it && self.checkpointer.begin(self.log.position()) {
             self.checkpointed_bytes = appended;
         }

@@ -53,6 +53,9 @@ pub enum EngineError {
     /// Nothing is lost: what was flushed before still stands, and the next flush may find space again.
     #[error("there is no space for what the engine has to write: {0}")]
     NoSpace(DiskError),
+    /// Nothing is lost: the log has it, and the next start reads it from there.
+    #[error("the record of {0:?} was damaged in memory")]
+    Memory(RecordKey),
     /// sled panics where it finds what it did not expect.
     #[error("it gave up on what it found: {0}")]
     GaveUp(String),
@@ -103,9 +106,9 @@ pub trait Storage: Send + Sync + Debug {
     /// All hints that are kept, by target and key.
     fn hints(&self) -> Result<Vec<Hint>, EngineError>;
 
-    /// Applies the entries in order, records by merging. Where what is stored is damaged, only a replacement
-    /// changes it: what it held is not known, and a record to be merged may be older; where it cannot even be read,
-    /// perhaps not that. Returns the positions of the entries that met damage and were left out.
+    /// Applies the entries in order, records by merging. Where what is stored is damaged, the entry takes its place:
+    /// whoever commits a record has merged it with what was stored before, or knows that to be older. Returns the
+    /// positions of the entries that were left out because there is no place for them: what holds it is damaged.
     fn apply(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError>;
 
     /// Makes everything applied before this call durable, and notes that this includes all entries up to

@@ -136,6 +136,17 @@ impl PageMaker {
         true
     }
 
+    /// How many records it takes.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// What it has, where there may be more.
+    pub(super) fn cut(mut self) -> Page {
+        self.page.is_cut = true;
+        self.page
+    }
+
     pub(super) fn finish(self) -> Page {
         self.page
     }

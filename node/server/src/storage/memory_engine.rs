@@ -96,29 +96,27 @@ impl View {
         true
     }
 
-    /// False if what is stored is damaged.
-    fn merge(&mut self, key: &RecordKey, record: &Record) -> bool {
+    fn merge(&mut self, key: &RecordKey, record: &Record) {
         let name = item::record_name(key);
-        let merged = match self.items.get(name.as_slice()) {
-            None => record.encode(key),
-            Some(stored) => {
-                let Ok(held) = Record::decode(key, stored) else { return false };
+        let held = self.items.get(name.as_slice()).map(|stored| Record::decode(key, stored));
+        let merged = match held {
+            Some(Ok(held)) => {
                 let version = held.version();
                 let merged = held.merge(record.clone());
                 if merged.version() == version {
-                    return true;
+                    return;
                 }
                 merged.encode(key)
             }
+            // What is damaged is older: see the trait.
+            None | Some(Err(_)) => record.encode(key),
         };
         self.insert(name, merged);
-        true
     }
 
-    /// False if the entry has met damage.
-    fn apply(&mut self, entry: &Entry) -> bool {
+    fn apply(&mut self, entry: &Entry) {
         match entry {
-            Entry::Record { key, record } => return self.merge(key, record),
+            Entry::Record { key, record } => self.merge(key, record),
             Entry::Replace { key, record: Some(record) } => {
                 self.insert(item::record_name(key), record.encode(key));
             }
@@ -130,7 +128,6 @@ impl View {
             }
             Entry::HintDone { target, key } => self.remove(&item::hint_name(*target, key)),
         }
-        true
     }
 
     fn within(&self, names: &Range<Vec<u8>>) -> impl Iterator<Item = (&[u8], &Bytes)> {
@@ -176,10 +173,11 @@ impl Storage for MemoryEngine {
     fn apply(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
         let mut next = View::clone(&self.current.load());
         next.version += 1;
-        let damaged =
-            (0..).zip(entries).filter_map(|(at, entry)| (!next.apply(entry)).then_some(at)).collect();
+        for entry in entries {
+            next.apply(entry);
+        }
         self.current.store(Arc::new(next));
-        Ok(damaged)
+        Ok(Vec::new())
     }
 
     fn flush(&self, sequence: u64) -> Result<(), EngineError> {

@@ -13,6 +13,7 @@ use keystore_core::effect::SavedState;
 use keystore_core::id::Generation;
 use keystore_core::record::VALUE_BYTES_MAX;
 
+use super::buffered_engine::BufferedEngine;
 use super::checkpoint::Checkpoints;
 use super::counters::Counters;
 use super::data_dir::{DataDir, States};
@@ -155,7 +156,8 @@ fn open_engine(
         return Err(OpenError::EngineBehind { path, found: 0, expected });
     }
     let engine: Result<Arc<dyn Storage>, _> = match options.engine {
-        EngineKind::Sled => SledEngine::open(&path, options.cache_bytes).map(|engine| Arc::new(engine) as _),
+        EngineKind::Sled => BufferedEngine::open(&path, options.cache_bytes, options.checkpoint_bytes)
+            .map(|engine| Arc::new(engine) as _),
         EngineKind::Memory => MemoryEngine::open(&path).map(|engine| Arc::new(engine) as _),
     };
     let engine = engine.map_err(|error| engine_error(path.clone(), error))?;
@@ -220,6 +222,7 @@ fn engine_error(path: PathBuf, error: EngineError) -> OpenError {
         EngineError::Sled(sled::Error::Io(_)) | EngineError::Disk(_) | EngineError::NoSpace(_) => {
             OpenError::Engine(error)
         }
+        EngineError::Memory(_) => OpenError::Engine(error),
         source @ (EngineError::Sled(_) | EngineError::GaveUp(_) | EngineError::Snapshot { .. }) => {
             OpenError::EngineDamaged { path, source }
         }

@@ -1,4 +1,4 @@
-//! sled as an engine: the one module that knows it.
+//! sled, what lies below [`super::buffered_engine`]: the one module that knows it.
 //!
 //! sled 0.34.7 is trusted only as far as it deserves: its syncs are made real by [`super::sync_file_range`],
 //! replay starts from a checkpoint outside, a note inside shows whether it has lost what it had flushed, no item
@@ -17,20 +17,21 @@
 //! a prefix of what it was told, whatever a crash leaves in between is found by the note, and tidied up at the next
 //! start. sled's own batches would do the same at the price of two syncs each.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use keystore_core::effect::{Entry, Hint};
-use keystore_core::message::{Page, ScanRange};
+use keystore_core::effect::{Damaged, Hint};
 use keystore_core::partition::RecordKey;
 use keystore_core::record::{Record, Version};
 use sled::{Db, IVec};
 
-use super::engine::{EngineError, EngineSize, LoadError, ScanError, Storage};
+use super::engine::{EngineError, LoadError, ScanError};
 use super::file::{self, DiskFile};
-use super::item::{self, PageMaker};
+use super::item;
+use super::memtable::Held;
 use super::sled_lead::Lead;
 
 /// sled moves what exceeds a quarter of its segment into blob files. A leaf that is written as a whole has up to
@@ -59,6 +60,9 @@ pub(super) struct SledEngine {
     #[cfg(test)]
     pub(super) changes_left: std::sync::atomic::AtomicUsize,
 }
+
+/// A record and where it lies among all.
+pub(super) type Found = ((u16, RecordKey), Result<Option<Record>, Damaged>);
 
 /// Stands for a record whose bytes are in chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,13 +169,12 @@ impl SledEngine {
     fn store(
         &self,
         key: &RecordKey,
-        record: Option<&Record>,
+        record: Option<(Version, &[u8])>,
         replaced: Option<Head>,
     ) -> Result<(), EngineError> {
         let name = item::record_name(key);
-        let encoded = record.map(|record| (record, record.encode(key)));
-        let large = encoded.as_ref().filter(|(_, encoded)| encoded.len() > ITEM_BYTES_MAX);
-        let head = large.map(|(record, encoded)| Head::of(record, encoded.len()));
+        let large = record.filter(|(_, encoded)| encoded.len() > ITEM_BYTES_MAX);
+        let head = large.map(|(version, encoded)| Head::of(version, encoded.len()));
         let has_chunks = head.is_some() || replaced.is_some();
         if has_chunks {
             self.insert(&in_change_name(key), &[])?;
@@ -181,7 +184,7 @@ impl SledEngine {
                 self.insert(&name, chunk)?;
             }
         }
-        match (head, &encoded) {
+        match (head, record) {
             (Some(head), _) => self.insert(&name, &head.encode())?,
             (None, Some((_, encoded))) => self.insert(&name, encoded)?,
             (None, None) => self.remove(&name)?,
@@ -240,46 +243,37 @@ impl SledEngine {
         Ok(())
     }
 
-    /// False if what is stored is damaged.
-    fn merge(&self, key: &RecordKey, record: &Record) -> Result<bool, EngineError> {
-        let (held, head) = match self.find(key)? {
-            Stored::Nothing => {
-                self.store(key, Some(record), None)?;
-                return Ok(true);
-            }
-            Stored::Record(held) => (held, None),
-            Stored::Chunked(held, head) => (held, Some(head)),
-            Stored::Damaged(_) => return Ok(false),
+    /// Merges what is held with what is stored, or puts it in its place.
+    pub(super) fn write_down(&self, key: &RecordKey, held: &Held) -> Result<(), EngineError> {
+        let (stored, head) = match self.find(key)? {
+            Stored::Nothing => (None, None),
+            Stored::Record(record) => (Some(record), None),
+            Stored::Chunked(record, head) => (Some(record), Some(head)),
+            // What is held takes its place: see [`super::buffered_engine`].
+            Stored::Damaged(head) => (None, head),
         };
-        let version = held.version();
-        let merged = held.merge(record.clone());
-        if merged.version() != version {
-            self.store(key, Some(&merged), head)?;
+        let Some(encoded) = &held.record else { return self.store(key, None, head) };
+        let Some(record) = decoded(key, encoded) else { return Err(EngineError::Memory(key.clone())) };
+        let version = record.version();
+        match stored.filter(|_| !held.is_whole) {
+            Some(stored) => {
+                let stored_version = stored.version();
+                let merged = stored.merge(record);
+                if merged.version() == stored_version {
+                    return Ok(());
+                }
+                self.store(key, Some((merged.version(), &merged.encode(key))), head)
+            }
+            None => self.store(key, Some((version, encoded)), head),
         }
-        Ok(true)
     }
 
-    fn replace(&self, key: &RecordKey, record: Option<&Record>) -> Result<(), EngineError> {
-        let head = match self.find(key)? {
-            Stored::Nothing | Stored::Record(_) => None,
-            Stored::Chunked(_, head) => Some(head),
-            Stored::Damaged(head) => head,
-        };
-        self.store(key, record, head)
-    }
-
-    /// False if the entry has met damage.
-    fn apply_entry(&self, entry: &Entry) -> Result<bool, EngineError> {
-        match entry {
-            Entry::Record { key, record } => return self.merge(key, record),
-            Entry::Replace { key, record } => self.replace(key, record.as_ref())?,
-            Entry::Hint(Hint { target, key, since_ms }) => {
-                let name = item::hint_name(*target, key);
-                self.insert(&name, &item::encode_hint(&name, *since_ms))?;
-            }
-            Entry::HintDone { target, key } => self.remove(&item::hint_name(*target, key))?,
+    /// `None` forgets it.
+    pub(super) fn write_hint(&self, name: &[u8], since_ms: Option<u64>) -> Result<(), EngineError> {
+        match since_ms {
+            Some(since_ms) => self.insert(name, &item::encode_hint(name, since_ms)),
+            None => self.remove(name),
         }
-        Ok(true)
     }
 
     fn chunk_names(key: &RecordKey, head: Head) -> impl Iterator<Item = Vec<u8>> + use<> {
@@ -294,8 +288,8 @@ impl SledEngine {
     }
 }
 
-impl Storage for SledEngine {
-    fn load(&self, key: &RecordKey) -> Result<Option<Record>, LoadError> {
+impl SledEngine {
+    pub(super) fn load(&self, key: &RecordKey) -> Result<Option<Record>, LoadError> {
         match self.find(key)? {
             Stored::Nothing => Ok(None),
             Stored::Record(record) | Stored::Chunked(record, _) => Ok(Some(record)),
@@ -303,78 +297,55 @@ impl Storage for SledEngine {
         }
     }
 
-    fn scan(&self, slots: Range<u32>, range: &ScanRange) -> Result<Page, ScanError> {
-        let mut page = PageMaker::new(range);
-        for names in item::stretches(slots, range) {
-            for item in self.db.range(names) {
-                if page.is_cut_before_next() {
-                    return Ok(page.finish());
-                }
-                let (name, item) = item.map_err(unreadable)?;
-                let Some(key) = item::key_of_record(&name) else { continue };
-                let record = match self.resolve(&key, item)? {
-                    Stored::Nothing => continue,
-                    Stored::Record(record) | Stored::Chunked(record, _) => record,
-                    Stored::Damaged(_) => return Err(ScanError::Damaged(key)),
-                };
-                if !page.take(key, record) {
-                    return Ok(page.finish());
-                }
-            }
-        }
-        Ok(page.finish())
+    /// The records between two names, in order; those that were removed meanwhile are `None`.
+    pub(super) fn records(&self, names: &Range<Vec<u8>>) -> impl Iterator<Item = Result<Found, ScanError>> {
+        self.db.range(names.clone()).filter_map(|item| {
+            let (name, item) = match item {
+                Ok(item) => item,
+                Err(error) => return Some(Err(unreadable(error))),
+            };
+            let key = item::key_of_record(&name)?;
+            let record = match self.resolve(&key, item) {
+                Ok(Stored::Nothing) => Ok(None),
+                Ok(Stored::Record(record) | Stored::Chunked(record, _)) => Ok(Some(record)),
+                Ok(Stored::Damaged(_)) => Err(Damaged),
+                Err(error) => return Some(Err(error.into())),
+            };
+            Some(Ok(((key.slot(), key), record)))
+        })
     }
 
-    fn hints(&self) -> Result<Vec<Hint>, EngineError> {
-        let mut hints = Vec::new();
+    /// All hints, by name.
+    pub(super) fn hints(&self) -> Result<BTreeMap<Vec<u8>, Hint>, EngineError> {
+        let mut hints = BTreeMap::new();
         for item in self.db.range(item::hint_names()) {
             let (name, stored) = item?;
-            hints.extend(item::decode_hint(&name, &stored));
+            if let Some(hint) = item::decode_hint(&name, &stored) {
+                hints.insert(name.to_vec(), hint);
+            }
         }
         Ok(hints)
     }
 
-    fn apply(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
-        let mut damaged = Vec::new();
-        for (at, entry) in entries.iter().enumerate() {
-            match self.apply_entry(entry) {
-                Ok(true) => {}
-                // A page that cannot be read takes nothing, whatever its key.
-                Ok(false) | Err(EngineError::Sled(sled::Error::Corruption { .. })) => damaged.push(at),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(damaged)
-    }
-
-    fn flush(&self, sequence: u64) -> Result<(), EngineError> {
+    pub(super) fn flush(&self, sequence: u64) -> Result<(), EngineError> {
         self.db.insert(FLUSHED_KEY, &sequence.to_be_bytes())?;
         self.db.flush()?;
         self.sync_files()
     }
 
-    fn flushed(&self) -> Result<u64, EngineError> {
+    pub(super) fn flushed(&self) -> Result<u64, EngineError> {
         let noted = self.get(FLUSHED_KEY)?;
         let bytes = noted.and_then(|noted| noted.as_ref().try_into().ok());
         Ok(bytes.map_or(0, u64::from_be_bytes))
     }
 
-    fn flush_bytes(&self) -> u64 {
-        0
-    }
-
-    fn reserve_bytes(&self) -> u64 {
-        0
-    }
-
-    fn size(&self) -> Result<EngineSize, EngineError> {
-        Ok(EngineSize { disk_bytes: self.db.size_on_disk()?, memory_bytes: 0 })
+    pub(super) fn disk_bytes(&self) -> Result<u64, EngineError> {
+        Ok(self.db.size_on_disk()?)
     }
 }
 
 impl Head {
-    fn of(record: &Record, length: usize) -> Self {
-        let Version { stamp, hash } = record.version();
+    fn of(Version { stamp, hash }: Version, length: usize) -> Self {
         let mut version = [0; VERSION_BYTES];
         let (left, right) = version.split_at_mut(16);
         left.copy_from_slice(&stamp.to_bytes());

@@ -37,8 +37,9 @@ pub(super) fn check(subject: Subject) {
     replaces_and_removes(subject);
     keeps_hints_until_they_are_done(subject);
     scans_in_the_order_of_places(subject);
+    merges_what_was_flushed_with_what_was_not(subject);
     cuts_pages_by_count_and_by_bytes(subject);
-    reports_damage_and_changes_it_only_by_a_replacement(subject);
+    reports_damage_until_something_takes_its_place(subject);
     shows_readers_whole_records_that_never_go_back(subject);
 }
 
@@ -239,6 +240,55 @@ fn scans_in_the_order_of_places(Subject { open, .. }: Subject) {
     }
 }
 
+/// Every way in which a key's last change and the ones before may lie on both sides of a flush.
+fn merges_what_was_flushed_with_what_was_not(Subject { open, .. }: Subject) {
+    let directory = memory_dir();
+    let engine = open(directory.path());
+    let merge = |n, (key, record): (RecordKey, Record)| (n, Entry::Record { key, record });
+    let replace = |n, record| (n, Entry::Replace { key: key(n), record });
+    let changes: [fn(u64) -> Option<Record>; 4] =
+        [|_| None, |n| Some(entry(n, 5).1), |n| Some(entry(n, 9).1), |_| Some(record(7, vec![7; 40_000]))];
+    let (mut first, mut second, mut expected) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let mut n = 0;
+    for below in changes {
+        for above in changes {
+            for is_replaced in [false, true] {
+                n += 1;
+                first.extend(below(n).map(|record| merge(n, (key(n), record)).1));
+                let holds = if is_replaced {
+                    second.push(replace(n, above(n)).1);
+                    above(n)
+                } else {
+                    second.extend(above(n).map(|record| merge(n, (key(n), record)).1));
+                    below(n).into_iter().chain(above(n)).reduce(Record::merge)
+                };
+                expected.insert((key(n).slot(), key(n)), holds);
+            }
+        }
+    }
+    engine.apply(&first).unwrap();
+    engine.flush(1).unwrap();
+    engine.apply(&second).unwrap();
+    let count = PartitionCount::new(PARTITIONS).unwrap();
+    for step in 0..3 {
+        // Loads remember what they have merged: once before, once after.
+        for limit in [1, 3, 100] {
+            let found: Vec<_> = count
+                .all()
+                .flat_map(|partition| scan_all(&engine, range(partition.0, Bytes::new(), limit)))
+                .collect();
+            let held = expected.iter().filter_map(|((_, key), holds)| Some((key.clone(), holds.clone()?)));
+            assert!(found == held.collect::<Vec<_>>(), "step {step}, limit {limit}");
+        }
+        for ((_, key), holds) in &expected {
+            assert!(load(&engine, key) == *holds, "{key:?}, step {step}");
+        }
+        if step == 1 {
+            engine.flush(2).unwrap();
+        }
+    }
+}
+
 fn cuts_pages_by_count_and_by_bytes(Subject { open, .. }: Subject) {
     let directory = memory_dir();
     let engine = open(directory.path());
@@ -258,33 +308,37 @@ fn cuts_pages_by_count_and_by_bytes(Subject { open, .. }: Subject) {
     assert_eq!(page, Page::default());
 }
 
-fn reports_damage_and_changes_it_only_by_a_replacement(Subject { open, spoil }: Subject) {
+fn reports_damage_until_something_takes_its_place(Subject { open, spoil }: Subject) {
     let directory = memory_dir();
     let engine = open(directory.path());
+    let others = (4..8).map(|n| entry(n, n));
     engine.apply(&put([entry(1, 1), (key(2), record(2, vec![0; 50_000])), entry(3, 3)])).unwrap();
+    engine.apply(&put(others)).unwrap();
     engine.flush(3).unwrap();
     drop(engine);
     spoil(directory.path());
     let engine = open(directory.path());
     let count = PartitionCount::new(PARTITIONS).unwrap();
-    let newer = put([1, 2, 3].map(|n| entry(n, 10)));
-    for damaged in [&[][..], &[0, 1]] {
-        for n in [1, 2] {
-            assert!(matches!(engine.load(&key(n)), Err(LoadError::Damaged)), "key {n}");
-            let range = range(key(n).partition(count).0, Bytes::new(), 10);
-            let page = engine.scan(count.slots(range.partition), &range);
-            assert!(matches!(page, Err(ScanError::Damaged(found)) if found == key(n)), "key {n}");
-        }
-        if !damaged.is_empty() {
-            assert_eq!(engine.apply(&newer).unwrap(), damaged);
-        }
+    let page_of = |n| {
+        let range = range(key(n).partition(count).0, Bytes::new(), 10);
+        engine.scan(count.slots(range.partition), &range)
+    };
+    for n in [1, 2] {
+        assert!(matches!(engine.load(&key(n)), Err(LoadError::Damaged)), "key {n}");
+        assert!(matches!(page_of(n), Err(ScanError::Damaged(found)) if found == key(n)), "key {n}");
     }
-    assert_eq!(load(&engine, &key(3)), Some(entry(3, 10).1));
-    let healed = Entry::Replace { key: key(1), record: Some(entry(1, 4).1) };
     let removed = Entry::Replace { key: key(2), record: None };
-    assert_eq!(engine.apply(&[healed, removed]).unwrap(), Vec::<usize>::new());
-    assert_eq!(load(&engine, &key(1)), Some(entry(1, 4).1));
-    assert_eq!(load(&engine, &key(2)), None);
+    let changes = [put([entry(1, 10), entry(3, 10)]), vec![removed]].concat();
+    assert_eq!(engine.apply(&changes).unwrap(), Vec::<usize>::new());
+    for _ in 0..2 {
+        for n in [1, 3] {
+            assert_eq!(load(&engine, &key(n)), Some(entry(n, 10).1));
+            assert!(page_of(n).unwrap().entries.contains(&entry(n, 10)));
+        }
+        assert_eq!(load(&engine, &key(2)), None);
+        assert!(page_of(2).is_ok());
+        engine.flush(4).unwrap();
+    }
 }
 
 fn shows_readers_whole_records_that_never_go_back(Subject { open, .. }: Subject) {

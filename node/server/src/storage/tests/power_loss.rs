@@ -16,10 +16,10 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 use super::{DEADLINE, ENGINES, Running, key, memory_dir, open, options_for, put, record, run};
+use crate::storage::buffered_engine::BufferedEngine;
 use crate::storage::engine::{EngineKind, Storage};
 use crate::storage::file::Operation;
 use crate::storage::power::{Observer, PowerCut, Watch, watch};
-use crate::storage::sled_engine::SledEngine;
 
 const KEYS: u64 = 40;
 const LIVES: usize = 4;
@@ -267,7 +267,7 @@ fn churn_and_die(seed: u64, power_cut: fn(&Path) -> Arc<PowerCut>) -> Afterwards
     std::fs::create_dir(directory.path().join("engine")).unwrap();
     let power = power_cut(directory.path());
     let watched = watch(directory.path(), power.clone());
-    let open = |root: &Path| SledEngine::open(&root.join("engine"), 4 << 20);
+    let open = |root: &Path| BufferedEngine::open(&root.join("engine"), 4 << 20, 64 << 10);
     let engine = open(directory.path()).unwrap();
     let mut flushed = 0;
     let rounds = rng.random_range(1200..1800);

@@ -10,17 +10,21 @@ use std::time::{Duration, Instant};
 use keystore_core::effect::Entry;
 use keystore_core::message::ScanRange;
 use keystore_core::partition::{Partition, RecordKey};
-use keystore_core::record::VALUE_BYTES_MAX;
+use keystore_core::record::{Record, VALUE_BYTES_MAX};
 
 use super::contract::{self, Subject};
 use super::{DEADLINE, entry, key, memory_dir, put, record};
+use crate::storage::buffered_engine::BufferedEngine;
 use crate::storage::engine::{EngineError, LoadError, ScanError, Storage};
 use crate::storage::file::Operation;
+use crate::storage::memtable::Held;
 use crate::storage::power::{Faults, watch};
 use crate::storage::sled_engine::SledEngine;
 use crate::storage::sync_file_range;
 
 const CACHE_BYTES: u64 = 8 << 20;
+/// Little, so that there are flushes.
+const TABLE_BYTES: u64 = 256 << 10;
 
 /// sled gives up its lock a moment after it was dropped.
 fn open<T>(open: impl Fn() -> Result<T, EngineError>) -> T {
@@ -36,7 +40,7 @@ fn open<T>(open: impl Fn() -> Result<T, EngineError>) -> T {
 }
 
 fn engine(directory: &Path) -> Arc<dyn Storage> {
-    Arc::new(open(|| SledEngine::open(directory, CACHE_BYTES)))
+    Arc::new(open(|| BufferedEngine::open(directory, CACHE_BYTES, TABLE_BYTES)))
 }
 
 /// What the engine has stored, without the engine.
@@ -66,34 +70,28 @@ fn spoil(directory: &Path) {
 fn what_cannot_be_read_any_more_is_damage_and_not_the_end_of_the_engine() {
     let directory = memory_dir();
     let value = |n: u64| record(1, vec![n as u8; 1_000]);
-    let first = open(|| SledEngine::open(directory.path(), CACHE_BYTES));
+    let first = engine(directory.path());
     for n in 0..2_000 {
         first.apply(&put([(key(n), value(n))])).unwrap();
     }
     first.flush(1).unwrap();
     drop(first);
     // So small a cache keeps hardly anything of what it has read before the disk goes bad.
-    let engine = open(|| SledEngine::open(directory.path(), 64 << 10));
+    let engine = open(|| BufferedEngine::open(directory.path(), 64 << 10, TABLE_BYTES));
     let path = directory.path().join("db");
     let whole = std::fs::read(&path).unwrap();
     let file = File::options().write(true).open(&path).unwrap();
     for (at, byte) in whole.iter().enumerate().step_by(256 << 10) {
         file.write_all_at(&[byte ^ 1], at as u64).unwrap();
     }
-    let (mut found, mut damaged, mut unreadable, mut refused) = (0, 0, 0, 0);
+    let (mut found, mut damaged, mut unreadable) = (0, Vec::new(), 0);
     for n in 0..2_000 {
         match engine.load(&key(n)) {
             Ok(record) => {
                 assert_eq!(record, Some(value(n)));
                 found += 1;
             }
-            Err(LoadError::Damaged) => {
-                damaged += 1;
-                let replaced = Entry::Replace { key: key(n), record: Some(value(n)) };
-                let left_out = engine.apply(&[replaced]).unwrap();
-                assert_eq!(left_out.is_empty(), engine.load(&key(n)).is_ok(), "key {n}");
-                refused += left_out.len();
-            }
+            Err(LoadError::Damaged) => damaged.push(n),
             Err(LoadError::Io(error)) => panic!("{error}"),
         }
         let slot = u32::from(key(n).slot());
@@ -105,7 +103,16 @@ fn what_cannot_be_read_any_more_is_damage_and_not_the_end_of_the_engine() {
             Err(error) => panic!("{error}"),
         }
     }
-    assert!(found > 0 && damaged > 0 && unreadable > 0, "{found}, {damaged}, {unreadable}");
+    assert!(found > 0 && !damaged.is_empty() && unreadable > 0, "{found}, {damaged:?}, {unreadable}");
+    let replaced = |n: &u64| Entry::Replace { key: key(*n), record: Some(value(*n)) };
+    engine.apply(&damaged.iter().map(replaced).collect::<Vec<_>>()).unwrap();
+    engine.flush(2).unwrap();
+    let mut refused = 0;
+    for n in &damaged {
+        let left_out = engine.apply(&[replaced(n)]).unwrap();
+        assert_eq!(left_out.is_empty(), engine.load(&key(*n)).is_ok(), "key {n}");
+        refused += left_out.len();
+    }
     assert!(refused > 0, "a page that cannot be read takes nothing");
 }
 
@@ -166,6 +173,7 @@ fn sled_is_never_far_ahead_of_a_slow_disk() {
         let bytes = if round % 40 == 39 { 0 } else { 20_000 };
         let batch = (0..8).map(|k| (key(k), record(round, vec![round as u8; bytes * (1 + k as usize)])));
         engine.apply(&put(batch)).unwrap();
+        engine.flush(round).unwrap();
         let stored = engine.size().unwrap().disk_bytes;
         assert!(stored < 100 << 20, "{stored} bytes of disk for one megabyte, round {round}");
     }
@@ -176,21 +184,23 @@ fn sled_is_never_far_ahead_of_a_slow_disk() {
 fn a_crash_in_the_middle_of_a_change_leaves_no_chunks_behind() {
     let [large, other, small] =
         [(1, 40_000), (2, 50_000), (3, 10)].map(|(n, bytes)| record(n, vec![7; bytes]));
-    for (before, after) in
-        [(&large, Some(&other)), (&large, Some(&small)), (&small, Some(&large)), (&large, None)]
-    {
+    let held = |record: Option<&Record>| Held {
+        record: record.map(|record| record.encode(&key(1))),
+        is_whole: true,
+    };
+    let changes = [(&large, Some(&other)), (&large, Some(&small)), (&small, Some(&large)), (&large, None)];
+    for (before, after) in changes {
         for steps in 1.. {
             let directory = memory_dir();
             let engine = open(|| SledEngine::open(directory.path(), CACHE_BYTES));
-            engine.apply(&[Entry::Replace { key: key(1), record: Some(before.clone()) }]).unwrap();
-            let change = Entry::Replace { key: key(1), record: after.cloned() };
+            engine.write_down(&key(1), &held(Some(before))).unwrap();
             engine.changes_left.store(steps, Ordering::Relaxed);
-            let is_whole = engine.apply(&[change]).is_ok();
+            let is_whole = engine.write_down(&key(1), &held(after)).is_ok();
             drop(engine);
             let engine = open(|| SledEngine::open(directory.path(), CACHE_BYTES));
             let found = engine.load(&key(1)).unwrap();
             assert!(found.as_ref() == Some(before) || found.as_ref() == after, "after {steps} steps");
-            engine.apply(&[Entry::Replace { key: key(1), record: None }]).unwrap();
+            engine.write_down(&key(1), &held(None)).unwrap();
             drop(engine);
             assert_eq!(database(directory.path()).len(), 0, "after {steps} steps");
             if is_whole {

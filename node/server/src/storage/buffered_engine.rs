@@ -1,0 +1,310 @@
+//! sled behind a memtable: what is applied is in memory at once, and in sled by the next flush, in sled's order and
+//! only once however often it was written.
+//!
+//! The commit log in front makes that safe: a flush is what a checkpoint waits for, and whatever no checkpoint covers
+//! is replayed. A table that is being written down stays visible until sled has all of it, so a reader finds a record
+//! in one of the tables or in sled, never older than before.
+//!
+//! Whether a record is above what sled holds is not asked when it is applied: that would cost what is to be saved.
+//! It is merged when it is read, or when it is written down. Where sled's record is damaged, the one from above takes
+//! its place: whoever commits has seen what was stored, or knows it to be below.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
+
+use bytes::Bytes;
+use keystore_core::effect::{Damaged, Entry, Hint};
+use keystore_core::message::{PAGE_BYTES_MAX, Page, ScanRange};
+use keystore_core::partition::RecordKey;
+use keystore_core::record::Record;
+
+use super::engine::{EngineError, EngineSize, LoadError, ScanError, Storage};
+use super::item::{self, PageMaker};
+use super::memtable::{self, Held, Memtable};
+use super::sled_engine::SledEngine;
+
+/// What sled writes for a byte of a record, at most on the average: measured with the smallest.
+const WRITTEN_FOR_EACH_BYTE: u64 = 4;
+
+#[derive(Debug)]
+pub(super) struct BufferedEngine {
+    sled: SledEngine,
+    tables: RwLock<Tables>,
+    /// Held by whoever writes a table down.
+    turn: Mutex<()>,
+    /// Of memory; see [`BufferedEngine::make_room`].
+    table_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    active: Memtable,
+    /// Being written down.
+    draining: Option<Arc<Memtable>>,
+    /// Keys whose place in sled cannot be read: nothing can be stored there.
+    unreadable: BTreeSet<RecordKey>,
+}
+
+impl Tables {
+    fn draining(&self) -> Option<&Memtable> {
+        self.draining.as_deref()
+    }
+
+    fn get(&self, key: &RecordKey) -> Option<&Held> {
+        self.active.get(key).or_else(|| self.draining()?.get(key))
+    }
+
+    fn bytes(&self) -> usize {
+        self.active.bytes() + self.draining().map_or(0, Memtable::bytes)
+    }
+}
+
+impl BufferedEngine {
+    /// `cache_bytes` are sled's; up to three times `table_bytes` come on top.
+    pub(super) fn open(directory: &Path, cache_bytes: u64, table_bytes: u64) -> Result<Self, EngineError> {
+        Ok(Self {
+            sled: SledEngine::open(directory, cache_bytes)?,
+            tables: RwLock::default(),
+            turn: Mutex::default(),
+            table_bytes: usize::try_from(table_bytes).unwrap_or(usize::MAX / 4),
+        })
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Flushes come as the log grows and keep the tables at their size. Where they do not keep up, whoever applies
+    /// waits for them; where there are none, as during a replay, it writes the table down itself.
+    fn make_room(&self) -> Result<(), EngineError> {
+        let bytes = self.read().active.bytes();
+        if bytes < 2 * self.table_bytes {
+            return Ok(());
+        }
+        match self.turn.try_lock() {
+            Ok(turn) if bytes >= 3 * self.table_bytes => self.drain(&turn),
+            Ok(_) => Ok(()),
+            Err(TryLockError::WouldBlock) => {
+                drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+                Ok(())
+            }
+            Err(TryLockError::Poisoned(turn)) => self.drain(&turn.into_inner()),
+        }
+    }
+
+    /// Writes everything down that was applied before this call.
+    fn drain(&self, _turn: &MutexGuard<'_, ()>) -> Result<(), EngineError> {
+        // One that is left is of a drain that has failed.
+        let left = self.read().draining.clone();
+        if let Some(left) = left {
+            self.write_down(&left)?;
+        }
+        let table = {
+            let mut tables = self.write();
+            let table = Arc::new(mem::take(&mut tables.active));
+            tables.draining = Some(table.clone());
+            table
+        };
+        self.write_down(&table)
+    }
+
+    fn write_down(&self, table: &Memtable) -> Result<(), EngineError> {
+        let mut unreadable = Vec::new();
+        for (key, held) in table.records() {
+            match self.sled.write_down(&key, held) {
+                Ok(()) => {}
+                Err(EngineError::Sled(sled::Error::Corruption { .. })) => unreadable.push(key),
+                Err(error) => return Err(error),
+            }
+        }
+        for (name, since_ms) in table.hints() {
+            self.sled.write_hint(name, since_ms)?;
+        }
+        if !unreadable.is_empty() {
+            // As with any other damage below: the keys come into doubt as soon as somebody asks for them.
+            tracing::error!(records = unreadable.len(), "records were lost to pages that cannot be read");
+        }
+        let mut tables = self.write();
+        tables.unreadable.extend(unreadable);
+        tables.draining = None;
+        Ok(())
+    }
+
+    /// The first records that the tables hold of a stretch: at least as many as one page can have.
+    fn held(&self, names: &Range<Vec<u8>>, limit: usize) -> HeldStretch {
+        let tables = self.read();
+        let mut found = BTreeMap::new();
+        let mut known_to = None;
+        for table in tables.draining().into_iter().chain([&tables.active]) {
+            let (mut records, mut bytes) = (0, 0);
+            for (key, held) in table.between(names) {
+                let place = (key.slot(), key);
+                found.insert(place.clone(), held.clone());
+                records += usize::from(held.record.is_some());
+                bytes += held.record.as_ref().map_or(0, Bytes::len);
+                if records > limit || bytes > PAGE_BYTES_MAX {
+                    known_to = Some(known_to.map_or(place.clone(), |known: Place| known.min(place)));
+                    break;
+                }
+            }
+        }
+        let is_cut = known_to.is_some();
+        found.retain(|place, _| known_to.as_ref().is_none_or(|known| place <= known));
+        HeldStretch { records: found, is_cut }
+    }
+}
+
+/// Where a record lies among all.
+type Place = (u16, RecordKey);
+
+/// What the tables hold of a stretch of names, or of its beginning.
+struct HeldStretch {
+    records: BTreeMap<Place, Held>,
+    is_cut: bool,
+}
+
+/// What a key holds, given what a table and what sled say of it.
+fn merged(
+    key: &RecordKey,
+    held: Option<Held>,
+    stored: Option<Result<Option<Record>, Damaged>>,
+) -> Result<Option<Record>, Damaged> {
+    let Some(held) = held else { return stored.unwrap_or(Ok(None)) };
+    let record = held.decode(key)?;
+    Ok(match (record, stored) {
+        (Some(record), Some(Ok(Some(below)))) if !held.is_whole => Some(below.merge(record)),
+        (record, _) => record,
+    })
+}
+
+impl Storage for BufferedEngine {
+    fn load(&self, key: &RecordKey) -> Result<Option<Record>, LoadError> {
+        let held = self.read().get(key).cloned();
+        let stored = match &held {
+            Some(held) if held.is_whole => None,
+            Some(_) | None => match self.sled.load(key) {
+                Ok(stored) => Some(Ok(stored)),
+                Err(LoadError::Damaged) => Some(Err(Damaged)),
+                Err(error @ LoadError::Io(_)) => return Err(error),
+            },
+        };
+        let is_merged = held.is_some() && stored.is_some();
+        let found = merged(key, held.clone(), stored).map_err(|Damaged| LoadError::Damaged)?;
+        if let (true, Some(held), Some(found)) = (is_merged, &held, &found) {
+            self.write().active.confirm(key, held, found);
+        }
+        Ok(found)
+    }
+
+    fn scan(&self, slots: Range<u32>, range: &ScanRange) -> Result<Page, ScanError> {
+        let mut page = PageMaker::new(range);
+        for names in item::stretches(slots, range) {
+            // Before sled is looked at: what leaves the tables meanwhile is found in both, never in none.
+            let stretch = self.held(&names, page.limit());
+            let (mut held, mut stored) = (stretch.records.into_iter(), self.sled.records(&names));
+            let (mut next_held, mut next_stored) = (held.next(), stored.next().transpose()?);
+            loop {
+                let order = match (&next_held, &next_stored) {
+                    (None, None) => break,
+                    // Nobody knows what the tables hold there.
+                    (None, Some(_)) if stretch.is_cut => break,
+                    (None, Some(_)) => Ordering::Greater,
+                    (Some(_), None) => Ordering::Less,
+                    (Some((held, _)), Some((stored, _))) => held.cmp(stored),
+                };
+                if page.is_cut_before_next() {
+                    return Ok(page.finish());
+                }
+                let from_held = if order.is_le() { mem::replace(&mut next_held, held.next()) } else { None };
+                let from_stored = match order.is_ge() {
+                    true => mem::replace(&mut next_stored, stored.next().transpose()?),
+                    false => None,
+                };
+                let (held, stored) = (from_held.unzip(), from_stored.unzip());
+                let Some((_, key)) = held.0.or(stored.0) else { break };
+                let found =
+                    merged(&key, held.1, stored.1).map_err(|Damaged| ScanError::Damaged(key.clone()))?;
+                if let Some(record) = found
+                    && !page.take(key, record)
+                {
+                    return Ok(page.finish());
+                }
+            }
+            if stretch.is_cut {
+                return Ok(page.cut());
+            }
+        }
+        Ok(page.finish())
+    }
+
+    fn hints(&self) -> Result<Vec<Hint>, EngineError> {
+        let tables = self.read();
+        let mut hints = self.sled.hints()?;
+        for table in tables.draining().into_iter().chain([&tables.active]) {
+            for (name, since_ms) in table.hints() {
+                hints.remove(name);
+                hints.extend(
+                    since_ms.and_then(|since_ms| Some((name.clone(), memtable::hint(name, since_ms)?))),
+                );
+            }
+        }
+        Ok(hints.into_values().collect())
+    }
+
+    fn apply(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
+        self.make_room()?;
+        let mut damaged = Vec::new();
+        for (at, entry) in entries.iter().enumerate() {
+            // For each anew: readers come in between.
+            let mut tables = self.write();
+            let Tables { active, draining, unreadable } = &mut *tables;
+            match entry {
+                Entry::Record { key, .. } | Entry::Replace { key, .. } if unreadable.contains(key) => {
+                    damaged.push(at);
+                }
+                Entry::Record { key, record } => {
+                    let below = draining.as_deref().and_then(|table| table.get(key));
+                    active.merge(key, record, below);
+                }
+                Entry::Replace { key, record } => active.replace(key, record.as_ref()),
+                Entry::Hint(Hint { target, key, since_ms }) => {
+                    active.keep_hint(*target, key, Some(*since_ms));
+                }
+                Entry::HintDone { target, key } => active.keep_hint(*target, key, None),
+            }
+        }
+        Ok(damaged)
+    }
+
+    fn flush(&self, sequence: u64) -> Result<(), EngineError> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.drain(&turn)?;
+        self.sled.flush(sequence)
+    }
+
+    fn flushed(&self) -> Result<u64, EngineError> {
+        self.sled.flushed()
+    }
+
+    fn flush_bytes(&self) -> u64 {
+        0
+    }
+
+    fn reserve_bytes(&self) -> u64 {
+        self.read().bytes() as u64 * WRITTEN_FOR_EACH_BYTE
+    }
+
+    fn size(&self) -> Result<EngineSize, EngineError> {
+        Ok(EngineSize { disk_bytes: self.sled.disk_bytes()?, memory_bytes: 0 })
+    }
+}
