@@ -124,6 +124,11 @@ impl CoreHandle {
         self.inbox.put(Input::Event(event)).await;
     }
 
+    /// Wakes the core thread for the tasks of this runtime, see [`Inbox::wake_in_turn`].
+    pub async fn wake_in_turn(&self) {
+        self.inbox.wake_in_turn().await;
+    }
+
     /// For what is rare and never turned away.
     pub fn tell(&self, event: Event) {
         self.inbox.push(Input::Event(event));

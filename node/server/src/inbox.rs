@@ -3,8 +3,14 @@
 //! It is bounded where work comes from outside: clients are turned away at once when it is full, links wait for
 //! room, so that their peers feel it. What answers the core's own effects is always taken, since the core bounds
 //! how many of those are under way. One lock and at most one wake-up for a whole batch, however long.
+//!
+//! Tasks of one runtime do not wake the thread themselves: a task of its own does, [`Inbox::wake_in_turn`], which has
+//! its turn after all that were ready before it. So everything that has come over the sockets together is taken
+//! together, and nothing waits longer than it takes to read that.
 
 use std::collections::VecDeque;
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,22 +30,35 @@ pub struct Inbox<T> {
     queue: Mutex<Queue<T>>,
     filled: Condvar,
     emptied: Notify,
+    /// The taker is to be woken, in turn.
+    owed: Notify,
+    has_waker: AtomicBool,
     len_max: usize,
 }
 
 #[derive(Debug)]
 struct Queue<T> {
     items: VecDeque<T>,
-    is_taker_asleep: bool,
+    taker: Taker,
     is_closed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taker {
+    Awake,
+    Asleep,
+    /// Asleep, and to be woken in turn.
+    Called,
 }
 
 impl<T> Inbox<T> {
     pub fn new(len_max: usize) -> Self {
         Self {
-            queue: Mutex::new(Queue { items: VecDeque::new(), is_taker_asleep: false, is_closed: false }),
+            queue: Mutex::new(Queue { items: VecDeque::new(), taker: Taker::Awake, is_closed: false }),
             filled: Condvar::new(),
             emptied: Notify::new(),
+            owed: Notify::new(),
+            has_waker: AtomicBool::new(false),
             len_max,
         }
     }
@@ -67,22 +86,40 @@ impl<T> Inbox<T> {
 
     /// For what the taker waits for, which is never turned away.
     pub fn push(&self, item: T) {
-        self.push_into(self.lock(), item);
+        let mut queue = self.lock();
+        if queue.is_closed {
+            return;
+        }
+        queue.items.push_back(item);
+        let was_awake = mem::replace(&mut queue.taker, Taker::Awake) == Taker::Awake;
+        drop(queue);
+        if !was_awake {
+            self.filled.notify_one();
+        }
+    }
+
+    /// From now on wakes the taker for tasks of this runtime, for ever.
+    pub async fn wake_in_turn(&self) {
+        self.has_waker.store(true, Ordering::Relaxed);
+        loop {
+            self.owed.notified().await;
+            self.filled.notify_one();
+        }
     }
 
     /// Swaps everything that waits into `batch`, which has to be empty; waits at most `timeout` for the first.
     pub fn take(&self, batch: &mut VecDeque<T>, timeout: Duration) {
         let mut queue = self.lock();
         if queue.items.is_empty() && !timeout.is_zero() {
-            queue.is_taker_asleep = true;
+            queue.taker = Taker::Asleep;
             (queue, _) = self
                 .filled
                 .wait_timeout_while(queue, timeout, |queue| queue.items.is_empty())
                 .unwrap_or_else(PoisonError::into_inner);
-            queue.is_taker_asleep = false;
+            queue.taker = Taker::Awake;
         }
         let was_full = queue.items.len() >= self.len_max;
-        std::mem::swap(&mut queue.items, batch);
+        mem::swap(&mut queue.items, batch);
         drop(queue);
         if was_full {
             self.emptied.notify_waiters();
@@ -93,32 +130,25 @@ impl<T> Inbox<T> {
     pub fn close(&self) {
         let mut queue = self.lock();
         queue.is_closed = true;
-        let dropped = std::mem::take(&mut queue.items);
+        let dropped = mem::take(&mut queue.items);
         drop(queue);
         drop(dropped);
         self.emptied.notify_waiters();
     }
 
     fn push_if_room(&self, item: T) -> Result<(), T> {
-        let queue = self.lock();
+        let mut queue = self.lock();
         if queue.is_closed || queue.items.len() >= self.len_max {
             return Err(item);
         }
-        self.push_into(queue, item);
-        Ok(())
-    }
-
-    fn push_into(&self, mut queue: MutexGuard<'_, Queue<T>>, item: T) {
-        if queue.is_closed {
-            return;
-        }
         queue.items.push_back(item);
-        // Only the first one has to wake the taker, and only if it sleeps.
-        let wake = std::mem::take(&mut queue.is_taker_asleep);
-        drop(queue);
-        if wake {
-            self.filled.notify_one();
+        if queue.taker == Taker::Asleep {
+            let has_waker = self.has_waker.load(Ordering::Relaxed);
+            queue.taker = if has_waker { Taker::Called } else { Taker::Awake };
+            drop(queue);
+            if has_waker { self.owed.notify_one() } else { self.filled.notify_one() }
         }
+        Ok(())
     }
 
     /// The queue is whole after each operation, so a panic elsewhere does not spoil it.
@@ -160,6 +190,38 @@ mod tests {
         assert_eq!(take(&inbox, 60_000), [7]);
         assert!(started.elapsed() < Duration::from_secs(30));
         pushing.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn tasks_have_the_taker_woken_once_all_of_them_had_their_turn() {
+        let inbox = Arc::new(Inbox::new(100));
+        let (waker, other) = (Arc::clone(&inbox), Arc::clone(&inbox));
+        let waking = tokio::spawn(async move { waker.wake_in_turn().await });
+        tokio::task::yield_now().await;
+        let taking = std::thread::spawn(move || take(&other, 60_000));
+        let until = async |state| {
+            while inbox.lock().taker != state {
+                std::thread::yield_now();
+            }
+        };
+        until(Taker::Asleep).await;
+        for item in 0..10 {
+            let inbox = Arc::clone(&inbox);
+            tokio::spawn(async move { inbox.offer(item) });
+        }
+        tokio::task::yield_now().await;
+        while !taking.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(taking.join().unwrap(), (0..10).collect::<Vec<_>>(), "not woken by the first one");
+        let other = Arc::clone(&inbox);
+        let taking = std::thread::spawn(move || take(&other, 60_000));
+        until(Taker::Asleep).await;
+        inbox.offer(1).unwrap();
+        until(Taker::Called).await;
+        inbox.push(2);
+        assert_eq!(taking.join().unwrap(), [1, 2], "another thread does not wait for the turn");
+        waking.abort();
     }
 
     #[test]
