@@ -1,11 +1,12 @@
 //! What can be typed: flags, commands and their checks.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use keystore_client::{
-    Causal, Consistency, Context, DEFAULT_KEYSPACE, Durability, KeyspaceMode, WriteOptions,
+    Causal, Consistency, Context, DEFAULT_KEYSPACE, Durability, KeyspaceMode, VALUE_BYTES_MAX, WriteOptions,
 };
 
 use crate::data::parse_token;
@@ -153,7 +154,7 @@ pub(crate) enum Command {
     Nodes,
     /// Makes a cluster of the nodes at all the given admin endpoints. On Kubernetes the operator does that.
     Init(InitArgs),
-    /// Puts load on the cluster and measures it. Writes keys that start with "bench/".
+    /// Puts load on the cluster and measures it. It writes keys of its own, which start with --prefix.
     Bench(BenchArgs),
 }
 
@@ -203,34 +204,82 @@ pub(crate) struct InitArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchArgs {
-    /// How many requests are under way at a time.
+    /// How many requests are under way at a time; with --rate at most.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub clients: u32,
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
-    pub seconds: u32,
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
-    pub value_bytes: u32,
+    /// How long it measures. By default 10, or for as long as --operations takes.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: Option<u32>,
+    /// Ends after so many requests, if --seconds have not passed before.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub operations: Option<u64>,
+    /// The size of values; LOW-HIGH: each has one of its own between these.
+    #[arg(long, default_value = "100", value_name = "BYTES|LOW-HIGH", value_parser = parse_sizes)]
+    pub value_bytes: RangeInclusive<u32>,
     /// The share of gets among all requests, from 0 to 1; the rest are puts.
     #[arg(long, default_value_t = 0.5, value_parser = parse_share)]
     pub read_share: f64,
     /// How many different keys; they are written before the measurement if there are to be gets.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub keys: u32,
+    /// Leaves the keys as they are, such as an earlier run has written them.
+    #[arg(long)]
+    pub skip_preload: bool,
+    /// How often which key is asked for.
+    #[arg(long, default_value = "uniform")]
+    pub distribution: Distribution,
+    /// So many requests a second in all, sent when they are due, whether earlier ones were answered or not. Latencies
+    /// then count from when a request was due. By default each client sends its next request once it has its answer.
+    #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
+    pub rate: Option<f64>,
     /// What an acknowledged write has reached; by default what the cluster says.
     #[arg(long)]
     pub durability: Option<DurabilityArg>,
     /// Sends all requests of a thread to a node over one stream, rather than each as a call of its own.
     #[arg(long)]
     pub session: bool,
-    /// Threads of this process, each with connections of its own.
+    /// Threads of this process, each with connections of its own; at most one a client.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub threads: u32,
+    /// What the keys start with; a number of ten digits follows.
+    #[arg(long, default_value = "bench/")]
+    pub prefix: String,
+    /// Deletes the keys that it has written, in the end.
+    #[arg(long)]
+    pub cleanup: bool,
+    /// Says nothing while it runs.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Distribution {
+    /// Each key as often as any other.
+    Uniform,
+    /// The lower the key's number, the more often, as YCSB has it: key N in proportion to 1 / (N + 1)^0.99.
+    Zipf,
 }
 
 fn parse_share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("a share is a number from 0 to 1".to_owned()),
+    }
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.001..=1e6).contains(&rate) => Ok(rate),
+        _ => Err("a rate is a number of requests per second, from 0.001 to 1000000".to_owned()),
+    }
+}
+
+fn parse_sizes(text: &str) -> Result<RangeInclusive<u32>, String> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    match (low.parse::<u32>(), high.parse::<u32>()) {
+        (Ok(low), Ok(high)) if low > high => Err(format!("of a range the lower end is first: {high}-{low}")),
+        (Ok(low), Ok(high)) if high as usize <= VALUE_BYTES_MAX => Ok(low..=high),
+        _ => Err(format!("a size is a number of bytes from 0 to {VALUE_BYTES_MAX}, or two such as 100-4000")),
     }
 }
 
@@ -328,6 +377,27 @@ mod tests {
         assert_eq!(parse_ttl("1ms"), Ok(Duration::from_millis(1)));
         for text in ["0.5ms", "0s", "3661d", "1y", "1e300d"] {
             assert!(parse_ttl(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn values_have_one_size_or_any_between_two() {
+        for (text, sizes) in [("100", 100..=100), ("0", 0..=0), ("1-1048576", 1..=1_048_576), ("5-5", 5..=5)]
+        {
+            assert_eq!(parse_sizes(text), Ok(sizes), "{text}");
+        }
+        for text in ["", "-", "-1", "5-", "9-3", "1048577", "1-1048577", "1k", "1-2-3"] {
+            assert!(parse_sizes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_number_that_a_schedule_can_be_made_of() {
+        for (text, rate) in [("1000", 1000.0), ("0.5", 0.5), ("1e6", 1e6)] {
+            assert_eq!(parse_rate(text), Ok(rate), "{text}");
+        }
+        for text in ["", "0", "-1", "1e7", "NaN", "inf", "fast"] {
+            assert!(parse_rate(text).is_err(), "{text}");
         }
     }
 
