@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub enum Engine {
     #[default]
     Sled,
+    Lsm,
     Memory,
 }
 
@@ -34,8 +35,9 @@ pub enum Durability {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct StorageSpec {
-    /// The storage engine: sled (records on disk), or memory (all records in memory, where reads never wait for writes;
-    /// the log and snapshots on disk bring them back when a node starts, so nothing acknowledged is lost). Immutable.
+    /// The storage engine: sled (records on disk, in a B-tree), lsm (records on disk, in a log-structured merge tree: for
+    /// more than a million records a node), or memory (all records in memory, where reads never wait for writes; the log
+    /// and snapshots on disk bring them back when a node starts, so nothing acknowledged is lost). Immutable.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("storage.engine cannot be changed, the volumes hold what it wrote: set it back, or create a new cluster with the one you need"))]
     pub engine: Engine,

@@ -89,6 +89,7 @@ fn bad_values_are_refused_at_creation() {
         (json!({"storage": {"size": "0.128G"}}), Some("at least 128Mi")),
         (json!({"storage": {"size": "128Mi"}}), None),
         (json!({"storage": {"engine": "memory"}}), None),
+        (json!({"storage": {"engine": "lsm"}}), None),
         (json!({"zoneTopologyKey": "a b c"}), Some("must be the key of a label")),
         (json!({"zoneTopologyKey": "/rack"}), Some("must be the key of a label")),
         (json!({"zoneTopologyKey": "example.com/"}), Some("must be the key of a label")),

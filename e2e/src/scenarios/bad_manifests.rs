@@ -97,9 +97,10 @@ fn creations_with_storage() -> Vec<Case> {
         refused(
             "an unknown engine",
             json!({"spec": {"storage": {"engine": "rocks"}}}),
-            &["spec.storage.engine", "supported values", "\"sled\"", "\"memory\""],
+            &["spec.storage.engine", "supported values", "\"sled\"", "\"lsm\"", "\"memory\""],
         ),
         accepted("the engine in memory", json!({"spec": {"storage": {"engine": "memory"}}})),
+        accepted("the engine of tables", json!({"spec": {"storage": {"engine": "lsm"}}})),
         refused(
             "less storage than a log takes",
             json!({"spec": {"storage": {"size": "64Mi"}}}),

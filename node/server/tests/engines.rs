@@ -1,4 +1,4 @@
-//! The memory engine under real processes: snapshots under load, killed nodes, and no way back to sled.
+//! Other engines than sled under real processes: checkpoints under load, killed nodes, and no way back to sled.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -34,6 +34,30 @@ async fn nodes_that_keep_records_in_memory_lose_nothing_when_all_are_killed_amid
             // Looked at once a second.
             let is_known = metric(node, "keystore_storage_engine_memory_bytes").await > 100_000;
             (is_written && is_known).then_some(())
+        })
+        .await;
+        load.progress(100).await;
+        append(&mut all, kill_all_under(load, &mut cluster, crash % 3).await);
+    }
+    judge_everywhere(&cluster, &mut all).await;
+}
+
+#[tokio::test]
+async fn nodes_with_a_tree_of_tables_lose_nothing_when_all_are_killed_amid_checkpoints() {
+    let settings = [("storage.engine", "lsm"), ("storage.checkpoint_bytes", "1048576")];
+    let mut cluster = Cluster::serving_with(3, &settings).await;
+    let filler = "x".repeat(100_000);
+    let mut all = History::default();
+    for crash in 0..3 {
+        let load = Load::start(&format!("lsm-{crash}"), &cluster.nodes, 3);
+        let before = metric(&cluster.nodes[0], "keystore_storage_checkpoints_total").await;
+        for number in 0..60 {
+            cluster.nodes[number % 3].put(&format!("filler-{}", number % 5), &filler).await.unwrap();
+        }
+        let node = &cluster.nodes[0];
+        wait_until("checkpoints were written under load", || async {
+            let checkpoints = metric(node, "keystore_storage_checkpoints_total").await;
+            (checkpoints > before + 2).then_some(())
         })
         .await;
         load.progress(100).await;

@@ -72,6 +72,7 @@ pub struct Storage {
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
     Sled,
+    Lsm,
     Memory,
 }
 
@@ -79,6 +80,7 @@ impl From<Engine> for EngineKind {
     fn from(engine: Engine) -> Self {
         match engine {
             Engine::Sled => Self::Sled,
+            Engine::Lsm => Self::Lsm,
             Engine::Memory => Self::Memory,
         }
     }

@@ -1,19 +1,18 @@
-//! sled behind a memtable: what is applied is in memory at once, and in sled by the next flush, in sled's order and
-//! only once however often it was written.
+//! A memtable and what lies below it: what is applied is in memory at once, and on disk by the next flush, in order
+//! and only once however often it was written.
 //!
 //! The commit log in front makes that safe: a flush is what a checkpoint waits for, and whatever no checkpoint covers
-//! is replayed. A table that is being written down stays visible until sled has all of it, so a reader finds a record
-//! in one of the tables or in sled, never older than before.
+//! is replayed. A table that is being written down stays visible until the base has all of it, so a reader finds a
+//! record in one of the tables or in the base, never older than before.
 //!
-//! Whether a record is above what sled holds is not asked when it is applied: that would cost what is to be saved.
-//! It is merged when it is read, or when it is written down. Where sled's record is damaged, the one from above takes
-//! its place: whoever commits has seen what was stored, or knows it to be below.
+//! Whether a record is above what the base holds is not asked when it is applied: that would cost what is to be saved.
+//! It is merged when it is read, or when it is written down. Where the base's record is damaged, the one from above
+//! takes its place: whoever commits has seen what was stored, or knows it to be below.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
 };
@@ -24,17 +23,14 @@ use keystore_core::message::{PAGE_BYTES_MAX, Page, ScanRange};
 use keystore_core::partition::RecordKey;
 use keystore_core::record::Record;
 
+use super::base::Base;
 use super::engine::{EngineError, EngineSize, LoadError, ScanError, Storage};
 use super::item::{self, PageMaker};
 use super::memtable::{self, Held, Memtable};
-use super::sled_engine::SledEngine;
-
-/// What sled writes for a byte of a record, at most on the average: measured with the smallest.
-const WRITTEN_FOR_EACH_BYTE: u64 = 4;
 
 #[derive(Debug)]
 pub(super) struct BufferedEngine {
-    sled: SledEngine,
+    base: Box<dyn Base>,
     tables: RwLock<Tables>,
     /// Held by whoever writes a table down.
     turn: Mutex<()>,
@@ -47,7 +43,7 @@ struct Tables {
     active: Memtable,
     /// Being written down.
     draining: Option<Arc<Memtable>>,
-    /// Keys whose place in sled cannot be read: nothing can be stored there.
+    /// Keys for which the base has no place any more.
     unreadable: BTreeSet<RecordKey>,
 }
 
@@ -66,14 +62,14 @@ impl Tables {
 }
 
 impl BufferedEngine {
-    /// `cache_bytes` are sled's; up to three times `table_bytes` come on top.
-    pub(super) fn open(directory: &Path, cache_bytes: u64, table_bytes: u64) -> Result<Self, EngineError> {
-        Ok(Self {
-            sled: SledEngine::open(directory, cache_bytes)?,
+    /// Takes up to three times `table_bytes` of memory, beside what the base needs.
+    pub(super) fn new(base: Box<dyn Base>, table_bytes: u64) -> Self {
+        Self {
+            base,
             tables: RwLock::default(),
             turn: Mutex::default(),
             table_bytes: usize::try_from(table_bytes).unwrap_or(usize::MAX / 4),
-        })
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Tables> {
@@ -92,22 +88,22 @@ impl BufferedEngine {
             return Ok(());
         }
         match self.turn.try_lock() {
-            Ok(turn) if bytes >= 3 * self.table_bytes => self.drain(&turn),
+            Ok(turn) if bytes >= 3 * self.table_bytes => self.drain(&turn, None),
             Ok(_) => Ok(()),
             Err(TryLockError::WouldBlock) => {
                 drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
                 Ok(())
             }
-            Err(TryLockError::Poisoned(turn)) => self.drain(&turn.into_inner()),
+            Err(TryLockError::Poisoned(turn)) => self.drain(&turn.into_inner(), None),
         }
     }
 
     /// Writes everything down that was applied before this call.
-    fn drain(&self, _turn: &MutexGuard<'_, ()>) -> Result<(), EngineError> {
+    fn drain(&self, _turn: &MutexGuard<'_, ()>, sequence: Option<u64>) -> Result<(), EngineError> {
         // One that is left is of a drain that has failed.
         let left = self.read().draining.clone();
         if let Some(left) = left {
-            self.write_down(&left)?;
+            self.write_down(&left, None)?;
         }
         let table = {
             let mut tables = self.write();
@@ -115,21 +111,11 @@ impl BufferedEngine {
             tables.draining = Some(table.clone());
             table
         };
-        self.write_down(&table)
+        self.write_down(&table, sequence)
     }
 
-    fn write_down(&self, table: &Memtable) -> Result<(), EngineError> {
-        let mut unreadable = Vec::new();
-        for (key, held) in table.records() {
-            match self.sled.write_down(&key, held) {
-                Ok(()) => {}
-                Err(EngineError::Sled(sled::Error::Corruption { .. })) => unreadable.push(key),
-                Err(error) => return Err(error),
-            }
-        }
-        for (name, since_ms) in table.hints() {
-            self.sled.write_hint(name, since_ms)?;
-        }
+    fn write_down(&self, table: &Memtable, sequence: Option<u64>) -> Result<(), EngineError> {
+        let unreadable = self.base.write_down(table, sequence)?;
         if !unreadable.is_empty() {
             // As with any other damage below: the keys come into doubt as soon as somebody asks for them.
             tracing::error!(records = unreadable.len(), "records were lost to pages that cannot be read");
@@ -173,7 +159,7 @@ struct HeldStretch {
     is_cut: bool,
 }
 
-/// What a key holds, given what a table and what sled say of it.
+/// What a key holds, given what a table and what the base say of it.
 fn merged(
     key: &RecordKey,
     held: Option<Held>,
@@ -192,7 +178,7 @@ impl Storage for BufferedEngine {
         let held = self.read().get(key).cloned();
         let stored = match &held {
             Some(held) if held.is_whole => None,
-            Some(_) | None => match self.sled.load(key) {
+            Some(_) | None => match self.base.load(key) {
                 Ok(stored) => Some(Ok(stored)),
                 Err(LoadError::Damaged) => Some(Err(Damaged)),
                 Err(error @ LoadError::Io(_)) => return Err(error),
@@ -209,9 +195,9 @@ impl Storage for BufferedEngine {
     fn scan(&self, slots: Range<u32>, range: &ScanRange) -> Result<Page, ScanError> {
         let mut page = PageMaker::new(range);
         for names in item::stretches(slots, range) {
-            // Before sled is looked at: what leaves the tables meanwhile is found in both, never in none.
+            // Before the base is looked at: what leaves the tables meanwhile is found in both, never in none.
             let stretch = self.held(&names, page.limit());
-            let (mut held, mut stored) = (stretch.records.into_iter(), self.sled.records(&names));
+            let (mut held, mut stored) = (stretch.records.into_iter(), self.base.records(&names));
             let (mut next_held, mut next_stored) = (held.next(), stored.next().transpose()?);
             loop {
                 let order = match (&next_held, &next_stored) {
@@ -249,7 +235,7 @@ impl Storage for BufferedEngine {
 
     fn hints(&self) -> Result<Vec<Hint>, EngineError> {
         let tables = self.read();
-        let mut hints = self.sled.hints()?;
+        let mut hints = self.base.hints()?;
         for table in tables.draining().into_iter().chain([&tables.active]) {
             for (name, since_ms) in table.hints() {
                 hints.remove(name);
@@ -288,12 +274,11 @@ impl Storage for BufferedEngine {
 
     fn flush(&self, sequence: u64) -> Result<(), EngineError> {
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.drain(&turn)?;
-        self.sled.flush(sequence)
+        self.drain(&turn, Some(sequence))
     }
 
     fn flushed(&self) -> Result<u64, EngineError> {
-        self.sled.flushed()
+        self.base.flushed()
     }
 
     fn flush_bytes(&self) -> u64 {
@@ -301,10 +286,10 @@ impl Storage for BufferedEngine {
     }
 
     fn reserve_bytes(&self) -> u64 {
-        self.read().bytes() as u64 * WRITTEN_FOR_EACH_BYTE
+        self.read().bytes() as u64 * self.base.written_for_each_byte()
     }
 
     fn size(&self) -> Result<EngineSize, EngineError> {
-        Ok(EngineSize { disk_bytes: self.sled.disk_bytes()?, memory_bytes: 0 })
+        Ok(EngineSize { disk_bytes: self.base.disk_bytes()?, memory_bytes: 0 })
     }
 }

@@ -20,6 +20,7 @@ use super::file::DiskError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineKind {
     Sled,
+    Lsm,
     Memory,
 }
 
@@ -28,12 +29,13 @@ impl EngineKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Sled => "sled",
+            Self::Lsm => "lsm",
             Self::Memory => "memory",
         }
     }
 
     pub(super) fn from_name(name: &[u8]) -> Option<Self> {
-        [Self::Sled, Self::Memory].into_iter().find(|kind| kind.name().as_bytes() == name)
+        [Self::Sled, Self::Lsm, Self::Memory].into_iter().find(|kind| kind.name().as_bytes() == name)
     }
 }
 
@@ -48,6 +50,8 @@ impl fmt::Display for EngineKind {
 pub enum EngineError {
     #[error("the storage engine failed: {0}")]
     Sled(#[from] sled::Error),
+    #[error("the storage engine failed: {0}")]
+    Lsm(#[from] lsm_tree::Error),
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// Nothing is lost: what was flushed before still stands, and the next flush may find space again.

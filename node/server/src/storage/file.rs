@@ -45,8 +45,8 @@ pub(super) enum Operation {
     Reserve,
     Write,
     SyncData,
-    /// A sync by sled: see [`super::sync_file_range`].
-    SyncBySled,
+    /// A sync by an engine's library: see [`super::sync_file_range`], and `fsync` in the tests.
+    SyncByLibrary,
     /// What is cached of the file is dropped.
     Forget,
     SyncDirectory,

@@ -58,6 +58,10 @@ impl Memtable {
         self.bytes
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
     pub(super) fn get(&self, key: &RecordKey) -> Option<&Held> {
         self.slots.get(usize::from(key.slot()))?.get(key.encoded())
     }

@@ -13,6 +13,7 @@ use keystore_core::effect::SavedState;
 use keystore_core::id::Generation;
 use keystore_core::record::VALUE_BYTES_MAX;
 
+use super::base::Base;
 use super::buffered_engine::BufferedEngine;
 use super::checkpoint::Checkpoints;
 use super::counters::Counters;
@@ -22,6 +23,7 @@ use super::error::{FatalError, OpenError};
 use super::file;
 use super::found::{Found, Identity};
 use super::log::{self, CommitLog, Position, ReadError};
+use super::lsm_engine::LsmEngine;
 use super::memory_engine::MemoryEngine;
 use super::mutant::{Mutant, is_on};
 use super::sled_engine::SledEngine;
@@ -150,14 +152,18 @@ fn open_engine(
     let expected = checkpoint.sequence;
     let exists = match options.engine {
         EngineKind::Sled => SledEngine::exists(&path),
+        EngineKind::Lsm => LsmEngine::exists(&path),
         EngineKind::Memory => MemoryEngine::exists(&path),
     };
     if expected > 0 && !exists {
         return Err(OpenError::EngineBehind { path, found: 0, expected });
     }
+    let buffered = |base: Box<dyn Base>| -> Arc<dyn Storage> {
+        Arc::new(BufferedEngine::new(base, options.checkpoint_bytes))
+    };
     let engine: Result<Arc<dyn Storage>, _> = match options.engine {
-        EngineKind::Sled => BufferedEngine::open(&path, options.cache_bytes, options.checkpoint_bytes)
-            .map(|engine| Arc::new(engine) as _),
+        EngineKind::Sled => SledEngine::open(&path, options.cache_bytes).map(|base| buffered(Box::new(base))),
+        EngineKind::Lsm => LsmEngine::open(&path, options.cache_bytes).map(|base| buffered(Box::new(base))),
         EngineKind::Memory => MemoryEngine::open(&path).map(|engine| Arc::new(engine) as _),
     };
     let engine = engine.map_err(|error| engine_error(path.clone(), error))?;
@@ -222,10 +228,11 @@ fn engine_error(path: PathBuf, error: EngineError) -> OpenError {
         EngineError::Sled(sled::Error::Io(_)) | EngineError::Disk(_) | EngineError::NoSpace(_) => {
             OpenError::Engine(error)
         }
-        EngineError::Memory(_) => OpenError::Engine(error),
-        source @ (EngineError::Sled(_) | EngineError::GaveUp(_) | EngineError::Snapshot { .. }) => {
-            OpenError::EngineDamaged { path, source }
-        }
+        EngineError::Lsm(lsm_tree::Error::Io(_)) | EngineError::Memory(_) => OpenError::Engine(error),
+        source @ (EngineError::Sled(_)
+        | EngineError::Lsm(_)
+        | EngineError::GaveUp(_)
+        | EngineError::Snapshot { .. }) => OpenError::EngineDamaged { path, source },
     }
 }
 

@@ -1,5 +1,5 @@
-//! The observer of the tests: sees every call of [`super::file`] and every sync of sled, fails what it is told to,
-//! and plays power cuts on real files.
+//! The observer of the tests: sees every call of [`super::file`] and every sync of the engines' libraries, fails what
+//! it is told to, and plays power cuts on real files.
 //!
 //! A power cut keeps, of each file, what was synced last, and any subset of the 4 KiB pages written since; of each
 //! directory, what was synced last, and any subset of the names changed since. Nothing else is assumed of the
@@ -55,9 +55,22 @@ pub(super) fn before(operation: Operation, path: &Path) -> io::Result<()> {
 
 pub(super) fn before_sync_of(fd: libc::c_int) -> io::Result<()> {
     match fs::read_link(format!("/proc/self/fd/{fd}")) {
-        Ok(path) => before(Operation::SyncBySled, &path),
+        Ok(path) if path.is_dir() => before(Operation::SyncDirectory, &path),
+        Ok(path) => before(Operation::SyncByLibrary, &path),
         Err(_) => Ok(()),
     }
+}
+
+/// `fsync(2)`, observed: the libraries of engines call it by themselves.
+#[allow(unsafe_code, reason = "replacing a symbol of the C library is the only way to see those calls")]
+#[unsafe(no_mangle)]
+extern "C" fn fsync(fd: libc::c_int) -> libc::c_int {
+    if before_sync_of(fd).is_err() {
+        return -1;
+    }
+    // SAFETY: the system call takes any number for a descriptor and fails with EBADF on one that is not open.
+    let result = unsafe { libc::syscall(libc::SYS_fsync, fd) };
+    if result == 0 { 0 } else { -1 }
 }
 
 /// Fails operations that a test chooses.
@@ -75,7 +88,7 @@ const PAGE_BYTES: usize = 4096;
 pub(super) struct PowerCut {
     root: PathBuf,
     durable: Mutex<Durable>,
-    sees_sled: bool,
+    sees_libraries: bool,
 }
 
 #[derive(Default)]
@@ -99,13 +112,13 @@ impl PowerCut {
             }
             durable.names.insert(directory, names);
         }
-        Arc::new(Self { root: root.to_owned(), durable: Mutex::new(durable), sees_sled: true })
+        Arc::new(Self { root: root.to_owned(), durable: Mutex::new(durable), sees_libraries: true })
     }
 
     /// As if what sled syncs by itself were never synced: to know that this would be noticed.
-    pub(super) fn blind_to_sled(root: &Path) -> Arc<Self> {
+    pub(super) fn blind_to_libraries(root: &Path) -> Arc<Self> {
         let mut power = Arc::into_inner(Self::new(root)).expect("it is new");
-        power.sees_sled = false;
+        power.sees_libraries = false;
         Arc::new(power)
     }
 
@@ -145,7 +158,11 @@ impl PowerCut {
         if failed_sync {
             copied.write_off(to);
         }
-        Arc::new(Self { root: to.to_owned(), durable: Mutex::new(copied), sees_sled: self.sees_sled })
+        Arc::new(Self {
+            root: to.to_owned(),
+            durable: Mutex::new(copied),
+            sees_libraries: self.sees_libraries,
+        })
     }
 
     /// Puts what a power cut at this moment might leave into the empty directory `to`. Syncs wait meanwhile, so
@@ -194,14 +211,14 @@ impl Observer for PowerCut {
         let mut durable = self.lock();
         match operation {
             Operation::SyncData => durable.keep_content(path),
-            Operation::SyncBySled if self.sees_sled => durable.keep_content(path),
+            Operation::SyncByLibrary if self.sees_libraries => durable.keep_content(path),
             // Advice that the kernel may ignore: it is heard where nothing else helps, in the engine.
             Operation::Forget if path.starts_with(self.root.join("engine")) => durable.forget(path),
             Operation::Create => durable.empty(path),
             Operation::SyncDirectory => {
                 durable.names.insert(path.to_owned(), listing(path));
             }
-            Operation::SyncBySled
+            Operation::SyncByLibrary
             | Operation::Forget
             | Operation::Reserve
             | Operation::Write

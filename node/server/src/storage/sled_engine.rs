@@ -28,10 +28,11 @@ use keystore_core::partition::RecordKey;
 use keystore_core::record::{Record, Version};
 use sled::{Db, IVec};
 
+use super::base::{Base, Found, Written, written};
 use super::engine::{EngineError, LoadError, ScanError};
 use super::file::{self, DiskFile};
 use super::item;
-use super::memtable::Held;
+use super::memtable::{Held, Memtable};
 use super::sled_lead::Lead;
 
 /// sled moves what exceeds a quarter of its segment into blob files. A leaf that is written as a whole has up to
@@ -60,9 +61,6 @@ pub(super) struct SledEngine {
     #[cfg(test)]
     pub(super) changes_left: std::sync::atomic::AtomicUsize,
 }
-
-/// A record and where it lies among all.
-pub(super) type Found = ((u16, RecordKey), Result<Option<Record>, Damaged>);
 
 /// Stands for a record whose bytes are in chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,36 +242,24 @@ impl SledEngine {
     }
 
     /// Merges what is held with what is stored, or puts it in its place.
-    pub(super) fn write_down(&self, key: &RecordKey, held: &Held) -> Result<(), EngineError> {
+    pub(super) fn write_record(&self, key: &RecordKey, held: &Held) -> Result<(), EngineError> {
         let (stored, head) = match self.find(key)? {
             Stored::Nothing => (None, None),
             Stored::Record(record) => (Some(record), None),
             Stored::Chunked(record, head) => (Some(record), Some(head)),
-            // What is held takes its place: see [`super::buffered_engine`].
             Stored::Damaged(head) => (None, head),
         };
-        let Some(encoded) = &held.record else { return self.store(key, None, head) };
-        let Some(record) = decoded(key, encoded) else { return Err(EngineError::Memory(key.clone())) };
-        let version = record.version();
-        match stored.filter(|_| !held.is_whole) {
-            Some(stored) => {
-                let stored_version = stored.version();
-                let merged = stored.merge(record);
-                if merged.version() == stored_version {
-                    return Ok(());
-                }
-                self.store(key, Some((merged.version(), &merged.encode(key))), head)
-            }
-            None => self.store(key, Some((version, encoded)), head),
+        match written(key, held, stored)? {
+            Written::Same => Ok(()),
+            Written::Nothing => self.store(key, None, head),
+            Written::Record(record, encoded) => self.store(key, Some((record.version(), &encoded)), head),
         }
     }
 
-    /// `None` forgets it.
-    pub(super) fn write_hint(&self, name: &[u8], since_ms: Option<u64>) -> Result<(), EngineError> {
-        match since_ms {
-            Some(since_ms) => self.insert(name, &item::encode_hint(name, since_ms)),
-            None => self.remove(name),
-        }
+    fn flush(&self, sequence: u64) -> Result<(), EngineError> {
+        self.db.insert(FLUSHED_KEY, &sequence.to_be_bytes())?;
+        self.db.flush()?;
+        self.sync_files()
     }
 
     fn chunk_names(key: &RecordKey, head: Head) -> impl Iterator<Item = Vec<u8>> + use<> {
@@ -288,8 +274,8 @@ impl SledEngine {
     }
 }
 
-impl SledEngine {
-    pub(super) fn load(&self, key: &RecordKey) -> Result<Option<Record>, LoadError> {
+impl Base for SledEngine {
+    fn load(&self, key: &RecordKey) -> Result<Option<Record>, LoadError> {
         match self.find(key)? {
             Stored::Nothing => Ok(None),
             Stored::Record(record) | Stored::Chunked(record, _) => Ok(Some(record)),
@@ -297,9 +283,11 @@ impl SledEngine {
         }
     }
 
-    /// The records between two names, in order; those that were removed meanwhile are `None`.
-    pub(super) fn records(&self, names: &Range<Vec<u8>>) -> impl Iterator<Item = Result<Found, ScanError>> {
-        self.db.range(names.clone()).filter_map(|item| {
+    fn records<'a>(
+        &'a self,
+        names: &Range<Vec<u8>>,
+    ) -> Box<dyn Iterator<Item = Result<Found, ScanError>> + 'a> {
+        Box::new(self.db.range(names.clone()).filter_map(|item| {
             let (name, item) = match item {
                 Ok(item) => item,
                 Err(error) => return Some(Err(unreadable(error))),
@@ -312,11 +300,10 @@ impl SledEngine {
                 Err(error) => return Some(Err(error.into())),
             };
             Some(Ok(((key.slot(), key), record)))
-        })
+        }))
     }
 
-    /// All hints, by name.
-    pub(super) fn hints(&self) -> Result<BTreeMap<Vec<u8>, Hint>, EngineError> {
+    fn hints(&self) -> Result<BTreeMap<Vec<u8>, Hint>, EngineError> {
         let mut hints = BTreeMap::new();
         for item in self.db.range(item::hint_names()) {
             let (name, stored) = item?;
@@ -327,20 +314,40 @@ impl SledEngine {
         Ok(hints)
     }
 
-    pub(super) fn flush(&self, sequence: u64) -> Result<(), EngineError> {
-        self.db.insert(FLUSHED_KEY, &sequence.to_be_bytes())?;
-        self.db.flush()?;
-        self.sync_files()
+    fn write_down(&self, table: &Memtable, sequence: Option<u64>) -> Result<Vec<RecordKey>, EngineError> {
+        let mut unreadable = Vec::new();
+        for (key, held) in table.records() {
+            match self.write_record(&key, held) {
+                Ok(()) => {}
+                Err(EngineError::Sled(sled::Error::Corruption { .. })) => unreadable.push(key),
+                Err(error) => return Err(error),
+            }
+        }
+        for (name, since_ms) in table.hints() {
+            match since_ms {
+                Some(since_ms) => self.insert(name, &item::encode_hint(name, since_ms))?,
+                None => self.remove(name)?,
+            }
+        }
+        if let Some(sequence) = sequence {
+            self.flush(sequence)?;
+        }
+        Ok(unreadable)
     }
 
-    pub(super) fn flushed(&self) -> Result<u64, EngineError> {
+    fn flushed(&self) -> Result<u64, EngineError> {
         let noted = self.get(FLUSHED_KEY)?;
         let bytes = noted.and_then(|noted| noted.as_ref().try_into().ok());
         Ok(bytes.map_or(0, u64::from_be_bytes))
     }
 
-    pub(super) fn disk_bytes(&self) -> Result<u64, EngineError> {
+    fn disk_bytes(&self) -> Result<u64, EngineError> {
         Ok(self.db.size_on_disk()?)
+    }
+
+    /// Measured with the smallest records.
+    fn written_for_each_byte(&self) -> u64 {
+        4
     }
 }
 

@@ -58,6 +58,7 @@ fn settings(cluster: &ValidCluster) -> BTreeMap<String, Value> {
 fn engine(engine: Engine) -> &'static str {
     match engine {
         Engine::Sled => "sled",
+        Engine::Lsm => "lsm",
         Engine::Memory => "memory",
     }
 }

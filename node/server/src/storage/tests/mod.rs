@@ -3,6 +3,7 @@
 mod committing;
 mod contract;
 mod log_ends;
+mod lsm;
 mod memory;
 mod mutants;
 mod power_loss;
@@ -56,7 +57,7 @@ fn identity() -> Identity {
     Identity { node: NodeId([7; 16]), actor: Actor(7), cluster_name: "test/demo".into() }
 }
 
-const ENGINES: [EngineKind; 2] = [EngineKind::Sled, EngineKind::Memory];
+const ENGINES: [EngineKind; 3] = [EngineKind::Sled, EngineKind::Lsm, EngineKind::Memory];
 
 fn options(data_dir: PathBuf) -> Options {
     options_for(EngineKind::Sled, data_dir)

@@ -20,6 +20,7 @@ use crate::storage::buffered_engine::BufferedEngine;
 use crate::storage::engine::{EngineKind, Storage};
 use crate::storage::file::Operation;
 use crate::storage::power::{Observer, PowerCut, Watch, watch};
+use crate::storage::sled_engine::SledEngine;
 
 const KEYS: u64 = 40;
 const LIVES: usize = 4;
@@ -175,7 +176,7 @@ struct FailingSyncs {
 
 impl Observer for FailingSyncs {
     fn before(&self, operation: Operation, path: &Path) -> io::Result<()> {
-        let is_sync = matches!(operation, Operation::SyncData | Operation::SyncBySled);
+        let is_sync = matches!(operation, Operation::SyncData | Operation::SyncByLibrary);
         if is_sync && self.left.fetch_sub(1, Ordering::SeqCst) <= 0 {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
@@ -267,7 +268,10 @@ fn churn_and_die(seed: u64, power_cut: fn(&Path) -> Arc<PowerCut>) -> Afterwards
     std::fs::create_dir(directory.path().join("engine")).unwrap();
     let power = power_cut(directory.path());
     let watched = watch(directory.path(), power.clone());
-    let open = |root: &Path| BufferedEngine::open(&root.join("engine"), 4 << 20, 64 << 10);
+    let open = |root: &Path| {
+        SledEngine::open(&root.join("engine"), 4 << 20)
+            .map(|sled| BufferedEngine::new(Box::new(sled), 64 << 10))
+    };
     let engine = open(directory.path()).unwrap();
     let mut flushed = 0;
     let rounds = rng.random_range(1200..1800);
@@ -304,6 +308,6 @@ fn after_a_power_cut_sled_has_what_was_flushed() {
 
 #[test]
 fn a_sled_whose_own_syncs_do_nothing_is_found_out() {
-    let is_spoilt = |seed: &u64| churn_and_die(*seed, PowerCut::blind_to_sled) == Afterwards::Spoilt;
+    let is_spoilt = |seed: &u64| churn_and_die(*seed, PowerCut::blind_to_libraries) == Afterwards::Spoilt;
     assert!(CHURNS.iter().any(is_spoilt), "the cuts hit nothing that matters");
 }

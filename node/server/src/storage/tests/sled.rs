@@ -14,6 +14,7 @@ use keystore_core::record::{Record, VALUE_BYTES_MAX};
 
 use super::contract::{self, Subject};
 use super::{DEADLINE, entry, key, memory_dir, put, record};
+use crate::storage::base::Base as _;
 use crate::storage::buffered_engine::BufferedEngine;
 use crate::storage::engine::{EngineError, LoadError, ScanError, Storage};
 use crate::storage::file::Operation;
@@ -40,7 +41,7 @@ fn open<T>(open: impl Fn() -> Result<T, EngineError>) -> T {
 }
 
 fn engine(directory: &Path) -> Arc<dyn Storage> {
-    Arc::new(open(|| BufferedEngine::open(directory, CACHE_BYTES, TABLE_BYTES)))
+    Arc::new(BufferedEngine::new(Box::new(open(|| SledEngine::open(directory, CACHE_BYTES))), TABLE_BYTES))
 }
 
 /// What the engine has stored, without the engine.
@@ -77,7 +78,8 @@ fn what_cannot_be_read_any_more_is_damage_and_not_the_end_of_the_engine() {
     first.flush(1).unwrap();
     drop(first);
     // So small a cache keeps hardly anything of what it has read before the disk goes bad.
-    let engine = open(|| BufferedEngine::open(directory.path(), 64 << 10, TABLE_BYTES));
+    let sled = open(|| SledEngine::open(directory.path(), 64 << 10));
+    let engine = BufferedEngine::new(Box::new(sled), TABLE_BYTES);
     let path = directory.path().join("db");
     let whole = std::fs::read(&path).unwrap();
     let file = File::options().write(true).open(&path).unwrap();
@@ -160,7 +162,7 @@ fn sled_is_never_far_ahead_of_a_slow_disk() {
     let directory = memory_dir();
     let one_at_a_time = Mutex::new(());
     let slow = Faults(move |operation, _: &Path| {
-        if operation == Operation::SyncBySled {
+        if operation == Operation::SyncByLibrary {
             let _turn = one_at_a_time.lock().unwrap();
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -193,14 +195,14 @@ fn a_crash_in_the_middle_of_a_change_leaves_no_chunks_behind() {
         for steps in 1.. {
             let directory = memory_dir();
             let engine = open(|| SledEngine::open(directory.path(), CACHE_BYTES));
-            engine.write_down(&key(1), &held(Some(before))).unwrap();
+            engine.write_record(&key(1), &held(Some(before))).unwrap();
             engine.changes_left.store(steps, Ordering::Relaxed);
-            let is_whole = engine.write_down(&key(1), &held(after)).is_ok();
+            let is_whole = engine.write_record(&key(1), &held(after)).is_ok();
             drop(engine);
             let engine = open(|| SledEngine::open(directory.path(), CACHE_BYTES));
             let found = engine.load(&key(1)).unwrap();
             assert!(found.as_ref() == Some(before) || found.as_ref() == after, "after {steps} steps");
-            engine.write_down(&key(1), &held(None)).unwrap();
+            engine.write_record(&key(1), &held(None)).unwrap();
             drop(engine);
             assert_eq!(database(directory.path()).len(), 0, "after {steps} steps");
             if is_whole {
@@ -216,7 +218,7 @@ fn the_syncs_of_sled_go_through_our_own_function() {
     let calls = Arc::new(AtomicUsize::new(0));
     let seen = calls.clone();
     let count = Faults(move |operation, path: &Path| {
-        if operation == Operation::SyncBySled && path.ends_with("db") {
+        if operation == Operation::SyncByLibrary && path.ends_with("db") {
             seen.fetch_add(1, Ordering::SeqCst);
         }
         Ok(())

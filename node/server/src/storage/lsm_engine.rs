@@ -1,0 +1,299 @@
+//! A log-structured merge tree, what lies below [`super::buffered_engine`]: the one module that knows the library.
+//!
+//! A memtable becomes tables of the tree as a whole, sorted as it is, and appears in one step: the library syncs
+//! tables, their directory and the list of tables, in this order, and swaps the list by renaming. So what a crash
+//! leaves is the tree before or the tree after. The note of how far that is lies in the tables themselves.
+//!
+//! ```text
+//! records and hints, named as in [`super::item`]
+//! 0xffff ‖ "flushed"                            → sequence u64
+//! ```
+//!
+//! A thread of its own merges tables into larger ones. Where it does not keep up, writing tables down waits for it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
+
+use bytes::Bytes;
+use keystore_core::effect::{Damaged, Hint};
+use keystore_core::partition::RecordKey;
+use keystore_core::record::Record;
+use lsm_tree::compaction::Leveled;
+use lsm_tree::config::{BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry};
+use lsm_tree::{
+    AbstractTree as _, AnyTree, Cache, CompressionType, Config, DescriptorTable, Guard as _, SeqNo,
+    SequenceNumberCounter, UserValue,
+};
+
+use super::base::{Base, Found, Written, written};
+use super::engine::{EngineError, LoadError, ScanError};
+use super::file::DiskError;
+use super::item;
+use super::memtable::Memtable;
+
+/// Readers take what there is when they begin, and keep it from being removed.
+const NEWEST: SeqNo = SeqNo::MAX;
+const FLUSHED_KEY: &[u8] = b"\xff\xffflushed";
+/// What is open at once.
+const FILES_MAX: usize = 512;
+/// One read in a thousand looks into a table in vain.
+const FILTER_BITS_PER_KEY: f32 = 14.0;
+/// Runs of tables that overlap each other: from so many on, whoever writes another one waits for a merge. Each is
+/// one more that a read may have to look into.
+const RUNS_MAX: usize = 16;
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// After a merge that has failed, for want of space for instance.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// Up to this size a copy is cheaper than keeping the whole block.
+const COPY_BYTES_MAX: usize = 2 << 10;
+
+pub(super) struct LsmEngine {
+    tree: AnyTree,
+    merger: Merger,
+}
+
+impl LsmEngine {
+    /// Opens or creates. `cache_bytes` bounds the blocks that are kept in memory; what tells tables apart (filters and
+    /// indexes, about three bytes a record) comes on top.
+    pub(super) fn open(directory: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
+        let (next, visible) = (SequenceNumberCounter::default(), SequenceNumberCounter::default());
+        let filter = FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(FILTER_BITS_PER_KEY));
+        let tree = Config::new(directory, next.clone(), visible.clone())
+            .use_cache(Arc::new(Cache::with_capacity_bytes(cache_bytes)))
+            .use_descriptor_table(Some(Arc::new(DescriptorTable::new(FILES_MAX))))
+            .filter_policy(FilterPolicy::all(filter))
+            .data_block_compression_policy(CompressionPolicy::all(CompressionType::None))
+            .open()?;
+        if let Some(highest) = tree.get_highest_seqno() {
+            next.fetch_max(highest + 1);
+            visible.fetch_max(highest + 1);
+        }
+        let merger = Merger::start(tree.clone(), visible)
+            .map_err(|error| DiskError::new("start a thread for", directory, error))?;
+        Ok(Self { tree, merger })
+    }
+
+    /// True if there is a tree to open.
+    pub(super) fn exists(directory: &Path) -> bool {
+        directory.join("current").exists()
+    }
+
+    fn get(&self, name: &[u8]) -> Result<Option<UserValue>, lsm_tree::Error> {
+        self.tree.get(name, NEWEST)
+    }
+
+    /// `Err` is a disk that fails; what is damaged is `Ok(None)`, as what is not there: it loses against anything.
+    fn stored(&self, key: &RecordKey) -> Result<Option<Record>, EngineError> {
+        match self.load(key) {
+            Ok(stored) => Ok(stored),
+            Err(LoadError::Damaged) => Ok(None),
+            Err(LoadError::Io(error)) => Err(error),
+        }
+    }
+}
+
+impl Base for LsmEngine {
+    fn load(&self, key: &RecordKey) -> Result<Option<Record>, LoadError> {
+        match self.get(&item::record_name(key)) {
+            Ok(None) => Ok(None),
+            Ok(Some(stored)) => match Record::decode(key, &to_bytes(stored)) {
+                Ok(record) => Ok(Some(record)),
+                Err(_) => Err(LoadError::Damaged),
+            },
+            Err(error) if is_damage(&error) => Err(LoadError::Damaged),
+            Err(error) => Err(LoadError::Io(error.into())),
+        }
+    }
+
+    fn records<'a>(
+        &'a self,
+        names: &Range<Vec<u8>>,
+    ) -> Box<dyn Iterator<Item = Result<Found, ScanError>> + 'a> {
+        let items = self.tree.range(names.clone(), NEWEST, None);
+        Box::new(items.filter_map(|item| {
+            let (name, stored) = match item.into_inner() {
+                Ok(item) => item,
+                Err(error) if is_damage(&error) => return Some(Err(ScanError::Unreadable(error.into()))),
+                Err(error) => return Some(Err(ScanError::Io(error.into()))),
+            };
+            let key = item::key_of_record(&name)?;
+            let record = Record::decode(&key, &to_bytes(stored)).map(Some).map_err(|_| Damaged);
+            Some(Ok(((key.slot(), key), record)))
+        }))
+    }
+
+    fn hints(&self) -> Result<BTreeMap<Vec<u8>, Hint>, EngineError> {
+        let mut hints = BTreeMap::new();
+        for item in self.tree.range(item::hint_names(), NEWEST, None) {
+            let (name, stored) = item.into_inner()?;
+            if let Some(hint) = item::decode_hint(&name, &stored) {
+                hints.insert(name.to_vec(), hint);
+            }
+        }
+        Ok(hints)
+    }
+
+    fn write_down(&self, table: &Memtable, sequence: Option<u64>) -> Result<Vec<RecordKey>, EngineError> {
+        let is_noted = |sequence| Ok::<_, EngineError>(self.flushed()? == sequence);
+        if table.is_empty() && sequence.map_or(Ok(true), is_noted)? {
+            return Ok(Vec::new());
+        }
+        let mut tables = self.tree.ingestion()?;
+        for (key, held) in table.records() {
+            let stored = if held.is_whole { None } else { self.stored(&key)? };
+            match written(&key, held, stored)? {
+                Written::Same => {}
+                Written::Nothing => tables.write_tombstone(item::record_name(&key))?,
+                Written::Record(_, encoded) => tables.write(item::record_name(&key), &encoded[..])?,
+            }
+        }
+        for (name, since_ms) in table.hints() {
+            match since_ms {
+                Some(since_ms) => tables.write(&name[..], item::encode_hint(name, since_ms))?,
+                None => tables.write_tombstone(&name[..])?,
+            }
+        }
+        if let Some(sequence) = sequence {
+            tables.write(FLUSHED_KEY, sequence.to_be_bytes())?;
+        }
+        tables.finish()?;
+        self.merger.merge();
+        self.merger.wait_until(|| self.tree.l0_run_count() < RUNS_MAX);
+        Ok(Vec::new())
+    }
+
+    fn flushed(&self) -> Result<u64, EngineError> {
+        let noted = self.get(FLUSHED_KEY)?;
+        let bytes = noted.and_then(|noted| noted.as_ref().try_into().ok());
+        Ok(bytes.map_or(0, u64::from_be_bytes))
+    }
+
+    fn disk_bytes(&self) -> Result<u64, EngineError> {
+        Ok(self.tree.disk_space())
+    }
+
+    /// A merge needs what it merges once more.
+    fn written_for_each_byte(&self) -> u64 {
+        2
+    }
+}
+
+impl fmt::Debug for LsmEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LsmEngine").field("tables", &self.tree.table_count()).finish_non_exhaustive()
+    }
+}
+
+/// What the disk holds is not what was written; anything else is a disk that fails.
+fn is_damage(error: &lsm_tree::Error) -> bool {
+    match error {
+        lsm_tree::Error::Io(error) => {
+            matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::NotFound)
+        }
+        _ => true,
+    }
+}
+
+fn to_bytes(stored: UserValue) -> Bytes {
+    if stored.len() <= COPY_BYTES_MAX { Bytes::copy_from_slice(&stored) } else { Bytes::from_owner(stored) }
+}
+
+/// The thread that merges tables.
+struct Merger {
+    state: Arc<State>,
+    thread: Option<JoinHandle<()>>,
+    handle: Thread,
+}
+
+#[derive(Default)]
+struct State {
+    is_wanted: AtomicBool,
+    is_over: AtomicBool,
+    /// The last merge has failed: nobody waits for the next one.
+    has_failed: AtomicBool,
+}
+
+impl Merger {
+    fn start(tree: AnyTree, visible: SequenceNumberCounter) -> std::io::Result<Self> {
+        let state = Arc::new(State::default());
+        let shared = Arc::clone(&state);
+        let thread =
+            thread::Builder::new().name("merge".into()).spawn(move || shared.run(&tree, &visible))?;
+        let handle = thread.thread().clone();
+        Ok(Self { state, thread: Some(thread), handle })
+    }
+
+    fn merge(&self) {
+        self.state.is_wanted.store(true, Ordering::Release);
+        self.handle.unpark();
+    }
+
+    /// Unless merges fail.
+    fn wait_until(&self, is_enough: impl Fn() -> bool) {
+        while !is_enough() && !self.state.has_failed.load(Ordering::Acquire) {
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+}
+
+impl State {
+    fn run(&self, tree: &AnyTree, visible: &SequenceNumberCounter) {
+        let strategy = Arc::new(Leveled::default());
+        while !self.is_over.load(Ordering::Acquire) {
+            if !self.is_wanted.swap(false, Ordering::AcqRel) {
+                thread::park();
+                continue;
+            }
+            // One step at a time, until nothing changes any more.
+            let mut before = None;
+            while before != Some(tree.current_version().id()) && !self.is_over.load(Ordering::Acquire) {
+                before = Some(tree.current_version().id());
+                let result = tree.compact(strategy.clone(), visible.get());
+                self.has_failed.store(result.is_err(), Ordering::Release);
+                if let Err(error) = result {
+                    tracing::error!(%error, "tables cannot be merged");
+                    self.is_wanted.store(true, Ordering::Release);
+                    thread::park_timeout(TRY_AGAIN);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Merger {
+    /// Waits for the merge under way: the next process must not meet it.
+    fn drop(&mut self) {
+        self.state.is_over.store(true, Ordering::Release);
+        self.handle.unpark();
+        if let Some(thread) = self.thread.take() {
+            // It has no result; a panic has been told.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+impl LsmEngine {
+    pub(super) fn raw(&self, name: &[u8]) -> Option<Vec<u8>> {
+        self.get(name).unwrap().map(|stored| stored.to_vec())
+    }
+
+    pub(super) fn put_raw(&self, name: &[u8], stored: &[u8]) {
+        let mut tables = self.tree.ingestion().unwrap();
+        tables.write(name, stored).unwrap();
+        tables.finish().unwrap();
+    }
+
+    /// How many runs of tables overlap each other.
+    pub(super) fn runs(&self) -> usize {
+        self.tree.l0_run_count()
+    }
+}
