@@ -176,7 +176,8 @@ impl Bench<'_> {
         let end = self.crew.run(Task { parts, stop, until: None, period }, show).await;
         live.clear();
         self.is_abandoned = matches!(end, Ok(End::Abandoned));
-        let (end, elapsed) = (end?, begun.elapsed());
+        let told = |failure: Failure| Failure { message: format!("{doing}: {}", failure.message), ..failure };
+        let (end, elapsed) = (end.map_err(told)?, begun.elapsed());
         let rate = round(per_second(done(), elapsed));
         live.say(&format!("{did} {} keys in {:.1} s, {rate}/s", done(), elapsed.as_secs_f64()));
         Ok((done(), end))

@@ -204,16 +204,21 @@ fn text(report: &Report) -> String {
     let columns: Vec<_> = COLUMNS.iter().filter(is_shown).collect();
     let header: Vec<_> = columns.iter().map(|column| column.name).collect();
     let row = |line: &&OperationReport| columns.iter().map(|column| (column.cell)(line)).collect();
-    let mut text = vec![table(&header, &lines.iter().map(row).collect::<Vec<_>>())];
+    let mut rows: Vec<Vec<_>> = lines.iter().map(row).collect();
+    if let (Some(_), Some([name, ..])) = (&report.hottest_key, rows.last_mut().map(Vec::as_mut_slice)) {
+        *name = format!("hottest: {name}");
+    }
+    let mut text = vec![table(&header, &rows)];
     let errors = report.operations.iter().flat_map(|of| of.errors.iter().map(move |error| (of, error)));
     text.extend(errors.map(|(of, ErrorReport { reason, count, first })| {
         format!("{} of {}: {reason}, the first: {first}", count, of.operation)
     }));
     text.push(format!(
-        "{} operations and {} bytes per second for {:.1} s",
+        "{} operations and {} bytes per second for {:.1} s{}",
         round(report.operations_per_second),
         bytes(report.bytes_per_second),
-        report.seconds
+        report.seconds,
+        if report.interrupted { ", interrupted" } else { "" }
     ));
     if report.not_sent > 0 {
         let rate = report.load.rate.unwrap_or_default();
@@ -296,13 +301,14 @@ mod tests {
 
     #[test]
     fn what_is_out_of_the_ordinary_is_said() {
-        let mut measured = Measured { not_sent: 70, unanswered: 3, ..measured() };
+        let mut measured = Measured { not_sent: 70, unanswered: 3, is_interrupted: true, ..measured() };
         measured.tally.gets.missing = 9;
         let report = report_of(&["--distribution", "zipf", "--rate", "2000"], &measured);
         let text = text(&report);
         for part in [
             "MISSING",
-            "\nbench/0000000000  1 ",
+            "\nhottest: bench/0000000000  1 ",
+            " for 10.0 s, interrupted\n",
             "\n70 operations were due and not sent: 2000 per",
             "\n3 operations were sent",
         ] {
