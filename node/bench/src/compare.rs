@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use tonic::transport::Channel;
+use serde::{Deserialize, Serialize};
 
-use crate::etcd::Etcd;
-use crate::measure::{Kind, Load, Sample, measure, preload};
+use crate::etcd::etcds;
+use crate::fill::fill;
+use crate::measure::{Kind, Load, Sample, measure};
+use crate::meter::DISTURBANCE_MAX;
 use crate::servers::{Programs, Servers};
-use crate::target::{Calls, Levels, Read, Stream, Write};
+use crate::target::{Levels, Read, Write, calls, streams};
 
 /// How often a measurement that was disturbed is made again.
 const ATTEMPTS: usize = 3;
-/// Up to this share of one core may go to others. What the kernel does for the servers' disks is among it.
-pub(crate) const DISTURBANCE_MAX: f64 = 0.25;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Shape {
@@ -37,7 +37,8 @@ pub(crate) struct Shape {
 }
 
 /// What is compared with what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Operation {
     /// Synced on a majority before it is answered, on both sides.
     DurablePut,
@@ -49,7 +50,7 @@ pub(crate) enum Operation {
     GetOne,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum System {
     Etcd,
@@ -57,6 +58,16 @@ pub(crate) enum System {
     Calls,
     /// The store, a stream for each node.
     Stream,
+}
+
+impl System {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::Calls => "calls",
+            Self::Stream => "stream",
+        }
+    }
 }
 
 /// The rounds of one point.
@@ -77,14 +88,14 @@ impl Operation {
         }
     }
 
-    fn kind(self) -> Kind {
+    pub(crate) fn kind(self) -> Kind {
         match self {
             Self::DurablePut | Self::Put => Kind::Put,
             Self::Get | Self::GetOne => Kind::Get,
         }
     }
 
-    fn levels(self) -> Levels {
+    pub(crate) fn levels(self) -> Levels {
         let read = if self == Self::GetOne { Read::One } else { Read::Quorum };
         let write = if self == Self::Put { Write::Periodic } else { Write::Synced };
         Levels { read, write }
@@ -130,29 +141,20 @@ impl Shape {
 }
 
 async fn start(programs: &Programs, shape: &Shape, value_bytes: usize) -> Result<Side> {
-    let side = Side {
+    let mut side = Side {
         store: Servers::store(programs, "store", &[])?,
         durable: Servers::etcd(programs, "etcd", true)?,
         unsynced: Servers::etcd(programs, "etcd-unsynced", false)?,
     };
-    let load = shape.load(Kind::Put, 64, value_bytes);
     let store = calls(&side.store.channels()?, Operation::Put.levels());
     side.store.wait(&store).await?;
-    preload(&store, &load).await?;
-    for servers in [&side.durable, &side.unsynced] {
+    fill(&store, shape.keys, value_bytes).await?;
+    for servers in [&mut side.durable, &mut side.unsynced] {
         let members = etcds(&servers.channels()?, Read::Quorum);
         servers.wait(&members).await?;
-        preload(&members, &load).await?;
+        fill(&members, shape.keys, value_bytes).await?;
     }
     Ok(side)
-}
-
-fn calls(channels: &[Channel], levels: Levels) -> Vec<Calls> {
-    channels.iter().map(|channel| Calls::new(channel.clone(), levels)).collect()
-}
-
-fn etcds(channels: &[Channel], read: Read) -> Vec<Etcd> {
-    channels.iter().map(|channel| Etcd::new(channel.clone(), read)).collect()
 }
 
 async fn measure_round(
@@ -210,12 +212,6 @@ async fn measure_system(side: &Side, system: System, operation: Operation, load:
             measure(servers, &etcds(&servers.channels()?, levels.read), load).await
         }
         System::Calls => measure(&side.store, &calls(&side.store.channels()?, levels), load).await,
-        System::Stream => {
-            let mut streams = Vec::new();
-            for channel in side.store.channels()? {
-                streams.push(Stream::open(channel, levels).await?);
-            }
-            measure(&side.store, &streams, load).await
-        }
+        System::Stream => measure(&side.store, &streams(side.store.channels()?, levels).await?, load).await,
     }
 }

@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
-use crate::target::{Read, Target};
+use crate::target::{Failed, Read, Target};
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct PutRequest {
@@ -68,14 +68,19 @@ impl Etcd {
 }
 
 impl Target for Etcd {
-    async fn put(&self, key: Bytes, value: Bytes) -> Result<(), Status> {
+    async fn put(&self, key: Bytes, value: Bytes) -> Result<(), Failed> {
         let PutResponse {} = self.call("/etcdserverpb.KV/Put", PutRequest { key, value }).await?;
         Ok(())
     }
 
-    async fn get(&self, key: Bytes) -> Result<bool, Status> {
+    async fn get(&self, key: Bytes) -> Result<bool, Failed> {
         let request = RangeRequest { key, serializable: self.read == Read::One };
         let RangeResponse { kvs } = self.call("/etcdserverpb.KV/Range", request).await?;
         Ok(kvs.first().is_some_and(|found| !found.value.is_empty()))
     }
+}
+
+/// One for each of these connections.
+pub(crate) fn etcds(channels: &[Channel], read: Read) -> Vec<Etcd> {
+    channels.iter().map(|channel| Etcd::new(channel.clone(), read)).collect()
 }

@@ -10,16 +10,16 @@ use futures::future::join_all;
 use hdrhistogram::Histogram;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, RngCore as _, SeedableRng as _};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
-use crate::proc;
+use crate::meter::{Meter, Used};
 use crate::servers::Servers;
-use crate::target::Target;
+use crate::target::{Failed, Target};
 
 /// Latencies are kept to three digits, up to a minute.
 const LATENCY_US_MAX: u64 = 60_000_000;
 /// Connections are made and caches filled before anything counts.
-const WARM_UP: Duration = Duration::from_millis(700);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(700);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -42,25 +42,20 @@ pub(crate) struct Sample {
     /// In microseconds.
     pub(crate) latencies: Histogram<u64>,
     pub(crate) failed: u64,
-    pub(crate) time: Duration,
-    /// Of the servers, summed.
-    pub(crate) cpu: Duration,
-    /// To disks, by all servers.
-    pub(crate) written: u64,
-    /// Of all servers, at the end.
-    pub(crate) resident: u64,
-    /// Of neither these servers nor this process: what disturbed the measurement.
-    pub(crate) others: Duration,
+    pub(crate) example: Option<Failed>,
+    /// How many operations each client has completed.
+    pub(crate) by_client: Vec<u64>,
+    pub(crate) used: Used,
 }
 
 impl Sample {
     pub(crate) fn per_second(&self) -> f64 {
-        self.latencies.len() as f64 / self.time.as_secs_f64()
+        self.latencies.len() as f64 / self.used.time.as_secs_f64()
     }
 
     /// Server CPU of one operation.
     pub(crate) fn cpu_us(&self) -> f64 {
-        self.cpu.as_secs_f64() * 1e6 / (self.latencies.len() as f64).max(1.0)
+        self.used.cpu.as_secs_f64() * 1e6 / (self.latencies.len() as f64).max(1.0)
     }
 
     pub(crate) fn latency_us(&self, quantile: f64) -> f64 {
@@ -68,18 +63,28 @@ impl Sample {
     }
 
     pub(crate) fn written_per_operation(&self) -> f64 {
-        self.written as f64 / (self.latencies.len() as f64).max(1.0)
+        self.used.written as f64 / (self.latencies.len() as f64).max(1.0)
     }
 
-    /// Others' CPU time, as a share of one core.
     pub(crate) fn disturbance(&self) -> f64 {
-        self.others.as_secs_f64() / self.time.as_secs_f64()
+        self.used.disturbance()
+    }
+
+    /// Fails if more than one request in a thousand did.
+    pub(crate) fn check(self) -> Result<Self> {
+        let Self { failed, example, .. } = &self;
+        let all = self.latencies.len() + failed;
+        ensure!(failed * 1_000 <= all, "{failed} of {all} requests failed: {example:?}");
+        Ok(self)
     }
 }
 
 pub(crate) fn key(number: u32) -> Bytes {
     format!("bench/{number:010}").into()
 }
+
+/// Of each key.
+pub(crate) const KEY_BYTES: usize = "bench/0123456789".len();
 
 /// Random, so that nothing can be gained by compressing it.
 pub(crate) fn value(bytes: usize) -> Bytes {
@@ -88,32 +93,20 @@ pub(crate) fn value(bytes: usize) -> Bytes {
     value.into()
 }
 
-/// Writes every key once; `targets` are one for each server.
-pub(crate) async fn preload(targets: &[impl Target], load: &Load) -> Result<()> {
-    let next = Cell::new(0);
-    let value = value(load.value_bytes);
-    let workers = (0..64).zip(targets.iter().cycle()).map(async |(_, target)| {
-        while next.get() < load.keys {
-            let number = next.replace(next.get() + 1);
-            target.put(key(number), value.clone()).await?;
-        }
-        Ok::<_, tonic::Status>(())
-    });
-    for ended in join_all(workers).await {
-        ended?;
-    }
-    Ok(())
+pub(crate) fn new_histogram() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_max(LATENCY_US_MAX, 3)?)
 }
 
 struct Counted {
     latencies: Histogram<u64>,
     failed: u64,
-    example: Option<tonic::Status>,
+    example: Option<Failed>,
+    by_client: Vec<u64>,
 }
 
 impl Counted {
-    fn new() -> Result<Self> {
-        Ok(Self { latencies: Histogram::new_with_max(LATENCY_US_MAX, 3)?, failed: 0, example: None })
+    fn new(clients: usize) -> Result<Self> {
+        Ok(Self { latencies: new_histogram()?, failed: 0, example: None, by_client: vec![0; clients] })
     }
 }
 
@@ -124,67 +117,103 @@ enum Phase {
     Over,
 }
 
-/// Clients take turns over the targets, one for each server. Fails if more than one request in a thousand does.
+/// Fails if more than one request in a thousand does.
 pub(crate) async fn measure(servers: &Servers, targets: &[impl Target], load: &Load) -> Result<Sample> {
+    observe(servers, targets, load, async |_ends| Ok(())).await?.check()
+}
+
+/// Clients take turns over the targets, while something happens that ends in time: it begins when counting does.
+pub(crate) async fn observe(
+    servers: &Servers,
+    targets: &[impl Target],
+    load: &Load,
+    meanwhile: impl AsyncFnOnce(Instant) -> Result<()>,
+) -> Result<Sample> {
     let phase = Rc::new(Cell::new(Phase::WarmingUp));
-    let counted = Rc::new(RefCell::new(Counted::new()?));
+    let counted = Rc::new(RefCell::new(Counted::new(load.clients)?));
     let value = value(load.value_bytes);
     let workers = (0..load.clients).zip(targets.iter().cycle());
     let workers: Vec<_> = workers
-        .map(|(_, target)| {
-            work(target.clone(), (*load, value.clone()), Rc::clone(&phase), Rc::clone(&counted))
+        .map(|(client, target)| {
+            let worker = Worker { client, load: *load, value: value.clone(), phase: Rc::clone(&phase) };
+            worker.work(target.clone(), Rc::clone(&counted))
         })
         .map(tokio::task::spawn_local)
         .collect();
-    sleep(WARM_UP).await;
-    let used = || {
-        let own = proc::cpu_time(std::process::id())?;
-        anyhow::Ok((proc::machine_busy()?, servers.cpu_time()?, own, servers.written_bytes()?))
-    };
-    let (begun, before) = (Instant::now(), used()?);
+    sleep_until(Instant::now() + WARM_UP).await;
+    let meter = Meter::start(servers)?;
     phase.set(Phase::Counting);
-    sleep(load.time).await;
+    let ends = Instant::now() + load.time;
+    meanwhile(ends).await?;
+    sleep_until(ends).await;
     phase.set(Phase::Over);
-    let (time, after, resident) = (begun.elapsed(), used()?, servers.resident_bytes()?);
+    let used = meter.read(servers)?;
     for ended in join_all(workers).await {
         ended?;
     }
-    let (busy, cpu, own) = (after.0 - before.0, after.1 - before.1, after.2 - before.2);
-    let written = after.3.saturating_sub(before.3);
-    let Counted { latencies, failed, example } = counted.replace(Counted::new()?);
-    let all = latencies.len() + failed;
-    ensure!(failed * 1_000 <= all, "{failed} of {all} requests failed: {example:?}");
-    Ok(Sample { latencies, failed, time, cpu, written, resident, others: busy.saturating_sub(cpu + own) })
+    let Counted { latencies, failed, example, by_client } = counted.replace(Counted::new(0)?);
+    if let Some(example) = &example {
+        eprintln!("  {failed} requests failed, the first one with {example}");
+    }
+    Ok(Sample { latencies, failed, example, by_client, used })
 }
 
-async fn work(
-    target: impl Target,
-    (load, value): (Load, Bytes),
+/// A client, which does one thing after the other.
+struct Worker {
+    client: usize,
+    load: Load,
+    value: Bytes,
     phase: Rc<Cell<Phase>>,
-    counted: Rc<RefCell<Counted>>,
-) {
-    let mut random = SmallRng::from_os_rng();
-    while phase.get() != Phase::Over {
-        let key = key(random.random_range(0..load.keys));
-        let begun = Instant::now();
-        let result = match load.kind {
-            Kind::Put => target.put(key, value.clone()).await,
-            Kind::Get => match target.get(key).await {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(tonic::Status::not_found("a key that was written is not there")),
-                Err(status) => Err(status),
-            },
-        };
-        if phase.get() != Phase::Counting {
-            continue;
-        }
-        let mut counted = counted.borrow_mut();
-        match result {
-            Ok(()) => counted.latencies.saturating_record(begun.elapsed().as_micros() as u64),
-            Err(status) => {
-                counted.failed += 1;
-                counted.example.get_or_insert(status);
+}
+
+impl Worker {
+    async fn work(self, target: impl Target, counted: Rc<RefCell<Counted>>) {
+        let Self { client, load, value, phase } = self;
+        let mut random = SmallRng::from_os_rng();
+        while phase.get() != Phase::Over {
+            let begun = Instant::now();
+            let result = request(&target, &load, key(random.random_range(0..load.keys)), &value).await;
+            if phase.get() != Phase::Counting {
+                continue;
+            }
+            let mut counted = counted.borrow_mut();
+            match result {
+                Ok(()) => {
+                    counted.latencies.saturating_record(begun.elapsed().as_micros() as u64);
+                    counted.by_client.get_mut(client).into_iter().for_each(|count| *count += 1);
+                }
+                Err(failed) => {
+                    counted.failed += 1;
+                    counted.example.get_or_insert(failed);
+                }
             }
         }
+    }
+}
+
+/// A get that finds nothing has failed.
+pub(crate) async fn request(
+    target: &impl Target,
+    load: &Load,
+    key: Bytes,
+    value: &Bytes,
+) -> Result<(), Failed> {
+    match load.kind {
+        Kind::Put => target.put(key, value.clone()).await,
+        Kind::Get => match target.get(key).await? {
+            true => Ok(()),
+            false => Err(Failed::not_found()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_keys_have_the_length_that_is_counted_with() {
+        assert_eq!(key(0).len(), KEY_BYTES);
+        assert_eq!(key(u32::MAX).len(), KEY_BYTES);
     }
 }

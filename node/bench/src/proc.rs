@@ -1,6 +1,9 @@
-//! What Linux says of processes and of the machine, from `/proc`.
+//! What Linux says of processes and of the machine, from `/proc`, and of what lies on its disks.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -45,6 +48,29 @@ pub(crate) fn machine_busy() -> Result<Duration> {
     Ok(of_ticks(busy))
 }
 
+/// The blocks that a directory and all below it take up. What goes away meanwhile is not counted.
+pub(crate) fn disk_bytes(path: &Path) -> Result<u64> {
+    let metadata = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        metadata => metadata.with_context(|| format!("cannot look at {}", path.display()))?,
+    };
+    let mut bytes = metadata.blocks() * 512;
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path)? {
+            bytes += disk_bytes(&entry?.path())?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Each connection takes one, and the limit that programs start with is meant for few.
+pub(crate) fn raise_open_files() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+        .context("cannot raise the limit of open files")
+}
+
 fn of_ticks(ticks: u64) -> Duration {
     Duration::from_millis(ticks * MS_PER_TICK)
 }
@@ -69,5 +95,17 @@ mod tests {
         assert!(resident_bytes(me).unwrap() > 100 << 10);
         assert!(written_bytes(me).is_ok());
         assert!(cpu_time(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn a_directory_takes_up_what_its_files_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let empty = disk_bytes(directory.path()).unwrap();
+        fs::create_dir(directory.path().join("below")).unwrap();
+        let file = fs::File::create(directory.path().join("below/file")).unwrap();
+        std::io::Write::write_all(&mut &file, &[7; 100_000]).unwrap();
+        file.sync_all().unwrap();
+        assert!(disk_bytes(directory.path()).unwrap() >= empty + 100_000);
+        assert_eq!(disk_bytes(&directory.path().join("gone")).unwrap(), 0);
     }
 }

@@ -1,39 +1,61 @@
 //! Three nodes of a store, or three members of an etcd, as processes on loopback with directories of their own.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
-use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::proc;
+use crate::probe;
+use crate::process::Server;
 use crate::target::Target;
 
-const NODES: usize = 3;
+pub(crate) const NODES: usize = 3;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// A node that reads a long log is at it for minutes.
+const READY_TIMEOUT: Duration = Duration::from_secs(1_800);
+/// How often a node that starts is asked whether it is ready: how exact a start time is.
+const READY_POLL: Duration = Duration::from_millis(5);
 
 /// Where the programs are, and below which directory data goes.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(crate) node: PathBuf,
     pub(crate) ctl: PathBuf,
-    pub(crate) etcd: PathBuf,
+    /// For the comparison alone.
+    pub(crate) etcd: Option<PathBuf>,
     pub(crate) data: PathBuf,
+}
+
+/// What a store keeps its records in: any that the nodes know; they refuse to start with another one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Engine(String);
+
+impl From<String> for Engine {
+    fn from(name: String) -> Self {
+        Self(name)
+    }
+}
+
+impl Engine {
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
 }
 
 /// Processes that end with this.
 pub(crate) struct Servers {
-    processes: Vec<Child>,
-    addresses: Vec<SocketAddr>,
-    directory: TempDir,
+    // Before the directory that they write to.
+    servers: Vec<Server>,
+    _directory: TempDir,
 }
 
 impl Servers {
@@ -43,7 +65,7 @@ impl Servers {
         let ports: [[u16; 4]; NODES] = [free_ports()?, free_ports()?, free_ports()?];
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let seeds: Vec<_> = ports.iter().map(|[_, _, gossip, _]| at(*gossip).to_string()).collect();
-        let mut processes = Vec::new();
+        let mut servers = Vec::new();
         for (number, [client, peer, gossip, http]) in ports.iter().enumerate() {
             let home = directory.path().join(format!("node-{number}"));
             fs::create_dir_all(&home)?;
@@ -61,26 +83,25 @@ impl Servers {
                 set(&format!("listen.{listener}"), &at(*port).to_string());
             }
             settings.iter().for_each(|(name, value)| set(name, value));
-            processes.push(spawn(&mut command, &home)?);
+            servers.push(Server::start(command, &home, (at(*client), Some(at(*http))))?);
         }
-        let addresses = ports.iter().map(|[client, ..]| at(*client)).collect();
-        let servers = Self { processes, addresses, directory };
-        init(programs, &ports.map(|[_, peer, ..]| at(peer)))?;
-        Ok(servers)
+        init(programs, &mut servers, &ports.map(|[_, peer, ..]| at(peer)))?;
+        Ok(Self { servers, _directory: directory })
     }
 
     /// `durable`: with its fsync, which it takes a flag to leave out.
     pub(crate) fn etcd(programs: &Programs, name: &str, durable: bool) -> Result<Self> {
+        let program = programs.etcd.as_ref().context("--etcd says where etcd is")?;
         let directory = new_directory(programs, name)?;
         let ports: [[u16; 2]; NODES] = [free_ports()?, free_ports()?, free_ports()?];
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let members: Vec<_> =
             ports.iter().enumerate().map(|(number, [_, peer])| format!("m{number}={}", url(*peer))).collect();
-        let mut processes = Vec::new();
+        let mut servers = Vec::new();
         for (number, [client, peer]) in ports.iter().enumerate() {
             let home = directory.path().join(format!("member-{number}"));
             fs::create_dir_all(&home)?;
-            let mut command = Command::new(&programs.etcd);
+            let mut command = Command::new(program);
             command.args(["--name", &format!("m{number}"), "--initial-cluster", &members.join(",")]);
             command.args(["--data-dir", &home.join("data").display().to_string()]);
             command.args(["--listen-client-urls", &url(*client), "--advertise-client-urls", &url(*client)]);
@@ -89,29 +110,41 @@ impl Servers {
             if !durable {
                 command.arg("--unsafe-no-fsync");
             }
-            processes.push(spawn(&mut command, &home)?);
+            let address = SocketAddr::from(([127, 0, 0, 1], *client));
+            servers.push(Server::start(command, &home, (address, None))?);
         }
-        let addresses = ports.iter().map(|[client, _]| SocketAddr::from(([127, 0, 0, 1], *client))).collect();
-        Ok(Self { processes, addresses, directory })
+        Ok(Self { servers, _directory: directory })
     }
 
     /// A connection to each, made when it is first used.
     pub(crate) fn channels(&self) -> Result<Vec<Channel>> {
+        self.connections(self.servers.len())
+    }
+
+    /// So many, to the servers in turn.
+    pub(crate) fn connections(&self, count: usize) -> Result<Vec<Channel>> {
+        let servers = self.servers.iter().cycle().take(count);
         let channel =
-            |address: &SocketAddr| Ok(Endpoint::from_shared(format!("http://{address}"))?.connect_lazy());
-        self.addresses.iter().map(channel).collect()
+            |server: &Server| Ok(Endpoint::from_shared(format!("http://{}", server.address))?.connect_lazy());
+        servers.map(channel).collect()
+    }
+
+    pub(crate) fn each(&self) -> &[Server] {
+        &self.servers
+    }
+
+    pub(crate) fn server(&mut self, number: usize) -> Result<&mut Server> {
+        self.servers.get_mut(number).context("there is no such server")
     }
 
     /// Until each of the targets, one for each server, does a durable put.
-    pub(crate) async fn wait(&self, targets: &[impl Target]) -> Result<()> {
+    pub(crate) async fn wait(&mut self, targets: &[impl Target]) -> Result<()> {
         let begun = Instant::now();
         for target in targets {
-            while let Err(status) = target.put(Bytes::from("ready"), Bytes::from("?")).await {
+            while let Err(failed) = target.put(Bytes::from("ready"), Bytes::from("?")).await {
+                self.servers.iter_mut().try_for_each(Server::check_alive)?;
                 if begun.elapsed() > START_TIMEOUT {
-                    bail!(
-                        "not ready after {START_TIMEOUT:?}, {status}: see {}",
-                        self.directory.path().display()
-                    );
+                    bail!("not ready after {START_TIMEOUT:?}: {failed}");
                 }
                 sleep(Duration::from_millis(50)).await;
             }
@@ -119,40 +152,50 @@ impl Servers {
         Ok(())
     }
 
+    /// Starts a node that was stopped, and returns how long it took until it was ready.
+    pub(crate) async fn start_again(&mut self, number: usize) -> Result<Duration> {
+        let begun = Instant::now();
+        let server = self.server(number)?;
+        let http = server.http.context("only a node says when it is ready")?;
+        server.start_again()?;
+        while !probe::is_ready(http).await {
+            server.check_alive()?;
+            ensure!(begun.elapsed() < READY_TIMEOUT, "not ready after {READY_TIMEOUT:?}");
+            sleep(READY_POLL).await;
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// Until nothing is kept for a node that was away.
+    pub(crate) async fn wait_for_hints(&self) -> Result<()> {
+        let begun = Instant::now();
+        for http in self.servers.iter().filter_map(|server| server.http) {
+            while probe::metric(http, "keystore_hints_pending").await? > 0.0 {
+                ensure!(begun.elapsed() < READY_TIMEOUT, "a node that was away still misses writes");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Summed over all.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
-        self.sum(proc::cpu_time)
+        self.servers.iter().map(Server::cpu_time).sum()
     }
 
     /// Memory of all together.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
-        self.sum(proc::resident_bytes)
+        self.servers.iter().map(Server::resident_bytes).sum()
     }
 
     /// What all together have written to disks since they started.
     pub(crate) fn written_bytes(&self) -> Result<u64> {
-        self.sum(proc::written_bytes)
+        self.servers.iter().map(Server::written_bytes).sum()
     }
 
-    fn sum<T: std::iter::Sum>(&self, of: impl Fn(u32) -> Result<T>) -> Result<T> {
-        self.processes.iter().map(|process| of(process.id())).sum()
-    }
-}
-
-impl Drop for Servers {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
-            let _ended = pid.map(|pid| kill_process(pid, Signal::TERM));
-        }
-        let begun = std::time::Instant::now();
-        for process in &mut self.processes {
-            while begun.elapsed() < STOP_TIMEOUT && matches!(process.try_wait(), Ok(None)) {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            let _ended = process.kill();
-            let _ended = process.wait();
-        }
+    /// What all together have on disk.
+    pub(crate) fn disk_bytes(&self) -> Result<u64> {
+        self.servers.iter().map(Server::disk_bytes).sum()
     }
 }
 
@@ -163,15 +206,10 @@ fn new_directory(programs: &Programs, name: &str) -> Result<TempDir> {
     Ok(tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(data)?)
 }
 
-fn spawn(command: &mut Command, home: &Path) -> Result<Child> {
-    let log = File::create(home.join("log"))?;
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))
-}
-
-fn init(programs: &Programs, peers: &[SocketAddr]) -> Result<()> {
+fn init(programs: &Programs, servers: &mut [Server], peers: &[SocketAddr]) -> Result<()> {
     let begun = std::time::Instant::now();
     loop {
+        servers.iter_mut().try_for_each(Server::check_alive)?;
         let mut command = Command::new(&programs.ctl);
         for peer in peers {
             command.args(["--admin-endpoint", &peer.to_string()]);
