@@ -118,7 +118,7 @@ impl Comparison {
 
     pub(crate) fn table(&self) -> Table {
         let mut table = Table::new(
-            "Compared with etcd",
+            "All that was compared; ratios are to etcd",
             &[
                 "operation",
                 "clients",
@@ -174,7 +174,8 @@ impl Comparison {
         };
         let verdict = |row: &Row| {
             let measured = row.ratios.as_ref().and_then(of);
-            (row.clients, Verdict::new(format!("{what}, {} clients", row.clients), measured, *bound))
+            let what = format!("{what}, {} clients", row.clients);
+            (row.clients, Verdict::new(what, measured, *bound).under(row.disturbance))
         };
         let by_clients = self.rows.iter().filter(is_its).map(verdict).collect();
         Kept { what, bound: *bound, by_clients }
@@ -186,7 +187,10 @@ impl Comparison {
             budgets.iter().flat_map(|kept| kept.by_clients.iter().map(|(clients, _)| *clients)).collect();
         clients.sort_unstable();
         clients.dedup();
-        let heads = clients.iter().map(|clients| format!("{clients} clients"));
+        let heads = clients.iter().map(|clients| match clients {
+            1 => "1 client".to_owned(),
+            clients => format!("{clients} clients"),
+        });
         let heads: Vec<_> = ["budget".to_owned(), "bound".to_owned()].into_iter().chain(heads).collect();
         let heads: Vec<_> = heads.iter().map(String::as_str).collect();
         let mut table = Table::new("Budgets, as ratios to etcd, values of 100 bytes", &heads);
@@ -194,7 +198,8 @@ impl Comparison {
             let cell = |clients: &usize| {
                 let found = kept.by_clients.iter().find(|(measured, _)| measured == clients);
                 found.map_or_else(String::new, |(_, verdict)| {
-                    format!("{} {}", times(verdict.measured), if verdict.is_met { "met" } else { "not met" })
+                    let word = if verdict.is_met { "met" } else { "not met" };
+                    marked(&format!("{} {word}", times(verdict.measured)), verdict.disturbance)
                 })
             };
             let cells: Vec<_> = clients.iter().map(cell).collect();

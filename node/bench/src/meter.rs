@@ -34,6 +34,8 @@ pub(crate) struct Used {
     pub(crate) written: u64,
     /// By all servers, at the end.
     pub(crate) resident: u64,
+    /// By this process.
+    pub(crate) own: Duration,
     /// By neither these servers nor this process: what disturbed the measurement.
     pub(crate) others: Duration,
 }
@@ -50,7 +52,7 @@ impl Meter {
         let (cpu, own) = (after.servers.saturating_sub(before.servers), after.own - before.own);
         let written = after.written.saturating_sub(before.written);
         let others = (after.busy.saturating_sub(before.busy)).saturating_sub(cpu + own);
-        Ok(Used { time, cpu, written, resident, others })
+        Ok(Used { time, cpu, written, resident, own, others })
     }
 }
 
@@ -66,6 +68,11 @@ impl Counters {
 }
 
 impl Used {
+    /// This process's CPU time, as a share of one core: near 1 its one thread was what was measured.
+    pub(crate) fn own_share(&self) -> f64 {
+        self.own.as_secs_f64() / self.time.as_secs_f64().max(1e-3)
+    }
+
     /// Others' CPU time, as a share of one core.
     pub(crate) fn disturbance(&self) -> f64 {
         self.others.as_secs_f64() / self.time.as_secs_f64().max(1e-3)

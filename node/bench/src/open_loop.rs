@@ -1,29 +1,36 @@
 //! Requests that arrive at a rate of their own, whatever becomes of those before them: how a store meets more than it
 //! can do. A closed loop never shows that, since its clients wait.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::channel::mpsc::{UnboundedSender, unbounded};
 use hdrhistogram::Histogram;
+use keystore_proto::v1;
+use keystore_proto::v1::key_store_client::KeyStoreClient;
+use keystore_proto::v1::operation::Operation;
+use keystore_proto::v1::outcome::Outcome;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tonic::Streaming;
+use tonic::transport::Channel;
 
-use crate::measure::{Load, key, new_histogram, request, value};
+use crate::measure::{Kind, Load, key, new_histogram, value};
 use crate::meter::{Meter, Used};
 use crate::servers::Servers;
 use crate::statistics::arrivals_due;
-use crate::target::{Failed, Target};
+use crate::target::{Failed, Levels};
 
-/// How finely arrivals are spread.
-const TICK: Duration = Duration::from_millis(1);
+/// How finely arrivals are spread: what comes within one is sent together, which clients need to be quick enough.
+const TICK: Duration = Duration::from_millis(4);
 /// Until the store is as full as it gets, before anything counts.
 const FILL_UP: Duration = Duration::from_secs(3);
-/// How long the last answers are waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What was counted between two moments; the latencies in microseconds, from the arrival of the request.
 pub(crate) struct Counted {
@@ -37,8 +44,8 @@ pub(crate) struct Counted {
 
 pub(crate) struct Offered {
     pub(crate) counted: Counted,
-    /// Of all requests that were ever made: those that got no answer.
-    pub(crate) unanswered: u64,
+    /// Requests without an answer at the end, of all that there were.
+    pub(crate) waiting: u64,
     pub(crate) used: Used,
 }
 
@@ -61,47 +68,90 @@ impl Counted {
     }
 }
 
-/// State that the requests under way share.
-struct Shared {
-    counted: Counted,
-    is_counting: bool,
-    under_way: u64,
+/// One stream, with what waits for an answer there. No task and no future for a request: clients have to be several
+/// times as quick as the store.
+struct Lane {
+    requests: UnboundedSender<v1::SessionRequest>,
+    waiting: Rc<RefCell<HashMap<u64, Instant>>>,
 }
 
-/// Over these targets in turn. Of the load, the number of clients means nothing.
+/// `None` while nothing counts.
+type Counting = Rc<RefCell<Option<Counted>>>;
+
+impl Lane {
+    async fn open(channel: Channel, counting: Counting) -> Result<Self, Failed> {
+        let (requests, receiver) = unbounded();
+        let answers = KeyStoreClient::new(channel).session(receiver).await?.into_inner();
+        let waiting = Rc::default();
+        tokio::task::spawn_local(take_answers(answers, Rc::clone(&waiting), counting));
+        Ok(Self { requests, waiting })
+    }
+
+    /// What is sent after the stream has ended waits for ever, and is counted so.
+    fn send(&self, id: u64, operation: Operation) {
+        self.waiting.borrow_mut().insert(id, Instant::now());
+        let operation = Some(v1::Operation { operation: Some(operation) });
+        let _ended = self.requests.unbounded_send(v1::SessionRequest { id, timeout_ms: 0, operation });
+    }
+}
+
+async fn take_answers(
+    mut answers: Streaming<v1::SessionResponse>,
+    waiting: Rc<RefCell<HashMap<u64, Instant>>>,
+    counting: Counting,
+) {
+    while let Some(Ok(v1::SessionResponse { id, outcome })) = answers.next().await {
+        let begun = waiting.borrow_mut().remove(&id);
+        if let (Some(begun), Some(counted)) = (begun, counting.borrow_mut().as_mut()) {
+            counted.note(result(outcome), begun.elapsed());
+        }
+    }
+}
+
+fn result(outcome: Option<v1::Outcome>) -> Result<(), Failed> {
+    match outcome.and_then(|outcome| outcome.outcome) {
+        Some(Outcome::Failed(failure)) => Err(failure.into()),
+        Some(Outcome::Got(got)) if got.values.is_empty() => Err(Failed::not_found()),
+        Some(_) => Ok(()),
+        None => Err(tonic::Status::internal("an answer without an outcome").into()),
+    }
+}
+
+/// Over a stream on each of these connections in turn. Of the load, the number of clients means nothing.
 pub(crate) async fn offer(
     servers: &Servers,
-    targets: &[impl Target],
-    load: &Load,
+    channels: Vec<Channel>,
+    (load, levels): (&Load, Levels),
     per_second: f64,
 ) -> Result<Offered> {
-    let shared = Rc::new(RefCell::new(Shared { counted: Counted::new()?, is_counting: false, under_way: 0 }));
-    let mut arrivals =
-        Arrivals { targets: targets.iter().cycle(), load: *load, shared, value: value(load.value_bytes) };
-    arrivals.offer_for(per_second, FILL_UP).await;
-    let meter = Meter::start(servers)?;
-    arrivals.shared.borrow_mut().is_counting = true;
-    arrivals.offer_for(per_second, load.time).await;
-    arrivals.shared.borrow_mut().is_counting = false;
-    let used = meter.read(servers)?;
-    let gives_up = Instant::now() + PATIENCE;
-    while arrivals.shared.borrow().under_way > 0 && Instant::now() < gives_up {
-        sleep(TICK).await;
+    let counting = Counting::default();
+    let mut lanes = Vec::new();
+    for channel in channels {
+        lanes.push(Lane::open(channel, Rc::clone(&counting)).await?);
     }
-    let mut shared = arrivals.shared.borrow_mut();
-    let counted = std::mem::replace(&mut shared.counted, Counted::new()?);
-    Ok(Offered { counted, unanswered: shared.under_way, used })
+    let arrivals =
+        Arrivals { lanes, load: *load, levels, value: value(load.value_bytes), next: Cell::new(0) };
+    arrivals.offer_for(per_second, FILL_UP).await;
+    let (meter, first) = (Meter::start(servers)?, arrivals.next.get());
+    counting.replace(Some(Counted::new()?));
+    arrivals.offer_for(per_second, load.time).await;
+    let counted = counting.take();
+    let used = meter.read(servers)?;
+    let counted = Counted { offered: arrivals.next.get() - first, ..counted.map_or_else(Counted::new, Ok)? };
+    let waiting = arrivals.lanes.iter().map(|lane| lane.waiting.borrow().len() as u64).sum();
+    Ok(Offered { counted, waiting, used })
 }
 
-struct Arrivals<'a, T> {
-    targets: std::iter::Cycle<std::slice::Iter<'a, T>>,
+struct Arrivals {
+    lanes: Vec<Lane>,
     load: Load,
-    shared: Rc<RefCell<Shared>>,
+    levels: Levels,
     value: Bytes,
+    next: Cell<u64>,
 }
 
-impl<T: Target> Arrivals<'_, T> {
-    async fn offer_for(&mut self, per_second: f64, time: Duration) {
+impl Arrivals {
+    async fn offer_for(&self, per_second: f64, time: Duration) {
         let mut random = SmallRng::from_os_rng();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -109,40 +159,45 @@ impl<T: Target> Arrivals<'_, T> {
         while begun.elapsed() < time {
             ticks.tick().await;
             let due = arrivals_due(begun.elapsed().min(time).as_secs_f64(), per_second);
-            for _ in sent..due {
-                self.send(key(random.random_range(0..self.load.keys)));
-            }
+            let key = || key(random.random_range(0..self.load.keys));
+            self.send(due - sent, key);
             sent = due;
         }
     }
 
-    fn send(&mut self, key: Bytes) {
-        let Some(target) = self.targets.next().cloned() else { return };
-        let (load, value, shared) = (self.load, self.value.clone(), Rc::clone(&self.shared));
-        let mut counts = shared.borrow_mut();
-        counts.under_way += 1;
-        if counts.is_counting {
-            counts.counted.offered += 1;
-        }
-        drop(counts);
-        let begun = Instant::now();
-        tokio::task::spawn_local(async move {
-            let result = request(&target, &load, key, &value).await;
-            let mut shared = shared.borrow_mut();
-            shared.under_way -= 1;
-            if shared.is_counting {
-                shared.counted.note(result, begun.elapsed());
+    /// In shares, so that what goes to one stream goes in one piece.
+    fn send(&self, count: u64, mut key: impl FnMut() -> Bytes) {
+        let lanes = self.lanes.len() as u64;
+        for (number, lane) in self.lanes.iter().enumerate() {
+            for _ in 0..share(count, lanes, number as u64) {
+                let id = self.next.replace(self.next.get() + 1);
+                let operation = match self.load.kind {
+                    Kind::Put => Operation::Put(self.levels.put(key(), self.value.clone())),
+                    Kind::Get => Operation::Get(self.levels.get(key())),
+                };
+                lane.send(id, operation);
             }
-        });
+        }
     }
+}
+
+/// Of so many, what one of several gets.
+fn share(count: u64, of: u64, number: u64) -> u64 {
+    count / of + u64::from(number < count % of)
 }
 
 #[cfg(test)]
 mod tests {
-    use keystore_proto::client::reason;
-    use keystore_proto::v1;
-
     use super::*;
+    use keystore_proto::client::reason;
+
+    #[test]
+    fn shares_are_alike_and_add_up() {
+        let shares = |count| (0..4).map(|number| share(count, 4, number)).collect::<Vec<_>>();
+        assert_eq!(shares(0), [0, 0, 0, 0]);
+        assert_eq!(shares(10), [3, 3, 2, 2]);
+        assert_eq!(shares(8), [2, 2, 2, 2]);
+    }
 
     #[test]
     fn what_is_served_refused_and_failed_is_told_apart() {

@@ -12,7 +12,8 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::proc;
 
-const STOP_TIMEOUT: Duration = Duration::from_secs(120);
+/// A node with many records in memory writes them all down before it ends.
+const STOP_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Ends with this.
 pub(crate) struct Server {

@@ -82,7 +82,7 @@ pub(crate) struct Levels {
 }
 
 impl Levels {
-    fn get(self, key: Bytes) -> v1::GetRequest {
+    pub(crate) fn get(self, key: Bytes) -> v1::GetRequest {
         let consistency = match self.read {
             Read::Quorum => v1::Consistency::Quorum,
             Read::One => v1::Consistency::One,
@@ -90,7 +90,7 @@ impl Levels {
         v1::GetRequest { key, consistency: consistency.into(), ..v1::GetRequest::default() }
     }
 
-    fn put(self, key: Bytes, value: Bytes) -> v1::PutRequest {
+    pub(crate) fn put(self, key: Bytes, value: Bytes) -> v1::PutRequest {
         let durability = match self.write {
             Write::Synced => v1::Durability::Synced,
             Write::Periodic => v1::Durability::Periodic,

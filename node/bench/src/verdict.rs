@@ -19,12 +19,18 @@ pub(crate) struct Verdict {
     pub(crate) measured: Option<f64>,
     pub(crate) bound: Bound,
     pub(crate) is_met: bool,
+    /// What others used meanwhile, as a share of one core.
+    pub(crate) disturbance: f64,
 }
 
 impl Verdict {
     pub(crate) fn new(what: impl Into<String>, measured: Option<f64>, bound: Bound) -> Self {
         let is_met = measured.is_some_and(|measured| bound.holds(measured));
-        Self { what: what.into(), measured, bound, is_met }
+        Self { what: what.into(), measured, bound, is_met, disturbance: 0.0 }
+    }
+
+    pub(crate) fn under(self, disturbance: f64) -> Self {
+        Self { disturbance, ..self }
     }
 
     pub(crate) fn figure(&self) -> String {

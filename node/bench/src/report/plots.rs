@@ -11,6 +11,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::compare::{Operation, System};
 use crate::comparison::{BUDGET_VALUE_BYTES, Comparison, Row};
+use crate::table::number;
 
 /// A file beside the page.
 pub(crate) struct Plot {
@@ -79,15 +80,16 @@ fn clients(rows: &[&Row]) -> Vec<usize> {
 
 fn curves(rows: &[&Row]) -> Result<String> {
     picture((960, 300), |area| {
-        for (area, panel) in area.split_evenly((1, PANELS.len())).iter().zip(&PANELS) {
-            draw_panel(area, panel, rows)?;
+        for (place, (area, panel)) in area.split_evenly((1, PANELS.len())).iter().zip(&PANELS).enumerate() {
+            // The first one's curves leave room for the names; they are the same for all.
+            draw_panel(area, panel, rows, place == 0)?;
         }
         Ok(())
     })
 }
 
 /// Numbers of clients stand side by side, however far apart they are.
-fn draw_panel(area: &Area<'_>, panel: &Panel, rows: &[&Row]) -> Result<()> {
+fn draw_panel(area: &Area<'_>, panel: &Panel, rows: &[&Row], has_names: bool) -> Result<()> {
     let clients = clients(rows);
     let place =
         |row: &Row| clients.iter().position(|clients| *clients == row.clients).map(|place| place as f64);
@@ -113,6 +115,7 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, rows: &[&Row]) -> Result<()> {
         .x_label_formatter(&label)
         .x_desc("clients")
         .y_labels(6)
+        .y_label_formatter(&|figure| number(*figure, usize::from(top < 10.0)))
         .label_style(FONT.into_font())
         .draw()
         .map_err(failed)?;
@@ -131,6 +134,9 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, rows: &[&Row]) -> Result<()> {
         chart
             .draw_series(points.iter().map(|point| Circle::new(*point, 3, color(system).filled())))
             .map_err(failed)?;
+    }
+    if !has_names {
+        return Ok(());
     }
     chart
         .configure_series_labels()

@@ -47,7 +47,7 @@ impl Crowd {
     pub(super) fn verdicts(&self) -> Vec<Verdict> {
         let what =
             format!("{}: requests of {} connections that failed", self.operation.name(), self.connections);
-        vec![Verdict::new(what, Some(self.failed as f64), Bound::AtMost(0.0))]
+        vec![Verdict::new(what, Some(self.failed as f64), Bound::AtMost(0.0)).under(self.disturbance)]
     }
 }
 

@@ -39,6 +39,9 @@ pub(crate) struct Shape {
     /// Beside troubled replicas and large values: few, so that not the processors make them wait.
     #[arg(long, default_value_t = 8)]
     clients: usize,
+    /// To each node, for three times the load. A stream has at most 1,024 operations in flight, and a node takes 8,192.
+    #[arg(long, default_value_t = 12)]
+    streams: usize,
     /// Of the crowd.
     #[arg(long, default_value_t = 1_000)]
     connections: usize,

@@ -65,7 +65,8 @@ impl Replica {
         }
         let verdict = |what: &str, measured, bound| {
             let (operation, trouble) = (self.operation.name(), self.trouble.name());
-            Verdict::new(format!("{operation}, one replica {trouble}: {what}"), measured, bound)
+            let what = format!("{operation}, one replica {trouble}: {what}");
+            Verdict::new(what, measured, bound).under(self.disturbance)
         };
         vec![
             verdict("p99, to that of healthy ones", self.p99_ratio, Bound::AtMost(P99_RATIO_MAX)),

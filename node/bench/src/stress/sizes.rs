@@ -77,7 +77,7 @@ impl Sizes {
     pub(super) fn verdicts(&self) -> Vec<Verdict> {
         let failed = self.small.iter().map(|small| {
             let what = format!("{}, {}: failed requests", small.operation.name(), small.circumstance.name());
-            Verdict::new(what, Some(small.failed as f64), Bound::AtMost(0.0))
+            Verdict::new(what, Some(small.failed as f64), Bound::AtMost(0.0)).under(small.disturbance)
         });
         let keys = self.keys.iter().map(|key| {
             let what = format!("keys of length {}: share of the nodes that return the value", key.bytes);

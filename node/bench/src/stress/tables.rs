@@ -19,7 +19,7 @@ impl Stress {
         let mut table = Table::new("Targets", &["what", "bound", "measured", ""]);
         for verdict in &self.verdicts {
             table.row([
-                verdict.what.clone(),
+                marked(&verdict.what, verdict.disturbance),
                 verdict.bound.to_string(),
                 verdict.figure(),
                 verdict.word().to_owned(),
@@ -44,6 +44,7 @@ impl Stress {
             "p50 ms",
             "p99 ms",
             "failed/s",
+            "left waiting",
         ];
         let mut table =
             Table::new(&format!("Three times what saturates the store, over streams; {cores}"), &heads);
@@ -62,6 +63,7 @@ impl Stress {
                 number(of.refused_p50_us / 1e3, 1),
                 number(of.refused_p99_us / 1e3, 1),
                 number(of.failed_per_second, 0),
+                number(of.waiting as f64, 0),
             ]);
         }
         table
