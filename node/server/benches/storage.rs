@@ -55,10 +55,8 @@ fn batch(random: &mut SmallRng, keys: u64, millis: u64) -> Vec<Entry> {
 
 fn fill(engine: &Arc<dyn Storage>, keys: u64) {
     for first in (0..keys).step_by(10_000) {
-        let record = Record {
-            stamp: Stamp::new(1, 0, Actor(1)),
-            body: Body::Value(vec![7; VALUE_BYTES].into()),
-        };
+        let record =
+            Record { stamp: Stamp::new(1, 0, Actor(1)), body: Body::Value(vec![7; VALUE_BYTES].into()) };
         let entries: Vec<_> =
             (first..first + 10_000).map(|n| Entry::Record { key: key(n), record: record.clone() }).collect();
         engine.apply(&entries).unwrap();
