@@ -40,6 +40,8 @@ pub(crate) struct Crowd {
     /// By each connection, for each request that it keeps in flight.
     pub(crate) completed: Spread,
     pub(crate) jain_index: Option<f64>,
+    /// What the clients had of one core: near 1 they were what was measured.
+    pub(crate) clients_busy: f64,
     pub(crate) disturbance: f64,
 }
 
@@ -101,6 +103,7 @@ async fn measure_one(servers: &Servers, shape: &Shape, operation: Operation) -> 
         failed: sample.failed,
         completed: spread(&completed),
         jain_index: jain_index(&completed),
+        clients_busy: sample.used.own_share(),
         disturbance: sample.disturbance(),
     };
     eprintln!(

@@ -85,6 +85,7 @@ impl Stress {
             "median",
             "most",
             "Jain",
+            "clients' CPU",
         ];
         let title = "Many connections: memory of the largest node, and requests that a connection has completed \
                      for each that it keeps in flight";
@@ -105,6 +106,7 @@ impl Stress {
                 number(of.completed.median, 0),
                 number(of.completed.max, 0),
                 of.jain_index.map_or_else(|| "–".to_owned(), |index| format!("{index:.3}")),
+                percent(of.clients_busy),
             ]);
         }
         table
