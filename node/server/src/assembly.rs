@@ -81,7 +81,7 @@ impl Parts {
         tasks.spawn_sure("deliver", deliver(outboxes, links));
         let (core, until) = (about.core.clone(), cancelled.clone());
         tasks.spawn_sure("waker", async move {
-            until.run_until_cancelled(core.wake_in_turn()).await.unwrap_or_default()
+            until.run_until_cancelled(core.wake_in_turn()).await.unwrap_or_default();
         });
         tasks.spawn("peers", peers.run(cancelled.clone()));
         tasks.spawn("gossip", gossip.run(cancelled.clone()));
