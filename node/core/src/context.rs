@@ -52,7 +52,7 @@ impl Default for Settings {
             requests_max: 8192,
             writes_max: 8192,
             write_bytes_max: 64 << 20,
-            restamps_max: 5,
+            restamps_max: 20,
             digest_bytes_min: 1024,
             speculate_ms: 20,
             hint_bytes_max: 32 << 20,

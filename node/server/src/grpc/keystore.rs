@@ -8,12 +8,13 @@ use keystore_proto::v1;
 use keystore_proto::v1::key_store_server::KeyStore;
 use keystore_proto::v1::operation::Operation;
 use keystore_proto::v1::outcome::Outcome;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::ask::{Asker, Terms};
-use super::outcome::{Failed, saturated};
+use super::outcome::{Failed, REFUSED_PAUSE, saturated};
 use super::scan::{SCANS_MAX, Scan};
 use super::session::Session;
 use super::timeout::{stream_timeout_ms, timeout_ms};
@@ -38,7 +39,15 @@ impl KeyStoreService {
     /// One operation as a call of its own.
     async fn call(&self, metadata: &MetadataMap, operation: Operation) -> Result<Outcome, Failed> {
         let operation = v1::Operation { operation: Some(operation) };
-        self.asker.ask(operation, self.terms(metadata))?.await
+        let told = match self.asker.ask(operation, self.terms(metadata)) {
+            Ok(asked) => asked.await,
+            Err(failed) => Err(failed),
+        };
+        if told.as_ref().is_err_and(Failed::is_overload) {
+            // Whoever asks again at once would take the time that others' requests need.
+            sleep(REFUSED_PAUSE).await;
+        }
+        told
     }
 
     fn terms(&self, metadata: &MetadataMap) -> Result<Terms, Failed> {
@@ -141,7 +150,8 @@ mod tests {
     use std::collections::VecDeque;
     use std::time::Duration;
 
-    use futures::FutureExt as _;
+    use futures::{FutureExt as _, StreamExt as _};
+    use keystore_core::effect::{Answer, Failure, FailureReason};
     use keystore_core::id::{Actor, Generation, NodeId};
     use prometheus_client::registry::Registry;
     use tokio::sync::watch;
@@ -200,17 +210,45 @@ mod tests {
         assert_eq!(service.asker.bytes_left.available_permits(), all);
     }
 
-    #[test]
-    fn more_reads_than_memory_allows_are_refused_at_once() {
+    #[tokio::test(start_paused = true)]
+    async fn more_reads_than_memory_allows_are_refused() {
         let mut config = Config::default();
         config.limits.request_bytes = 2 * GET_BYTES;
         let (service, _inbox) = service(config);
         let get = || {
             let get = v1::GetRequest { key: "k".into(), ..v1::GetRequest::default() };
-            service.get(Request::new(get)).now_or_never()
+            service.get(Request::new(get))
         };
-        assert!(get().is_none());
-        assert!(get().is_none());
-        assert_eq!(get().unwrap().unwrap_err().code(), Code::ResourceExhausted);
+        assert!(get().now_or_never().is_none());
+        assert!(get().now_or_never().is_none());
+        assert_eq!(get().await.unwrap_err().code(), Code::ResourceExhausted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_has_too_much_to_do_answers_before_it_reads_and_refuses_one_at_a_time() {
+        let mut config = Config::default();
+        config.limits.request_bytes = 2 * GET_BYTES;
+        let (service, inbox) = service(config);
+        let get = |id| {
+            let get = v1::GetRequest { key: "k".into(), ..v1::GetRequest::default() };
+            let operation = Some(v1::Operation { operation: Some(Operation::Get(get)) });
+            Ok(v1::SessionRequest { id, timeout_ms: 0, operation })
+        };
+        let all = futures::stream::iter((0..1_000).map(get));
+        let mut session = Session::new(Arc::clone(&service.asker), all, CancellationToken::new());
+        let begun = tokio::time::Instant::now();
+        let refused = session.next().await.unwrap().unwrap();
+        assert_eq!(refused.id, 2);
+        assert!(session.next().now_or_never().is_none(), "nothing more is read at once");
+        let mut waiting = VecDeque::new();
+        inbox.take(&mut waiting, Duration::ZERO);
+        let Some(Input::Request { answer, .. }) = waiting.pop_front() else { panic!("the first get") };
+        let failed = Failure { reason: FailureReason::QuorumUnreachable, acks: 0, needed: 2 };
+        answer.send(Answer::Failed(failed)).unwrap();
+        assert_eq!(session.next().await.unwrap().unwrap().id, 0);
+        assert_eq!(begun.elapsed(), Duration::ZERO, "an answer does not wait");
+        assert!(session.next().now_or_never().is_none());
+        assert_eq!(session.next().await.unwrap().unwrap().id, 4, "3 has the place of 0");
+        assert!(begun.elapsed() >= REFUSED_PAUSE);
     }
 }

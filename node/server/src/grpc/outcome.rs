@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::time::Duration;
 
 use keystore_core::effect::{Failure, FailureReason};
 use keystore_core::layout::KeyspaceMode;
@@ -14,6 +15,10 @@ use keystore_proto::error::WireError;
 use keystore_proto::v1;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// How long a client that was told that there is too much to do is held back. Refusing is work too: clients that ask
+/// again at once would take the time in which others are served.
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(5);
 
 /// A request that was not done, as clients are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +55,11 @@ impl Failed {
 
     pub(super) fn overloaded(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::ResourceExhausted, reason::OVERLOADED, message)
+    }
+
+    /// True if there was too much to do.
+    pub(super) fn is_overload(&self) -> bool {
+        self.reason == reason::OVERLOADED
     }
 
     /// There is no room for one request more.

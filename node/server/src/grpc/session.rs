@@ -1,7 +1,9 @@
 //! A session: one stream of operations, many in flight, each answered by its id when it ends.
 //!
 //! No task of its own and none for an operation: the stream of answers is what drives it, so a client that does not
-//! read its answers is not read from either. Invariant: at most [`IN_FLIGHT_MAX`] operations of a session are in
+//! read its answers is not read from either. Answers come first: what is under way ends before more is taken up, and
+//! a client that is told that there is too much to do is not read from for a moment, since refusing is work too.
+//! Invariant: at most [`IN_FLIGHT_MAX`] operations of a session are in
 //! flight, no two of them with one id; each is answered, unless the stream breaks.
 
 use std::collections::HashSet;
@@ -11,12 +13,15 @@ use std::task::{Context, Poll, ready};
 
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt as _};
+use keystore_proto::client::reason;
 use keystore_proto::v1;
+use keystore_proto::v1::outcome::Outcome;
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::ask::{Asked, Asker, Terms, item};
-use super::outcome::Failed;
+use super::outcome::{Failed, REFUSED_PAUSE};
 use super::timeout::item_timeout_ms;
 
 /// How many operations of one session may be in flight; beyond, nothing more is read from its client. Enough for
@@ -30,9 +35,16 @@ pub struct Session<S> {
     incoming: Option<S>,
     in_flight: FuturesUnordered<InFlight>,
     ids: HashSet<u64>,
+    /// Nothing is read before it is over.
+    pause: Option<Pin<Box<Sleep>>>,
     /// The last word, once everything in flight is answered.
     broken: Option<Status>,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+fn is_overload(response: &v1::SessionResponse) -> bool {
+    let outcome = response.outcome.as_ref().and_then(|outcome| outcome.outcome.as_ref());
+    matches!(outcome, Some(Outcome::Failed(failure)) if failure.reason == reason::OVERLOADED)
 }
 
 struct InFlight {
@@ -57,6 +69,7 @@ impl<S: Stream<Item = Result<v1::SessionRequest, Status>> + Unpin> Session<S> {
             incoming: Some(incoming),
             in_flight: FuturesUnordered::new(),
             ids: HashSet::new(),
+            pause: None,
             broken: None,
             closing: Box::pin(closing.cancelled_owned()),
         }
@@ -64,6 +77,12 @@ impl<S: Stream<Item = Result<v1::SessionRequest, Status>> + Unpin> Session<S> {
 
     /// Takes in what has come, as long as there is room; the answer to the first that is refused at once.
     fn read(&mut self, context: &mut Context<'_>) -> Option<v1::SessionResponse> {
+        if let Some(pause) = &mut self.pause {
+            if pause.as_mut().poll(context).is_pending() {
+                return None;
+            }
+            self.pause = None;
+        }
         while self.in_flight.len() < IN_FLIGHT_MAX {
             let Some(incoming) = &mut self.incoming else { break };
             match incoming.poll_next_unpin(context) {
@@ -79,6 +98,14 @@ impl<S: Stream<Item = Result<v1::SessionRequest, Status>> + Unpin> Session<S> {
             }
         }
         None
+    }
+
+    /// Hands an answer out, and holds its client back if it was one too many.
+    fn told(&mut self, response: v1::SessionResponse) -> Poll<Option<Result<v1::SessionResponse, Status>>> {
+        if is_overload(&response) {
+            self.pause = Some(Box::pin(sleep(REFUSED_PAUSE)));
+        }
+        Poll::Ready(Some(Ok(response)))
     }
 
     fn begin(&mut self, request: v1::SessionRequest) -> Result<(), Failed> {
@@ -106,18 +133,23 @@ impl<S: Stream<Item = Result<v1::SessionRequest, Status>> + Unpin> Stream for Se
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            if let Some(refused) = self.read(context) {
-                return Poll::Ready(Some(Ok(refused)));
-            }
             match self.in_flight.poll_next_unpin(context) {
                 Poll::Ready(Some(response)) => {
                     self.ids.remove(&response.id);
-                    return Poll::Ready(Some(Ok(response)));
+                    return self.told(response);
                 }
                 Poll::Ready(None) if self.incoming.is_none() => {
                     return Poll::Ready(self.broken.take().map(Err));
                 }
                 Poll::Ready(None) | Poll::Pending => {}
+            }
+            let before = self.in_flight.len();
+            if let Some(refused) = self.read(context) {
+                return self.told(refused);
+            }
+            if self.in_flight.len() > before {
+                // What has begun has to be polled once, to be heard of.
+                continue;
             }
             if self.incoming.is_none() || self.closing.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
