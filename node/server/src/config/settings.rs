@@ -49,7 +49,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting!(gossip.dead_grace_ms, "ms", "how long a dead node's addresses are remembered"),
     setting!(storage.engine, "sled|memory", "where records are kept: on disk, or in memory with snapshots on disk; a data directory stays with the one it was made with"),
     setting!(storage.durability, "synced|periodic", "what writes that name none are acknowledged after: on disk, or written and synced soon"),
-    setting!(storage.cache_bytes, "bytes", "memory for what is read from disk, beside up to three times storage.checkpoint_bytes for what is still to be written there; the memory engine keeps everything and needs none"),
+    setting!(storage.cache_bytes, "bytes", "memory for what is read from disk, beside up to four times storage.checkpoint_bytes for what is still to be written there; the memory engine keeps everything and needs none"),
     setting!(storage.segment_bytes, "bytes", "size of a segment of the commit log"),
     setting!(storage.checkpoint_bytes, "bytes", "how much log is written between checkpoints: more takes longer to replay, less is more syncs; the memory engine waits for as much as its snapshot has, if that is more"),
     setting!(storage.sync_interval_ms, "ms", "how often periodic writes are synced"),

@@ -24,6 +24,7 @@ use keystore_core::partition::RecordKey;
 use keystore_core::record::Record;
 
 use super::base::Base;
+use super::data_dir::DataDir;
 use super::engine::{EngineError, EngineSize, LoadError, ScanError, Storage};
 use super::item::{self, PageMaker};
 use super::memtable::{self, Held, Memtable};
@@ -31,6 +32,8 @@ use super::memtable::{self, Held, Memtable};
 #[derive(Debug)]
 pub(super) struct BufferedEngine {
     base: Box<dyn Base>,
+    /// Given up after the base, which is above.
+    _locked: Option<Arc<DataDir>>,
     tables: RwLock<Tables>,
     /// Held by whoever writes a table down.
     turn: Mutex<()>,
@@ -62,14 +65,20 @@ impl Tables {
 }
 
 impl BufferedEngine {
-    /// Takes up to three times `table_bytes` of memory, beside what the base needs.
+    /// Takes up to four times `table_bytes` of memory, beside what the base needs.
     pub(super) fn new(base: Box<dyn Base>, table_bytes: u64) -> Self {
         Self {
             base,
+            _locked: None,
             tables: RwLock::default(),
             turn: Mutex::default(),
             table_bytes: usize::try_from(table_bytes).unwrap_or(usize::MAX / 4),
         }
+    }
+
+    /// Keeps the directory's lock until nothing writes there any more.
+    pub(super) fn in_locked(self, directory: Arc<DataDir>) -> Self {
+        Self { _locked: Some(directory), ..self }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Tables> {
@@ -144,10 +153,62 @@ impl BufferedEngine {
                 }
             }
         }
-        let is_cut = known_to.is_some();
         found.retain(|place, _| known_to.as_ref().is_none_or(|known| place <= known));
-        HeldStretch { records: found, is_cut }
+        HeldStretch { records: found, known_to }
     }
+
+    /// Takes what a stretch has into the page, as far as the tables' part of it is known.
+    fn fill(
+        &self,
+        page: &mut PageMaker,
+        names: &Range<Vec<u8>>,
+        stretch: HeldStretch,
+    ) -> Result<Filled, ScanError> {
+        let (mut held, mut stored) = (stretch.records.into_iter(), self.base.records(names));
+        let (mut next_held, mut next_stored) = (held.next(), stored.next());
+        loop {
+            let order = match (&next_held, &next_stored) {
+                (None, None) => return Ok(Filled::Part),
+                (None, Some(_)) if stretch.known_to.is_some() => return Ok(Filled::Part),
+                // What cannot be read is for the next page, unless this one would be empty.
+                (_, Some(Err(_))) if !page.is_empty() => {
+                    page.mark_cut();
+                    return Ok(Filled::Full);
+                }
+                (_, Some(Err(_))) => {
+                    return next_stored.map_or(Ok(Filled::Part), |stored| stored.map(|_| Filled::Part));
+                }
+                (None, Some(_)) => Ordering::Greater,
+                (Some(_), None) => Ordering::Less,
+                (Some((held, _)), Some(Ok((stored, _)))) => held.cmp(stored),
+            };
+            if page.is_cut_before_next() {
+                return Ok(Filled::Full);
+            }
+            let from_held = if order.is_le() { mem::replace(&mut next_held, held.next()) } else { None };
+            let from_stored = match order.is_ge() {
+                true => mem::replace(&mut next_stored, stored.next()).transpose()?,
+                false => None,
+            };
+            let (held, stored) = (from_held.unzip(), from_stored.unzip());
+            let Some((_, key)) = held.0.or(stored.0) else { return Ok(Filled::Part) };
+            let found = merged(&key, held.1, stored.1).map_err(|Damaged| ScanError::Damaged(key.clone()))?;
+            if let Some(record) = found
+                && !page.take(key, record)
+            {
+                return Ok(Filled::Full);
+            }
+        }
+    }
+}
+
+/// How far a page has come.
+#[derive(PartialEq, Eq)]
+enum Filled {
+    /// It takes no more.
+    Full,
+    /// It has all of the stretch that is known.
+    Part,
 }
 
 /// Where a record lies among all.
@@ -156,7 +217,8 @@ type Place = (u16, RecordKey);
 /// What the tables hold of a stretch of names, or of its beginning.
 struct HeldStretch {
     records: BTreeMap<Place, Held>,
-    is_cut: bool,
+    /// Beyond, nobody has looked; `None`: this is all.
+    known_to: Option<Place>,
 }
 
 /// What a key holds, given what a table and what the base say of it.
@@ -194,40 +256,20 @@ impl Storage for BufferedEngine {
 
     fn scan(&self, slots: Range<u32>, range: &ScanRange) -> Result<Page, ScanError> {
         let mut page = PageMaker::new(range);
-        for names in item::stretches(slots, range) {
-            // Before the base is looked at: what leaves the tables meanwhile is found in both, never in none.
-            let stretch = self.held(&names, page.limit());
-            let (mut held, mut stored) = (stretch.records.into_iter(), self.base.records(&names));
-            let (mut next_held, mut next_stored) = (held.next(), stored.next().transpose()?);
+        for mut names in item::stretches(slots, range) {
             loop {
-                let order = match (&next_held, &next_stored) {
-                    (None, None) => break,
-                    // Nobody knows what the tables hold there.
-                    (None, Some(_)) if stretch.is_cut => break,
-                    (None, Some(_)) => Ordering::Greater,
-                    (Some(_), None) => Ordering::Less,
-                    (Some((held, _)), Some((stored, _))) => held.cmp(stored),
-                };
-                if page.is_cut_before_next() {
+                // Before the base is looked at: what leaves the tables meanwhile is found in both, never in none.
+                let stretch = self.held(&names, page.limit());
+                let known_to = stretch.known_to.clone();
+                if self.fill(&mut page, &names, stretch)? == Filled::Full {
                     return Ok(page.finish());
                 }
-                let from_held = if order.is_le() { mem::replace(&mut next_held, held.next()) } else { None };
-                let from_stored = match order.is_ge() {
-                    true => mem::replace(&mut next_stored, stored.next().transpose()?),
-                    false => None,
-                };
-                let (held, stored) = (from_held.unzip(), from_stored.unzip());
-                let Some((_, key)) = held.0.or(stored.0) else { break };
-                let found =
-                    merged(&key, held.1, stored.1).map_err(|Damaged| ScanError::Damaged(key.clone()))?;
-                if let Some(record) = found
-                    && !page.take(key, record)
-                {
-                    return Ok(page.finish());
+                match known_to {
+                    None => break,
+                    // A page that is cut has an entry: whoever asks goes on behind it.
+                    Some(_) if !page.is_empty() => return Ok(page.cut()),
+                    Some((_, key)) => names.start = item::name_after(&key),
                 }
-            }
-            if stretch.is_cut {
-                return Ok(page.cut());
             }
         }
         Ok(page.finish())
@@ -286,10 +328,149 @@ impl Storage for BufferedEngine {
     }
 
     fn reserve_bytes(&self) -> u64 {
+        0
+    }
+
+    fn unwritten_bytes(&self) -> u64 {
         self.read().bytes() as u64 * self.base.written_for_each_byte()
+    }
+
+    fn wants_flush(&self) -> bool {
+        self.read().active.bytes() >= self.table_bytes
     }
 
     fn size(&self) -> Result<EngineSize, EngineError> {
         Ok(EngineSize { disk_bytes: self.base.disk_bytes()?, memory_bytes: 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keystore_core::partition::{Partition, PartitionCount};
+
+    use super::super::base::{Found, Written, written};
+    use super::super::tests::{entry, key, put, record};
+    use super::*;
+
+    /// A base in memory.
+    #[derive(Debug, Default)]
+    struct Plain(Mutex<BTreeMap<Place, Record>>);
+
+    impl Base for Plain {
+        fn load(&self, key: &RecordKey) -> Result<Option<Record>, LoadError> {
+            Ok(self.0.lock().unwrap().get(&(key.slot(), key.clone())).cloned())
+        }
+
+        fn records<'a>(
+            &'a self,
+            names: &Range<Vec<u8>>,
+        ) -> Box<dyn Iterator<Item = Result<Found, ScanError>> + 'a> {
+            let names = names.clone();
+            let all = self.0.lock().unwrap().clone();
+            let within = all.into_iter().filter(move |((_, key), _)| names.contains(&item::record_name(key)));
+            Box::new(within.map(|(place, record)| Ok((place, Ok(Some(record))))))
+        }
+
+        fn hints(&self) -> Result<BTreeMap<Vec<u8>, Hint>, EngineError> {
+            Ok(BTreeMap::new())
+        }
+
+        fn write_down(&self, table: &Memtable, _: Option<u64>) -> Result<Vec<RecordKey>, EngineError> {
+            let mut all = self.0.lock().unwrap();
+            for (key, held) in table.records() {
+                let place = (key.slot(), key.clone());
+                match written(&key, held, all.get(&place).cloned())? {
+                    Written::Same => {}
+                    Written::Nothing => drop(all.remove(&place)),
+                    Written::Record(record, _) => drop(all.insert(place, record)),
+                }
+            }
+            Ok(Vec::new())
+        }
+
+        fn flushed(&self) -> Result<u64, EngineError> {
+            Ok(0)
+        }
+
+        fn disk_bytes(&self) -> Result<u64, EngineError> {
+            Ok(0)
+        }
+
+        fn written_for_each_byte(&self) -> u64 {
+            1
+        }
+    }
+
+    /// What was applied so far is being written down, and never comes to its end by itself.
+    fn drain_for_ever(engine: &BufferedEngine) {
+        let mut tables = engine.write();
+        tables.draining = Some(Arc::new(mem::take(&mut tables.active)));
+    }
+
+    fn engine() -> BufferedEngine {
+        BufferedEngine::new(Box::new(Plain::default()), 1 << 20)
+    }
+
+    #[test]
+    fn what_is_applied_is_merged_with_what_is_being_written_down() {
+        let engine = engine();
+        engine.apply(&put([entry(1, 9), entry(2, 9), entry(3, 9)])).unwrap();
+        drain_for_ever(&engine);
+        engine.apply(&put([entry(1, 5), entry(2, 10)])).unwrap();
+        let replaced = Entry::Replace { key: key(3), record: Some(entry(3, 4).1) };
+        engine.apply(&[replaced, Entry::Record { key: key(3), record: entry(3, 6).1 }]).unwrap();
+        let expected = [(1, 9), (2, 10), (3, 6)];
+        // The table of a flush that has failed is written down before the next one.
+        for _ in 0..2 {
+            for (n, millis) in expected {
+                assert_eq!(engine.load(&key(n)).unwrap(), Some(entry(n, millis).1));
+            }
+            engine.flush(1).unwrap();
+        }
+        engine.apply(&put([entry(3, 5)])).unwrap();
+        assert_eq!(engine.load(&key(3)).unwrap(), Some(entry(3, 6).1));
+    }
+
+    #[test]
+    fn pages_go_on_behind_what_is_removed_above_what_is_being_written_down() {
+        let count = PartitionCount::new(16).unwrap();
+        let mut keys: Vec<_> = (0..400).map(key).filter(|key| key.partition(count).0 == 3).collect();
+        keys.sort_by_key(|key| (key.slot(), key.clone()));
+        for is_flushed in [false, true] {
+            let engine = engine();
+            engine.apply(&put(keys.iter().map(|key| (key.clone(), record(1, "v"))))).unwrap();
+            match is_flushed {
+                true => engine.flush(1).unwrap(),
+                false => drain_for_ever(&engine),
+            }
+            let (removed, left) = keys.split_at(keys.len() - 3);
+            let removed = removed.iter().map(|key| Entry::Replace { key: key.clone(), record: None });
+            engine.apply(&removed.collect::<Vec<_>>()).unwrap();
+            for limit in [1, 2, 5] {
+                let mut range =
+                    ScanRange { partition: Partition(3), prefix: Bytes::new(), after: None, limit };
+                let mut found = Vec::new();
+                loop {
+                    let page = engine.scan(count.slots(Partition(3)), &range).unwrap();
+                    assert!(!page.is_cut || !page.entries.is_empty(), "a page that is cut has an entry");
+                    range.after = page.entries.last().map(|(key, _)| key.clone());
+                    found.extend(page.entries.into_iter().map(|(key, _)| key));
+                    if !page.is_cut {
+                        break;
+                    }
+                }
+                assert_eq!(found, left, "flushed: {is_flushed}, limit {limit}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_written_down_yet_asks_for_a_flush_and_counts_until_then() {
+        let engine = engine();
+        assert!(!engine.wants_flush() && engine.unwritten_bytes() == 0);
+        engine.apply(&put((0..40).map(|n| (key(n), record(1, vec![1; 30_000]))))).unwrap();
+        assert!(engine.wants_flush() && engine.unwritten_bytes() > 1_200_000);
+        engine.flush(1).unwrap();
+        assert!(!engine.wants_flush() && engine.unwritten_bytes() == 0);
     }
 }

@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::counters::Counters;
+use super::data_dir::DataDir;
 use super::engine::{EngineError, Storage};
 use super::error::FatalError;
 use super::file::{self, DiskError};
@@ -22,7 +23,8 @@ use super::state::{self, Kind};
 /// Where checkpoints are written and what they cover.
 #[derive(Debug, Clone)]
 pub(super) struct Checkpoints {
-    pub(super) data_dir: PathBuf,
+    /// Locked for as long as anything may be written.
+    pub(super) data_dir: Arc<DataDir>,
     pub(super) log_dir: PathBuf,
     pub(super) engine: Arc<dyn Storage>,
     pub(super) counters: Arc<Counters>,
@@ -35,7 +37,7 @@ impl Checkpoints {
         if !is_on(Mutant::CheckpointWithoutAFlush) {
             self.engine.flush(position.sequence)?;
         }
-        state::write(&self.data_dir, Kind::Checkpoint, &encode_position(position))?;
+        state::write(self.data_dir.path(), Kind::Checkpoint, &encode_position(position))?;
         self.counters.log_segments.subtract(remove_segments(&self.log_dir, position.segment)?);
         self.counters.checkpoints.add(1);
         self.counters.checkpoint_seconds.observe(begun.elapsed());
@@ -86,7 +88,7 @@ impl Checkpointer {
         let (positions, asked) = sync_channel::<Position>(1);
         let is_busy = Arc::new(AtomicBool::new(false));
         let busy = is_busy.clone();
-        let directory = checkpoints.data_dir.clone();
+        let directory = checkpoints.data_dir.path().to_owned();
         let thread = thread::Builder::new()
             .name("checkpoint".into())
             .spawn(move || {

@@ -51,6 +51,8 @@ struct FreeSpace {
     checked_at: Instant,
     appended_bytes: u64,
     is_low: bool,
+    /// A flush now leaves more room than one later.
+    is_tight: bool,
 }
 
 pub(super) struct Committer {
@@ -205,9 +207,9 @@ impl Committer {
         // An engine that writes itself down as a whole does so once the log has grown by as much: no byte of a
         // client is then written more than twice on the average.
         let is_worth_it = appended >= self.checkpointed_bytes + self.checkpoints.engine.flush_bytes();
-        // What the engine still has to write down is counted as used, and is no more once it has done so.
-        let is_low = self.free_space.as_ref().is_some_and(|known| known.is_low);
-        let every = if is_low { 1 } else { self.rhythm.checkpoint_bytes };
+        let is_tight = self.free_space.as_ref().is_some_and(|known| known.is_tight);
+        let is_early = is_tight || self.checkpoints.engine.wants_flush();
+        let every = if is_early { 1 } else { self.rhythm.checkpoint_bytes };
         let is_due = appended >= self.checkpointed_bytes + every;
         if is_due && is_worth_it && self.checkpointer.begin(self.log.position()) {
             self.checkpointed_bytes = appended;
@@ -223,13 +225,15 @@ impl Committer {
             return Ok(known.is_low);
         }
         let was_low = self.free_space.as_ref().is_some_and(|known| known.is_low);
-        let usage = DiskUsage::of(&self.checkpoints.data_dir)?;
+        let usage = DiskUsage::of(self.checkpoints.data_dir.path())?;
         let available = usage.available.saturating_sub(self.checkpoints.engine.reserve_bytes());
-        let is_low = available < FREE_BYTES_MIN.min(usage.total / FREE_SHARE_MIN);
+        let unwritten = self.checkpoints.engine.unwritten_bytes();
+        let is_low = available.saturating_sub(unwritten) < FREE_BYTES_MIN.min(usage.total / FREE_SHARE_MIN);
+        let is_tight = unwritten > 0 && available / 2 < unwritten;
         if is_low && !was_low {
             tracing::warn!(available_bytes = usage.available, "commits refused, the disk is nearly full");
         }
-        self.free_space = Some(FreeSpace { checked_at: Instant::now(), appended_bytes, is_low });
+        self.free_space = Some(FreeSpace { checked_at: Instant::now(), appended_bytes, is_low, is_tight });
         Ok(is_low)
     }
 }

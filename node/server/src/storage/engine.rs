@@ -129,5 +129,16 @@ pub trait Storage: Send + Sync + Debug {
     /// What a flush still needs of the disk before it can give back what the one before took.
     fn reserve_bytes(&self) -> u64;
 
+    /// What the next flush will write to the disk, about: it is given back by a flush, so it is no reason to refuse
+    /// anything before one was tried.
+    fn unwritten_bytes(&self) -> u64 {
+        0
+    }
+
+    /// True if more is kept in memory than should be before the next flush.
+    fn wants_flush(&self) -> bool {
+        false
+    }
+
     fn size(&self) -> Result<EngineSize, EngineError>;
 }

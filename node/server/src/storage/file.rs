@@ -217,9 +217,11 @@ pub(super) fn reread_from_disk(directory: &Path) -> Result<(), DiskError> {
             let file = DiskFile::open(&path)?;
             file.sync_data()?;
             file.forget_cached()?;
+        } else if path.is_dir() {
+            reread_from_disk(&path)?;
         }
     }
-    Ok(())
+    sync_directory(directory)
 }
 
 /// The bytes of the files in a directory, those of directories within left alone.

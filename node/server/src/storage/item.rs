@@ -29,6 +29,13 @@ pub(super) fn record_name(key: &RecordKey) -> Vec<u8> {
     name
 }
 
+/// The least name above this record's.
+pub(super) fn name_after(key: &RecordKey) -> Vec<u8> {
+    let mut name = record_name(key);
+    name.push(0);
+    name
+}
+
 /// The key of a record's name.
 pub(super) fn key_of_record(name: &[u8]) -> Option<RecordKey> {
     key_after::<2>(name)
@@ -74,12 +81,7 @@ pub(super) fn decode_hint(name: &[u8], stored: &[u8]) -> Option<Hint> {
 
 /// The names of the records in these slots that a range asks for: one stretch after the other, in order.
 pub(super) fn stretches(slots: Range<u32>, range: &ScanRange) -> impl Iterator<Item = Range<Vec<u8>>> {
-    let after = range.after.as_ref().map(|key| {
-        let mut name = record_name(key);
-        // The least name above this one.
-        name.push(0);
-        name
-    });
+    let after = range.after.as_ref().map(name_after);
     let whole = range.prefix.is_empty().then(|| slots.clone()).into_iter();
     let single = (!range.prefix.is_empty()).then(|| slots.map(|slot| slot..slot + 1)).into_iter().flatten();
     let prefix = range.prefix.clone();
@@ -141,9 +143,17 @@ impl PageMaker {
         self.limit
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.page.entries.is_empty()
+    }
+
+    pub(super) fn mark_cut(&mut self) {
+        self.page.is_cut = true;
+    }
+
     /// What it has, where there may be more.
     pub(super) fn cut(mut self) -> Page {
-        self.page.is_cut = true;
+        self.mark_cut();
         self.page
     }
 

@@ -10,14 +10,17 @@
 //! ```
 //!
 //! A thread of its own merges tables into larger ones. Where it does not keep up, writing tables down waits for it.
+//! A merge that met damage is not tried again: each leaves files behind that only a start removes. Reads go on, and
+//! once there are too many runs of tables the engine has failed, and the node ends, before the library's own limit of
+//! 255. The library keeps a checksum of its list of tables and does not look at it: here that is done before it opens.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::ErrorKind;
 use std::ops::Range;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
@@ -31,10 +34,12 @@ use lsm_tree::{
     AbstractTree as _, AnyTree, Cache, CompressionType, Config, DescriptorTable, Guard as _, SeqNo,
     SequenceNumberCounter, UserValue,
 };
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::base::{Base, Found, Written, written};
+use super::disk_usage::DiskUsage;
 use super::engine::{EngineError, LoadError, ScanError};
-use super::file::DiskError;
+use super::file::{self, DiskError};
 use super::item;
 use super::memtable::Memtable;
 
@@ -48,13 +53,20 @@ const FILTER_BITS_PER_KEY: f32 = 14.0;
 /// Runs of tables that overlap each other: from so many on, whoever writes another one waits for a merge. Each is
 /// one more that a read may have to look into.
 const RUNS_MAX: usize = 16;
+/// Where merges fail.
+const RUNS_TOO_MANY: usize = 128;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// After a merge that has failed, for want of space for instance.
+/// After a merge for which there was no space.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// What one merge takes of the disk until it is done, at most, unless the tree has less.
+const MERGE_BYTES_MAX: u64 = 1 << 30;
+/// Says which list of tables counts: its number, its xxh3-128, how that was made.
+const CURRENT: &str = "current";
 /// Up to this size a copy is cheaper than keeping the whole block.
 const COPY_BYTES_MAX: usize = 2 << 10;
 
 pub(super) struct LsmEngine {
+    directory: PathBuf,
     tree: AnyTree,
     merger: Merger,
 }
@@ -63,6 +75,7 @@ impl LsmEngine {
     /// Opens or creates. `cache_bytes` bounds the blocks that are kept in memory; what tells tables apart (filters and
     /// indexes, about three bytes a record) comes on top.
     pub(super) fn open(directory: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
+        check_list_of_tables(directory)?;
         let (next, visible) = (SequenceNumberCounter::default(), SequenceNumberCounter::default());
         let filter = FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(FILTER_BITS_PER_KEY));
         let tree = Config::new(directory, next.clone(), visible.clone())
@@ -75,14 +88,14 @@ impl LsmEngine {
             next.fetch_max(highest + 1);
             visible.fetch_max(highest + 1);
         }
-        let merger = Merger::start(tree.clone(), visible)
+        let merger = Merger::start(tree.clone(), visible, directory.to_owned())
             .map_err(|error| DiskError::new("start a thread for", directory, error))?;
-        Ok(Self { tree, merger })
+        Ok(Self { directory: directory.to_owned(), tree, merger })
     }
 
     /// True if there is a tree to open.
     pub(super) fn exists(directory: &Path) -> bool {
-        directory.join("current").exists()
+        directory.join(CURRENT).exists()
     }
 
     fn get(&self, name: &[u8]) -> Result<Option<UserValue>, lsm_tree::Error> {
@@ -145,25 +158,36 @@ impl Base for LsmEngine {
         if table.is_empty() && sequence.map_or(Ok(true), is_noted)? {
             return Ok(Vec::new());
         }
-        let mut tables = self.tree.ingestion()?;
+        self.merger.check()?;
+        if self.tree.l0_run_count() >= RUNS_TOO_MANY {
+            return Err(EngineError::GaveUp(
+                "its tables cannot be merged, and there are too many".to_owned(),
+            ));
+        }
+        let written_down = |error| no_space_or(error, &self.directory);
+        let mut tables = self.tree.ingestion().map_err(written_down)?;
         for (key, held) in table.records() {
             let stored = if held.is_whole { None } else { self.stored(&key)? };
             match written(&key, held, stored)? {
                 Written::Same => {}
-                Written::Nothing => tables.write_tombstone(item::record_name(&key))?,
-                Written::Record(_, encoded) => tables.write(item::record_name(&key), &encoded[..])?,
+                Written::Nothing => tables.write_tombstone(item::record_name(&key)).map_err(written_down)?,
+                Written::Record(_, encoded) => {
+                    tables.write(item::record_name(&key), &encoded[..]).map_err(written_down)?
+                }
             }
         }
         for (name, since_ms) in table.hints() {
             match since_ms {
-                Some(since_ms) => tables.write(&name[..], item::encode_hint(name, since_ms))?,
-                None => tables.write_tombstone(&name[..])?,
+                Some(since_ms) => {
+                    tables.write(&name[..], item::encode_hint(name, since_ms)).map_err(written_down)?
+                }
+                None => tables.write_tombstone(&name[..]).map_err(written_down)?,
             }
         }
         if let Some(sequence) = sequence {
-            tables.write(FLUSHED_KEY, sequence.to_be_bytes())?;
+            tables.write(FLUSHED_KEY, sequence.to_be_bytes()).map_err(written_down)?;
         }
-        tables.finish()?;
+        tables.finish().map_err(written_down)?;
         self.merger.merge();
         self.merger.wait_until(|| self.tree.l0_run_count() < RUNS_MAX);
         Ok(Vec::new())
@@ -192,7 +216,7 @@ impl fmt::Debug for LsmEngine {
 }
 
 /// What the disk holds is not what was written; anything else is a disk that fails.
-fn is_damage(error: &lsm_tree::Error) -> bool {
+pub(super) fn is_damage(error: &lsm_tree::Error) -> bool {
     match error {
         lsm_tree::Error::Io(error) => {
             matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::NotFound)
@@ -203,6 +227,22 @@ fn is_damage(error: &lsm_tree::Error) -> bool {
 
 fn to_bytes(stored: UserValue) -> Bytes {
     if stored.len() <= COPY_BYTES_MAX { Bytes::copy_from_slice(&stored) } else { Bytes::from_owner(stored) }
+}
+
+/// The list that counts is the one that was written.
+fn check_list_of_tables(directory: &Path) -> Result<(), EngineError> {
+    let Some(current) = file::read(&directory.join(CURRENT))? else { return Ok(()) };
+    let damaged = |problem: &str| EngineError::GaveUp(format!("its list of tables is damaged: {problem}"));
+    let (number, rest) =
+        current.split_first_chunk::<8>().ok_or_else(|| damaged("nobody says which one counts"))?;
+    let expected = rest.first_chunk::<16>().ok_or_else(|| damaged("it has no checksum"))?;
+    let path = directory.join(format!("v{}", u64::from_le_bytes(*number)));
+    let list = file::read(&path)?.ok_or_else(|| damaged("it is gone"))?;
+    if xxh3_128(&list) == u128::from_le_bytes(*expected) {
+        Ok(())
+    } else {
+        Err(damaged("its checksum is wrong"))
+    }
 }
 
 /// The thread that merges tables.
@@ -216,16 +256,18 @@ struct Merger {
 struct State {
     is_wanted: AtomicBool,
     is_over: AtomicBool,
-    /// The last merge has failed: nobody waits for the next one.
-    has_failed: AtomicBool,
+    /// Nothing is merged now: nobody waits for it.
+    is_stuck: AtomicBool,
+    /// The disk has failed, which is told to whoever writes next.
+    failed: Mutex<Option<lsm_tree::Error>>,
 }
 
 impl Merger {
-    fn start(tree: AnyTree, visible: SequenceNumberCounter) -> std::io::Result<Self> {
+    fn start(tree: AnyTree, visible: SequenceNumberCounter, directory: PathBuf) -> std::io::Result<Self> {
         let state = Arc::new(State::default());
         let shared = Arc::clone(&state);
-        let thread =
-            thread::Builder::new().name("merge".into()).spawn(move || shared.run(&tree, &visible))?;
+        let run = move || shared.run(&tree, &visible, &directory);
+        let thread = thread::Builder::new().name("merge".into()).spawn(run)?;
         let handle = thread.thread().clone();
         Ok(Self { state, thread: Some(thread), handle })
     }
@@ -235,37 +277,80 @@ impl Merger {
         self.handle.unpark();
     }
 
-    /// Unless merges fail.
+    fn check(&self) -> Result<(), EngineError> {
+        let mut failed = self.state.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.take().map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Unless nothing is merged.
     fn wait_until(&self, is_enough: impl Fn() -> bool) {
-        while !is_enough() && !self.state.has_failed.load(Ordering::Acquire) {
+        let has_ended = || self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        while !is_enough() && !self.state.is_stuck.load(Ordering::Acquire) && !has_ended() {
             thread::sleep(LOOK_AGAIN);
         }
     }
 }
 
 impl State {
-    fn run(&self, tree: &AnyTree, visible: &SequenceNumberCounter) {
-        let strategy = Arc::new(Leveled::default());
+    fn run(&self, tree: &AnyTree, visible: &SequenceNumberCounter, directory: &Path) {
         while !self.is_over.load(Ordering::Acquire) {
             if !self.is_wanted.swap(false, Ordering::AcqRel) {
                 thread::park();
                 continue;
             }
-            // One step at a time, until nothing changes any more.
-            let mut before = None;
-            while before != Some(tree.current_version().id()) && !self.is_over.load(Ordering::Acquire) {
-                before = Some(tree.current_version().id());
-                let result = tree.compact(strategy.clone(), visible.get());
-                self.has_failed.store(result.is_err(), Ordering::Release);
-                if let Err(error) = result {
-                    tracing::error!(%error, "tables cannot be merged");
+            match self.merge(tree, visible, directory) {
+                Ok(()) => self.is_stuck.store(false, Ordering::Release),
+                Err(error) if is_no_space(&error) => {
+                    tracing::warn!(%error, "tables are merged later, the disk is full");
+                    self.is_stuck.store(true, Ordering::Release);
                     self.is_wanted.store(true, Ordering::Release);
                     thread::park_timeout(TRY_AGAIN);
-                    break;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "tables cannot be merged any more");
+                    if !is_damage(&error) {
+                        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    }
+                    return self.is_stuck.store(true, Ordering::Release);
                 }
             }
         }
     }
+
+    /// One step at a time, until nothing changes any more.
+    fn merge(
+        &self,
+        tree: &AnyTree,
+        visible: &SequenceNumberCounter,
+        directory: &Path,
+    ) -> Result<(), lsm_tree::Error> {
+        let strategy = Arc::new(Leveled::default());
+        let mut before = None;
+        while before != Some(tree.current_version().id()) && !self.is_over.load(Ordering::Acquire) {
+            before = Some(tree.current_version().id());
+            // Looked at ahead: a merge that finds the disk full leaves there what it has written.
+            let available = DiskUsage::of(directory).map_or(u64::MAX, |usage| usage.available);
+            if available < tree.disk_space().min(MERGE_BYTES_MAX) {
+                return Err(lsm_tree::Error::Io(ErrorKind::StorageFull.into()));
+            }
+            tree.compact(strategy.clone(), visible.get())?;
+        }
+        Ok(())
+    }
+}
+
+/// Nothing of an ingestion is there before its end.
+fn no_space_or(error: lsm_tree::Error, directory: &Path) -> EngineError {
+    match error {
+        lsm_tree::Error::Io(error) if error.kind() == ErrorKind::StorageFull => {
+            EngineError::NoSpace(DiskError::new("write a table in", directory, error))
+        }
+        other => other.into(),
+    }
+}
+
+fn is_no_space(error: &lsm_tree::Error) -> bool {
+    matches!(error, lsm_tree::Error::Io(error) if error.kind() == ErrorKind::StorageFull)
 }
 
 impl Drop for Merger {

@@ -23,7 +23,7 @@ use super::error::{FatalError, OpenError};
 use super::file;
 use super::found::{Found, Identity};
 use super::log::{self, CommitLog, Position, ReadError};
-use super::lsm_engine::LsmEngine;
+use super::lsm_engine::{self, LsmEngine};
 use super::memory_engine::MemoryEngine;
 use super::mutant::{Mutant, is_on};
 use super::sled_engine::SledEngine;
@@ -74,7 +74,7 @@ impl NodeStorage {
 
     /// Tests use smaller segments than records of any size allow.
     pub(super) fn open_checked(options: &Options) -> Result<Self, OpenError> {
-        let data_dir = DataDir::lock(&options.data_dir, options.lock_patience)?;
+        let data_dir = Arc::new(DataDir::lock(&options.data_dir, options.lock_patience)?);
         let states = match data_dir.inspect()? {
             Some(states) => states,
             None => data_dir.create(options.new_identity.clone(), options.engine)?,
@@ -89,7 +89,7 @@ impl NodeStorage {
         let Found { generation, trusted_since, .. } = found;
         data_dir.save(&SavedState::Generation { generation, trusted_since })?;
         let checkpoints = Checkpoints {
-            data_dir: data_dir.path().to_owned(),
+            data_dir: Arc::clone(&data_dir),
             log_dir: data_dir.log(),
             engine,
             counters: Arc::default(),
@@ -97,7 +97,7 @@ impl NodeStorage {
         let end = contained(&data_dir, || replay(&checkpoints, checkpoint))?;
         let log = begin_log(&checkpoints, end, options)?;
         found.hints = contained(&data_dir, || checkpoints.engine.hints().map_err(OpenError::Engine))?;
-        Ok(Self { data_dir: Arc::new(data_dir), found, log, checkpoints, options: options.clone() })
+        Ok(Self { data_dir, found, log, checkpoints, options: options.clone() })
     }
 
     /// What core starts from.
@@ -144,7 +144,7 @@ fn contained<T>(data_dir: &DataDir, open: impl FnOnce() -> Result<T, OpenError>)
 
 /// The engine, if it still has what the checkpoint says was made durable in it.
 fn open_engine(
-    data_dir: &DataDir,
+    data_dir: &Arc<DataDir>,
     checkpoint: Position,
     options: &Options,
 ) -> Result<Arc<dyn Storage>, OpenError> {
@@ -159,7 +159,9 @@ fn open_engine(
         return Err(OpenError::EngineBehind { path, found: 0, expected });
     }
     let buffered = |base: Box<dyn Base>| -> Arc<dyn Storage> {
-        Arc::new(BufferedEngine::new(base, options.checkpoint_bytes))
+        let engine = BufferedEngine::new(base, options.checkpoint_bytes);
+        // A tree merges its tables for a while after everything else has ended.
+        Arc::new(engine.in_locked(Arc::clone(data_dir)))
     };
     let engine: Result<Arc<dyn Storage>, _> = match options.engine {
         EngineKind::Sled => SledEngine::open(&path, options.cache_bytes).map(|base| buffered(Box::new(base))),
@@ -228,11 +230,13 @@ fn engine_error(path: PathBuf, error: EngineError) -> OpenError {
         EngineError::Sled(sled::Error::Io(_)) | EngineError::Disk(_) | EngineError::NoSpace(_) => {
             OpenError::Engine(error)
         }
-        EngineError::Lsm(lsm_tree::Error::Io(_)) | EngineError::Memory(_) => OpenError::Engine(error),
-        source @ (EngineError::Sled(_)
-        | EngineError::Lsm(_)
-        | EngineError::GaveUp(_)
-        | EngineError::Snapshot { .. }) => OpenError::EngineDamaged { path, source },
+        EngineError::Lsm(source) if lsm_engine::is_damage(&source) => {
+            OpenError::EngineDamaged { path, source: EngineError::Lsm(source) }
+        }
+        EngineError::Lsm(_) | EngineError::Memory(_) => OpenError::Engine(error),
+        source @ (EngineError::Sled(_) | EngineError::GaveUp(_) | EngineError::Snapshot { .. }) => {
+            OpenError::EngineDamaged { path, source }
+        }
     }
 }
 

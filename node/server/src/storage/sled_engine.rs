@@ -227,7 +227,18 @@ impl SledEngine {
     fn tidy_up(&self) -> Result<(), EngineError> {
         for item in self.db.range(IN_CHANGE.to_be_bytes()..(IN_CHANGE + 1).to_be_bytes()) {
             let (name, _) = item?;
-            let Some(key) = item::key_of_record(&name) else { continue };
+            match self.tidy_up_after(&name) {
+                // It stays as it is: its record is damaged too.
+                Err(EngineError::Sled(sled::Error::Corruption { .. })) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the key with this note.
+    fn tidy_up_after(&self, note: &[u8]) -> Result<(), EngineError> {
+        if let Some(key) = item::key_of_record(note) {
             let head = self.get(&item::record_name(&key))?.and_then(|item| Head::decode(&item));
             let of_head: Vec<_> = head.into_iter().flat_map(|head| Self::chunk_names(&key, head)).collect();
             for chunk in self.db.scan_prefix(chunk_prefix(&key)).keys() {
@@ -236,9 +247,8 @@ impl SledEngine {
                     self.remove(&chunk)?;
                 }
             }
-            self.remove(&name)?;
         }
-        Ok(())
+        self.remove(note)
     }
 
     /// Merges what is held with what is stored, or puts it in its place.
@@ -324,9 +334,16 @@ impl Base for SledEngine {
             }
         }
         for (name, since_ms) in table.hints() {
-            match since_ms {
-                Some(since_ms) => self.insert(name, &item::encode_hint(name, since_ms))?,
-                None => self.remove(name)?,
+            let result = match since_ms {
+                Some(since_ms) => self.insert(name, &item::encode_hint(name, since_ms)),
+                None => self.remove(name),
+            };
+            match result {
+                // A hint counts towards nothing: repair finds what was missed.
+                Err(EngineError::Sled(error @ sled::Error::Corruption { .. })) => {
+                    tracing::error!(%error, "a hint cannot be kept");
+                }
+                other => other?,
             }
         }
         if let Some(sequence) = sequence {

@@ -167,6 +167,15 @@ fn keeps_hints_until_they_are_done(Subject { open, .. }: Subject) {
     assert_eq!(engine.hints().unwrap(), left);
     engine.flush(1).unwrap();
     drop(engine);
+    let engine = open(directory.path());
+    assert_eq!(engine.hints().unwrap(), left);
+    // Done where it is on disk: gone at once, and for ever.
+    engine.apply(&[done(2, 1)]).unwrap();
+    let left = [hint(1, 2, 20), hint(0xff, 3, 40)];
+    assert_eq!(engine.hints().unwrap(), left);
+    engine.flush(2).unwrap();
+    assert_eq!(engine.hints().unwrap(), left);
+    drop(engine);
     assert_eq!(open(directory.path()).hints().unwrap(), left);
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use keystore_core::effect::Entry;
 
 use super::contract::{self, Subject};
-use super::{entry, key, memory_dir, put, record};
+use super::{contents, entry, key, memory_dir, put, record};
 use crate::storage::buffered_engine::BufferedEngine;
 use crate::storage::engine::{LoadError, Storage};
 use crate::storage::item;
@@ -57,6 +57,33 @@ fn tables_are_merged_and_give_their_space_back() {
         assert_eq!(engine.load(&key(n)).unwrap(), Some(record(60, vec![60; 5_000])));
     }
     assert_eq!(engine.flushed().unwrap(), 60);
+}
+
+#[test]
+fn a_list_of_tables_with_any_flipped_bit_is_refused_and_nothing_is_removed() {
+    let directory = memory_dir();
+    let first = engine(directory.path());
+    first.apply(&put((0..50).map(|n| entry(n, 1)))).unwrap();
+    first.flush(1).unwrap();
+    drop(first);
+    let before = contents(directory.path());
+    let current = std::fs::read(directory.path().join("current")).unwrap();
+    let list = format!("v{}", u64::from_le_bytes(*current.first_chunk().unwrap()));
+    for name in ["current", &list] {
+        let path = directory.path().join(name);
+        let whole = std::fs::read(&path).unwrap();
+        // What stands behind the checksum says how it was made, and there is one way.
+        let checked = if name == "current" { 24 } else { whole.len() };
+        for bit in 0..checked * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, flipped).unwrap();
+            assert!(LsmEngine::open(directory.path(), CACHE_BYTES).is_err(), "{name}, bit {bit}");
+        }
+        std::fs::write(&path, whole).unwrap();
+    }
+    assert_eq!(contents(directory.path()), before);
+    assert_eq!(engine(directory.path()).load(&key(7)).unwrap(), Some(entry(7, 1).1));
 }
 
 /// The library finds by a checksum of its own that a block is not what it wrote.

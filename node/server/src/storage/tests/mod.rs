@@ -36,20 +36,20 @@ fn memory_dir() -> TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap()
 }
 
-fn key(n: u64) -> RecordKey {
+pub(super) fn key(n: u64) -> RecordKey {
     RecordKey::new("default", format!("key-{n}").as_bytes()).unwrap()
 }
 
-fn record(millis: u64, value: impl Into<bytes::Bytes>) -> Record {
+pub(super) fn record(millis: u64, value: impl Into<bytes::Bytes>) -> Record {
     Record { stamp: Stamp::new(millis, 0, Actor(7)), body: Body::Value(value.into()) }
 }
 
-fn entry(n: u64, millis: u64) -> (RecordKey, Record) {
+pub(super) fn entry(n: u64, millis: u64) -> (RecordKey, Record) {
     (key(n), record(millis, format!("value-{n}-{millis}")))
 }
 
 /// Records to be merged.
-fn put(records: impl IntoIterator<Item = (RecordKey, Record)>) -> Vec<Entry> {
+pub(super) fn put(records: impl IntoIterator<Item = (RecordKey, Record)>) -> Vec<Entry> {
     records.into_iter().map(|(key, record)| Entry::Record { key, record }).collect()
 }
 

@@ -121,6 +121,21 @@ fn a_directory_that_was_set_aside_never_starts_again() {
 }
 
 #[test]
+fn a_directory_is_in_use_for_as_long_as_its_engine_may_write() {
+    for engine in [EngineKind::Sled, EngineKind::Lsm] {
+        let directory = memory_dir();
+        let options = options_for(engine, directory.path().to_owned());
+        let storage = open(&options);
+        let engine = storage.engine();
+        run(storage).storage.shutdown().unwrap();
+        let again = NodeStorage::open_checked(&options);
+        assert!(matches!(again, Err(OpenError::InUse(_))), "{again:?}");
+        drop(engine);
+        open(&options);
+    }
+}
+
+#[test]
 fn a_directory_of_another_engine_is_refused() {
     for (made_with, opened_with) in
         [(EngineKind::Sled, EngineKind::Memory), (EngineKind::Memory, EngineKind::Sled)]
