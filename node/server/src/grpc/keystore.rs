@@ -251,4 +251,23 @@ mod tests {
         assert_eq!(session.next().await.unwrap().unwrap().id, 4, "3 has the place of 0");
         assert!(begun.elapsed() >= REFUSED_PAUSE);
     }
+
+    #[tokio::test]
+    async fn a_session_ends_once_nothing_more_comes_and_all_is_answered() {
+        let (service, inbox) = service(Config::default());
+        let (sending, incoming) = futures::channel::mpsc::unbounded();
+        let mut session = Session::new(Arc::clone(&service.asker), incoming, CancellationToken::new());
+        let get = v1::GetRequest { key: "k".into(), ..v1::GetRequest::default() };
+        let operation = Some(v1::Operation { operation: Some(Operation::Get(get)) });
+        sending.unbounded_send(Ok(v1::SessionRequest { id: 7, timeout_ms: 0, operation })).unwrap();
+        assert!(session.next().now_or_never().is_none());
+        let mut waiting = VecDeque::new();
+        inbox.take(&mut waiting, Duration::ZERO);
+        // The core is gone.
+        drop(waiting);
+        assert_eq!(session.next().await.unwrap().unwrap().id, 7);
+        assert!(session.next().now_or_never().is_none());
+        drop(sending);
+        assert!(session.next().now_or_never().is_some_and(|ended| ended.is_none()));
+    }
 }

@@ -143,12 +143,12 @@ impl<S: Stream<Item = Result<v1::SessionRequest, Status>> + Unpin> Stream for Se
                 }
                 Poll::Ready(None) | Poll::Pending => {}
             }
-            let before = self.in_flight.len();
+            let before = (self.in_flight.len(), self.incoming.is_some());
             if let Some(refused) = self.read(context) {
                 return self.told(refused);
             }
-            if self.in_flight.len() > before {
-                // What has begun has to be polled once, to be heard of.
+            if before != (self.in_flight.len(), self.incoming.is_some()) {
+                // What has begun has to be polled once, to be heard of; or it was the last.
                 continue;
             }
             if self.incoming.is_none() || self.closing.as_mut().poll(context).is_pending() {
