@@ -172,14 +172,14 @@ impl Base for LsmEngine {
                 Written::Same => {}
                 Written::Nothing => tables.write_tombstone(item::record_name(&key)).map_err(written_down)?,
                 Written::Record(_, encoded) => {
-                    tables.write(item::record_name(&key), &encoded[..]).map_err(written_down)?
+                    tables.write(item::record_name(&key), &encoded[..]).map_err(written_down)?;
                 }
             }
         }
         for (name, since_ms) in table.hints() {
             match since_ms {
                 Some(since_ms) => {
-                    tables.write(&name[..], item::encode_hint(name, since_ms)).map_err(written_down)?
+                    tables.write(&name[..], item::encode_hint(name, since_ms)).map_err(written_down)?;
                 }
                 None => tables.write_tombstone(&name[..]).map_err(written_down)?,
             }
