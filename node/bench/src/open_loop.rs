@@ -1,5 +1,9 @@
 //! Requests that arrive at a rate of their own, whatever becomes of those before them: how a store meets more than it
 //! can do. A closed loop never shows that, since its clients wait.
+//!
+//! What a stream does not take is held back by its client, as flow control wants it: beyond [`LANE_MAX`] requests
+//! without an answer, those that arrive are counted and not sent. A queue without an end would measure the memory of
+//! the clients.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -29,12 +33,16 @@ use crate::target::{Failed, Levels};
 
 /// How finely arrivals are spread: what comes within one is sent together, which clients need to be quick enough.
 const TICK: Duration = Duration::from_millis(4);
+/// How many requests of a stream may wait for an answer: several times what the store takes from one at once.
+const LANE_MAX: usize = 1_024;
 /// Until the store is as full as it gets, before anything counts.
 const FILL_UP: Duration = Duration::from_secs(3);
 
 /// What was counted between two moments; the latencies in microseconds, from the arrival of the request.
 pub(crate) struct Counted {
     pub(crate) offered: u64,
+    /// Of these, not sent.
+    pub(crate) held_back: u64,
     pub(crate) served: Histogram<u64>,
     /// For overload, with nothing applied.
     pub(crate) refused: Histogram<u64>,
@@ -44,15 +52,13 @@ pub(crate) struct Counted {
 
 pub(crate) struct Offered {
     pub(crate) counted: Counted,
-    /// Requests without an answer at the end, of all that there were.
-    pub(crate) waiting: u64,
     pub(crate) used: Used,
 }
 
 impl Counted {
     fn new() -> Result<Self> {
         let (served, refused) = (new_histogram()?, new_histogram()?);
-        Ok(Self { offered: 0, served, refused, failed: 0, example: None })
+        Ok(Self { offered: 0, held_back: 0, served, refused, failed: 0, example: None })
     }
 
     fn note(&mut self, result: Result<(), Failed>, latency: Duration) {
@@ -87,7 +93,7 @@ impl Lane {
         Ok(Self { requests, waiting })
     }
 
-    /// What is sent after the stream has ended waits for ever, and is counted so.
+    /// What is sent after the stream has ended waits for ever.
     fn send(&self, id: u64, operation: Operation) {
         self.waiting.borrow_mut().insert(id, Instant::now());
         let operation = Some(v1::Operation { operation: Some(operation) });
@@ -129,17 +135,24 @@ pub(crate) async fn offer(
     for channel in channels {
         lanes.push(Lane::open(channel, Rc::clone(&counting)).await?);
     }
-    let arrivals =
-        Arrivals { lanes, load: *load, levels, value: value(load.value_bytes), next: Cell::new(0) };
+    let arrivals = Arrivals {
+        lanes,
+        load: *load,
+        levels,
+        value: value(load.value_bytes),
+        next: Cell::new(0),
+        sent: Cell::new(0),
+    };
     arrivals.offer_for(per_second, FILL_UP).await;
-    let (meter, first) = (Meter::start(servers)?, arrivals.next.get());
+    let (meter, first, sent) = (Meter::start(servers)?, arrivals.next.get(), arrivals.sent.get());
     counting.replace(Some(Counted::new()?));
     arrivals.offer_for(per_second, load.time).await;
     let counted = counting.take();
     let used = meter.read(servers)?;
-    let counted = Counted { offered: arrivals.next.get() - first, ..counted.map_or_else(Counted::new, Ok)? };
-    let waiting = arrivals.lanes.iter().map(|lane| lane.waiting.borrow().len() as u64).sum();
-    Ok(Offered { counted, waiting, used })
+    let offered = arrivals.next.get() - first;
+    let held_back = offered - (arrivals.sent.get() - sent);
+    let counted = Counted { offered, held_back, ..counted.map_or_else(Counted::new, Ok)? };
+    Ok(Offered { counted, used })
 }
 
 struct Arrivals {
@@ -147,7 +160,9 @@ struct Arrivals {
     load: Load,
     levels: Levels,
     value: Bytes,
+    /// How many have arrived, and how many of them were sent.
     next: Cell<u64>,
+    sent: Cell<u64>,
 }
 
 impl Arrivals {
@@ -171,6 +186,10 @@ impl Arrivals {
         for (number, lane) in self.lanes.iter().enumerate() {
             for _ in 0..share(count, lanes, number as u64) {
                 let id = self.next.replace(self.next.get() + 1);
+                if lane.waiting.borrow().len() >= LANE_MAX {
+                    continue;
+                }
+                self.sent.set(self.sent.get() + 1);
                 let operation = match self.load.kind {
                     Kind::Put => Operation::Put(self.levels.put(key(), self.value.clone())),
                     Kind::Get => Operation::Get(self.levels.get(key())),

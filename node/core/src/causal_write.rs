@@ -182,7 +182,7 @@ impl CausalWrite {
     fn ask_for_dot(&mut self, operation: u64, context: &mut Context<'_>) -> bool {
         let is_open =
             |node: &NodeId| self.replies.get(node) == Some(&Reply::NotAsked) && context.is_reachable(*node);
-        let open = self.sets.nodes().into_iter().filter(is_open);
+        let open = self.sets.nodes().filter(is_open);
         let chosen = open.min_by_key(|node| (context.is_slow(*node), *node != context.me));
         let (Some(node), Some(stamp)) = (chosen, self.stamp) else { return false };
         self.replies.insert(node, Reply::Minting);

@@ -23,7 +23,7 @@ pub struct Settings {
     /// How many requests may be under way at one coordinator before more are refused.
     pub requests_max: usize,
     /// How many writes may be under way at one replica before more of clients are refused; repairs have a quarter
-    /// more.
+    /// more. A coordinator takes its share of that.
     pub writes_max: usize,
     /// How many bytes of keys and values these may have, with the same quarter for repairs.
     pub write_bytes_max: usize,

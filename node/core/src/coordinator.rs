@@ -61,6 +61,11 @@ impl Coordinator {
         self.operations.len() - self.answered.len()
     }
 
+    /// How many of these are writes.
+    pub(crate) fn writes_under_way(&self) -> usize {
+        self.writes
+    }
+
     /// When something runs out of time, in milliseconds of the monotonic clock.
     pub(crate) fn next_deadline_ms(&self) -> Option<u64> {
         let first = |times: &BTreeSet<(u64, u64)>| times.first().map(|(time, _)| *time);
@@ -385,7 +390,7 @@ pub(crate) fn news_in(noted: Noted, sets: &ReplicaSets, context: &Context<'_>) -
             context.peers.is_news(*node, *generation)
         }
     };
-    sets.nodes().into_iter().zip(noted).filter(is_news).collect()
+    sets.nodes().zip(noted).filter(is_news).collect()
 }
 
 impl UnderWay {

@@ -193,8 +193,7 @@ impl Doubts {
         }
         let operation = number();
         let call = Call { operation, attempt: 0 };
-        let others = sets.nodes().into_iter();
-        let others = others.filter(|node| *node != context.me && context.is_reachable(*node));
+        let others = sets.nodes().filter(|node| *node != context.me && context.is_reachable(*node));
         let replies: BTreeMap<_, _> = others.map(|node| (node, Reply::Pending)).collect();
         for node in replies.keys() {
             context.send(*node, Message::Read { call, key: key.clone(), want: Want::Full });

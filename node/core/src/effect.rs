@@ -245,6 +245,13 @@ impl Operation {
             Self::Scan { keyspace, .. } => keyspace,
         }
     }
+
+    pub fn is_write(&self) -> bool {
+        match self {
+            Self::Put { .. } | Self::Delete { .. } => true,
+            Self::Get { .. } | Self::Scan { .. } => false,
+        }
+    }
 }
 
 /// What a reader sees of one key.

@@ -76,7 +76,7 @@ impl<T> Gathering<T> {
 
     /// Asks as many replicas as can still make the level; false if too few are left.
     pub(crate) fn ask(&mut self, context: &mut Context<'_>, question: impl Fn(&Self) -> Message) -> bool {
-        let mut candidates = self.sets.nodes();
+        let mut candidates: Vec<_> = self.sets.nodes().collect();
         candidates.sort_by_key(|node| (context.is_slow(*node), *node != context.me));
         for node in candidates {
             let counts = |node: &NodeId, reply: &Reply<T>| match reply {

@@ -319,7 +319,7 @@ pub(crate) mod tests {
         let layout = first(vec![member(3), member(1), member(2)], 3).unwrap();
         assert_eq!(layout.epoch, Epoch(1));
         for partition in layout.partitions.all() {
-            assert_eq!(layout.replica_sets(partition).nodes().len(), 3);
+            assert_eq!(layout.replica_sets(partition).nodes().count(), 3);
         }
         assert_eq!(layout.owned(NodeId([2; 16])), 16);
         assert_eq!(layout.member(NodeId([3; 16])), Some(&member(3)));

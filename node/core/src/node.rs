@@ -17,7 +17,7 @@ use crate::coordinator::{Coordinator, Heard, news_in};
 pub use crate::counters::Counters;
 use crate::effect::{
     Answer, ClientRequest, Damaged, Effect, Event, Failure, FailureReason, Hint, LinkId, LoadId, Now,
-    RequestId, SaveId, SavedState,
+    Operation, RequestId, SaveId, SavedState,
 };
 pub use crate::hints::HintStatus;
 use crate::hints::HintStore;
@@ -275,9 +275,8 @@ impl Node {
         let refusal = match self.membership.serving() {
             None => Some(FailureReason::NotInitialized),
             Some(_) if self.draining => Some(FailureReason::Draining),
-            Some(_)
-                if self.coordinator.under_way() >= self.settings.requests_max
-                    && !is_on(Mutant::RequestsAreUnbounded) =>
+            Some(layout)
+                if self.is_busy(&request.operation, layout) && !is_on(Mutant::RequestsAreUnbounded) =>
             {
                 Some(FailureReason::Overloaded)
             }
@@ -290,6 +289,14 @@ impl Node {
         self.serve(now, effects, |node, context| {
             node.coordinator.start(request, context);
         });
+    }
+
+    /// Too much is under way here for one more. Of writes, as many as leave the replicas no more than they take if
+    /// all coordinators have as many: refused here, a write costs nobody else anything and was surely not applied.
+    fn is_busy(&self, operation: &Operation, layout: &Layout) -> bool {
+        let writes_max = self.settings.writes_max.div_ceil(layout.replication_factor);
+        self.coordinator.under_way() >= self.settings.requests_max
+            || operation.is_write() && self.coordinator.writes_under_way() >= writes_max
     }
 
     fn link_offered(&mut self, link: LinkId, hello: Hello, now: Now, effects: &mut Vec<Effect>) {

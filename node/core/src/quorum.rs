@@ -46,14 +46,11 @@ impl ReplicaSets {
     }
 
     /// Every replica once, in the order of the sets.
-    pub fn nodes(&self) -> Vec<NodeId> {
-        let mut nodes = Vec::new();
-        for node in self.0.iter().flatten() {
-            if !nodes.contains(node) {
-                nodes.push(*node);
-            }
-        }
-        nodes
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.0.iter().enumerate().flat_map(move |(at, set)| {
+            let is_new = move |node: &&NodeId| !self.0.iter().take(at).any(|earlier| earlier.contains(node));
+            set.iter().filter(is_new).copied()
+        })
     }
 
     /// True if the nodes for which `counts` holds make the level in every set.
@@ -98,7 +95,7 @@ mod tests {
     #[test]
     fn every_set_has_to_be_satisfied() {
         let sets = ReplicaSets::new(vec![vec![node(1), node(2), node(3)], vec![node(3), node(4), node(5)]]);
-        assert_eq!(sets.nodes().len(), 5);
+        assert_eq!(sets.nodes().collect::<Vec<_>>(), [1, 2, 3, 4, 5].map(node));
         assert!(!sets.satisfied(Consistency::Quorum, |n| [node(1), node(2)].contains(n)));
         assert!(sets.satisfied(Consistency::Quorum, |n| [node(1), node(3), node(4)].contains(n)));
     }

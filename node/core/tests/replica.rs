@@ -4,12 +4,13 @@
 
 mod bench;
 
-use bench::effects::{answers, commit_in, commits, load_in};
+use bench::effects::{answer_in, answers, commit_in, commits, load_in};
 use bench::{Bench, LINK, ME, WALL_MS, header, hello, key, key_of, layout, many, now, put, record, start};
 use bytes::Bytes;
 use keystore_core::causal::{Change, OperationId};
 use keystore_core::effect::{
-    Alarm, CommitId, Damaged, Effect, Entry, Event, LinkId, LoadId, NotCommitted, RequestId, SaveId,
+    Alarm, Answer, CommitId, Damaged, Effect, Entry, Event, Failure, FailureReason, LinkId, LoadId,
+    NotCommitted, Operation, RequestId, SaveId,
 };
 use keystore_core::id::{ClusterId, Generation};
 use keystore_core::layout::Layout;
@@ -114,6 +115,23 @@ fn more_writes_than_the_limit_are_refused() {
     bench.client_write(5);
     let (call, effects) = bench.client_write(6);
     assert_eq!(answers(&effects), [(call, WriteOutcome::Refused(Refusal::Overloaded))]);
+}
+
+#[test]
+fn a_coordinator_takes_its_share_of_the_writes_that_replicas_take() {
+    // Two replicas, and two coordinators that may have as much to write.
+    let mut bench = Bench::with(Settings { writes_max: 4, ..Settings::default() });
+    for _ in 0..2 {
+        let effects = bench.request(put(key()), None);
+        assert_eq!(answer_in(&effects), None, "it waits for its replicas");
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Send { .. })), "{effects:?}");
+    }
+    let effects = bench.request(put(key()), None);
+    let overloaded = Failure { reason: FailureReason::Overloaded, acks: 0, needed: 0 };
+    assert_eq!(answer_in(&effects), Some(&Answer::Failed(overloaded)));
+    assert_eq!(effects.len(), 1, "nobody else hears of it: {effects:?}");
+    let effects = bench.request(Operation::Get { key: key() }, None);
+    assert_eq!(answer_in(&effects), None, "reads have no part in it");
 }
 
 #[test]

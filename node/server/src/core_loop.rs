@@ -16,11 +16,11 @@ use keystore_core::message::{Page, ScanRange};
 use keystore_core::node::{Node, NodeState};
 use keystore_core::partition::Partition;
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use crate::clock::Clock;
-use crate::handle::{Input, Request};
+use crate::handle::{Input, Request, Reserved};
 use crate::inbox::Inbox;
 use crate::outbox::{Outbox, Verdict};
 use crate::storage::{EngineError, LoadError, RunningStorage, ScanError, Storage, StorageHandle};
@@ -105,8 +105,8 @@ enum Flow {
 /// A request that core has and has not answered.
 struct Waiting {
     answer: oneshot::Sender<Answer>,
-    /// What a client's request holds of the memory for all of them.
-    _reserved: Option<OwnedSemaphorePermit>,
+    /// What a client's request holds of what all of them share.
+    _reserved: Option<Reserved>,
 }
 
 /// One round after another: what has gathered for others since the last.

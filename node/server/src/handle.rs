@@ -45,9 +45,16 @@ pub struct Request {
     pub consistency: Option<Consistency>,
     pub durability: Option<Durability>,
     pub deadline: Deadline,
-    /// Memory for what the core holds of it, given back when the core has answered: whoever asked may be gone
-    /// long before.
-    pub reserved: OwnedSemaphorePermit,
+    pub reserved: Reserved,
+}
+
+/// What a request holds until the core has answered: whoever asked may be gone long before.
+#[derive(Debug)]
+pub struct Reserved {
+    /// Memory for what the core holds of it.
+    pub bytes: OwnedSemaphorePermit,
+    /// One of those that all sessions share.
+    pub turn: Option<OwnedSemaphorePermit>,
 }
 
 /// The core thread has ended without an answer: the process is about to end too.

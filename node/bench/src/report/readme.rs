@@ -29,8 +29,8 @@ call of its own, `stream` all operations of a node's clients over one session.
 - **The store alone**: what a put writes is `write_bytes` of the node's `/proc/PID/io` until it is quiet again, for each
   byte of key and value. A start is timed until `/readyz` says so, of one node while the other two serve.
 - **Stress**: what saturates the store is found with more and more clients that wait for each answer. Then come three
-  times as many of these, and then requests at three times the peak's rate, whatever becomes of those before them; servers
-  and clients have cores of their own. A slow replica is halted for 40 of every 100 ms, a stopped one all the time.
+  times as many of these, and then requests that arrive at three times the peak's rate, whatever becomes of those before
+  them, of which clients hold back what their streams do not take; servers and clients have cores of their own. A slow replica is halted for 40 of every 100 ms, a stopped one all the time.
 - **Growth**: the same operations over random keys of all records, and of a nearly empty store.
 ";
 

@@ -7,9 +7,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::{KEYS, Shape, VALUE_BYTES, prepare, store};
+use super::{Shape, prepare, store};
 use crate::compare::Operation;
-use crate::measure::{Load, key, observe};
+use crate::measure::{key, observe};
 use crate::proc;
 use crate::process::Server;
 use crate::servers::{Programs, Servers};
@@ -70,13 +70,7 @@ async fn measure_one(servers: &Servers, shape: &Shape, operation: Operation) -> 
     for target in &targets {
         target.get(key(0)).await?;
     }
-    let load = Load {
-        kind: operation.kind(),
-        clients: shape.in_flight,
-        value_bytes: VALUE_BYTES,
-        keys: KEYS,
-        time: Duration::from_secs(shape.seconds),
-    };
+    let load = shape.load(operation, shape.in_flight);
     let peak = Cell::new(0);
     let watch = async |ends| {
         while Instant::now() < ends {

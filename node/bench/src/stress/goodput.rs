@@ -1,11 +1,9 @@
 //! Three times as much as the store can do: what it then still does, and how quickly it refuses the rest.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{KEYS, Shape, VALUE_BYTES, store};
+use super::{Shape, store};
 use crate::compare::Operation;
 use crate::cores::Apart;
 use crate::measure::{Load, measure, observe};
@@ -37,6 +35,8 @@ pub(crate) struct Goodput {
     pub(crate) crowded_p99_us: f64,
     /// Three times the peak, arriving whatever becomes of it.
     pub(crate) offered_per_second: f64,
+    /// Of these, what flow control has kept the clients from sending.
+    pub(crate) held_back_per_second: f64,
     pub(crate) served_per_second: f64,
     pub(crate) served_p99_us: f64,
     pub(crate) refused_per_second: f64,
@@ -45,8 +45,6 @@ pub(crate) struct Goodput {
     /// Neither served nor refused.
     pub(crate) failed_per_second: f64,
     pub(crate) failed_example: Option<String>,
-    /// Without an answer at the end.
-    pub(crate) waiting: u64,
     /// What the clients had of their one core.
     pub(crate) clients_busy: f64,
     pub(crate) disturbance: f64,
@@ -103,13 +101,7 @@ pub(super) async fn run(programs: &Programs, shape: &Shape) -> Result<Vec<Goodpu
 
 async fn measure_one(servers: &Servers, shape: &Shape, operation: Operation, cores: &str) -> Result<Goodput> {
     let targets = streams(servers.connections(shape.streams * NODES)?, operation.levels()).await?;
-    let load = Load {
-        kind: operation.kind(),
-        clients: 0,
-        value_bytes: VALUE_BYTES,
-        keys: KEYS,
-        time: Duration::from_secs(shape.seconds),
-    };
+    let load = shape.load(operation, 0);
     let peak = find_peak(servers, &targets, &load).await?;
     let clients = (peak.clients as f64 * TIMES_THE_PEAK) as usize;
     let crowded = observe(servers, &targets, &Load { clients, ..load }, async |_ends| Ok(())).await?;
@@ -118,8 +110,8 @@ async fn measure_one(servers: &Servers, shape: &Shape, operation: Operation, cor
     drop(targets);
     let channels = servers.connections(shape.streams * NODES)?;
     let offered = offer(servers, channels, (&load, operation.levels()), rate).await?;
-    let Offered { counted, waiting, used } = offered;
-    let Counted { offered, served, refused, failed, example } = counted;
+    let Offered { counted, used } = offered;
+    let Counted { offered, held_back, served, refused, failed, example } = counted;
     let per_second = |count: u64| count as f64 / used.time.as_secs_f64();
     let goodput = Goodput {
         operation,
@@ -130,6 +122,7 @@ async fn measure_one(servers: &Servers, shape: &Shape, operation: Operation, cor
         crowded_per_second: crowded.per_second(),
         crowded_p99_us: crowded.latency_us(0.99),
         offered_per_second: per_second(offered),
+        held_back_per_second: per_second(held_back),
         served_per_second: per_second(served.len()),
         served_p99_us: served.value_at_quantile(0.99) as f64,
         refused_per_second: per_second(refused.len()),
@@ -137,7 +130,6 @@ async fn measure_one(servers: &Servers, shape: &Shape, operation: Operation, cor
         refused_p99_us: refused.value_at_quantile(0.99) as f64,
         failed_per_second: per_second(failed),
         failed_example: example.map(|failed| failed.to_string()),
-        waiting,
         clients_busy: used.own_share(),
         disturbance: used.disturbance().max(crowded.disturbance()).max(peak.disturbance),
     };
@@ -192,6 +184,7 @@ mod tests {
             crowded_per_second: served,
             crowded_p99_us: 0.0,
             offered_per_second: offered,
+            held_back_per_second: 0.0,
             served_per_second: served,
             served_p99_us: 0.0,
             refused_per_second: refused,
@@ -199,7 +192,6 @@ mod tests {
             refused_p99_us: 0.0,
             failed_per_second: failed,
             failed_example: None,
-            waiting: 0,
             clients_busy: 0.5,
             disturbance: 0.0,
         }

@@ -7,12 +7,15 @@ mod replica;
 mod sizes;
 mod tables;
 
+use std::time::Duration;
+
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::compare::Operation;
 use crate::fill::fill;
+use crate::measure::Load;
 use crate::servers::{Engine, Programs, Servers};
 use crate::target::calls;
 use crate::verdict::Verdict;
@@ -39,7 +42,7 @@ pub(crate) struct Shape {
     /// Beside troubled replicas and large values: few, so that not the processors make them wait.
     #[arg(long, default_value_t = 8)]
     clients: usize,
-    /// To each node, for three times the load. A stream has at most 1,024 operations in flight, and a node takes 8,192.
+    /// To each node, for three times the load. All streams of a node together have some 2,000 operations in flight.
     #[arg(long, default_value_t = 12)]
     streams: usize,
     /// Of the crowd.
@@ -117,6 +120,14 @@ impl Stress {
         let replica = self.replica.iter().map(|of| of.disturbance);
         let sizes = self.sizes.iter().flat_map(|sizes| &sizes.small).map(|of| of.disturbance);
         goodput.chain(crowd).chain(replica).chain(sizes).fold(0.0, f64::max)
+    }
+}
+
+impl Shape {
+    /// Of one measurement over all keys.
+    fn load(&self, operation: Operation, clients: usize) -> Load {
+        let time = Duration::from_secs(self.seconds);
+        Load { kind: operation.kind(), clients, value_bytes: VALUE_BYTES, keys: KEYS, time }
     }
 }
 

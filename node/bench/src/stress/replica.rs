@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::{KEYS, Shape, VALUE_BYTES, prepare, store};
+use super::{Shape, prepare, store};
 use crate::compare::Operation;
-use crate::measure::{Load, Sample, observe};
+use crate::measure::{Sample, observe};
 use crate::servers::{NODES, Programs, Servers};
 use crate::statistics::{median, ratio};
 use crate::target::calls;
@@ -104,13 +104,6 @@ async fn measure_one(
     let mut channels = servers.channels()?;
     channels.truncate(TROUBLED);
     let targets = calls(&channels, operation.levels());
-    let load = Load {
-        kind: operation.kind(),
-        clients: shape.clients,
-        value_bytes: VALUE_BYTES,
-        keys: KEYS,
-        time: Duration::from_secs(shape.seconds),
-    };
     let node = servers.each().get(TROUBLED).context("there is no such node")?;
     let meanwhile = async |ends| {
         match trouble {
@@ -127,7 +120,7 @@ async fn measure_one(
         }
         Ok(())
     };
-    let sample = observe(servers, &targets, &load, meanwhile).await?;
+    let sample = observe(servers, &targets, &shape.load(operation, shape.clients), meanwhile).await?;
     node.go_on()?;
     servers.wait_for_hints().await?;
     eprintln!(

@@ -1,5 +1,6 @@
 //! Small values beside large ones, one key that all want, and the shortest and longest keys.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -8,7 +9,7 @@ use futures::future::try_join_all;
 use keystore_proto::v1;
 use keystore_proto::v1::key_store_client::KeyStoreClient;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::{KEYS, Shape, VALUE_BYTES, prepare, store};
 use crate::compare::Operation;
@@ -19,8 +20,10 @@ use crate::target::{Calls, Failed, Target as _, calls};
 use crate::verdict::{Bound, Verdict};
 
 const LARGE_BYTES: usize = 1 << 20;
-/// Each puts a large value and gets it again, over and over.
+/// Each puts a large value and gets it again, over and over,
 const LARGE_CLIENTS: usize = 2;
+/// or once in so long: twenty a second, all together.
+const LARGE_EVERY: Duration = Duration::from_millis(100);
 const KEY_LENGTHS: &[usize] = &[1, 1_024];
 
 /// A load of small values, in one of several circumstances.
@@ -35,6 +38,8 @@ pub(crate) struct Small {
     /// To that of many keys alone; absent of that.
     pub(crate) p99_ratio: Option<f64>,
     pub(crate) failed: u64,
+    /// Large values that were put and got meanwhile.
+    pub(crate) large_per_second: f64,
     pub(crate) disturbance: f64,
 }
 
@@ -42,15 +47,29 @@ pub(crate) struct Small {
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Circumstance {
     ManyKeys,
+    BesideSomeLarge,
     BesideLarge,
     OneKey,
 }
 
 impl Circumstance {
+    /// The first is what the others are held against.
+    const ALL: [Self; 4] = [Self::ManyKeys, Self::BesideSomeLarge, Self::BesideLarge, Self::OneKey];
+
+    /// How long each client of large values takes at least for one.
+    fn large_every(self) -> Option<Duration> {
+        match self {
+            Self::ManyKeys | Self::OneKey => None,
+            Self::BesideSomeLarge => Some(LARGE_EVERY),
+            Self::BesideLarge => Some(Duration::ZERO),
+        }
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::ManyKeys => "many keys",
-            Self::BesideLarge => "beside values of 1 MiB",
+            Self::BesideSomeLarge => "beside some values of 1 MiB",
+            Self::BesideLarge => "beside as many values of 1 MiB as two clients can",
             Self::OneKey => "all on one key",
         }
     }
@@ -92,12 +111,11 @@ pub(super) async fn run(programs: &Programs, shape: &Shape) -> Result<Sizes> {
     prepare(&mut servers).await?;
     let mut small: Vec<Small> = Vec::new();
     for operation in [Operation::DurablePut, Operation::Get] {
-        let alone = measure_one(&servers, shape, operation, Circumstance::ManyKeys).await?;
-        let p99_alone = alone.latency_us(0.99);
-        small.push(Small::of(&alone, operation, Circumstance::ManyKeys, None));
-        for circumstance in [Circumstance::BesideLarge, Circumstance::OneKey] {
-            let sample = measure_one(&servers, shape, operation, circumstance).await?;
-            small.push(Small::of(&sample, operation, circumstance, Some(p99_alone)));
+        let mut p99_alone = None;
+        for circumstance in Circumstance::ALL {
+            let (sample, large) = measure_one(&servers, shape, operation, circumstance).await?;
+            small.push(Small::of((&sample, large), operation, circumstance, p99_alone));
+            p99_alone.get_or_insert(sample.latency_us(0.99));
         }
     }
     let mut keys = Vec::new();
@@ -108,7 +126,12 @@ pub(super) async fn run(programs: &Programs, shape: &Shape) -> Result<Sizes> {
 }
 
 impl Small {
-    fn of(sample: &Sample, operation: Operation, circumstance: Circumstance, p99_alone: Option<f64>) -> Self {
+    fn of(
+        (sample, large): (&Sample, u64),
+        operation: Operation,
+        circumstance: Circumstance,
+        p99_alone: Option<f64>,
+    ) -> Self {
         let p99_us = sample.latency_us(0.99);
         let p99_ratio = p99_alone.and_then(|alone| ratio(p99_us, alone));
         let (per_second, p50_us) = (sample.per_second(), sample.latency_us(0.5));
@@ -119,7 +142,18 @@ impl Small {
             circumstance.name(),
             p99_us / 1e3
         );
-        Self { operation, circumstance, per_second, p50_us, p99_us, p99_ratio, failed, disturbance }
+        let large_per_second = large as f64 / sample.used.time.as_secs_f64();
+        Self {
+            operation,
+            circumstance,
+            per_second,
+            p50_us,
+            p99_us,
+            p99_ratio,
+            failed,
+            large_per_second,
+            disturbance,
+        }
     }
 }
 
@@ -128,36 +162,42 @@ async fn measure_one(
     shape: &Shape,
     operation: Operation,
     circumstance: Circumstance,
-) -> Result<Sample> {
+) -> Result<(Sample, u64)> {
     let targets = calls(&servers.channels()?, operation.levels());
-    let load = Load {
-        kind: operation.kind(),
-        clients: shape.clients,
-        value_bytes: VALUE_BYTES,
-        keys: if circumstance == Circumstance::OneKey { 1 } else { KEYS },
-        time: Duration::from_secs(shape.seconds),
-    };
+    let keys = if circumstance == Circumstance::OneKey { 1 } else { KEYS };
+    let load = Load { keys, ..shape.load(operation, shape.clients) };
     // Connections of their own: a large message is not to wait in the way of small ones before it has even come.
     let large = calls(&servers.connections(LARGE_CLIENTS)?, operation.levels());
+    let done = Cell::new(0);
     let meanwhile = async |ends| {
-        if circumstance == Circumstance::BesideLarge {
-            let clients = large.iter().enumerate().map(|(client, target)| large_values(client, target, ends));
+        if let Some(every) = circumstance.large_every() {
+            let clients = large.iter().enumerate();
+            let clients = clients.map(|client| large_values(client, (ends, every), &done));
             try_join_all(clients).await?;
         }
         Ok(())
     };
-    observe(servers, &targets, &load, meanwhile).await
+    Ok((observe(servers, &targets, &load, meanwhile).await?, done.get()))
 }
 
-async fn large_values(client: usize, target: &Calls, ends: Instant) -> Result<(), Failed> {
+async fn large_values(
+    (client, target): (usize, &Calls),
+    (ends, every): (Instant, Duration),
+    done: &Cell<u64>,
+) -> Result<(), Failed> {
     let (key, value) = (Bytes::from(format!("large/{client}")), value(LARGE_BYTES));
-    while Instant::now() < ends {
+    loop {
+        let next = Instant::now() + every;
+        if next >= ends {
+            return Ok(());
+        }
         target.put(key.clone(), value.clone()).await?;
         if !target.get(key.clone()).await? {
             return Err(Failed::not_found());
         }
+        done.set(done.get() + 1);
+        sleep_until(next).await;
     }
-    Ok(())
 }
 
 async fn returned(servers: &Servers, key_bytes: usize) -> Result<f64> {

@@ -38,13 +38,13 @@ impl Stress {
             "3 × clients: per s",
             "p99 ms",
             "3 × rate: offered/s",
+            "held back/s",
             "served/s",
             "p99 ms",
             "refused",
             "p50 ms",
             "p99 ms",
             "failed/s",
-            "left waiting",
         ];
         let mut table =
             Table::new(&format!("Three times what saturates the store, over streams; {cores}"), &heads);
@@ -57,13 +57,13 @@ impl Stress {
                 number(of.crowded_per_second, 0),
                 number(of.crowded_p99_us / 1e3, 1),
                 number(of.offered_per_second, 0),
+                number(of.held_back_per_second, 0),
                 number(of.served_per_second, 0),
                 number(of.served_p99_us / 1e3, 0),
                 percent(of.refused_share()),
                 number(of.refused_p50_us / 1e3, 1),
                 number(of.refused_p99_us / 1e3, 1),
                 number(of.failed_per_second, 0),
-                number(of.waiting as f64, 0),
             ]);
         }
         table
@@ -134,7 +134,7 @@ impl Stress {
 
     fn sizes(&self) -> Table {
         let clients = self.sizes.as_ref().map_or(0, |sizes| sizes.clients);
-        let heads = ["operation", "keys", "per s", "p50 ms", "p99 ms", "× p99", "failed"];
+        let heads = ["operation", "keys", "per s", "p50 ms", "p99 ms", "× p99", "failed", "large/s"];
         let mut table = Table::new(&format!("Small values, {clients} clients"), &heads);
         for of in self.sizes.iter().flat_map(|sizes| &sizes.small) {
             table.row([
@@ -145,6 +145,7 @@ impl Stress {
                 number(of.p99_us / 1e3, 2),
                 of.p99_ratio.map_or_else(String::new, |ratio| times(Some(ratio))),
                 of.failed.to_string(),
+                number(of.large_per_second, 0),
             ]);
         }
         table

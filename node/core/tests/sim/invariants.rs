@@ -289,8 +289,8 @@ impl World {
             let has_told = |node: &NodeId| {
                 *node != id && tellers.get(node).is_some_and(|told| *told == self.known_generation(n, *node))
             };
-            let others = sets.nodes().into_iter().filter(has_told).count();
-            let replicas = sets.nodes().len();
+            let others = sets.nodes().filter(has_told).count();
+            let replicas = sets.nodes().count();
             of == key && others > replicas - Consistency::Quorum.needed(replicas)
         };
         if !self.machines[n].told_of.values().any(is_enough) {
@@ -376,7 +376,7 @@ impl World {
     pub(crate) fn replicas(&self, key: &RecordKey) -> Vec<usize> {
         let sets = self.layout.replica_sets(key.partition(self.layout.partitions));
         let machine = |node: NodeId| self.machines.iter().position(|machine| machine.id == node);
-        let replicas = sets.nodes().into_iter().filter_map(machine);
+        let replicas = sets.nodes().filter_map(machine);
         replicas.filter(|n| self.machines[*n].standing != Standing::Gone).collect()
     }
 

@@ -19,8 +19,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tonic::Code;
 
 use super::outcome::{Failed, Subject, saturated};
+use super::session::SESSIONS_IN_FLIGHT_MAX;
 use crate::about::About;
-use crate::handle;
+use crate::handle::{self, Reserved};
 use crate::metrics::{Kind, RequestMetrics, RequestTimer};
 
 /// What a read is counted as before it is known how large its values are.
@@ -33,13 +34,17 @@ pub(super) struct Asker {
     pub(super) metrics: RequestMetrics,
     /// How many more bytes of values may be held for requests under way.
     pub(super) bytes_left: Arc<Semaphore>,
+    /// How many more operations of sessions may be under way.
+    pub(super) turns_left: Arc<Semaphore>,
 }
 
 /// On what terms an operation is done.
 pub(super) struct Terms {
     pub(super) deadline: Deadline,
     /// Memory for what it holds; `None`: that has yet to be reserved.
-    pub(super) reserved: Option<OwnedSemaphorePermit>,
+    pub(super) bytes: Option<OwnedSemaphorePermit>,
+    /// Of an operation of a session.
+    pub(super) turn: Option<OwnedSemaphorePermit>,
 }
 
 /// An operation that the core has. Dropped, it is counted as cancelled, and done all the same.
@@ -54,7 +59,8 @@ pub(super) struct Asked {
 impl Asker {
     pub(super) fn new(about: About, metrics: RequestMetrics) -> Self {
         let bytes_left = Arc::new(Semaphore::new(about.config.limits.request_bytes));
-        Self { about, metrics, bytes_left }
+        let turns_left = Arc::new(Semaphore::new(SESSIONS_IN_FLIGHT_MAX));
+        Self { about, metrics, bytes_left, turns_left }
     }
 
     pub(super) fn deadline_after(&self, timeout_ms: u64) -> Deadline {
@@ -91,7 +97,7 @@ impl Asker {
         operation: v1::Operation,
         terms: Terms,
     ) -> Result<(RecordKey, oneshot::Receiver<Answer>), Failed> {
-        let Terms { deadline, reserved } = terms;
+        let Terms { deadline, bytes: reserved, turn } = terms;
         let bytes = held_bytes(&operation);
         let Checked { operation, consistency, durability } = operation.try_into()?;
         let (key, is_read) = match &operation {
@@ -102,10 +108,11 @@ impl Asker {
         if deadline.mono_ms <= self.about.core.clock().mono_ms() {
             return Err(Failed::deadline_exceeded(is_read));
         }
-        let reserved = match reserved {
+        let bytes = match reserved {
             Some(reserved) => reserved,
             None => self.reserve(bytes)?,
         };
+        let reserved = Reserved { bytes, turn };
         let request = handle::Request { operation, consistency, durability, deadline, reserved };
         let answered = self.about.core.request(request).map_err(|_full| Failed::full())?;
         Ok((key, answered))
@@ -115,6 +122,17 @@ impl Asker {
     pub(super) fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Failed> {
         let left = Arc::clone(&self.bytes_left);
         left.try_acquire_many_owned(saturated(bytes)).map_err(|_| Failed::full())
+    }
+
+    /// For one more operation of a session that has so many under way: of all that sessions may have, a session may
+    /// take no more than it leaves (Choudhury and Hahne, Dynamic queue length thresholds for shared-memory packet
+    /// switches, 1998). So one alone has half, each of several has the same, and whoever comes next finds some left.
+    pub(super) fn is_next_in_turn(&self, under_way: usize) -> bool {
+        under_way < self.turns_left.available_permits().max(1)
+    }
+
+    pub(super) fn take_turn(&self) -> Result<OwnedSemaphorePermit, Failed> {
+        Arc::clone(&self.turns_left).try_acquire_owned().map_err(|_| Failed::full())
     }
 
     /// Why the core has not done what was asked.

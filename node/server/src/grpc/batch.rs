@@ -41,7 +41,7 @@ impl Asker {
         let mut reserved = self.reserve(bytes.min(self.about.config.limits.request_bytes))?;
         let asked = operations.into_iter().map(|operation| {
             let share = take(&mut reserved, reserved_bytes(&operation));
-            match self.ask(operation, Ok(Terms { deadline, reserved: Some(share) })) {
+            match self.ask(operation, Ok(Terms { deadline, bytes: Some(share), turn: None })) {
                 Ok(asked) => Either::Left(asked),
                 Err(failed) => Either::Right(std::future::ready(Err(failed))),
             }

@@ -52,7 +52,7 @@ impl KeyStoreService {
 
     fn terms(&self, metadata: &MetadataMap) -> Result<Terms, Failed> {
         let deadline = self.asker.deadline_after(timeout_ms(metadata)?);
-        Ok(Terms { deadline, reserved: None })
+        Ok(Terms { deadline, bytes: None, turn: None })
     }
 }
 
@@ -126,7 +126,7 @@ impl KeyStore for KeyStoreService {
             client_address: about.client_address(member.node),
         });
         let owners = layout.partitions.all().map(|partition| {
-            let nodes = layout.replica_sets(partition).nodes();
+            let nodes = layout.replicas(partition);
             let index = |node| layout.members.iter().position(|member| member.node == node);
             v1::PartitionOwners { node: nodes.into_iter().filter_map(index).map(saturated).collect() }
         });
@@ -163,13 +163,14 @@ mod tests {
     use crate::config::Config;
     use crate::disk::DiskUse;
     use crate::grpc::ask::GET_BYTES;
+    use crate::grpc::session::SESSIONS_IN_FLIGHT_MAX;
     use crate::handle::{CoreHandle, Input};
     use crate::inbox::Inbox;
     use crate::view::View;
 
     /// A service whose core takes what is in the inbox, or does not.
     fn service(config: Config) -> (KeyStoreService, Arc<Inbox<Input>>) {
-        let inbox = Arc::new(Inbox::new(16));
+        let inbox = Arc::new(Inbox::new(config.limits.requests));
         let view = watch::channel(Arc::new(View::starting())).1;
         let stopping = watch::channel(false).1;
         let about = About {
@@ -250,6 +251,43 @@ mod tests {
         assert!(session.next().now_or_never().is_none());
         assert_eq!(session.next().await.unwrap().unwrap().id, 4, "3 has the place of 0");
         assert!(begun.elapsed() >= REFUSED_PAUSE);
+    }
+
+    #[tokio::test]
+    async fn sessions_share_what_all_may_have_under_way_and_leave_some_to_the_next() {
+        let (service, inbox) = service(Config::default());
+        let put = |id| {
+            let put = v1::PutRequest { key: "k".into(), ..v1::PutRequest::default() };
+            let operation = Some(v1::Operation { operation: Some(Operation::Put(put)) });
+            Ok(v1::SessionRequest { id, timeout_ms: 0, operation })
+        };
+        let session = || {
+            let all = futures::stream::iter((0..).map(put));
+            Session::new(Arc::clone(&service.asker), all, CancellationToken::new())
+        };
+        let waiting = || {
+            let mut waiting = VecDeque::new();
+            inbox.take(&mut waiting, Duration::ZERO);
+            waiting
+        };
+        let (mut first, mut second) = (session(), session());
+        assert!(first.next().now_or_never().is_none());
+        let mut of_first = waiting();
+        assert_eq!(of_first.len(), SESSIONS_IN_FLIGHT_MAX / 2, "one alone");
+        assert!(second.next().now_or_never().is_none());
+        let of_second = waiting();
+        assert_eq!(of_second.len(), SESSIONS_IN_FLIGHT_MAX / 4, "half of what is left");
+        // The core answers some, whether or not the client reads the answers.
+        let failed =
+            || Answer::Failed(Failure { reason: FailureReason::QuorumUnreachable, acks: 0, needed: 2 });
+        for _ in 0..SESSIONS_IN_FLIGHT_MAX / 4 {
+            let Some(Input::Request { answer, .. }) = of_first.pop_front() else { panic!("a put") };
+            answer.send(failed()).unwrap();
+        }
+        assert!(second.next().now_or_never().is_none());
+        assert_eq!(waiting().len(), SESSIONS_IN_FLIGHT_MAX / 8, "half of what has become free");
+        assert_eq!(first.next().await.unwrap().unwrap().id, 0);
+        drop((of_first, of_second));
     }
 
     #[tokio::test]

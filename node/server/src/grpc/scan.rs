@@ -26,7 +26,7 @@ use super::ask::{Asker, GET_BYTES, unexpected};
 use super::outcome::Failed;
 use super::timeout::DEFAULT_MS;
 use super::turns::{Ticket, Turn, Turns};
-use crate::handle::Request;
+use crate::handle::{Request, Reserved};
 use crate::metrics::{Kind, RequestTimer};
 
 /// How many scans are under way on a node at once; others wait for their turn. Each page keeps the core thread of
@@ -217,7 +217,7 @@ impl Scan {
             consistency: *consistency,
             durability: None,
             deadline,
-            reserved: self.asker.reserve(GET_BYTES)?,
+            reserved: Reserved { bytes: self.asker.reserve(GET_BYTES)?, turn: None },
         };
         let answered = self.asker.about.core.request(request).map_err(|_full| Failed::full())?;
         Ok(AskedPage { partition, answered })

@@ -3,8 +3,8 @@
 //! No task of its own and none for an operation: the stream of answers is what drives it, so a client that does not
 //! read its answers is not read from either. Answers come first: what is under way ends before more is taken up, and
 //! a client that is told that there is too much to do is not read from for a moment, since refusing is work too.
-//! Invariant: at most [`IN_FLIGHT_MAX`] operations of a session are in
-//! flight, no two of them with one id; each is answered, unless the stream breaks.
+//! Invariant: at most half of [`SESSIONS_IN_FLIGHT_MAX`] operations of a session are in flight, no two of them with one
+//! id; each is answered, unless the stream breaks.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -24,9 +24,10 @@ use super::ask::{Asked, Asker, Terms, item};
 use super::outcome::{Failed, REFUSED_PAUSE};
 use super::timeout::item_timeout_ms;
 
-/// How many operations of one session may be in flight; beyond, nothing more is read from its client. Enough for
-/// every commit of a sync to come from one client.
-pub(super) const IN_FLIGHT_MAX: usize = 1_024;
+/// How many operations of all sessions may be in flight; a session takes its share of them, and is not read from
+/// beyond. One that is alone has enough for every commit of a sync; all together leave the memory for requests and
+/// the replicas' room for writes to others as well.
+pub(super) const SESSIONS_IN_FLIGHT_MAX: usize = 2_048;
 
 /// The stream of a session's answers.
 pub struct Session<S> {
@@ -83,7 +84,7 @@ impl<S: Stream<Item = Result<v1::SessionRequest, Status>> + Unpin> Session<S> {
             }
             self.pause = None;
         }
-        while self.in_flight.len() < IN_FLIGHT_MAX {
+        while self.asker.is_next_in_turn(self.in_flight.len()) {
             let Some(incoming) = &mut self.incoming else { break };
             match incoming.poll_next_unpin(context) {
                 Poll::Ready(Some(Ok(request))) => {
@@ -116,7 +117,8 @@ impl<S: Stream<Item = Result<v1::SessionRequest, Status>> + Unpin> Session<S> {
             )));
         }
         let deadline = self.asker.deadline_after(item_timeout_ms(timeout_ms));
-        let asked = self.asker.ask(operation.unwrap_or_default(), Ok(Terms { deadline, reserved: None }))?;
+        let terms = self.asker.take_turn().map(|turn| Terms { deadline, bytes: None, turn: Some(turn) });
+        let asked = self.asker.ask(operation.unwrap_or_default(), terms)?;
         self.ids.insert(id);
         self.in_flight.push(InFlight { id, asked });
         Ok(())
