@@ -62,6 +62,7 @@ impl Listener {
             .initial_connection_window_size(windows.connection)
             .max_concurrent_streams(limits.connection_streams)
             .max_frame_size(HTTP2_FRAME_BYTES)
+            .auto_date_header(false)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         Ok(Self { listener, name, connections_max: limits.connections, http2 })
