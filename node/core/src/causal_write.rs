@@ -110,6 +110,11 @@ impl CausalWrite {
         &self.sets
     }
 
+    /// Of key and value; the same until the client is answered.
+    pub(crate) fn bytes(&self) -> usize {
+        self.key.encoded().len() + self.value.as_ref().map_or(0, Bytes::len)
+    }
+
     pub(crate) fn key(&self) -> &RecordKey {
         &self.key
     }

@@ -1,7 +1,7 @@
 //! What the state machines of one node share while they handle an event: the time, the layout, the clock that
 //! issues stamps, and the place where messages and effects go.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::budget::Budget;
 use crate::counters::Counters;
@@ -9,6 +9,7 @@ use crate::effect::{CommitId, Effect, LoadId, Now};
 use crate::id::{Actor, Generation, NodeId};
 use crate::layout::Layout;
 use crate::message::{Message, Noted};
+use crate::pace::Paces;
 use crate::partition::{Partition, RecordKey};
 use crate::peers::Peers;
 use crate::quorum::{Consistency, Durability};
@@ -31,7 +32,7 @@ pub struct Settings {
     pub restamps_max: u32,
     /// Values of at most this many bytes are sent whole where a digest was asked for.
     pub digest_bytes_min: usize,
-    /// How long a read waits for a replica before it asks another one as well.
+    /// How long a read waits for a replica at least before it asks another one as well.
     pub speculate_ms: u64,
     /// How many bytes of memory the hints of a node may take up, about; what exceeds them is left to repair.
     pub hint_bytes_max: usize,
@@ -85,8 +86,7 @@ pub(crate) struct Context<'a> {
     /// See [`crate::id::Actor::minting`].
     pub(crate) trusted_since: Generation,
     pub(crate) actor: Actor,
-    /// Which nodes were slow to answer, and until when others are asked first.
-    pub(crate) slow: &'a mut BTreeMap<NodeId, u64>,
+    pub(crate) paces: &'a mut Paces,
     pub(crate) counters: &'a mut Counters,
     pub(crate) budget: &'a mut Budget,
     /// How many requests and writes are under way at this node: work of the background gives way to them.
@@ -105,7 +105,12 @@ impl Context<'_> {
     }
 
     pub(crate) fn is_slow(&self, node: NodeId) -> bool {
-        self.slow.get(&node).is_some_and(|until| *until > self.now.mono_ms)
+        self.paces.is_slow(node, self.now.mono_ms)
+    }
+
+    /// How long a read waits for a replica before it asks another one as well.
+    pub(crate) fn patience_ms(&self) -> u64 {
+        self.paces.patience_ms(self.settings.speculate_ms, |node| self.is_reachable(node))
     }
 
     /// What answers about a partition carry; see [`Noted`].

@@ -45,8 +45,9 @@ pub(crate) struct Coordinator {
     answered: BTreeSet<u64>,
     /// The number of the last operation; see [`Coordinator::new`].
     last: u64,
-    /// How many of the operations are writes that were not answered.
+    /// How many of the operations are writes that were not answered, and the bytes of their keys and values.
     writes: usize,
+    write_bytes: usize,
 }
 
 impl Coordinator {
@@ -61,9 +62,9 @@ impl Coordinator {
         self.operations.len() - self.answered.len()
     }
 
-    /// How many of these are writes.
-    pub(crate) fn writes_under_way(&self) -> usize {
-        self.writes
+    /// How many of these are writes, and the bytes of their keys and values.
+    pub(crate) fn writes_under_way(&self) -> (usize, usize) {
+        (self.writes, self.write_bytes)
     }
 
     /// When something runs out of time, in milliseconds of the monotonic clock.
@@ -102,6 +103,7 @@ impl Coordinator {
         let number = self.next_number();
         self.deadlines.insert((deadline.mono_ms, number));
         self.writes += usize::from(operation.is_write());
+        self.write_bytes += operation.write_bytes();
         let wants_stamp = operation.wants_stamp();
         self.operations.insert(number, operation);
         if wants_stamp {
@@ -129,7 +131,7 @@ impl Coordinator {
             UnderWay::Read(read) => read.note_write_back(from, call.attempt, outcome),
             UnderWay::Scan(scan) => scan.note_write_back(from, call.attempt, outcome),
         }
-        self.answered_by(from, call, noted, context)
+        self.answered_by(call, noted, context)
     }
 
     pub(crate) fn mint_answered(
@@ -143,7 +145,7 @@ impl Coordinator {
             return Vec::new();
         };
         write.note_minted(from, call, outcome, context);
-        self.answered_by(from, call, noted, context)
+        self.answered_by(call, noted, context)
     }
 
     pub(crate) fn read_answered(
@@ -154,15 +156,15 @@ impl Coordinator {
         context: &mut Context<'_>,
     ) -> Heard {
         match self.operations.get_mut(&call.operation) {
-            Some(UnderWay::Read(read)) => read.note_read(from, outcome),
+            Some(UnderWay::Read(read)) => read.note_read(from, outcome, context),
             Some(UnderWay::Causal(write)) => {
                 if let Some(read) = write.reading() {
-                    read.note_read(from, outcome);
+                    read.note_read(from, outcome, context);
                 }
             }
             Some(UnderWay::Write(_) | UnderWay::Scan(_)) | None => return Vec::new(),
         }
-        self.answered_by(from, call, noted, context)
+        self.answered_by(call, noted, context)
     }
 
     pub(crate) fn scan_answered(
@@ -176,13 +178,12 @@ impl Coordinator {
             return Vec::new();
         };
         scan.note_page(from, outcome);
-        self.answered_by(from, call, noted, context)
+        self.answered_by(call, noted, context)
     }
 
     /// Before anything is concluded from an answer: what a replica said as an earlier generation than the sender
     /// has noted of it does not count.
-    fn answered_by(&mut self, from: NodeId, call: Call, noted: Noted, context: &mut Context<'_>) -> Heard {
-        context.slow.remove(&from);
+    fn answered_by(&mut self, call: Call, noted: Noted, context: &mut Context<'_>) -> Heard {
         let heard = match self.operations.get(&call.operation) {
             Some(operation) => news_in(noted, operation.sets(), context),
             None => Vec::new(),
@@ -257,14 +258,14 @@ impl Coordinator {
     }
 
     fn speculate_later(&mut self, number: u64, context: &Context<'_>) {
-        let is_gathering = match self.operations.get_mut(&number) {
-            Some(UnderWay::Read(read)) => read.is_gathering(),
-            Some(UnderWay::Scan(scan)) => scan.is_gathering(),
-            Some(UnderWay::Causal(write)) => write.reading().is_some_and(|read| read.is_gathering()),
+        let has_others = match self.operations.get_mut(&number) {
+            Some(UnderWay::Read(read)) => read.may_ask_others(),
+            Some(UnderWay::Scan(scan)) => scan.may_ask_others(),
+            Some(UnderWay::Causal(write)) => write.reading().is_some_and(|read| read.may_ask_others()),
             Some(UnderWay::Write(_)) | None => false,
         };
-        if is_gathering {
-            self.speculations.insert((context.now.mono_ms + context.settings.speculate_ms, number));
+        if has_others {
+            self.speculations.insert((context.now.mono_ms + context.patience_ms(), number));
         }
     }
 
@@ -331,6 +332,7 @@ impl Coordinator {
         end(request, answer, context);
         let is_write = self.operations.get(&number).is_some_and(UnderWay::is_write);
         self.writes -= usize::from(is_write);
+        self.write_bytes -= self.operations.get(&number).map_or(0, UnderWay::write_bytes);
         if !is_write {
             self.deadlines.remove(&(deadline.mono_ms, number));
             self.operations.remove(&number);
@@ -398,6 +400,14 @@ impl UnderWay {
         match self {
             Self::Write(_) | Self::Causal(_) => true,
             Self::Read(_) | Self::Scan(_) => false,
+        }
+    }
+
+    fn write_bytes(&self) -> usize {
+        match self {
+            Self::Write(write) => write.bytes(),
+            Self::Causal(write) => write.bytes(),
+            Self::Read(_) | Self::Scan(_) => 0,
         }
     }
 

@@ -3,11 +3,10 @@
 //! As many are asked as can still make the level, ourselves first and slow ones last. Who is overdue is no longer
 //! waited for, but may still answer. What a replica said before it was known as a later generation does not count.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::context::Context;
 use crate::effect::{Answer, Failure, FailureReason};
 use crate::id::NodeId;
+use crate::layout::REPLICATION_FACTOR_MAX;
 use crate::message::Message;
 use crate::quorum::{Consistency, ReplicaSets};
 
@@ -23,15 +22,23 @@ pub(crate) enum Reply<T> {
 pub(crate) struct Gathering<T> {
     level: Consistency,
     sets: ReplicaSets,
-    /// Of all that were asked.
-    replies: BTreeMap<NodeId, Reply<T>>,
-    /// Those that were asked and have not answered for so long that another one was asked in their place.
-    overdue: BTreeSet<NodeId>,
+    /// All that were asked, in that order.
+    asked: Vec<Asked<T>>,
+}
+
+#[derive(Debug)]
+struct Asked<T> {
+    node: NodeId,
+    /// When it was asked last.
+    at_ms: u64,
+    /// It has not answered for so long that another one was asked in its place.
+    is_overdue: bool,
+    reply: Reply<T>,
 }
 
 impl<T> Gathering<T> {
     pub(crate) fn new(level: Consistency, sets: ReplicaSets) -> Self {
-        Self { level, sets, replies: BTreeMap::new(), overdue: BTreeSet::new() }
+        Self { level, sets, asked: Vec::with_capacity(REPLICATION_FACTOR_MAX) }
     }
 
     pub(crate) fn level(&self) -> Consistency {
@@ -44,34 +51,51 @@ impl<T> Gathering<T> {
 
     /// `None` of a node that was not asked.
     pub(crate) fn reply(&self, node: NodeId) -> Option<&Reply<T>> {
-        self.replies.get(&node)
+        self.asked(node).map(|asked| &asked.reply)
+    }
+
+    fn asked(&self, node: NodeId) -> Option<&Asked<T>> {
+        self.asked.iter().find(|asked| asked.node == node)
+    }
+
+    fn asked_mut(&mut self, node: NodeId) -> Option<&mut Asked<T>> {
+        self.asked.iter_mut().find(|asked| asked.node == node)
     }
 
     pub(crate) fn said(&self) -> impl Iterator<Item = (NodeId, &T)> {
-        self.replies.iter().filter_map(|(node, reply)| match reply {
-            Reply::Said(said) => Some((*node, said)),
+        self.asked.iter().filter_map(|asked| match &asked.reply {
+            Reply::Said(said) => Some((asked.node, said)),
             Reply::Pending | Reply::Failed => None,
         })
     }
 
     pub(crate) fn replies(&mut self) -> impl Iterator<Item = (NodeId, &mut Reply<T>)> {
-        self.replies.iter_mut().map(|(node, reply)| (*node, reply))
+        self.asked.iter_mut().map(|asked| (asked.node, &mut asked.reply))
     }
 
     pub(crate) fn has_said(&self, node: NodeId) -> bool {
         matches!(self.reply(node), Some(Reply::Said(_)))
     }
 
+    /// How long a node that was asked and has not answered has been waited for.
+    pub(crate) fn waited_ms(&self, node: NodeId, now_ms: u64) -> Option<u64> {
+        let asked = self.asked(node).filter(|asked| matches!(asked.reply, Reply::Pending));
+        asked.map(|asked| now_ms.saturating_sub(asked.at_ms))
+    }
+
+    /// True if another replica could be asked as well.
+    pub(crate) fn has_others(&self) -> bool {
+        self.sets.nodes().any(|node| self.asked(node).is_none())
+    }
+
     /// True if the answers make the level.
     pub(crate) fn is_enough(&self) -> bool {
-        self.makes(|_, reply| matches!(reply, Reply::Said(_)))
+        self.makes(|asked| matches!(asked.reply, Reply::Said(_)))
     }
 
     /// True if somebody has answered or may soon.
     pub(crate) fn is_answered_soon(&self) -> bool {
-        let may_answer =
-            |(node, reply): (_, &_)| !matches!(reply, Reply::Failed) && !self.overdue.contains(node);
-        self.replies.iter().any(may_answer)
+        self.asked.iter().any(|asked| !matches!(asked.reply, Reply::Failed) && !asked.is_overdue)
     }
 
     /// Asks as many replicas as can still make the level; false if too few are left.
@@ -79,61 +103,63 @@ impl<T> Gathering<T> {
         let mut candidates: Vec<_> = self.sets.nodes().collect();
         candidates.sort_by_key(|node| (context.is_slow(*node), *node != context.me));
         for node in candidates {
-            let counts = |node: &NodeId, reply: &Reply<T>| match reply {
-                Reply::Pending => !self.overdue.contains(node),
+            let counts = |asked: &Asked<T>| match asked.reply {
+                Reply::Pending => !asked.is_overdue,
                 Reply::Said(_) => true,
                 Reply::Failed => false,
             };
             if self.makes(counts) {
                 return true;
             }
-            if !self.replies.contains_key(&node) && context.is_reachable(node) {
+            if self.asked(node).is_none() && context.is_reachable(node) {
                 let question = question(self);
                 self.ask_one(node, context, question);
             }
         }
-        self.makes(|_, reply| !matches!(reply, Reply::Failed))
+        self.makes(|asked| !matches!(asked.reply, Reply::Failed))
     }
 
     /// Asks one, whatever it has said before.
     pub(crate) fn ask_one(&mut self, node: NodeId, context: &mut Context<'_>, question: Message) {
-        self.overdue.remove(&node);
-        self.replies.insert(node, Reply::Pending);
+        let asked = Asked { node, at_ms: context.now.mono_ms, is_overdue: false, reply: Reply::Pending };
+        match self.asked_mut(node) {
+            Some(before) => *before = asked,
+            None => self.asked.push(asked),
+        }
         context.send(node, question);
     }
 
     /// Those who should have answered by now are slow: asks others in their place, without forgetting them.
     pub(crate) fn speculate(&mut self, context: &mut Context<'_>, question: impl Fn(&Self) -> Message) {
-        let asked = self.replies.len();
-        let pending = self.replies.iter().filter(|(_, reply)| matches!(reply, Reply::Pending));
-        self.overdue.extend(pending.map(|(node, _)| *node));
+        let before = self.asked.len();
+        for asked in &mut self.asked {
+            asked.is_overdue |= matches!(asked.reply, Reply::Pending);
+        }
         self.ask(context, question);
-        context.counters.speculative_reads += u64::from(self.replies.len() > asked);
+        context.counters.speculative_reads += u64::from(self.asked.len() > before);
     }
 
     /// Takes down the reply of a node that was asked.
     pub(crate) fn note(&mut self, from: NodeId, said: Reply<T>) {
-        if let Some(reply) = self.replies.get_mut(&from) {
-            *reply = said;
+        if let Some(asked) = self.asked_mut(from) {
+            asked.reply = said;
         }
     }
 
     /// The link to a replica is gone; what a `restarted` one said before no longer counts.
     pub(crate) fn lose(&mut self, node: NodeId, restarted: bool) {
-        if let Some(reply) = self.replies.get_mut(&node)
-            && (restarted || matches!(reply, Reply::Pending))
+        if let Some(asked) = self.asked_mut(node)
+            && (restarted || matches!(asked.reply, Reply::Pending))
         {
-            *reply = Reply::Failed;
+            asked.reply = Reply::Failed;
         }
     }
 
     pub(crate) fn failed(&self, reason: FailureReason) -> Answer {
-        let acks = self.replies.values().filter(|reply| matches!(reply, Reply::Said(_))).count();
-        Answer::Failed(Failure { reason, acks, needed: self.sets.needed(self.level) })
+        Answer::Failed(Failure { reason, acks: self.said().count(), needed: self.sets.needed(self.level) })
     }
 
-    fn makes(&self, counts: impl Fn(&NodeId, &Reply<T>) -> bool) -> bool {
-        self.sets
-            .satisfied(self.level, |node| self.replies.get(node).is_some_and(|reply| counts(node, reply)))
+    fn makes(&self, counts: impl Fn(&Asked<T>) -> bool) -> bool {
+        self.sets.satisfied(self.level, |node| self.asked(*node).is_some_and(&counts))
     }
 }

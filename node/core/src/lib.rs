@@ -20,6 +20,7 @@ pub mod effect;
 pub mod init;
 mod counters;
 mod budget;
+mod pace;
 mod context;
 mod doubt;
 mod replica;

@@ -26,6 +26,7 @@ use crate::init::{Membership, Proposal};
 use crate::layout::Layout;
 use crate::message::{Header, Hello, Message};
 use crate::mutant::{Mutant, is_on};
+use crate::pace::Paces;
 use crate::peers::{Greeting, LinkRefusal, PeerIdentities, Peers};
 use crate::record::Record;
 use crate::replica::Replica;
@@ -108,7 +109,7 @@ pub struct Node {
     /// How long that was after the last one.
     raise_pause_ms: u64,
     is_set_aside: bool,
-    slow: BTreeMap<NodeId, u64>,
+    paces: Paces,
     counters: Counters,
     budget: Budget,
     effect_ids: EffectIds,
@@ -162,7 +163,7 @@ impl Node {
             raise_from_ms: now.mono_ms,
             raise_pause_ms: 0,
             is_set_aside: false,
-            slow: BTreeMap::new(),
+            paces: Paces::default(),
             counters: Counters::default(),
             effect_ids: EffectIds::default(),
             coordinator: Coordinator::new(generation),
@@ -294,9 +295,12 @@ impl Node {
     /// Too much is under way here for one more. Of writes, as many as leave the replicas no more than they take if
     /// all coordinators have as many: refused here, a write costs nobody else anything and was surely not applied.
     fn is_busy(&self, operation: &Operation, layout: &Layout) -> bool {
-        let writes_max = self.settings.writes_max.div_ceil(layout.replication_factor);
+        let share = |of_replicas: usize| (of_replicas / layout.replication_factor).max(1);
+        let (writes, bytes) = self.coordinator.writes_under_way();
         self.coordinator.under_way() >= self.settings.requests_max
-            || operation.is_write() && self.coordinator.writes_under_way() >= writes_max
+            || operation.is_write()
+                && (writes >= share(self.settings.writes_max)
+                    || bytes >= share(self.settings.write_bytes_max))
     }
 
     fn link_offered(&mut self, link: LinkId, hello: Hello, now: Now, effects: &mut Vec<Effect>) {
@@ -504,7 +508,7 @@ impl Node {
             generation: self.generation,
             trusted_since: self.trusted_since,
             actor: self.actor,
-            slow: &mut self.slow,
+            paces: &mut self.paces,
             counters: &mut self.counters,
             budget: &mut self.budget,
             busy: self.coordinator.under_way() + self.replica.under_way(),

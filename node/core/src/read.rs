@@ -19,9 +19,6 @@ use crate::write_back::WriteBack;
 const GATHER: u32 = 0;
 const WRITE_BACK: u32 = 1;
 
-/// How long a replica that was slow once is asked after the others.
-const SLOW_MS: u64 = 1_000;
-
 #[derive(Debug)]
 pub(crate) struct ReadOperation {
     pub(crate) request: RequestId,
@@ -69,20 +66,26 @@ impl ReadOperation {
     }
 
     /// True while replicas are asked: one that is slow may be given up in favour of another.
-    pub(crate) fn is_gathering(&self) -> bool {
-        self.write_back.is_none()
+    pub(crate) fn may_ask_others(&self) -> bool {
+        self.write_back.is_none() && self.gathering.has_others()
     }
 
     /// Those who should have answered by now are slow, and for a while asked last: asks others in their place.
     pub(crate) fn speculate(&mut self, operation: u64, context: &mut Context<'_>) {
         for (node, _) in self.gathering.replies().filter(|(_, reply)| **reply == Reply::Pending) {
-            context.slow.insert(node, context.now.mono_ms + SLOW_MS);
+            context.paces.mark_late(node, context.now.mono_ms);
         }
         let Self { key, mode, gathering, .. } = self;
         gathering.speculate(context, |gathering| question(operation, key, want(*mode, gathering)));
     }
 
-    pub(crate) fn note_read(&mut self, from: NodeId, outcome: ReadOutcome) {
+    pub(crate) fn note_read(&mut self, from: NodeId, outcome: ReadOutcome, context: &mut Context<'_>) {
+        if from != context.me
+            && let Some(waited_ms) = self.gathering.waited_ms(from, context.now.mono_ms)
+        {
+            let patience_ms = context.patience_ms();
+            context.paces.note(from, waited_ms, patience_ms);
+        }
         if self.write_back.is_some() || self.gathering.reply(from).is_none() {
             return;
         }

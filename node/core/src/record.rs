@@ -208,7 +208,7 @@ impl Body {
         }
     }
 
-    fn payload_len(&self) -> usize {
+    pub(crate) fn payload_len(&self) -> usize {
         match self {
             Self::Value(value) => value.len(),
             Self::Expiring { value, .. } => 8 + value.len(),

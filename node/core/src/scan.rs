@@ -65,8 +65,8 @@ impl ScanOperation {
         self.gathering.sets()
     }
 
-    pub(crate) fn is_gathering(&self) -> bool {
-        self.result.is_none()
+    pub(crate) fn may_ask_others(&self) -> bool {
+        self.result.is_none() && self.gathering.has_others()
     }
 
     /// Those who should have answered by now are slow: asks others in their place, without forgetting them.

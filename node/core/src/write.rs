@@ -80,6 +80,11 @@ impl WriteOperation {
         &self.sets
     }
 
+    /// Of key and value; the same until the client is answered.
+    pub(crate) fn bytes(&self) -> usize {
+        self.key.encoded().len() + self.body.payload_len()
+    }
+
     pub(crate) fn key(&self) -> &RecordKey {
         &self.key
     }

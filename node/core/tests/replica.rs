@@ -132,6 +132,11 @@ fn a_coordinator_takes_its_share_of_the_writes_that_replicas_take() {
     assert_eq!(effects.len(), 1, "nobody else hears of it: {effects:?}");
     let effects = bench.request(Operation::Get { key: key() }, None);
     assert_eq!(answer_in(&effects), None, "reads have no part in it");
+    // Of bytes as well: a key of so many, and the value.
+    let bytes = key().encoded().len() + 1;
+    let mut bench = Bench::with(Settings { write_bytes_max: 2 * 2 * bytes, ..Settings::default() });
+    let answers: Vec<_> = (0..3).map(|_| answer_in(&bench.request(put(key()), None)).cloned()).collect();
+    assert_eq!(answers, [None, None, Some(Answer::Failed(overloaded))]);
 }
 
 #[test]

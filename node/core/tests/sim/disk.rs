@@ -69,6 +69,8 @@ pub(crate) struct Disk {
     synced: Content,
     /// What was synced before the disk was replaced by an older image of itself.
     lost: BTreeMap<RecordKey, Record>,
+    /// What was answered as written, and went with the power before it was synced.
+    lost_with_power: Vec<(RecordKey, Record)>,
     /// In the order in which it was written.
     written: Vec<Entry>,
     /// Being written and synced together, and whether there was no room for it: then nothing of it was written.
@@ -169,6 +171,11 @@ impl Disk {
     /// held it, and counted with right until then.
     pub(crate) fn ever_synced(&self, key: &RecordKey) -> impl Iterator<Item = &Record> {
         self.synced.records.get(key).into_iter().chain(self.lost.get(key))
+    }
+
+    /// True if something of this key was here and is not, as is allowed for what was not to be synced.
+    pub(crate) fn has_lost_with_power(&self, key: &RecordKey, is_it: impl Fn(&Record) -> bool) -> bool {
+        self.lost_with_power.iter().any(|(lost, record)| lost == key && is_it(record))
     }
 
     /// The disk is replaced by an older image of itself.
@@ -272,18 +279,23 @@ impl Disk {
     /// The process is gone; returns how many written entries were lost with it.
     pub(crate) fn crash(&mut self, ending: Ending, rng: &mut Rng) -> usize {
         self.waiting.clear();
-        self.group.clear();
         self.failing.clear();
         self.is_busy = false;
-        let mut written = std::mem::take(&mut self.written);
-        let before = written.len();
-        match ending {
-            Ending::Killed => {}
-            Ending::PowerLost if rng.chance(50) => written.truncate(rng.index(before + 1)),
-            Ending::PowerLost => written.retain(|_| rng.chance(50)),
+        let written = std::mem::take(&mut self.written);
+        // Those of the last group were not answered yet.
+        let unanswered = std::mem::take(&mut self.group).iter().filter(|(_, is_refused)| !is_refused).count();
+        let (before, answered) = (written.len(), written.len().saturating_sub(unanswered));
+        let cut = (ending == Ending::PowerLost && rng.chance(50)).then(|| rng.index(before + 1));
+        let mut kept = Vec::new();
+        for (at, entry) in written.into_iter().enumerate() {
+            if ending == Ending::Killed || cut.map_or_else(|| rng.chance(50), |cut| at < cut) {
+                kept.push(entry);
+            } else if let (Entry::Record { key, record }, true) = (entry, at < answered) {
+                self.lost_with_power.push((key, record));
+            }
         }
-        let lost = before - written.len();
-        self.keep_written(written);
+        let lost = before - kept.len();
+        self.keep_written(kept);
         self.visible = Content::default();
         let survivors = rng.index(self.saves.len() + 1);
         for (_, state) in std::mem::take(&mut self.saves).into_iter().take(survivors) {

@@ -164,8 +164,12 @@ impl World {
                 continue;
             }
             let is_asked = |m: &usize| target.is_none_or(|target| self.machines[*m].id == target);
-            let holds =
-                |m: usize| self.machines[m].disk.synced(&key).is_some_and(|stored| what.is_met_by(stored));
+            let holds = |m: usize| {
+                let disk = &self.machines[m].disk;
+                // What it had only written, and has lost with the power, it has not missed.
+                disk.synced(&key).is_some_and(|stored| what.is_met_by(stored))
+                    || disk.has_lost_with_power(&key, |record| what.is_met_by(record))
+            };
             let without = self.replicas(&key).into_iter().filter(is_asked).find(|m| !holds(*m));
             if let Some(m) = without {
                 let what = format!("machine {n} has not handed {what:?} over to machine {m}");

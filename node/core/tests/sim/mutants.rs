@@ -11,7 +11,7 @@ use keystore_core::mutant::{Mutant, switch};
 use keystore_core::node::Settings;
 use keystore_history::Promise::{
     AcknowledgedByQuorum, AcknowledgedIsReadable, AnsweredInTime, DeletedStaysDeleted, FailedIsNotApplied,
-    LaterWritesWin, OneWriteOneValue,
+    OneWriteOneValue,
 };
 
 use crate::faults::Fault;
@@ -39,7 +39,7 @@ const LINES: &[Line] = &[
     (Mutant::SupersededCounts, History(AcknowledgedByQuorum), skewed),
     (Mutant::OneAckFewer, AcknowledgedIsSyncedOnAQuorum, busy),
     (Mutant::EarlierAttemptsCount, AcknowledgedIsSyncedOnAQuorum, skewed),
-    (Mutant::SupersededIsCalledHeld, History(LaterWritesWin), skewed),
+    (Mutant::SupersededIsCalledHeld, HeldIsOnDisk, skewed),
     (Mutant::NoWriteBack, AnsweredIsSyncedOnAQuorum, busy),
     (Mutant::WriteBackIsNotAwaited, AnsweredIsSyncedOnAQuorum, busy),
     (Mutant::FailedWriteBackIsAnswered, AnsweredIsSyncedOnAQuorum, lossy),
@@ -278,6 +278,7 @@ fn by_turns() -> Plan {
         faults: vec![Fault::FullByTurns],
         fault_every_ms: 200,
         clients: 12,
+        think_ms_max: 3,
         slow_disk_percent: 20,
         duration_ms: 4_000,
         ..carts()

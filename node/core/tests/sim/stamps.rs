@@ -16,7 +16,8 @@ impl World {
         if self.machines[n].issued.get(&call) == Some(&stamp) {
             return;
         }
-        let last = self.machines[n].last_issued;
+        // A disk that was rolled back has lost its ceiling as well: what keeps its stamps from mattering is rule 15.
+        let last = self.machines[n].last_issued.filter(|_| !self.machines[n].is_stale);
         if self.machines[n].issued.insert(call, stamp).is_some() || last.is_some_and(|last| last >= stamp) {
             let what = format!("machine {n} issued {last:?}, and then {stamp:?} for {call:?}");
             self.violate(Violation::new(Checker::StampsOfANodeGrow, key, what));
