@@ -1,5 +1,6 @@
 //! How full the disk under the data directory is.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::file::DiskError;
@@ -23,6 +24,14 @@ impl DiskUsage {
             total: (used + found.f_bavail).saturating_mul(found.f_frsize),
             available: found.f_bavail.saturating_mul(found.f_frsize),
         })
+    }
+
+    /// Fails as writing so many bytes would, before any is written: what a write leaves that has found the disk full
+    /// takes up its last space.
+    pub(super) fn expect_available(path: &Path, bytes: u64) -> Result<(), DiskError> {
+        let is_available = Self::of(path)?.available >= bytes;
+        let full = || DiskError::new("find the space to write in", path, ErrorKind::StorageFull.into());
+        is_available.then_some(()).ok_or_else(full)
     }
 
     /// Rounded up, as df does; a disk without any space is full.
@@ -50,5 +59,8 @@ mod tests {
     fn the_disk_under_a_directory_has_space() {
         let usage = DiskUsage::of(&std::env::temp_dir()).unwrap();
         assert!(usage.total >= usage.available && usage.total > 0);
+        DiskUsage::expect_available(&std::env::temp_dir(), 0).unwrap();
+        let error = DiskUsage::expect_available(&std::env::temp_dir(), usage.total + 1).unwrap_err();
+        assert!(error.is_no_space(), "{error}");
     }
 }

@@ -67,6 +67,13 @@ pub enum EngineError {
     Snapshot { path: PathBuf, offset: u64, problem: &'static str },
 }
 
+impl EngineError {
+    /// Of a write that is as if it had not begun.
+    pub(super) fn of_write(error: DiskError) -> Self {
+        if error.is_no_space() { Self::NoSpace(error) } else { Self::Disk(error) }
+    }
+}
+
 /// Why there is no answer to a read.
 #[derive(Debug, Error)]
 pub enum LoadError {

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::mutant::{Mutant, is_on};
 #[cfg(test)]
-use super::power::before;
+pub(super) use super::power::before;
 
 /// A call to the file system that failed.
 #[derive(Debug, Error)]
@@ -30,10 +30,15 @@ impl DiskError {
         Self { action, path: path.to_owned(), source }
     }
 
-    /// True when the disk, or the quota on it, is full.
+    /// See [`is_no_space`].
     pub fn is_no_space(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        is_no_space(&self.source)
     }
+}
+
+/// True when the disk, or the quota on it, is full.
+pub(super) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// What is about to be done to a path.
@@ -52,11 +57,13 @@ pub(super) enum Operation {
     SyncDirectory,
     Rename,
     Remove,
+    /// Tables of a tree become others.
+    Merge,
 }
 
 #[cfg(not(test))]
 #[inline]
-fn before(_: Operation, _: &Path) -> io::Result<()> {
+pub(super) fn before(_: Operation, _: &Path) -> io::Result<()> {
     Ok(())
 }
 

@@ -16,7 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,7 +39,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::base::{Base, Found, Written, written};
 use super::disk_usage::DiskUsage;
 use super::engine::{EngineError, LoadError, ScanError};
-use super::file::{self, DiskError};
+use super::file::{self, DiskError, Operation};
 use super::item;
 use super::memtable::Memtable;
 
@@ -165,6 +165,8 @@ impl Base for LsmEngine {
             ));
         }
         let written_down = |error| no_space_or(error, &self.directory);
+        // Looked at ahead: what does not come to its end leaves its files there until the next start.
+        DiskUsage::expect_available(&self.directory, table.bytes() as u64).map_err(EngineError::of_write)?;
         let mut tables = self.tree.ingestion().map_err(written_down)?;
         for (key, held) in table.records() {
             let stored = if held.is_whole { None } else { self.stored(&key)? };
@@ -258,12 +260,12 @@ struct State {
     is_over: AtomicBool,
     /// Nothing is merged now: nobody waits for it.
     is_stuck: AtomicBool,
-    /// The disk has failed, which is told to whoever writes next.
-    failed: Mutex<Option<lsm_tree::Error>>,
+    /// How the disk has failed, which is told to whoever writes from then on.
+    failed: Mutex<Option<(ErrorKind, String)>>,
 }
 
 impl Merger {
-    fn start(tree: AnyTree, visible: SequenceNumberCounter, directory: PathBuf) -> std::io::Result<Self> {
+    fn start(tree: AnyTree, visible: SequenceNumberCounter, directory: PathBuf) -> io::Result<Self> {
         let state = Arc::new(State::default());
         let shared = Arc::clone(&state);
         let run = move || shared.run(&tree, &visible, &directory);
@@ -278,8 +280,10 @@ impl Merger {
     }
 
     fn check(&self) -> Result<(), EngineError> {
-        let mut failed = self.state.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.take().map_or(Ok(()), |error| Err(error.into()))
+        let failed = self.state.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().map_or(Ok(()), |(kind, error)| {
+            Err(lsm_tree::Error::Io(io::Error::new(*kind, format!("merging tables: {error}"))).into())
+        })
     }
 
     /// Unless nothing is merged.
@@ -308,8 +312,11 @@ impl State {
                 }
                 Err(error) => {
                     tracing::error!(%error, "tables cannot be merged any more");
-                    if !is_damage(&error) {
-                        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    if let lsm_tree::Error::Io(source) = &error
+                        && !is_damage(&error)
+                    {
+                        let failed = (source.kind(), source.to_string());
+                        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(failed);
                     }
                     return self.is_stuck.store(true, Ordering::Release);
                 }
@@ -333,6 +340,7 @@ impl State {
             if available < tree.disk_space().min(MERGE_BYTES_MAX) {
                 return Err(lsm_tree::Error::Io(ErrorKind::StorageFull.into()));
             }
+            file::before(Operation::Merge, directory)?;
             tree.compact(strategy.clone(), visible.get())?;
         }
         Ok(())
@@ -342,7 +350,7 @@ impl State {
 /// Nothing of an ingestion is there before its end.
 fn no_space_or(error: lsm_tree::Error, directory: &Path) -> EngineError {
     match error {
-        lsm_tree::Error::Io(error) if error.kind() == ErrorKind::StorageFull => {
+        lsm_tree::Error::Io(error) if file::is_no_space(&error) => {
             EngineError::NoSpace(DiskError::new("write a table in", directory, error))
         }
         other => other.into(),
@@ -350,7 +358,7 @@ fn no_space_or(error: lsm_tree::Error, directory: &Path) -> EngineError {
 }
 
 fn is_no_space(error: &lsm_tree::Error) -> bool {
-    matches!(error, lsm_tree::Error::Io(error) if error.kind() == ErrorKind::StorageFull)
+    matches!(error, lsm_tree::Error::Io(error) if file::is_no_space(error))
 }
 
 impl Drop for Merger {

@@ -21,6 +21,7 @@ use keystore_core::partition::RecordKey;
 use keystore_core::record::Record;
 use rpds::RedBlackTreeMapSync;
 
+use super::disk_usage::DiskUsage;
 use super::engine::{EngineError, EngineSize, LoadError, ScanError, Storage};
 use super::item::{self, PageMaker};
 use super::{file, snapshot};
@@ -191,12 +192,10 @@ impl Storage for MemoryEngine {
         }
         let items = view.items.iter().map(|(name, value)| (&**name, &**value));
         let written = |bytes| self.written_bytes.store(bytes, Ordering::Relaxed);
-        let result = snapshot::write(&self.directory, sequence, items, written);
+        let result = DiskUsage::expect_available(&self.directory, view.bytes)
+            .and_then(|()| snapshot::write(&self.directory, sequence, items, written));
         self.written_bytes.store(0, Ordering::Relaxed);
-        let bytes = result.map_err(|error| match error.is_no_space() {
-            true => EngineError::NoSpace(error),
-            false => error.into(),
-        })?;
+        let bytes = result.map_err(EngineError::of_write)?;
         self.snapshot_bytes.store(bytes, Ordering::Relaxed);
         self.flushed_version.store(view.version, Ordering::Release);
         self.flushed_sequence.store(sequence, Ordering::Release);

@@ -65,7 +65,10 @@ pub(super) fn before_sync_of(fd: libc::c_int) -> io::Result<()> {
 #[allow(unsafe_code, reason = "replacing a symbol of the C library is the only way to see those calls")]
 #[unsafe(no_mangle)]
 extern "C" fn fsync(fd: libc::c_int) -> libc::c_int {
-    if before_sync_of(fd).is_err() {
+    if let Err(error) = before_sync_of(fd) {
+        let code = error.raw_os_error().unwrap_or(libc::EIO);
+        // SAFETY: the number is that of this thread, and there for as long as it runs.
+        unsafe { *libc::__errno_location() = code };
         return -1;
     }
     // SAFETY: the system call takes any number for a descriptor and fails with EBADF on one that is not open.
@@ -223,7 +226,8 @@ impl Observer for PowerCut {
             | Operation::Reserve
             | Operation::Write
             | Operation::Rename
-            | Operation::Remove => {}
+            | Operation::Remove
+            | Operation::Merge => {}
         }
         Ok(())
     }

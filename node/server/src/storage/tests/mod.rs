@@ -4,6 +4,7 @@ mod committing;
 mod contract;
 mod log_ends;
 mod lsm;
+mod lsm_merges;
 mod memory;
 mod mutants;
 mod power_loss;
