@@ -4,11 +4,10 @@
 //! segments go that no start will read again. A crash between any two steps leaves more than is needed.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::counters::Counters;
 use super::data_dir::DataDir;
@@ -46,15 +45,23 @@ impl Checkpoints {
 
     /// As [`Checkpoints::write`], except where only the engine lacks space: then all stays as it is, and the log
     /// keeps what a start needs.
-    pub(super) fn write_if_there_is_space(&self, position: Position) -> Result<(), FatalError> {
+    pub(super) fn write_if_there_is_space(&self, position: Position) -> Result<Outcome, FatalError> {
         match self.write(position) {
+            Ok(()) => Ok(Outcome::Written),
             Err(FatalError::Engine(EngineError::NoSpace(error))) => {
                 tracing::error!(%error, "checkpoint put off, the disk is full");
-                Ok(())
+                Ok(Outcome::PutOff)
             }
-            result => result,
+            Err(error) => Err(error),
         }
     }
+}
+
+/// What became of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Written,
+    PutOff,
 }
 
 /// Removes the segments before this one and returns how many there were.
@@ -74,8 +81,44 @@ fn remove_segments(log_dir: &Path, before: u64) -> Result<u64, DiskError> {
 #[derive(Debug)]
 pub(super) struct Checkpointer {
     positions: Option<SyncSender<Position>>,
-    is_busy: Arc<AtomicBool>,
+    progress: Arc<Progress>,
     thread: Option<JoinHandle<Result<(), FatalError>>>,
+}
+
+/// What the thread and whoever asks it know of each other.
+#[derive(Debug, Default)]
+struct Progress {
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    is_busy: bool,
+    /// When the last one ended, if there was no space for it.
+    put_off_at: Option<Instant>,
+}
+
+impl Progress {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, outcome: Outcome) {
+        let put_off_at = (outcome == Outcome::PutOff).then(Instant::now);
+        *self.lock() = State { is_busy: false, put_off_at };
+        self.ended.notify_all();
+    }
+}
+
+/// Nobody waits for a thread that has failed.
+struct EndOfThread(Arc<Progress>);
+
+impl Drop for EndOfThread {
+    fn drop(&mut self) {
+        self.0.lock().is_busy = false;
+        self.0.ended.notify_all();
+    }
 }
 
 impl Checkpointer {
@@ -86,32 +129,44 @@ impl Checkpointer {
     ) -> Result<Self, DiskError> {
         // One position at a time: a newer one covers what an older one would.
         let (positions, asked) = sync_channel::<Position>(1);
-        let is_busy = Arc::new(AtomicBool::new(false));
-        let busy = is_busy.clone();
+        let progress = Arc::new(Progress::default());
+        let told = EndOfThread(Arc::clone(&progress));
         let directory = checkpoints.data_dir.path().to_owned();
         let thread = thread::Builder::new()
             .name("checkpoint".into())
             .spawn(move || {
                 for position in asked {
-                    checkpoints.write_if_there_is_space(position).inspect_err(&failed)?;
-                    busy.store(false, Ordering::Release);
+                    told.0.end(checkpoints.write_if_there_is_space(position).inspect_err(&failed)?);
                 }
                 Ok(())
             })
             .map_err(|error| DiskError::new("start a thread for", &directory, error))?;
-        Ok(Self { positions: Some(positions), is_busy, thread: Some(thread) })
+        Ok(Self { positions: Some(positions), progress, thread: Some(thread) })
     }
 
-    /// Begins a checkpoint unless one is under way; true if it has begun.
-    pub(super) fn begin(&self, position: Position) -> bool {
+    /// Begins a checkpoint unless one is under way; true if it has begun. `is_due` is told how long ago the last one
+    /// ended, if there was no space for it.
+    pub(super) fn begin_if(&self, is_due: impl FnOnce(Option<Duration>) -> bool, position: Position) -> bool {
         let Some(positions) = &self.positions else { return false };
-        if self.is_busy.swap(true, Ordering::Acquire) {
+        let mut state = self.progress.lock();
+        if state.is_busy || !is_due(state.put_off_at.map(|at| at.elapsed())) {
             return false;
         }
-        positions.try_send(position).is_ok()
+        state.is_busy = positions.try_send(position).is_ok();
+        state.is_busy
     }
 
-    /// Waits for the checkpoint under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.progress.lock().is_busy
+    }
+
+    /// Waits for the checkpoint under way, if there is one.
+    pub(super) fn wait(&self) {
+        let state = self.progress.lock();
+        drop(self.progress.ended.wait_while(state, |state| state.is_busy));
+    }
+
+    /// Waits for the checkpoint under way, the last one.
     pub(super) fn finish(&mut self) -> Result<(), FatalError> {
         self.positions = None;
         match self.thread.take().map(JoinHandle::join) {

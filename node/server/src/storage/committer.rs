@@ -5,6 +5,7 @@
 //! batch asked for it. A full disk refuses commits before anything of them is written; any other failure ends the
 //! process.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use super::error::FatalError;
 use super::log::{self, AppendError, CommitLog};
 use super::mutant::{Mutant, is_on};
 use super::queue::{Queue, Wait};
+use super::room::{Pace, SinceCheckpoint, Space};
 
 /// The end of a commit.
 pub type Committed = (CommitId, Result<Durability, NotCommitted>);
@@ -28,10 +30,6 @@ pub const COMMITS_WAITING_MAX: usize = 16_384;
 /// and no commit waits for a long write. The largest record comes on top at most once.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// Below this many free bytes, or a quarter of the disk if that is less, commits are refused: the engine could not
-/// store them any more, and it cannot be told to stop half-way. What its next flush needs as a whole is not free.
-const FREE_BYTES_MIN: u64 = 16 << 20;
-const FREE_SHARE_MIN: u64 = 4;
 /// How much may be appended, and how much time may pass, before the free space is looked at again.
 const FREE_CHECKED_EVERY_BYTES: u64 = 256 << 10;
 const FREE_CHECKED_EVERY: Duration = Duration::from_millis(250);
@@ -50,9 +48,9 @@ pub(super) struct Rhythm {
 struct FreeSpace {
     checked_at: Instant,
     appended_bytes: u64,
-    is_low: bool,
-    /// A flush now leaves more room than one later.
-    is_tight: bool,
+    /// Each of them gives room.
+    checkpoints: u64,
+    space: Space,
 }
 
 pub(super) struct Committer {
@@ -69,6 +67,7 @@ pub(super) struct Committer {
     /// How much had been appended when the last checkpoint began.
     checkpointed_bytes: u64,
     free_space: Option<FreeSpace>,
+    is_refusing: bool,
     batch_bytes_max: usize,
 }
 
@@ -93,6 +92,7 @@ impl Committer {
             unsynced_since: None,
             checkpointed_bytes,
             free_space: None,
+            is_refusing: false,
             batch_bytes_max: usize::try_from(rhythm.segment_bytes / 3)
                 .unwrap_or(usize::MAX)
                 .min(BATCH_BYTES_MAX),
@@ -115,7 +115,8 @@ impl Committer {
         }
         self.log.mark_clean_shutdown()?;
         self.checkpointer.finish()?;
-        self.checkpoints.write_if_there_is_space(self.log.position())
+        self.checkpoints.write_if_there_is_space(self.log.position())?;
+        Ok(())
     }
 
     fn commit(&mut self, waiting: &mut Vec<Commit>) -> Result<(), FatalError> {
@@ -132,7 +133,7 @@ impl Committer {
         }
         self.commit_batch(&mut outcomes)?;
         (self.report)(outcomes);
-        self.checkpoint_if_due();
+        self.begin_checkpoint_if_due();
         Ok(())
     }
 
@@ -172,7 +173,7 @@ impl Committer {
 
     /// False if the disk is full.
     fn append(&mut self) -> Result<bool, FatalError> {
-        if self.is_disk_low()? {
+        if !self.has_room()? {
             return Ok(false);
         }
         match self.log.append(&self.entries) {
@@ -202,38 +203,65 @@ impl Committer {
         Ok(())
     }
 
-    fn checkpoint_if_due(&mut self) {
+    /// True if it has begun.
+    fn begin_checkpoint_if_due(&mut self) -> bool {
+        let engine = &self.checkpoints.engine;
         let appended = self.checkpoints.counters.log_appended_bytes.get();
-        // An engine that writes itself down as a whole does so once the log has grown by as much: no byte of a
-        // client is then written more than twice on the average.
-        let is_worth_it = appended >= self.checkpointed_bytes + self.checkpoints.engine.flush_bytes();
-        let is_tight = self.free_space.as_ref().is_some_and(|known| known.is_tight);
-        let is_early = is_tight || self.checkpoints.engine.wants_flush();
-        let every = if is_early { 1 } else { self.rhythm.checkpoint_bytes };
-        let is_due = appended >= self.checkpointed_bytes + every;
-        if is_due && is_worth_it && self.checkpointer.begin(self.log.position()) {
+        let pace = Pace {
+            checkpoint_bytes: self.rhythm.checkpoint_bytes,
+            flush_bytes: engine.flush_bytes(),
+            wants_flush: engine.wants_flush(),
+        };
+        let log_bytes = pace.log_bytes(self.free_space.as_ref().map(|known| known.space));
+        let appended_bytes = appended - self.checkpointed_bytes;
+        let is_due = |put_off_for| SinceCheckpoint { appended_bytes, put_off_for }.is_due(log_bytes);
+        let has_begun = self.checkpointer.begin_if(is_due, self.log.position());
+        if has_begun {
             self.checkpointed_bytes = appended;
+        }
+        has_begun
+    }
+
+    /// Where only what is not written down yet is in the way, waits until it is: a commit is refused once that has
+    /// not helped.
+    fn has_room(&mut self) -> Result<bool, FatalError> {
+        loop {
+            // Asked first: what is looked at after the end of a checkpoint has what that gave back.
+            let is_busy = self.checkpointer.is_busy();
+            let space = self.look_at_space()?;
+            if !space.is_low() {
+                self.is_refusing = false;
+                return Ok(true);
+            }
+            if space.unwritten_bytes == 0 || !(is_busy || self.begin_checkpoint_if_due()) {
+                if !mem::replace(&mut self.is_refusing, true) {
+                    tracing::warn!(?space, "commits refused, the disk is nearly full");
+                }
+                return Ok(false);
+            }
+            // It may take longer than a periodic commit waits for its sync.
+            self.sync()?;
+            self.checkpointer.wait();
         }
     }
 
-    fn is_disk_low(&mut self) -> Result<bool, FatalError> {
-        let appended_bytes = self.checkpoints.counters.log_appended_bytes.get();
+    fn look_at_space(&mut self) -> Result<Space, FatalError> {
+        let counters = &self.checkpoints.counters;
+        let (appended_bytes, checkpoints) = (counters.log_appended_bytes.get(), counters.checkpoints.get());
         if let Some(known) = &self.free_space
             && known.checked_at.elapsed() < FREE_CHECKED_EVERY
             && appended_bytes - known.appended_bytes < FREE_CHECKED_EVERY_BYTES
+            && checkpoints == known.checkpoints
         {
-            return Ok(known.is_low);
+            return Ok(known.space);
         }
-        let was_low = self.free_space.as_ref().is_some_and(|known| known.is_low);
-        let usage = DiskUsage::of(self.checkpoints.data_dir.path())?;
-        let available = usage.available.saturating_sub(self.checkpoints.engine.reserve_bytes());
-        let unwritten = self.checkpoints.engine.unwritten_bytes();
-        let is_low = available.saturating_sub(unwritten) < FREE_BYTES_MIN.min(usage.total / FREE_SHARE_MIN);
-        let is_tight = unwritten > 0 && available / 2 < unwritten;
-        if is_low && !was_low {
-            tracing::warn!(available_bytes = usage.available, "commits refused, the disk is nearly full");
-        }
-        self.free_space = Some(FreeSpace { checked_at: Instant::now(), appended_bytes, is_low, is_tight });
-        Ok(is_low)
+        let space = Space {
+            // What is unwritten first: what is written down between the two counts twice, not never.
+            unwritten_bytes: self.checkpoints.engine.unwritten_bytes(),
+            reserve_bytes: self.checkpoints.engine.reserve_bytes(),
+            usage: DiskUsage::of(self.checkpoints.data_dir.path())?,
+        };
+        self.free_space = Some(FreeSpace { checked_at: Instant::now(), appended_bytes, checkpoints, space });
+        Ok(space)
     }
 }

@@ -42,6 +42,7 @@ mod queue;
 mod base;
 mod buffered_engine;
 mod checkpoint;
+mod room;
 mod committer;
 mod saver;
 mod open;

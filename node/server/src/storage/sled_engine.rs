@@ -362,7 +362,9 @@ impl Base for SledEngine {
         Ok(self.db.size_on_disk()?)
     }
 
-    /// Measured with the smallest records.
+    /// Its files grew by up to 2.2 bytes in every measurement (values of 0 to 200,000 bytes, new, replaced, few among
+    /// many) and it wrote up to 6.8, most of that where it had given segments back. In between, since it cannot be
+    /// told to stop half-way: the room costs nothing but flushes that come earlier.
     fn written_for_each_byte(&self) -> u64 {
         4
     }

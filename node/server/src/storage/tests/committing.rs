@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -210,54 +209,4 @@ fn a_state_that_cannot_be_saved_ends_everything() {
     running.storage.handle().save(SaveId(1), SavedState::StampCeiling(1));
     assert!(running.failed.recv_timeout(DEADLINE).unwrap().starts_with("cannot rename"));
     assert!(running.saved.try_recv().is_err());
-}
-
-/// A file system of its own, gone when dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(bytes: u64) -> Option<Self> {
-        let directory = memory_dir();
-        let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(directory.path());
-        let is_mounted = command.output().is_ok_and(|output| output.status.success());
-        is_mounted.then(|| Self(directory))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
-#[test]
-fn on_a_disk_that_is_really_full_commits_are_refused_and_nothing_is_lost() {
-    ENGINES.into_iter().for_each(check_full_disk);
-}
-
-fn check_full_disk(engine: EngineKind) {
-    let Some(disk) = SmallDisk::mount(48 << 20) else {
-        println!("skipped: a small file system cannot be mounted here");
-        return;
-    };
-    let options = options_for(engine, disk.0.path().join("data"));
-    let storage = open(&options);
-    let running = run(storage);
-    let mut acknowledged = Vec::new();
-    let begun = Instant::now();
-    for n in 0.. {
-        assert!(begun.elapsed() < DEADLINE, "never full");
-        let outcomes = running.commit(vec![(key(n), record(1, vec![n as u8; 15_000]))], Durability::Synced);
-        match outcomes[..] {
-            [(_, Ok(_))] => acknowledged.push(n),
-            _ => break,
-        }
-    }
-    assert!(acknowledged.len() > 100, "{} commits", acknowledged.len());
-    drop(running);
-    let storage = open(&options);
-    for n in acknowledged {
-        assert_eq!(storage.engine().load(&key(n)).unwrap(), Some(record(1, vec![n as u8; 15_000])));
-    }
 }

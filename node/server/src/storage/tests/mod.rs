@@ -2,6 +2,7 @@
 
 mod committing;
 mod contract;
+mod full_disk;
 mod log_ends;
 mod lsm;
 mod lsm_merges;
