@@ -61,7 +61,8 @@ struct Budget {
 
 const STORE: &[System] = &[System::Calls, System::Stream];
 
-/// Of the values that budgets are about.
+/// Of the clients and values that budgets are about.
+const BUDGET_CLIENTS: usize = 64;
 pub(crate) const BUDGET_VALUE_BYTES: usize = 100;
 
 const BUDGETS: &[Budget] = &[
@@ -164,6 +165,12 @@ impl Comparison {
             BUDGETS.iter().flat_map(|budget| budget.systems.iter().map(move |system| (budget, *system)));
         let kept = each.map(|(budget, system)| self.kept(budget, system));
         kept.filter(|kept| !kept.by_clients.is_empty()).collect()
+    }
+
+    /// The budgets for as many clients as they are meant for.
+    pub(crate) fn contract(&self) -> Vec<Verdict> {
+        let kept = self.budgets().into_iter().flat_map(|kept| kept.by_clients);
+        kept.filter(|(clients, _)| *clients == BUDGET_CLIENTS).map(|(_, verdict)| verdict).collect()
     }
 
     fn kept(&self, budget: &Budget, system: System) -> Kept {

@@ -15,6 +15,7 @@ use crate::settle::settle;
 use crate::statistics::ratio;
 use crate::table::{Table, marked, mib, number, times};
 use crate::target::{calls, streams};
+use crate::verdict::{self, Bound, Verdict};
 
 const VALUE_BYTES: usize = 100;
 
@@ -178,14 +179,39 @@ async fn starts(servers: &mut Servers) -> Result<Starts> {
     Ok(Starts { stop, after_stop, after_kill, disturbance: meter.read(servers)?.disturbance() })
 }
 
+/// To the cost in a nearly empty store.
+const CPU_RATIO_MAX: f64 = 1.3;
+const START_AFTER_STOP_MAX_S: f64 = 5.0;
+const START_AFTER_KILL_MAX_S: f64 = 30.0;
+
 impl Growth {
+    pub(crate) fn verdicts(&self) -> Vec<Verdict> {
+        let engine = self.engine.name();
+        let cost = |Cost { operation, system, few, many }: &Cost| {
+            let what =
+                format!("{engine}: {} by {}, CPU to that of few records", operation.name(), system.name());
+            let measured = ratio(many.server_cpu_us, few.server_cpu_us);
+            let disturbance = few.disturbance.max(many.disturbance);
+            Verdict::new(what, measured, Bound::AtMost(CPU_RATIO_MAX)).under(disturbance)
+        };
+        let start = |what: &str, seconds, bound| {
+            let what = format!("{engine}: seconds until ready after a {what}");
+            Verdict::new(what, Some(seconds), Bound::AtMost(bound)).under(self.start_disturbance)
+        };
+        let starts = [
+            start("stop", self.start_after_stop_seconds, START_AFTER_STOP_MAX_S),
+            start("kill", self.start_after_kill_seconds, START_AFTER_KILL_MAX_S),
+        ];
+        self.costs.iter().map(cost).chain(starts).collect()
+    }
+
     pub(crate) fn disturbance(&self) -> f64 {
         let points = self.costs.iter().flat_map(|cost| [cost.few, cost.many]);
         points.map(|point| point.disturbance).fold(self.start_disturbance, f64::max)
     }
 
     pub(crate) fn tables(&self) -> Vec<Table> {
-        vec![self.costs(), self.sizes()]
+        vec![verdict::table(&self.verdicts()), self.costs(), self.sizes()]
     }
 
     fn title(&self, what: &str) -> String {

@@ -5,7 +5,6 @@
 //! median, a ratio, a verdict is) are in modules of their own without I/O; servers end with whoever has started them.
 
 mod statistics;
-mod verdict;
 mod proc;
 mod cores;
 mod probe;
@@ -15,6 +14,7 @@ mod servers;
 mod machine;
 mod meter;
 mod table;
+mod verdict;
 mod etcd;
 mod measure;
 mod open_loop;

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::table::{Table, marked};
+
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Bound {
@@ -40,6 +42,19 @@ impl Verdict {
     pub(crate) fn word(&self) -> &'static str {
         if self.is_met { "PASS" } else { "FAIL" }
     }
+}
+
+pub(crate) fn table(verdicts: &[Verdict]) -> Table {
+    let mut table = Table::new("Targets", &["what", "bound", "measured", ""]);
+    for verdict in verdicts {
+        table.row([
+            marked(&verdict.what, verdict.disturbance),
+            verdict.bound.to_string(),
+            verdict.figure(),
+            verdict.word().to_owned(),
+        ]);
+    }
+    table
 }
 
 impl Bound {

@@ -238,6 +238,27 @@ pub struct Causal {
     pub operation: Option<OperationId>,
 }
 
+impl Answer {
+    /// About how much memory it takes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Read(values) => values.bytes(),
+            Self::Scanned { entries, .. } => {
+                entries.iter().map(|(key, values)| key.encoded().len() + values.bytes()).sum()
+            }
+            Self::Written { context, .. } => context.as_ref().map_or(0, Bytes::len),
+            Self::Failed(_) | Self::InitAccepted | Self::InitRefused(_) => 0,
+        }
+    }
+}
+
+impl Values {
+    fn bytes(&self) -> usize {
+        let values: usize = self.values.iter().map(|(value, _)| value.len()).sum();
+        values + self.context.as_ref().map_or(0, Bytes::len)
+    }
+}
+
 impl Operation {
     pub fn keyspace(&self) -> &str {
         match self {

@@ -142,7 +142,10 @@ fn layout(input: &[u8]) -> Signature {
             let again = Layout::try_from(v1::Layout::from(&layout)).expect("our own layout reads");
             assert_eq!((again.digest(), &again), (layout.digest(), &layout));
             for partition in layout.partitions.all() {
-                assert!(layout.replica_sets(partition).nodes().next().is_some(), "somebody owns each partition");
+                assert!(
+                    layout.replica_sets(partition).nodes().next().is_some(),
+                    "somebody owns each partition"
+                );
             }
             "layout".to_owned()
         }

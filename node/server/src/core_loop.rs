@@ -8,9 +8,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keystore_core::effect::{
-    Alarm, Answer, ClientRequest, Commit, Damaged, Effect, Event, NoPage, Now, RequestId,
-};
+use keystore_core::effect::{Alarm, ClientRequest, Commit, Damaged, Effect, Event, NoPage, Now, RequestId};
 use keystore_core::id::NodeId;
 use keystore_core::message::{Page, ScanRange};
 use keystore_core::node::{Node, NodeState};
@@ -20,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use crate::clock::Clock;
-use crate::handle::{Input, Request, Reserved};
+use crate::handle::{Input, Request, Reserved, Told};
 use crate::inbox::Inbox;
 use crate::outbox::{Outbox, Verdict};
 use crate::storage::{EngineError, LoadError, RunningStorage, ScanError, Storage, StorageHandle};
@@ -104,9 +102,9 @@ enum Flow {
 
 /// A request that core has and has not answered.
 struct Waiting {
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<Told>,
     /// What a client's request holds of what all of them share.
-    _reserved: Option<Reserved>,
+    reserved: Option<Reserved>,
 }
 
 /// One round after another: what has gathered for others since the last.
@@ -130,12 +128,12 @@ impl Turn {
         match input {
             Input::Request { request, answer } => {
                 let Request { operation, consistency, durability, deadline, reserved } = request;
-                let id = self.await_answer(Waiting { answer, _reserved: Some(reserved) });
+                let id = self.await_answer(Waiting { answer, reserved: Some(reserved) });
                 self.step(Event::Client(ClientRequest { id, operation, consistency, durability, deadline }))?;
             }
             Input::Init { layout, answer } => {
                 self.is_view_stale = true;
-                let request = self.await_answer(Waiting { answer, _reserved: None });
+                let request = self.await_answer(Waiting { answer, reserved: None });
                 self.step(Event::Init { request, layout })?;
             }
             Input::HelloTo { peer, answer } => {
@@ -181,8 +179,8 @@ impl Turn {
     fn perform(&mut self, effect: Effect) -> Result<(), CoreError> {
         match effect {
             Effect::Answer { request, answer } => {
-                if let Some(waiting) = self.requests.remove(&request) {
-                    self.outbox.answers.push((waiting.answer, answer));
+                if let Some(Waiting { answer: waiting, reserved }) = self.requests.remove(&request) {
+                    self.outbox.answers.push((waiting, Told::new(answer, reserved)));
                 }
             }
             Effect::Send { link, header, message } => {

@@ -20,9 +20,9 @@ pub async fn deliver(mut outboxes: mpsc::Receiver<Outbox>, links: Arc<Links>) {
         for link in closings {
             links.close(link);
         }
-        for (waiting, answer) in answers {
+        for (waiting, told) in answers {
             // A caller that has gone away needs no answer.
-            let _ = waiting.send(answer);
+            let _ = waiting.send(told);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keystore_core::effect::{Answer, Deadline, Event, LinkId, Operation};
+use keystore_core::effect::{Answer, Deadline, Event, Failure, FailureReason, LinkId, Operation};
 use keystore_core::id::NodeId;
 use keystore_core::layout::Layout;
 use keystore_core::message::{Header, Hello, Message};
@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::inbox::{Full, Inbox};
+use crate::memory::Held;
 use crate::view::View;
 
 /// What the core thread takes from its inbox.
@@ -19,11 +20,11 @@ use crate::view::View;
 pub enum Input {
     Request {
         request: Request,
-        answer: oneshot::Sender<Answer>,
+        answer: oneshot::Sender<Told>,
     },
     Init {
         layout: Layout,
-        answer: oneshot::Sender<Answer>,
+        answer: oneshot::Sender<Told>,
     },
     /// What is to be said first to a peer that is about to be dialled.
     HelloTo {
@@ -48,13 +49,36 @@ pub struct Request {
     pub reserved: Reserved,
 }
 
-/// What a request holds until the core has answered: whoever asked may be gone long before.
+/// What a request holds, whether or not whoever asked is still there.
 #[derive(Debug)]
 pub struct Reserved {
-    /// Memory for what the core holds of it.
-    pub bytes: OwnedSemaphorePermit,
-    /// One of those that all sessions share.
+    /// Memory, until its answer was sent.
+    pub memory: Held,
+    /// One of those that all sessions share, until the core has answered.
     pub turn: Option<OwnedSemaphorePermit>,
+}
+
+/// An answer on its way to whoever asked.
+#[derive(Debug)]
+pub struct Told {
+    pub answer: Answer,
+    /// Memory for what it holds.
+    pub memory: Option<Held>,
+}
+
+impl Told {
+    /// What was held for the request is held for its answer from now on; a read for which that is not enough is
+    /// refused.
+    pub fn new(answer: Answer, reserved: Option<Reserved>) -> Self {
+        let Some(Reserved { mut memory, turn: _ends }) = reserved else {
+            return Self { answer, memory: None };
+        };
+        if memory.fit(answer.bytes()) || matches!(answer, Answer::Written { .. }) {
+            return Self { answer, memory: Some(memory) };
+        }
+        let overloaded = Failure { reason: FailureReason::Overloaded, acks: 0, needed: 0 };
+        Self { answer: Answer::Failed(overloaded), memory: None }
+    }
 }
 
 /// The core thread has ended without an answer: the process is about to end too.
@@ -106,7 +130,7 @@ impl CoreHandle {
     }
 
     /// Hands a request over, or refuses it at once. If the receiver yields an error, the request's fate is unknown.
-    pub fn request(&self, request: Request) -> Result<oneshot::Receiver<Answer>, Full> {
+    pub fn request(&self, request: Request) -> Result<oneshot::Receiver<Told>, Full> {
         let (answer, answered) = oneshot::channel();
         self.inbox.offer(Input::Request { request, answer })?;
         Ok(answered)
@@ -115,7 +139,7 @@ impl CoreHandle {
     pub async fn init(&self, layout: Layout) -> Result<Answer, Stopped> {
         let (answer, answered) = oneshot::channel();
         self.inbox.put(Input::Init { layout, answer }).await;
-        answered.await.map_err(|_| Stopped)
+        answered.await.map(|told| told.answer).map_err(|_| Stopped)
     }
 
     /// `None` before this node has accepted a layout.

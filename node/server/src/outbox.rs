@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use keystore_core::effect::{Answer, LinkId};
+use keystore_core::effect::LinkId;
 use keystore_core::message::{Header, Hello, Message, Mint, MintOutcome, ReadOutcome, Refusal, ScanOutcome};
 use keystore_core::partition::RecordKey;
 use keystore_core::peers::LinkRefusal;
@@ -14,13 +14,15 @@ use keystore_core::record::Record;
 use keystore_proto::peer::{Content, Frame};
 use tokio::sync::oneshot;
 
+use crate::handle::Told;
+
 /// What is counted for a message beside its key and value: ids, stamp, tags.
 const MESSAGE_BYTES: usize = 64;
 
 /// In the order in which it has to be delivered: verdicts, then frames, then closings.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    pub answers: Vec<(oneshot::Sender<Answer>, Answer)>,
+    pub answers: Vec<(oneshot::Sender<Told>, Told)>,
     pub verdicts: Vec<(LinkId, Verdict)>,
     pub frames: Vec<OutgoingFrame>,
     pub closings: Vec<LinkId>,

@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 use std::task::{Context, Poll};
 
-use futures::future::Either;
+use futures::TryFutureExt as _;
+use futures::future::{Either, MapOk};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use keystore_proto::DESCRIPTORS;
@@ -16,7 +17,11 @@ use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 use tower::Service;
 
-use crate::grpc::{self, AdminService, FRAME_DECODED_BYTES_MAX, KeyStoreService, REQUEST_DECODED_BYTES_MAX};
+use crate::grpc::{
+    self, AdminService, FRAME_DECODED_BYTES_MAX, KeyStoreService, Kind, REQUEST_DECODED_BYTES_MAX, Received,
+    keep_until_sent,
+};
+use crate::memory::Memory;
 use crate::peers::PeerService;
 
 /// The descriptors compiled into the binary cannot be read: a broken build.
@@ -27,25 +32,30 @@ pub struct ReflectionError(#[from] tonic_reflection::server::Error);
 /// The client port. Requests for the store itself skip the router: it is half of what such a call would cost here.
 #[derive(Clone)]
 pub struct ClientServices {
+    memory: Memory,
     key_store: KeyStoreServer<KeyStoreService>,
     others: Routes,
 }
 
 impl ClientServices {
     pub async fn new(key_store: KeyStoreService) -> Result<(Self, HealthReporter), ReflectionError> {
+        let memory = key_store.memory().clone();
         let key_store = KeyStoreServer::new(key_store).max_decoding_message_size(REQUEST_DECODED_BYTES_MAX);
         let (reporter, health) = grpc::client_health().await;
         let others = Routes::new(key_store.clone()).add_service(health);
         let others = with_reflection(others, &["keystore.v1.KeyStore"])?;
-        Ok((Self { key_store, others }, reporter))
+        Ok((Self { memory, key_store, others }, reporter))
     }
 }
+
+/// What becomes of each response.
+type Sent = fn(Response<Body>) -> Response<Body>;
 
 impl Service<Request<Incoming>> for ClientServices {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Either<
-        <KeyStoreServer<KeyStoreService> as Service<Request<Incoming>>>::Future,
+        MapOk<<KeyStoreServer<KeyStoreService> as Service<Request<Received<Incoming>>>>::Future, Sent>,
         <Routes as Service<Request<Incoming>>>::Future,
     >;
 
@@ -54,9 +64,11 @@ impl Service<Request<Incoming>> for ClientServices {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let service = request.uri().path().trim_start_matches('/').split('/').next();
-        if service == Some(KEY_STORE) {
-            Either::Left(self.key_store.call(request))
+        let mut path = request.uri().path().trim_start_matches('/').split('/');
+        if path.next() == Some(KEY_STORE) {
+            let kind = if path.next() == Some("Session") { Kind::Session } else { Kind::Call };
+            let request = request.map(|body| Received::new(body, self.memory.clone(), kind));
+            Either::Left(self.key_store.call(request).map_ok(keep_until_sent as Sent))
         } else {
             Either::Right(self.others.call(request))
         }

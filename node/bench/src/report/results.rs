@@ -93,9 +93,11 @@ impl Results {
 
     /// An error that names the targets that were missed.
     pub(crate) fn check_targets(&self) -> Result<()> {
-        let verdicts = self.stress.iter().flat_map(|stress| &stress.verdicts);
-        let missed: Vec<_> =
-            verdicts.filter(|verdict| !verdict.is_met).map(|verdict| verdict.what.as_str()).collect();
+        let budgets = self.compare.iter().flat_map(Comparison::contract);
+        let stress = self.stress.iter().flat_map(|stress| stress.verdicts.iter().cloned());
+        let growth = self.growth.iter().flat_map(Growth::verdicts);
+        let verdicts = budgets.chain(stress).chain(growth);
+        let missed: Vec<_> = verdicts.filter(|verdict| !verdict.is_met).map(|verdict| verdict.what).collect();
         ensure!(missed.is_empty(), "{} targets were missed: {}", missed.len(), missed.join("; "));
         Ok(())
     }

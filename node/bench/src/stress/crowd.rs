@@ -22,6 +22,11 @@ const LOOK: Duration = Duration::from_millis(100);
 /// After which the nodes have let go of what the connections took.
 const REST: Duration = Duration::from_secs(5);
 
+/// What requests may hold by default, and as much again for connections and buffers.
+const GROWN_MAX_MIB: f64 = 256.0;
+/// 1 where all get the same.
+const JAIN_MIN: f64 = 0.95;
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Crowd {
@@ -47,9 +52,16 @@ pub(crate) struct Crowd {
 
 impl Crowd {
     pub(super) fn verdicts(&self) -> Vec<Verdict> {
-        let what =
-            format!("{}: requests of {} connections that failed", self.operation.name(), self.connections);
-        vec![Verdict::new(what, Some(self.failed as f64), Bound::AtMost(0.0)).under(self.disturbance)]
+        let verdict = |what: &str, measured, bound| {
+            let what = format!("{}, {} connections: {what}", self.operation.name(), self.connections);
+            Verdict::new(what, measured, bound).under(self.disturbance)
+        };
+        let grown = self.resident_peak.saturating_sub(self.resident_before) as f64 / f64::from(1 << 20);
+        vec![
+            verdict("requests that failed", Some(self.failed as f64), Bound::AtMost(0.0)),
+            verdict("MiB that the largest node grows by", Some(grown), Bound::AtMost(GROWN_MAX_MIB)),
+            verdict("Jain's index of fairness", self.jain_index, Bound::AtLeast(JAIN_MIN)),
+        ]
     }
 }
 

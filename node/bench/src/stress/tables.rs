@@ -2,30 +2,18 @@
 
 use super::Stress;
 use crate::table::{Table, marked, mib, number, percent, times};
+use crate::verdict;
 
 impl Stress {
     pub(crate) fn tables(&self) -> Vec<Table> {
         let tables = [
-            (self.verdicts(), self.verdicts.is_empty()),
+            (verdict::table(&self.verdicts), self.verdicts.is_empty()),
             (self.goodput(), self.goodput.is_empty()),
             (self.crowd(), self.crowd.is_empty()),
             (self.replica(), self.replica.is_empty()),
             (self.sizes(), self.sizes.is_none()),
         ];
         tables.into_iter().filter(|(_, is_empty)| !is_empty).map(|(table, _)| table).collect()
-    }
-
-    fn verdicts(&self) -> Table {
-        let mut table = Table::new("Targets", &["what", "bound", "measured", ""]);
-        for verdict in &self.verdicts {
-            table.row([
-                marked(&verdict.what, verdict.disturbance),
-                verdict.bound.to_string(),
-                verdict.figure(),
-                verdict.word().to_owned(),
-            ]);
-        }
-        table
     }
 
     fn goodput(&self) -> Table {

@@ -219,7 +219,7 @@ impl Default for Limits {
             request_bytes: 128 << 20,
             writes: WRITES_MAX,
             connections: 4_096,
-            connection_streams: 1_024,
+            connection_streams: 256,
             frame_bytes: 256 << 10,
             link_queue_bytes: 256 << 20,
             hint_bytes: 32 << 20,

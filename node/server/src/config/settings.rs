@@ -56,7 +56,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting!(storage.soft_limit_percent, "percent", "use of the disk from which a warning is logged"),
     setting!(storage.hard_limit_percent, "percent", "use of the disk from which client writes are refused"),
     setting!(limits.requests, "count", "client requests under way here before more are refused"),
-    setting!(limits.request_bytes, "bytes", "what client requests under way here hold before more are refused: a write its value, a read 65536"),
+    setting!(limits.request_bytes, "bytes", "what client requests under way here hold before more are refused: a write its value, a read 16384 until its size is known"),
     setting!(limits.writes, "count", "replicated writes under way here before more are refused; at most half of what may wait for the log, 8192"),
     setting!(limits.connections, "count", "open connections on each listener"),
     setting!(limits.connection_streams, "count", "gRPC calls under way on one connection"),

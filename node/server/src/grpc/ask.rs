@@ -21,19 +21,20 @@ use tonic::Code;
 use super::outcome::{Failed, Subject, saturated};
 use super::session::SESSIONS_IN_FLIGHT_MAX;
 use crate::about::About;
-use crate::handle::{self, Reserved};
+use crate::handle::{self, Reserved, Told};
+use crate::memory::{Held, Memory, SMALL_BYTES};
 use crate::metrics::{Kind, RequestMetrics, RequestTimer};
 
 /// What a read is counted as before it is known how large its values are.
-pub(super) const GET_BYTES: usize = 64 << 10;
+pub(super) const GET_BYTES: usize = SMALL_BYTES;
 
 /// Hands operations to the core.
 #[derive(Debug)]
 pub(super) struct Asker {
     pub(super) about: About,
     pub(super) metrics: RequestMetrics,
-    /// How many more bytes of values may be held for requests under way.
-    pub(super) bytes_left: Arc<Semaphore>,
+    /// For what is held of all requests.
+    pub(super) memory: Memory,
     /// How many more operations of sessions may be under way.
     pub(super) turns_left: Arc<Semaphore>,
 }
@@ -42,7 +43,7 @@ pub(super) struct Asker {
 pub(super) struct Terms {
     pub(super) deadline: Deadline,
     /// Memory for what it holds; `None`: that has yet to be reserved.
-    pub(super) bytes: Option<OwnedSemaphorePermit>,
+    pub(super) memory: Option<Held>,
     /// Of an operation of a session.
     pub(super) turn: Option<OwnedSemaphorePermit>,
 }
@@ -53,14 +54,20 @@ pub(super) struct Asked {
     kind: Kind,
     key: RecordKey,
     timer: Option<RequestTimer>,
-    answered: oneshot::Receiver<Answer>,
+    answered: oneshot::Receiver<Told>,
+}
+
+/// The end of an operation, with the memory that it takes until it is sent.
+pub(super) struct Ended {
+    pub(super) outcome: Outcome,
+    pub(super) memory: Option<Held>,
 }
 
 impl Asker {
     pub(super) fn new(about: About, metrics: RequestMetrics) -> Self {
-        let bytes_left = Arc::new(Semaphore::new(about.config.limits.request_bytes));
+        let memory = Memory::new(about.config.limits.request_bytes);
         let turns_left = Arc::new(Semaphore::new(SESSIONS_IN_FLIGHT_MAX));
-        Self { about, metrics, bytes_left, turns_left }
+        Self { about, metrics, memory, turns_left }
     }
 
     pub(super) fn deadline_after(&self, timeout_ms: u64) -> Deadline {
@@ -96,8 +103,8 @@ impl Asker {
         &self,
         operation: v1::Operation,
         terms: Terms,
-    ) -> Result<(RecordKey, oneshot::Receiver<Answer>), Failed> {
-        let Terms { deadline, bytes: reserved, turn } = terms;
+    ) -> Result<(RecordKey, oneshot::Receiver<Told>), Failed> {
+        let Terms { deadline, memory, turn } = terms;
         let bytes = held_bytes(&operation);
         let Checked { operation, consistency, durability } = operation.try_into()?;
         let (key, is_read) = match &operation {
@@ -108,20 +115,19 @@ impl Asker {
         if deadline.mono_ms <= self.about.core.clock().mono_ms() {
             return Err(Failed::deadline_exceeded(is_read));
         }
-        let bytes = match reserved {
-            Some(reserved) => reserved,
+        let memory = match memory {
+            Some(memory) => memory,
             None => self.reserve(bytes)?,
         };
-        let reserved = Reserved { bytes, turn };
+        let reserved = Reserved { memory, turn };
         let request = handle::Request { operation, consistency, durability, deadline, reserved };
         let answered = self.about.core.request(request).map_err(|_full| Failed::full())?;
         Ok((key, answered))
     }
 
     /// Memory for what a request carries or asks for, given back when dropped.
-    pub(super) fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Failed> {
-        let left = Arc::clone(&self.bytes_left);
-        left.try_acquire_many_owned(saturated(bytes)).map_err(|_| Failed::full())
+    pub(super) fn reserve(&self, bytes: usize) -> Result<Held, Failed> {
+        self.memory.take(bytes).ok_or_else(Failed::full)
     }
 
     /// For one more operation of a session that has so many under way: of all that sessions may have, a session may
@@ -182,11 +188,11 @@ impl Asked {
 }
 
 impl Future for Asked {
-    type Output = Result<Outcome, Failed>;
+    type Output = Result<Ended, Failed>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let told = match ready!(Pin::new(&mut self.answered).poll(context)) {
-            Ok(answer) => self.told(answer),
+            Ok(Told { answer, memory }) => self.told(answer).map(|outcome| Ended { outcome, memory }),
             Err(_stopped) => Err(Failed::unknown(self.kind == Kind::Get)),
         };
         if let Some(timer) = self.timer.take() {

@@ -12,10 +12,10 @@ use keystore_proto::v1;
 use keystore_proto::v1::operation::Operation as Wire;
 use keystore_proto::v1::outcome::Outcome;
 use prost::Message as _;
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::ask::{Asker, GET_BYTES, Terms, held_bytes, item};
+use super::ask::{Asker, Ended, GET_BYTES, Terms, held_bytes, item};
 use super::outcome::Failed;
+use crate::memory::Held;
 
 /// How many operations a batch may have.
 pub(super) const BATCH_OPERATIONS_MAX: usize = 1_000;
@@ -34,25 +34,29 @@ impl Asker {
         self: &Arc<Self>,
         operations: Vec<v1::Operation>,
         deadline: Deadline,
-    ) -> Result<Vec<v1::Outcome>, Failed> {
+    ) -> Result<(Vec<v1::Outcome>, Held), Failed> {
         check(&operations)?;
         let bytes: usize = operations.iter().map(reserved_bytes).sum();
         // A node that is set to hold less than its largest batch still does it, alone.
         let mut reserved = self.reserve(bytes.min(self.about.config.limits.request_bytes))?;
         let asked = operations.into_iter().map(|operation| {
-            let share = take(&mut reserved, reserved_bytes(&operation));
-            match self.ask(operation, Ok(Terms { deadline, bytes: Some(share), turn: None })) {
+            let memory = Some(reserved.split(reserved_bytes(&operation)));
+            match self.ask(operation, Ok(Terms { deadline, memory, turn: None })) {
                 Ok(asked) => Either::Left(asked),
                 Err(failed) => Either::Right(std::future::ready(Err(failed))),
             }
         });
         let mut told = futures::stream::iter(asked).buffered(IN_FLIGHT_MAX);
-        let (mut outcomes, mut bytes) = (Vec::new(), 0);
+        let (mut outcomes, mut bytes, mut unsent) = (Vec::new(), 0, self.reserve(0)?);
         while let Some(told) = told.next().await {
-            let told = told.and_then(|outcome| within(outcome, &mut bytes));
+            let told = told.and_then(|Ended { outcome, memory }| {
+                let outcome = within(outcome, &mut bytes)?;
+                memory.into_iter().for_each(|memory| unsent.merge(memory));
+                Ok(outcome)
+            });
             outcomes.push(item(told));
         }
-        Ok(outcomes)
+        Ok((outcomes, unsent))
     }
 }
 
@@ -88,12 +92,6 @@ fn reserved_bytes(operation: &v1::Operation) -> usize {
         Some(Wire::Get(_)) => BATCH_GET_BYTES,
         Some(Wire::Put(_) | Wire::Delete(_)) | None => held_bytes(operation),
     }
-}
-
-/// As much of what is reserved as there is.
-fn take(reserved: &mut OwnedSemaphorePermit, bytes: usize) -> OwnedSemaphorePermit {
-    let bytes = bytes.min(reserved.num_permits());
-    reserved.split(bytes).expect("no more than there is")
 }
 
 /// The outcome, unless it is a read that no longer fits into the answer. That a write was done is always said.

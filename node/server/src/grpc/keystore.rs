@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::ask::{Asker, Terms};
+use super::ask::{Asker, Ended, Terms};
 use super::outcome::{Failed, REFUSED_PAUSE, saturated};
 use super::scan::{SCANS_MAX, Scan};
 use super::session::Session;
 use super::timeout::{stream_timeout_ms, timeout_ms};
 use super::turns::Turns;
 use crate::about::About;
+use crate::memory::{Held, Memory, SMALL_BYTES, Unsent};
 use crate::metrics::RequestMetrics;
 
 #[derive(Debug, Clone)]
@@ -37,23 +38,43 @@ impl KeyStoreService {
     }
 
     /// One operation as a call of its own.
-    async fn call(&self, metadata: &MetadataMap, operation: Operation) -> Result<Outcome, Failed> {
+    async fn call(&self, metadata: &MetadataMap, operation: Operation) -> Result<Ended, Failed> {
         let operation = v1::Operation { operation: Some(operation) };
         let told = match self.asker.ask(operation, self.terms(metadata)) {
             Ok(asked) => asked.await,
             Err(failed) => Err(failed),
         };
-        if told.as_ref().is_err_and(Failed::is_overload) {
-            // Whoever asks again at once would take the time that others' requests need.
-            sleep(REFUSED_PAUSE).await;
-        }
-        told
+        hold_back(told).await
+    }
+
+    /// For what all requests hold.
+    pub fn memory(&self) -> &Memory {
+        &self.asker.memory
     }
 
     fn terms(&self, metadata: &MetadataMap) -> Result<Terms, Failed> {
         let deadline = self.asker.deadline_after(timeout_ms(metadata)?);
-        Ok(Terms { deadline, bytes: None, turn: None })
+        Ok(Terms { deadline, memory: None, turn: None })
     }
+}
+
+/// Whoever is refused for overload and asks again at once would take the time that others' requests need.
+async fn hold_back<T>(told: Result<T, Failed>) -> Result<T, Failed> {
+    if told.as_ref().is_err_and(Failed::is_overload) {
+        sleep(REFUSED_PAUSE).await;
+    }
+    told
+}
+
+/// With what is held of it until it is sent.
+fn response<T>(answer: T, memory: Option<Held>) -> Response<T> {
+    let mut response = Response::new(answer);
+    if let Some(memory) = memory.filter(|memory| memory.bytes() > SMALL_BYTES) {
+        let unsent = Unsent::default();
+        unsent.add(Some(memory));
+        response.extensions_mut().insert(unsent);
+    }
+    response
 }
 
 /// The answers of a call that has many.
@@ -67,16 +88,16 @@ impl KeyStore for KeyStoreService {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
         let (metadata, _, get) = request.into_parts();
         match self.call(&metadata, Operation::Get(get)).await? {
-            Outcome::Got(got) => Ok(Response::new(got)),
-            other => Err(mismatched(&other)),
+            Ended { outcome: Outcome::Got(got), memory } => Ok(response(got, memory)),
+            other => Err(mismatched(&other.outcome)),
         }
     }
 
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
         let (metadata, _, put) = request.into_parts();
         match self.call(&metadata, Operation::Put(put)).await? {
-            Outcome::Put(put) => Ok(Response::new(put)),
-            other => Err(mismatched(&other)),
+            Ended { outcome: Outcome::Put(put), memory } => Ok(response(put, memory)),
+            other => Err(mismatched(&other.outcome)),
         }
     }
 
@@ -86,16 +107,16 @@ impl KeyStore for KeyStoreService {
     ) -> Result<Response<v1::DeleteResponse>, Status> {
         let (metadata, _, delete) = request.into_parts();
         match self.call(&metadata, Operation::Delete(delete)).await? {
-            Outcome::Deleted(deleted) => Ok(Response::new(deleted)),
-            other => Err(mismatched(&other)),
+            Ended { outcome: Outcome::Deleted(deleted), memory } => Ok(response(deleted, memory)),
+            other => Err(mismatched(&other.outcome)),
         }
     }
 
     async fn batch(&self, request: Request<v1::BatchRequest>) -> Result<Response<v1::BatchResponse>, Status> {
         let (metadata, _, v1::BatchRequest { operations }) = request.into_parts();
         let Terms { deadline, .. } = self.terms(&metadata)?;
-        let outcomes = self.asker.batch(operations, deadline).await?;
-        Ok(Response::new(v1::BatchResponse { outcomes }))
+        let (outcomes, memory) = hold_back(self.asker.batch(operations, deadline).await).await?;
+        Ok(response(v1::BatchResponse { outcomes }, Some(memory)))
     }
 
     async fn session(
@@ -103,7 +124,10 @@ impl KeyStore for KeyStoreService {
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (asker, closing) = (Arc::clone(&self.asker), self.closing.clone());
-        Ok(Response::new(Session::new(asker, request.into_inner(), closing)))
+        let (session, unsent) = Session::new(asker, request.into_inner(), closing);
+        let mut response = Response::new(session);
+        response.extensions_mut().insert(unsent);
+        Ok(response)
     }
 
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
@@ -164,7 +188,7 @@ mod tests {
     use crate::disk::DiskUse;
     use crate::grpc::ask::GET_BYTES;
     use crate::grpc::session::SESSIONS_IN_FLIGHT_MAX;
-    use crate::handle::{CoreHandle, Input};
+    use crate::handle::{CoreHandle, Input, Told};
     use crate::inbox::Inbox;
     use crate::view::View;
 
@@ -196,19 +220,19 @@ mod tests {
     #[test]
     fn memory_stays_reserved_while_the_core_has_the_request_of_a_caller_that_is_gone() {
         let (service, inbox) = service(Config::default());
-        let all = service.asker.bytes_left.available_permits();
+        let all = service.asker.memory.left();
         let put =
             v1::PutRequest { key: "k".into(), value: vec![7; 1000].into(), ..v1::PutRequest::default() };
         assert!(service.put(Request::new(put)).now_or_never().is_none(), "the core has not answered");
-        assert_eq!(service.asker.bytes_left.available_permits(), all - 1000);
+        assert_eq!(service.asker.memory.left(), all - 1000);
         let get = v1::GetRequest { key: "k".into(), ..v1::GetRequest::default() };
         assert!(service.get(Request::new(get)).now_or_never().is_none(), "the core has not answered");
-        assert_eq!(service.asker.bytes_left.available_permits(), all - 1000 - GET_BYTES);
+        assert_eq!(service.asker.memory.left(), all - 1000 - GET_BYTES);
         let mut batch = VecDeque::new();
         inbox.take(&mut batch, Duration::ZERO);
         assert_eq!(batch.len(), 2);
         drop(batch);
-        assert_eq!(service.asker.bytes_left.available_permits(), all);
+        assert_eq!(service.asker.memory.left(), all);
     }
 
     #[tokio::test(start_paused = true)]
@@ -236,7 +260,7 @@ mod tests {
             Ok(v1::SessionRequest { id, timeout_ms: 0, operation })
         };
         let all = futures::stream::iter((0..1_000).map(get));
-        let mut session = Session::new(Arc::clone(&service.asker), all, CancellationToken::new());
+        let (mut session, _) = Session::new(Arc::clone(&service.asker), all, CancellationToken::new());
         let begun = tokio::time::Instant::now();
         let refused = session.next().await.unwrap().unwrap();
         assert_eq!(refused.id, 2);
@@ -245,7 +269,7 @@ mod tests {
         inbox.take(&mut waiting, Duration::ZERO);
         let Some(Input::Request { answer, .. }) = waiting.pop_front() else { panic!("the first get") };
         let failed = Failure { reason: FailureReason::QuorumUnreachable, acks: 0, needed: 2 };
-        answer.send(Answer::Failed(failed)).unwrap();
+        answer.send(Told { answer: Answer::Failed(failed), memory: None }).unwrap();
         assert_eq!(session.next().await.unwrap().unwrap().id, 0);
         assert_eq!(begun.elapsed(), Duration::ZERO, "an answer does not wait");
         assert!(session.next().now_or_never().is_none());
@@ -263,7 +287,7 @@ mod tests {
         };
         let session = || {
             let all = futures::stream::iter((0..).map(put));
-            Session::new(Arc::clone(&service.asker), all, CancellationToken::new())
+            Session::new(Arc::clone(&service.asker), all, CancellationToken::new()).0
         };
         let waiting = || {
             let mut waiting = VecDeque::new();
@@ -282,7 +306,7 @@ mod tests {
             || Answer::Failed(Failure { reason: FailureReason::QuorumUnreachable, acks: 0, needed: 2 });
         for _ in 0..SESSIONS_IN_FLIGHT_MAX / 4 {
             let Some(Input::Request { answer, .. }) = of_first.pop_front() else { panic!("a put") };
-            answer.send(failed()).unwrap();
+            answer.send(Told { answer: failed(), memory: None }).unwrap();
         }
         assert!(second.next().now_or_never().is_none());
         assert_eq!(waiting().len(), SESSIONS_IN_FLIGHT_MAX / 8, "half of what has become free");
@@ -294,7 +318,7 @@ mod tests {
     async fn a_session_ends_once_nothing_more_comes_and_all_is_answered() {
         let (service, inbox) = service(Config::default());
         let (sending, incoming) = futures::channel::mpsc::unbounded();
-        let mut session = Session::new(Arc::clone(&service.asker), incoming, CancellationToken::new());
+        let (mut session, _) = Session::new(Arc::clone(&service.asker), incoming, CancellationToken::new());
         let get = v1::GetRequest { key: "k".into(), ..v1::GetRequest::default() };
         let operation = Some(v1::Operation { operation: Some(Operation::Get(get)) });
         sending.unbounded_send(Ok(v1::SessionRequest { id: 7, timeout_ms: 0, operation })).unwrap();

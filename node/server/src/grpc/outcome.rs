@@ -18,7 +18,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// How long a client that was told that there is too much to do is held back. Refusing is work too: clients that ask
 /// again at once would take the time in which others are served.
-pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(5);
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(20);
 
 /// A request that was not done, as clients are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +77,12 @@ impl Failed {
 
     pub(super) fn draining() -> Self {
         Self::new(Code::Unavailable, reason::DRAINING, "this node is about to stop, nothing was applied")
+    }
+
+    /// The request did not come whole.
+    pub(super) fn incomplete(within: Duration) -> Self {
+        let message = format!("the request did not come whole within {within:?}, nothing was applied");
+        Self::new(Code::DeadlineExceeded, reason::DEADLINE_EXCEEDED, message)
     }
 
     pub(super) fn deadline_exceeded(is_read: bool) -> Self {

@@ -26,7 +26,8 @@ use super::ask::{Asker, GET_BYTES, unexpected};
 use super::outcome::Failed;
 use super::timeout::DEFAULT_MS;
 use super::turns::{Ticket, Turn, Turns};
-use crate::handle::{Request, Reserved};
+use crate::handle::{Request, Reserved, Told};
+use crate::memory::Held;
 use crate::metrics::{Kind, RequestTimer};
 
 /// How many scans are under way on a node at once; others wait for their turn. Each page keeps the core thread of
@@ -85,15 +86,16 @@ pub(super) struct Scan {
     partitions: Range<u16>,
     /// Those that were, in the order of the ring.
     asked: VecDeque<AskedPage>,
-    /// What is to be told next.
+    /// What is to be told next, and what it holds.
     entries: VecDeque<v1::ScanEntry>,
+    memory: Option<Held>,
     timer: Option<RequestTimer>,
 }
 
 #[derive(Debug)]
 struct AskedPage {
     partition: Partition,
-    answered: oneshot::Receiver<Answer>,
+    answered: oneshot::Receiver<Told>,
 }
 
 impl Scan {
@@ -133,7 +135,7 @@ impl Scan {
         let layout = view.layout.as_ref().ok_or_else(Failed::not_initialized)?;
         let partitions = first_partition(&wanted, layout.partitions)..layout.partitions.get();
         let (asked, entries) = (VecDeque::new(), VecDeque::new());
-        Ok((Self { asker, wanted, deadline, partitions, asked, entries, timer: None }, turn))
+        Ok((Self { asker, wanted, deadline, partitions, asked, entries, memory: None, timer: None }, turn))
     }
 
     /// The next of its messages; `None` at its end.
@@ -168,9 +170,11 @@ impl Scan {
                 self.asked.push_back(page);
             }
             let Some(AskedPage { partition, answered }) = self.asked.front_mut() else { return Ok(()) };
-            let (partition, answer) = (*partition, answered.await);
+            let (partition, told) = (*partition, answered.await);
             self.asked.pop_front();
-            self.take(partition, answer.map_err(|_stopped| Failed::unknown(true))?)?;
+            let Told { answer, memory } = told.map_err(|_stopped| Failed::unknown(true))?;
+            self.memory = memory;
+            self.take(partition, answer)?;
         }
         Ok(())
     }
@@ -217,7 +221,7 @@ impl Scan {
             consistency: *consistency,
             durability: None,
             deadline,
-            reserved: Reserved { bytes: self.asker.reserve(GET_BYTES)?, turn: None },
+            reserved: Reserved { memory: self.asker.reserve(GET_BYTES)?, turn: None },
         };
         let answered = self.asker.about.core.request(request).map_err(|_full| Failed::full())?;
         Ok(AskedPage { partition, answered })

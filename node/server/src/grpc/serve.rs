@@ -16,6 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service;
@@ -27,6 +28,8 @@ use super::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Windows};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long connections may take to finish what is under way, once told to.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection may be silent before its first byte.
+const GREETED_WITHIN: Duration = Duration::from_secs(10);
 /// The largest HTTP/2 frame: fewer frames for large values.
 const HTTP2_FRAME_BYTES: u32 = 64 << 10;
 
@@ -92,6 +95,10 @@ impl Listener {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(listener = name, %error, "cannot set TCP_NODELAY");
         }
+        // hyper looks for a client that is gone only once it has said something.
+        if !matches!(timeout(GREETED_WITHIN, stream.readable()).await, Ok(Ok(()))) {
+            return debug!(listener = name, "a connection on which nothing came");
+        }
         let serving = http2.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let mut serving = std::pin::pin!(serving);
         let ended = tokio::select! {
@@ -139,5 +146,5 @@ pub async fn serve_each<F: Future<Output = ()> + Send + 'static>(
         Ok(())
     };
     // Those that remain are dropped, and closed by that.
-    tokio::time::timeout(CLOSE_TIMEOUT, all_closed).await.unwrap_or(Ok(()))
+    timeout(CLOSE_TIMEOUT, all_closed).await.unwrap_or(Ok(()))
 }

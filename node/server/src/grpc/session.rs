@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt as _};
@@ -20,14 +21,18 @@ use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
-use super::ask::{Asked, Asker, Terms, item};
+use super::ask::{Asked, Asker, Ended, Terms, item};
 use super::outcome::{Failed, REFUSED_PAUSE};
 use super::timeout::item_timeout_ms;
+use crate::memory::{Held, Unsent};
 
 /// How many operations of all sessions may be in flight; a session takes its share of them, and is not read from
 /// beyond. One that is alone has enough for every commit of a sync; all together leave the memory for requests and
 /// the replicas' room for writes to others as well.
-pub(super) const SESSIONS_IN_FLIGHT_MAX: usize = 2_048;
+pub(super) const SESSIONS_IN_FLIGHT_MAX: usize = 1_024;
+
+/// How soon one that has its share looks whether others have left more.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The stream of a session's answers.
 pub struct Session<S> {
@@ -38,6 +43,10 @@ pub struct Session<S> {
     ids: HashSet<u64>,
     /// Nothing is read before it is over.
     pause: Option<Pin<Box<Sleep>>>,
+    /// When to see whether others have left more of what all share.
+    look: Option<Pin<Box<Sleep>>>,
+    /// What the answers hold that were handed out.
+    unsent: Unsent,
     /// The last word, once everything in flight is answered.
     broken: Option<Status>,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -54,26 +63,33 @@ struct InFlight {
 }
 
 impl Future for InFlight {
-    type Output = v1::SessionResponse;
+    type Output = (v1::SessionResponse, Option<Held>);
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<v1::SessionResponse> {
-        let told = ready!(Pin::new(&mut self.asked).poll(context));
-        Poll::Ready(v1::SessionResponse { id: self.id, outcome: Some(item(told)) })
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let (told, memory) = match ready!(Pin::new(&mut self.asked).poll(context)) {
+            Ok(Ended { outcome, memory }) => (Ok(outcome), memory),
+            Err(failed) => (Err(failed), None),
+        };
+        Poll::Ready((v1::SessionResponse { id: self.id, outcome: Some(item(told)) }, memory))
     }
 }
 
 impl<S: Stream<Item = Result<v1::SessionRequest, Status>> + Unpin> Session<S> {
-    /// `closing` is cancelled when the connections are to end.
-    pub(super) fn new(asker: Arc<Asker>, incoming: S, closing: CancellationToken) -> Self {
-        Self {
+    /// `closing` is cancelled when the connections are to end. Comes with what its answers hold until they are sent.
+    pub(super) fn new(asker: Arc<Asker>, incoming: S, closing: CancellationToken) -> (Self, Unsent) {
+        let unsent = Unsent::default();
+        let session = Self {
             asker,
             incoming: Some(incoming),
             in_flight: FuturesUnordered::new(),
             ids: HashSet::new(),
             pause: None,
+            look: None,
+            unsent: unsent.clone(),
             broken: None,
             closing: Box::pin(closing.cancelled_owned()),
-        }
+        };
+        (session, unsent)
     }
 
     /// Takes in what has come, as long as there is room; the answer to the first that is refused at once.
@@ -84,7 +100,16 @@ impl<S: Stream<Item = Result<v1::SessionRequest, Status>> + Unpin> Session<S> {
             }
             self.pause = None;
         }
-        while self.asker.is_next_in_turn(self.in_flight.len()) {
+        loop {
+            if !self.asker.is_next_in_turn(self.in_flight.len()) {
+                // An operation that ends makes room; so do others, of which nobody tells.
+                let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+                if look.as_mut().poll(context).is_pending() {
+                    break;
+                }
+                self.look = None;
+                continue;
+            }
             let Some(incoming) = &mut self.incoming else { break };
             match incoming.poll_next_unpin(context) {
                 Poll::Ready(Some(Ok(request))) => {
@@ -117,7 +142,7 @@ impl<S: Stream<Item = Result<v1::SessionRequest, Status>> + Unpin> Session<S> {
             )));
         }
         let deadline = self.asker.deadline_after(item_timeout_ms(timeout_ms));
-        let terms = self.asker.take_turn().map(|turn| Terms { deadline, bytes: None, turn: Some(turn) });
+        let terms = self.asker.take_turn().map(|turn| Terms { deadline, memory: None, turn: Some(turn) });
         let asked = self.asker.ask(operation.unwrap_or_default(), terms)?;
         self.ids.insert(id);
         self.in_flight.push(InFlight { id, asked });
@@ -136,8 +161,9 @@ impl<S: Stream<Item = Result<v1::SessionRequest, Status>> + Unpin> Stream for Se
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             match self.in_flight.poll_next_unpin(context) {
-                Poll::Ready(Some(response)) => {
+                Poll::Ready(Some((response, memory))) => {
                     self.ids.remove(&response.id);
+                    self.unsent.add(memory);
                     return self.told(response);
                 }
                 Poll::Ready(None) if self.incoming.is_none() => {
