@@ -42,7 +42,7 @@ pub(crate) struct Shape {
     /// Beside troubled replicas and large values: few, so that not the processors make them wait.
     #[arg(long, default_value_t = 8)]
     clients: usize,
-    /// To each node, for three times the load. All streams of a node together have some 1,000 operations in flight.
+    /// To each node, for three times the load. All streams of a node together have some 500 operations in flight.
     #[arg(long, default_value_t = 12)]
     streams: usize,
     /// Of the crowd.

@@ -29,7 +29,7 @@ use crate::memory::{Held, Unsent};
 /// How many operations of all sessions may be in flight; a session takes its share of them, and is not read from
 /// beyond. One that is alone has enough for every commit of a sync; all together leave the memory for requests and
 /// the replicas' room for writes to others as well.
-pub(super) const SESSIONS_IN_FLIGHT_MAX: usize = 1_024;
+pub(super) const SESSIONS_IN_FLIGHT_MAX: usize = 512;
 
 /// How soon one that has its share looks whether others have left more.
 const LOOK: Duration = Duration::from_millis(5);

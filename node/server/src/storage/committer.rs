@@ -120,24 +120,23 @@ impl Committer {
     }
 
     fn commit(&mut self, waiting: &mut Vec<Commit>) -> Result<(), FatalError> {
-        let mut outcomes = Vec::with_capacity(waiting.len());
         let mut bytes = 0;
         for Commit { id, entry, durability } in waiting.drain(..) {
             bytes += log::entry_len(&entry);
             self.entries.push(entry);
             self.asked.push((id, durability));
             if bytes >= self.batch_bytes_max {
-                self.commit_batch(&mut outcomes)?;
+                self.commit_batch()?;
                 bytes = 0;
             }
         }
-        self.commit_batch(&mut outcomes)?;
-        (self.report)(outcomes);
+        self.commit_batch()?;
         self.begin_checkpoint_if_due();
         Ok(())
     }
 
-    fn commit_batch(&mut self, outcomes: &mut Vec<Committed>) -> Result<(), FatalError> {
+    /// Reported batch by batch: nobody waits for the values of those behind.
+    fn commit_batch(&mut self) -> Result<(), FatalError> {
         if self.entries.is_empty() {
             return Ok(());
         }
@@ -160,13 +159,13 @@ impl Committer {
             self.checkpoints.counters.log_refused.add(self.entries.len() as u64);
             Err(NotCommitted::Refused)
         };
-        let ended = outcomes.len();
-        outcomes.extend(self.asked.drain(..).map(|(id, _)| (id, outcome)));
+        let mut outcomes: Vec<_> = self.asked.drain(..).map(|(id, _)| (id, outcome)).collect();
         for at in damaged {
-            if let Some((_, outcome)) = outcomes.get_mut(ended + at) {
+            if let Some((_, outcome)) = outcomes.get_mut(at) {
                 *outcome = Err(NotCommitted::Damaged);
             }
         }
+        (self.report)(outcomes);
         self.entries.clear();
         Ok(())
     }
