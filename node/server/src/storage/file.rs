@@ -30,13 +30,13 @@ impl DiskError {
         Self { action, path: path.to_owned(), source }
     }
 
-    /// See [`is_no_space`].
+    /// True when the disk, or the quota on it, is full.
     pub fn is_no_space(&self) -> bool {
         is_no_space(&self.source)
     }
 }
 
-/// True when the disk, or the quota on it, is full.
+/// See [`DiskError::is_no_space`].
 pub(super) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
