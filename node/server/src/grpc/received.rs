@@ -20,7 +20,7 @@ use crate::memory::{Held, Memory, SMALL_BYTES};
 /// How long a message may take to come in.
 const RECEIVED_WITHIN: Duration = Duration::from_secs(30);
 /// How soon a session whose next message found no memory looks for it again.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(100);
 /// What precedes a message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 

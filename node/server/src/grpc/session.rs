@@ -31,8 +31,9 @@ use crate::memory::{Held, Unsent};
 /// the replicas' room for writes to others as well.
 pub(super) const SESSIONS_IN_FLIGHT_MAX: usize = 512;
 
-/// How soon one that has its share looks whether others have left more.
-const LOOK: Duration = Duration::from_millis(5);
+/// How soon one that has its share looks whether others have left more, if none of its own operations ends meanwhile:
+/// seldom enough for a thousand of them.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The stream of a session's answers.
 pub struct Session<S> {
