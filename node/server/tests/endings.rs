@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
@@ -153,6 +154,19 @@ impl SmallDisk {
             Err(error) => Err(error.to_string()),
         }
     }
+
+    /// Fills all but a hundredth of it with one file, beside a node that takes and gives back room meanwhile.
+    fn fill(&self, filler: &Path) {
+        let usage = || rustix::fs::statvfs(self.0.path()).unwrap();
+        let mut filler = std::fs::File::create(filler).unwrap();
+        while usage().f_bavail > usage().f_blocks / 100 {
+            match filler.write_all(&[1; 4096]) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
 }
 
 impl Drop for SmallDisk {
@@ -173,9 +187,7 @@ async fn a_full_disk_refuses_writes_and_reads_go_on() {
     let node = &cluster.nodes[0];
     node.put("before", "kept").await.unwrap();
     let filler = disk.0.path().join("filler");
-    let usage = rustix::fs::statvfs(disk.0.path()).unwrap();
-    let free = usage.f_bavail * usage.f_frsize;
-    std::fs::write(&filler, vec![1; usize::try_from(free - free / 100).unwrap()]).unwrap();
+    disk.fill(&filler);
     let refused =
         support::wait_until("writes are refused", || async { node.put("k", "v").await.err() }).await;
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
