@@ -33,12 +33,16 @@ pub(crate) struct Shape {
     /// Of one measurement.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
+    /// `storage.cache_bytes` of each node, in MiB.
+    #[arg(long, default_value_t = 64)]
+    cache_mib: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Growth {
     pub(crate) engine: Engine,
+    pub(crate) cache_mib: u64,
     pub(crate) few: u32,
     pub(crate) clients: usize,
     pub(crate) filled: Filled,
@@ -78,7 +82,9 @@ const OPERATIONS: [Operation; 2] = [Operation::DurablePut, Operation::Get];
 const SYSTEMS: [System; 2] = [System::Calls, System::Stream];
 
 pub(crate) async fn run(programs: &Programs, shape: &Shape) -> Result<Growth> {
-    let mut servers = Servers::store(programs, "growth", &[("storage.engine", shape.engine.name())])?;
+    let cache_bytes = (shape.cache_mib << 20).to_string();
+    let settings = [("storage.engine", shape.engine.name()), ("storage.cache_bytes", &*cache_bytes)];
+    let mut servers = Servers::store(programs, "growth", &settings)?;
     let targets = calls(&servers.channels()?, Operation::Put.levels());
     servers.wait(&targets).await?;
     eprintln!("{}: {} records", shape.engine.name(), shape.few);
@@ -99,6 +105,7 @@ pub(crate) async fn run(programs: &Programs, shape: &Shape) -> Result<Growth> {
     let pairs = each().zip(few).zip(many);
     Ok(Growth {
         engine: shape.engine.clone(),
+        cache_mib: shape.cache_mib,
         few: shape.few,
         clients: shape.clients,
         filled,
@@ -216,7 +223,10 @@ impl Growth {
 
     fn title(&self, what: &str) -> String {
         let (records, few) = (number(f64::from(self.filled.records), 0), number(f64::from(self.few), 0));
-        format!("{what}: {records} records of {} bytes against {few}, {}", VALUE_BYTES, self.engine.name())
+        let (engine, cache) = (self.engine.name(), self.cache_mib);
+        format!(
+            "{what}: {records} records of {VALUE_BYTES} bytes against {few}, {engine}, a cache of {cache} MiB"
+        )
     }
 
     fn costs(&self) -> Table {

@@ -110,7 +110,9 @@ pub struct Commit {
 /// One input of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
-    /// Merged into what is stored under the key. What is damaged there stays as it is: it may have been newer.
+    /// What came of merging a write with what was stored under the key, or was being committed: it takes its place.
+    /// Read once more from a log it is merged instead, since what is stored may be newer. What is damaged there stays
+    /// as it is.
     Record { key: RecordKey, record: Record },
     /// Takes the place of what is stored under the key, damaged or not; `None` leaves nothing there.
     Replace { key: RecordKey, record: Option<Record> },

@@ -91,6 +91,8 @@ mutants! {
       OneActorMintsForAll,
       /// A write replaces siblings that its client has not seen.
       WritesReplaceTheUnseen,
+      /// A replica commits siblings that it is sent without those that it has.
+      SiblingsAreNotMerged,
       /// What one side has seen go is merged in again.
       ReplacedValuesReturn,
       SiblingsAreUncapped,

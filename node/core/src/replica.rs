@@ -377,8 +377,8 @@ impl Replica {
             }
         }
         let merged = match newest.clone() {
-            Some(newest) => newest.merge(record),
-            None => record,
+            Some(newest) if !is_on(Mutant::SiblingsAreNotMerged) => newest.merge(record),
+            Some(_) | None => record,
         };
         if !self.has_room_for(&merged, context.settings.write_bytes_max / 4 * 5) {
             self.bytes -= bytes;

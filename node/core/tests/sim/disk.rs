@@ -38,7 +38,8 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    fn apply(&mut self, entry: Entry) {
+    /// What is read from a log may be below what is stored.
+    fn replay(&mut self, entry: Entry) {
         match entry {
             Entry::Record { key, record } => {
                 let merged = match self.records.remove(&key) {
@@ -47,7 +48,13 @@ impl Content {
                 };
                 self.records.insert(key, merged);
             }
-            Entry::Replace { key, record: Some(record) } => {
+            other => self.apply(other),
+        }
+    }
+
+    fn apply(&mut self, entry: Entry) {
+        match entry {
+            Entry::Record { key, record } | Entry::Replace { key, record: Some(record) } => {
                 self.records.insert(key, record);
             }
             Entry::Replace { key, record: None } => {
@@ -71,6 +78,8 @@ pub(crate) struct Disk {
     lost: BTreeMap<RecordKey, Record>,
     /// What was answered as written, and went with the power before it was synced.
     lost_with_power: Vec<(RecordKey, Record)>,
+    /// Keys of which something was stored that is not in what was committed after it.
+    pub(crate) unmerged: Vec<RecordKey>,
     /// In the order in which it was written.
     written: Vec<Entry>,
     /// Being written and synced together, and whether there was no room for it: then nothing of it was written.
@@ -233,6 +242,12 @@ impl Disk {
                 self.rotten.remove(key);
                 self.failing.remove(key);
             }
+            if let Entry::Record { key, record } = &commit.entry
+                && let Some(stored) = self.visible.records.get(key)
+                && stored.clone().merge(record.clone()).version() != record.version()
+            {
+                self.unmerged.push(key.clone());
+            }
             self.visible.apply(commit.entry.clone());
             (commit, Ok(durability))
         };
@@ -261,7 +276,7 @@ impl Disk {
                 if let Entry::Replace { key, .. } = &entry {
                     self.rotten.remove(key);
                 }
-                self.synced.apply(entry);
+                self.synced.replay(entry);
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::rng::Rng;
 use crate::run::run_plan;
 use crate::violation::Checker;
 use crate::violation::Checker::{
-    AcknowledgedIsSyncedOnAQuorum, AnsweredIsSyncedOnAQuorum, ClosedLinksStayClosed,
+    AcknowledgedIsSyncedOnAQuorum, AnsweredIsSyncedOnAQuorum, ClosedLinksStayClosed, CommitsHoldWhatIsStored,
     DoubtRaisesTheGeneration, DoubtsEnd, HealedByEnough, HeldIsOnDisk, HintsDrain, HintsEndHeard, History,
     IdentitiesAreDurable, InDoubtSaysNothing, LateWritesAreRefused, MissedIsHandedOver, MissingHasAReason,
     MissingIsMissing, NotedIsDurable, OneDotIsOneWrite, OneOperationIsOneDot, QueuesStayWithinTheirBounds,
@@ -71,6 +71,7 @@ const LINES: &[Line] = &[
     (Mutant::RefusedHintsRestForEver, HintsDrain, cut_off_and_full),
     (Mutant::OneActorMintsForAll, OneDotIsOneWrite, carts),
     (Mutant::WritesReplaceTheUnseen, History(AcknowledgedIsReadable), carts),
+    (Mutant::SiblingsAreNotMerged, CommitsHoldWhatIsStored, carts),
     (Mutant::ReplacedValuesReturn, HeldIsOnDisk, carts),
     (Mutant::SiblingsAreUncapped, SiblingsAreCapped, adds),
     (Mutant::BlindDeletesSeeOneReplica, History(DeletedStaysDeleted), retried),

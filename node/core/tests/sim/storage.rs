@@ -7,6 +7,7 @@ use keystore_core::quorum::Durability;
 use crate::aim::Moment;
 use crate::coverage::Path;
 use crate::disk::Ending;
+use crate::violation::{Checker, Violation};
 use crate::world::{Pending, World};
 
 /// A commit of periodic durability is synced at most so much later.
@@ -39,6 +40,10 @@ impl World {
         }
         let life = self.machines[n].life;
         let ended = self.machines[n].disk.end_group(is_synced);
+        for key in std::mem::take(&mut self.machines[n].disk.unmerged) {
+            let what = format!("machine {n} commits what is not above all that it stores");
+            self.violate(Violation::new(Checker::CommitsHoldWhatIsStored, &key, what));
+        }
         for (Commit { id, entry, .. }, outcome) in ended {
             if outcome == Ok(Durability::Synced) {
                 self.check_dots_synced(n, &entry);

@@ -17,6 +17,8 @@ pub(crate) enum Checker {
     MissingHasAReason,
     /// A replica that says that it holds a write has it on disk.
     HeldIsOnDisk,
+    /// What is committed is above all that is stored under the key: an engine puts it there unseen.
+    CommitsHoldWhatIsStored,
     /// A replica shows nothing that it does not have on disk.
     VisibleMeansSynced,
     /// A replica says that it has nothing of a key only if that is so.

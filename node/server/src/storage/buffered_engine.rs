@@ -5,9 +5,9 @@
 //! is replayed. A table that is being written down stays visible until the base has all of it, so a reader finds a
 //! record in one of the tables or in the base, never older than before.
 //!
-//! Whether a record is above what the base holds is not asked when it is applied: that would cost what is to be saved.
-//! It is merged when it is read, or when it is written down. Where the base's record is damaged, the one from above
-//! takes its place: whoever commits has seen what was stored, or knows it to be below.
+//! Whoever commits a record has merged it with what is stored, so it takes the place of that unseen. Only what is
+//! replayed may be below what the base holds, and is merged with it when it is read or written down: looking there
+//! for each would cost what is to be saved. Where the base's record is damaged, the one from above takes its place.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,6 +105,32 @@ impl BufferedEngine {
             }
             Err(TryLockError::Poisoned(turn)) => self.drain(&turn.into_inner(), None),
         }
+    }
+
+    /// Takes entries in order, records as `put` does it.
+    fn take(
+        &self,
+        entries: &[Entry],
+        put: impl Fn(&mut Tables, &RecordKey, &Record),
+    ) -> Result<Vec<usize>, EngineError> {
+        self.make_room()?;
+        let mut damaged = Vec::new();
+        for (at, entry) in entries.iter().enumerate() {
+            // For each anew: readers come in between.
+            let mut tables = self.write();
+            match entry {
+                Entry::Record { key, .. } | Entry::Replace { key, .. } if tables.unreadable.contains(key) => {
+                    damaged.push(at);
+                }
+                Entry::Record { key, record } => put(&mut tables, key, record),
+                Entry::Replace { key, record } => tables.active.replace(key, record.as_ref()),
+                Entry::Hint(Hint { target, key, since_ms }) => {
+                    tables.active.keep_hint(*target, key, Some(*since_ms));
+                }
+                Entry::HintDone { target, key } => tables.active.keep_hint(*target, key, None),
+            }
+        }
+        Ok(damaged)
     }
 
     /// Writes everything down that was applied before this call.
@@ -246,12 +272,7 @@ impl Storage for BufferedEngine {
                 Err(error @ LoadError::Io(_)) => return Err(error),
             },
         };
-        let is_merged = held.is_some() && stored.is_some();
-        let found = merged(key, held.clone(), stored).map_err(|Damaged| LoadError::Damaged)?;
-        if let (true, Some(held), Some(found)) = (is_merged, &held, &found) {
-            self.write().active.confirm(key, held, found);
-        }
-        Ok(found)
+        merged(key, held, stored).map_err(|Damaged| LoadError::Damaged)
     }
 
     fn scan(&self, slots: Range<u32>, range: &ScanRange) -> Result<Page, ScanError> {
@@ -289,29 +310,15 @@ impl Storage for BufferedEngine {
         Ok(hints.into_values().collect())
     }
 
+    fn replay(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
+        self.take(entries, |Tables { active, draining, .. }, key, record| {
+            let below = draining.as_deref().and_then(|table| table.get(key));
+            active.merge(key, record, below);
+        })
+    }
+
     fn apply(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
-        self.make_room()?;
-        let mut damaged = Vec::new();
-        for (at, entry) in entries.iter().enumerate() {
-            // For each anew: readers come in between.
-            let mut tables = self.write();
-            let Tables { active, draining, unreadable } = &mut *tables;
-            match entry {
-                Entry::Record { key, .. } | Entry::Replace { key, .. } if unreadable.contains(key) => {
-                    damaged.push(at);
-                }
-                Entry::Record { key, record } => {
-                    let below = draining.as_deref().and_then(|table| table.get(key));
-                    active.merge(key, record, below);
-                }
-                Entry::Replace { key, record } => active.replace(key, record.as_ref()),
-                Entry::Hint(Hint { target, key, since_ms }) => {
-                    active.keep_hint(*target, key, Some(*since_ms));
-                }
-                Entry::HintDone { target, key } => active.keep_hint(*target, key, None),
-            }
-        }
-        Ok(damaged)
+        self.take(entries, |Tables { active, .. }, key, record| active.replace(key, Some(record)))
     }
 
     fn flush(&self, sequence: u64) -> Result<(), EngineError> {
@@ -412,13 +419,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_applied_is_merged_with_what_is_being_written_down() {
+    fn what_is_replayed_is_merged_with_what_is_being_written_down() {
         let engine = engine();
-        engine.apply(&put([entry(1, 9), entry(2, 9), entry(3, 9)])).unwrap();
+        engine.replay(&put([entry(1, 9), entry(2, 9), entry(3, 9)])).unwrap();
         drain_for_ever(&engine);
-        engine.apply(&put([entry(1, 5), entry(2, 10)])).unwrap();
+        engine.replay(&put([entry(1, 5), entry(2, 10)])).unwrap();
         let replaced = Entry::Replace { key: key(3), record: Some(entry(3, 4).1) };
-        engine.apply(&[replaced, Entry::Record { key: key(3), record: entry(3, 6).1 }]).unwrap();
+        engine.replay(&[replaced, Entry::Record { key: key(3), record: entry(3, 6).1 }]).unwrap();
         let expected = [(1, 9), (2, 10), (3, 6)];
         // The table of a flush that has failed is written down before the next one.
         for _ in 0..2 {
@@ -427,8 +434,30 @@ mod tests {
             }
             engine.flush(1).unwrap();
         }
-        engine.apply(&put([entry(3, 5)])).unwrap();
+        engine.replay(&put([entry(3, 5)])).unwrap();
         assert_eq!(engine.load(&key(3)).unwrap(), Some(entry(3, 6).1));
+    }
+
+    #[test]
+    fn what_is_committed_takes_the_place_of_what_is_below_unseen() {
+        let engine = engine();
+        engine.apply(&put([entry(1, 1), entry(2, 1)])).unwrap();
+        engine.flush(1).unwrap();
+        engine.apply(&put([entry(1, 2), entry(2, 2)])).unwrap();
+        drain_for_ever(&engine);
+        engine.apply(&put([entry(2, 3)])).unwrap();
+        let is_whole = |key: &RecordKey| engine.read().get(key).is_some_and(|held| held.is_whole);
+        for (n, millis) in [(1, 2), (2, 3)] {
+            assert!(is_whole(&key(n)), "nobody reads the base");
+            assert_eq!(engine.load(&key(n)).unwrap(), Some(entry(n, millis).1));
+        }
+        engine.flush(2).unwrap();
+        assert_eq!(engine.load(&key(1)).unwrap(), Some(entry(1, 2).1));
+        assert_eq!(engine.load(&key(2)).unwrap(), Some(entry(2, 3).1));
+        // What a log still has of before.
+        engine.replay(&put([entry(1, 1)])).unwrap();
+        engine.flush(3).unwrap();
+        assert_eq!(engine.load(&key(1)).unwrap(), Some(entry(1, 2).1));
     }
 
     #[test]

@@ -117,10 +117,16 @@ pub trait Storage: Send + Sync + Debug {
     /// All hints that are kept, by target and key.
     fn hints(&self) -> Result<Vec<Hint>, EngineError>;
 
-    /// Applies the entries in order, records by merging. Where what is stored is damaged, the entry takes its place:
-    /// whoever commits a record has merged it with what was stored before, or knows that to be older. Returns the
+    /// Applies what is read from the log, in order, records by merging: what is stored may be newer. Where that is
+    /// damaged, the entry takes its place: it was once the newest, and whatever is newer comes after it. Returns the
     /// positions of the entries that were left out because there is no place for them: what holds it is damaged.
-    fn apply(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError>;
+    fn replay(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError>;
+
+    /// The same for what is committed now, whose records have been merged with what is stored: an engine need not
+    /// look at that.
+    fn apply(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
+        self.replay(entries)
+    }
 
     /// Makes everything applied before this call durable, and notes that this includes all entries up to
     /// `sequence`. Loads, scans and applies go on meanwhile.

@@ -171,7 +171,7 @@ impl Storage for MemoryEngine {
         Ok(view.within(&names).filter_map(|(name, stored)| item::decode_hint(name, stored)).collect())
     }
 
-    fn apply(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
+    fn replay(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
         let mut next = View::clone(&self.current.load());
         next.version += 1;
         for entry in entries {

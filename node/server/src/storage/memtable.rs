@@ -82,13 +82,6 @@ impl Memtable {
         self.put(key, Held { record: record.map(|record| record.encode(key)), is_whole: true });
     }
 
-    /// What came of merging what was held with what lies below, if that is still what is held.
-    pub(super) fn confirm(&mut self, key: &RecordKey, was: &Held, merged: &Record) {
-        if self.get(key).is_some_and(|held| held.record == was.record && !held.is_whole) {
-            self.put(key, Held { record: Some(merged.encode(key)), is_whole: true });
-        }
-    }
-
     fn put(&mut self, key: &RecordKey, held: Held) {
         let Some(slot) = self.slots.get_mut(usize::from(key.slot())) else { return };
         self.bytes += held.bytes();

@@ -184,7 +184,7 @@ fn replay(checkpoints: &Checkpoints, from: Position) -> Result<Position, OpenErr
         if failed.is_err() {
             return;
         }
-        match engine.apply(records) {
+        match engine.replay(records) {
             Ok(damaged) => counters.records_damaged.add(damaged.len() as u64),
             Err(error) => failed = Err(error),
         }

@@ -82,11 +82,11 @@ fn merges_in_any_order(Subject { open, .. }: Subject) {
         order.rotate_left(start);
         let name = key(start as u64);
         for record in &order {
-            engine.apply(&put([(name.clone(), record.clone())])).unwrap();
+            engine.replay(&put([(name.clone(), record.clone())])).unwrap();
         }
         assert_eq!(load(&engine, &name).unwrap().version(), expected.version());
         let batch = put(order.into_iter().map(|record| (key(50 + start as u64), record)));
-        engine.apply(&batch).unwrap();
+        engine.replay(&batch).unwrap();
         assert_eq!(load(&engine, &key(50 + start as u64)), Some(expected.clone()));
     }
 }
@@ -275,9 +275,9 @@ fn merges_what_was_flushed_with_what_was_not(Subject { open, .. }: Subject) {
             }
         }
     }
-    engine.apply(&first).unwrap();
+    engine.replay(&first).unwrap();
     engine.flush(1).unwrap();
-    engine.apply(&second).unwrap();
+    engine.replay(&second).unwrap();
     let count = PartitionCount::new(PARTITIONS).unwrap();
     for step in 0..3 {
         // Loads remember what they have merged: once before, once after.

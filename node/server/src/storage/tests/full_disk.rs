@@ -134,8 +134,8 @@ impl Storage for Crowded {
         self.engine.hints()
     }
 
-    fn apply(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
-        self.engine.apply(entries)
+    fn replay(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
+        self.engine.replay(entries)
     }
 
     fn flush(&self, sequence: u64) -> Result<(), EngineError> {
