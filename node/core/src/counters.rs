@@ -35,6 +35,8 @@ counters! {
     stamped_anew as write_restamps,
     /// Writes that waited until a stamp might be issued
     parked as write_parked,
+    /// Writes that this replica took without a look at what they replace, being above all that it may hold there
+    written_unseen as write_unseen,
     /// Repairs that waited until what is above them was synced
     synced_anew as write_synced_anew,
     /// Writes that this replica has put beside others

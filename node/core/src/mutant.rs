@@ -32,7 +32,14 @@ mutants! {
       /// What a replica said of an earlier stamp counts for a later one.
       EarlierAttemptsCount,
       /// A replica says that it holds what a higher stamp has superseded.
-      SupersededIsCalledHeld;
+      SupersededIsCalledHeld,
+      /// A replica that has started thinks that it stores nothing.
+      NothingIsThereAtAStart,
+      /// Stamps of one moment by several actors are taken for an order.
+      OneMomentIsAnOrder,
+      /// A replica does not remember the stamps of what it stores, or of what has healed a key.
+      StoredIsNotRemembered,
+      HealedIsNotRemembered;
     2 /// A read answers what fewer than a quorum hold.
       NoWriteBack,
       /// The write-back is sent, and the answer with it.

@@ -30,7 +30,7 @@ use crate::pace::Paces;
 use crate::peers::{Greeting, LinkRefusal, PeerIdentities, Peers};
 use crate::record::Record;
 use crate::replica::Replica;
-use crate::stamp::{CEILING_STEP_MS, HybridClock};
+use crate::stamp::{CEILING_STEP_MS, HybridClock, Stamp};
 pub use status::{DOUBTS_NAMED_MAX, NodeState, Status};
 
 /// How often a member that has accepted tells those of which it does not know the same.
@@ -60,6 +60,8 @@ pub struct Start {
     pub trusted_since: Generation,
     /// The hints that are kept.
     pub hints: Vec<Hint>,
+    /// No record that is stored has a stamp above this one; `None` if nobody knows, and each write looks for itself.
+    pub highest: Option<Stamp>,
     pub settings: Settings,
 }
 
@@ -135,6 +137,7 @@ impl Node {
             peers,
             trusted_since,
             hints,
+            highest,
             settings,
         } = start;
         let membership = match membership {
@@ -167,7 +170,7 @@ impl Node {
             counters: Counters::default(),
             effect_ids: EffectIds::default(),
             coordinator: Coordinator::new(generation),
-            replica: Replica::default(),
+            replica: Replica::new(highest),
             saves: BTreeMap::new(),
             next_save: 0,
             announce_at_ms: now.mono_ms,

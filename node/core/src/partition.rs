@@ -88,7 +88,7 @@ impl RecordKey {
 
     /// The partition of this key: the top bits of xxh3_64 with seed 0 over the encoded key.
     pub fn partition(&self, count: PartitionCount) -> Partition {
-        let top = xxh3_64(&self.0) >> (64 - u32::from(count.bits));
+        let top = self.hash() >> (64 - u32::from(count.bits));
         Partition(u16::try_from(top).expect("at most 12 bits are kept"))
     }
 
@@ -99,8 +99,12 @@ impl RecordKey {
     }
 
     pub fn slot(&self) -> u16 {
-        let top = xxh3_64(&self.0) >> (64 - SLOTS.trailing_zeros());
+        let top = self.hash() >> (64 - SLOTS.trailing_zeros());
         u16::try_from(top).expect("at most 12 bits are kept")
+    }
+
+    pub(crate) fn hash(&self) -> u64 {
+        xxh3_64(&self.0)
     }
 
     fn keyspace_len(&self) -> usize {

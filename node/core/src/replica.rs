@@ -5,6 +5,7 @@
 //! holds this record has ended: nothing is acknowledged, and nothing shown to a reader, that is not yet as durable
 //! as was asked. Of a key for which it is in doubt, it says nothing but that.
 
+mod highest;
 mod in_doubt;
 mod incoming;
 
@@ -26,9 +27,10 @@ use crate::quorum::Durability;
 use crate::record::{Body, Record};
 use crate::stamp::Stamp;
 
+use highest::Highest;
 use incoming::Incoming;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Replica {
     keys: BTreeMap<RecordKey, KeyWrites>,
     loads: BTreeMap<LoadId, Load>,
@@ -41,6 +43,7 @@ pub(crate) struct Replica {
     pub(crate) doubts: Doubts,
     /// Something was written that no sync has followed yet: what is stored is not on disk for sure.
     is_unsynced: bool,
+    highest: Highest,
 }
 
 /// What an answer that waits takes up, beside a key and a value.
@@ -80,6 +83,21 @@ enum Holding {
 }
 
 impl Replica {
+    /// No record that is stored has a stamp above this one, if it is known.
+    pub(crate) fn new(highest: Option<Stamp>) -> Self {
+        Self {
+            keys: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            bytes: 0,
+            joined_loads: 0,
+            disk_full: false,
+            doubts: Doubts::default(),
+            is_unsynced: false,
+            highest: Highest::new(highest),
+        }
+    }
+
     pub(crate) fn set_disk_full(&mut self, full: bool) {
         self.disk_full = full;
     }
@@ -113,6 +131,11 @@ impl Replica {
             Some(KeyWrites::Merging { newest, .. }) => {
                 let newest = newest.clone();
                 self.apply(from, incoming, Some(newest), context);
+            }
+            // Above all that is stored under the key, it takes the place of that, whatever it is.
+            None if incoming.replaces() && self.highest.is_below(incoming.key(), incoming.stamp()) => {
+                context.counters.written_unseen += 1;
+                self.apply(from, incoming, None, context);
             }
             None => {
                 let key = incoming.key().clone();
@@ -450,6 +473,9 @@ impl Replica {
         if newest.as_ref() == Some(&record) && self.join(&mut pending, durability) {
             self.bytes -= pending.bytes;
             return;
+        }
+        if !is_on(Mutant::StoredIsNotRemembered) {
+            self.highest.raise(&key, record.stamp);
         }
         let extra = whole_bytes(&record);
         pending.bytes += extra;

@@ -23,6 +23,9 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// None is below it.
+    pub const LOWEST: Self = Self { millis: 0, counter: 0, actor: Actor(0) };
+
     /// `millis` beyond 48 bits are cut down to the highest that fits.
     pub fn new(millis: u64, counter: u16, actor: Actor) -> Self {
         Self { millis: millis.min(MILLIS_MAX), counter, actor }
@@ -37,10 +40,14 @@ impl Stamp {
         self.actor
     }
 
+    /// Milliseconds and counter: its place in the order, but for stamps of one moment by several actors.
+    pub(crate) fn time(self) -> u64 {
+        self.millis << 16 | u64::from(self.counter)
+    }
+
     /// Big-endian, so that bytes order as stamps do.
     pub fn to_bytes(self) -> [u8; 16] {
-        let high = self.millis << 16 | u64::from(self.counter);
-        (u128::from(high) << 64 | u128::from(self.actor.0)).to_be_bytes()
+        (u128::from(self.time()) << 64 | u128::from(self.actor.0)).to_be_bytes()
     }
 
     pub fn from_bytes(bytes: [u8; 16]) -> Self {

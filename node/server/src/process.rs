@@ -171,7 +171,7 @@ fn storage_options(config: &Config) -> Options {
 }
 
 fn start_of(found: &Found, config: &Config) -> Start {
-    let Found { identity, generation, trusted_since, stamp_ceiling_ms, membership, peers, hints } =
+    let Found { identity, generation, trusted_since, stamp_ceiling_ms, membership, peers, hints, highest } =
         found.clone();
     Start {
         node: identity.node,
@@ -183,6 +183,7 @@ fn start_of(found: &Found, config: &Config) -> Start {
         peers,
         trusted_since,
         hints,
+        highest,
         settings: Settings {
             skew_ms_max: config.clock.skew_ms_max,
             requests_max: config.limits.requests,

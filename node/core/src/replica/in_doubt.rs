@@ -46,6 +46,11 @@ impl Replica {
     /// Another replica has said what it holds of a key in doubt.
     pub(crate) fn heal(&mut self, from: NodeId, call: Call, outcome: ReadOutcome, context: &mut Context<'_>) {
         if let Some((key, record)) = self.doubts.answered(from, call, outcome, context) {
+            if let Some(record) = &record
+                && !is_on(Mutant::HealedIsNotRemembered)
+            {
+                self.highest.raise(&key, record.stamp);
+            }
             let commit = self.doubts.replace(context.next_commit(), key, record);
             context.effects.push(Effect::Commit(commit));
         }

@@ -39,6 +39,14 @@ impl Incoming {
         }
     }
 
+    /// True of what leaves nothing of what is below its stamp; siblings come together with what is there.
+    pub(super) fn replaces(&self) -> bool {
+        match self {
+            Self::Write(write) => !matches!(write.record.body, Body::Siblings(_)),
+            Self::Mint(_) => false,
+        }
+    }
+
     pub(super) fn takes_space(&self) -> bool {
         match self {
             Self::Write(write) => !matches!(write.record.body, Body::Tombstone | Body::Expired),

@@ -197,6 +197,7 @@ pub(crate) fn start(decided: bool, settings: Settings) -> Start {
         peers: Default::default(),
         trusted_since: Generation(0),
         hints: Vec::new(),
+        highest: None,
         settings,
     }
 }

@@ -15,6 +15,7 @@ use keystore_core::partition::{PartitionCount, RecordKey};
 use keystore_core::peers::PeerIdentities;
 use keystore_core::quorum::Durability;
 use keystore_core::record::Record;
+use keystore_core::stamp::Stamp;
 
 use crate::rng::Rng;
 
@@ -156,6 +157,12 @@ impl Disk {
     /// What would be there after a loss of power at this moment, at the least.
     pub(crate) fn synced(&self, key: &RecordKey) -> Option<&Record> {
         self.synced.records.get(key).filter(|_| !self.rotten.contains(key))
+    }
+
+    /// No record has a stamp above this one.
+    pub(crate) fn highest(&self) -> Stamp {
+        let stamps = self.visible.records.values().map(|record| record.stamp);
+        stamps.max().unwrap_or(Stamp::LOWEST)
     }
 
     pub(crate) fn visible(&self, key: &RecordKey) -> Option<&Record> {

@@ -148,6 +148,7 @@ impl Machine {
 impl World {
     pub(crate) fn start(&mut self, n: usize) {
         let nonce = Nonce(self.rng.next());
+        let knows_highest = self.rng.chance(75);
         let now_ms = self.now_ms;
         let machine = &mut self.machines[n];
         if machine.standing != Standing::Down {
@@ -183,6 +184,7 @@ impl World {
             peers: state.peers,
             trusted_since: state.trusted_since,
             hints: machine.disk.hints().cloned().collect(),
+            highest: knows_highest.then(|| machine.disk.highest()),
             settings: self.plan.settings.clone(),
         };
         machine.node = Some(Node::new(start, machine.now(now_ms)));

@@ -22,6 +22,7 @@ use keystore_core::effect::{Damaged, Entry, Hint};
 use keystore_core::message::{PAGE_BYTES_MAX, Page, ScanRange};
 use keystore_core::partition::RecordKey;
 use keystore_core::record::Record;
+use keystore_core::stamp::Stamp;
 
 use super::base::Base;
 use super::data_dir::DataDir;
@@ -330,6 +331,12 @@ impl Storage for BufferedEngine {
         self.base.flushed()
     }
 
+    fn highest(&self) -> Result<Option<Stamp>, EngineError> {
+        let tables = self.read();
+        let held = tables.draining().map_or(Stamp::LOWEST, Memtable::highest).max(tables.active.highest());
+        Ok(self.base.highest()?.map(|noted| noted.max(held)))
+    }
+
     fn flush_bytes(&self) -> u64 {
         0
     }
@@ -397,6 +404,10 @@ mod tests {
 
         fn flushed(&self) -> Result<u64, EngineError> {
             Ok(0)
+        }
+
+        fn highest(&self) -> Result<Option<Stamp>, EngineError> {
+            Ok(self.0.lock().unwrap().values().map(|record| record.stamp).max())
         }
 
         fn disk_bytes(&self) -> Result<u64, EngineError> {

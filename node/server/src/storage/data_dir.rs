@@ -59,6 +59,7 @@ impl States {
             membership: None,
             peers: PeerIdentities::new(),
             hints: Vec::new(),
+            highest: None,
         };
         Self { found, checkpoint: Position::default(), engine }
     }
@@ -158,8 +159,9 @@ impl DataDir {
             stamp_ceiling_ms: self.read(Kind::StampCeiling, decode_number)?,
             membership: self.read(Kind::Layout, decode_membership)?,
             peers: self.read(Kind::Peers, decode_peers)?,
-            // They are in the engine, which is not open yet.
+            // These are in the engine, which is not open yet.
             hints: Vec::new(),
+            highest: None,
         };
         let checkpoint = self.read(Kind::Checkpoint, decode_position)?;
         let engine = match self.read(Kind::Engine, decode_engine) {

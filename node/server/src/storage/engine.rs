@@ -12,6 +12,7 @@ use keystore_core::effect::{Entry, Hint};
 use keystore_core::message::{Page, ScanRange};
 use keystore_core::partition::RecordKey;
 use keystore_core::record::Record;
+use keystore_core::stamp::Stamp;
 use thiserror::Error;
 
 use super::file::DiskError;
@@ -135,6 +136,9 @@ pub trait Storage: Send + Sync + Debug {
     /// The `sequence` of the last flush that the engine still knows of, 0 if there was none. A lower one than was
     /// flushed shows that the engine has lost something.
     fn flushed(&self) -> Result<u64, EngineError>;
+
+    /// A stamp that no record is above, whatever becomes of what was not flushed; `None` if that is not known.
+    fn highest(&self) -> Result<Option<Stamp>, EngineError>;
 
     /// What the next flush writes, whatever little has changed: flushing pays once the log has grown by as much.
     fn flush_bytes(&self) -> u64;

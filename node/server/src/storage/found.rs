@@ -5,6 +5,7 @@ use keystore_core::effect::{Hint, SavedState};
 use keystore_core::id::{Actor, Generation, NodeId, Nonce};
 use keystore_core::layout::Layout;
 use keystore_core::peers::PeerIdentities;
+use keystore_core::stamp::Stamp;
 use keystore_proto::v1;
 use prost::Message as _;
 
@@ -35,6 +36,8 @@ pub struct Found {
     pub peers: PeerIdentities,
     /// What the node keeps for others.
     pub hints: Vec<Hint>,
+    /// No stored record has a stamp above this one; `None` if nobody knows.
+    pub highest: Option<Stamp>,
 }
 
 const NO_LAYOUT: u8 = 0;

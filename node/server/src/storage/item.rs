@@ -59,6 +59,10 @@ pub(super) fn hint_names() -> Range<Vec<u8>> {
     HINTS.to_be_bytes().to_vec()..HINTS_END.to_be_bytes().to_vec()
 }
 
+pub(super) fn is_hint(name: &[u8]) -> bool {
+    name.starts_with(&HINTS.to_be_bytes())
+}
+
 pub(super) fn encode_hint(name: &[u8], since_ms: u64) -> Vec<u8> {
     let since = since_ms.to_be_bytes();
     let checksum = crc32c::crc32c_append(crc32c::crc32c(name), &since);

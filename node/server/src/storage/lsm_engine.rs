@@ -7,6 +7,7 @@
 //! ```text
 //! records and hints, named as in [`super::item`]
 //! 0xffff ‖ "flushed"                            → sequence u64
+//! 0xffff ‖ "highest"                            → stamp 16 ‖ CRC-32C
 //! ```
 //!
 //! A thread of its own merges tables into larger ones. Where it does not keep up, writing tables down waits for it.
@@ -28,15 +29,19 @@ use bytes::Bytes;
 use keystore_core::effect::{Damaged, Hint};
 use keystore_core::partition::RecordKey;
 use keystore_core::record::Record;
+use keystore_core::stamp::Stamp;
 use lsm_tree::compaction::Leveled;
-use lsm_tree::config::{BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry};
+use lsm_tree::config::{
+    BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry, HashRatioPolicy,
+    PinningPolicy, RestartIntervalPolicy,
+};
 use lsm_tree::{
     AbstractTree as _, AnyTree, Cache, CompressionType, Config, DescriptorTable, Guard as _, SeqNo,
     SequenceNumberCounter, UserValue,
 };
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::base::{Base, Found, Written, written};
+use super::base::{Base, Found, Written, encode_highest, highest_of_note, written};
 use super::disk_usage::DiskUsage;
 use super::engine::{EngineError, LoadError, ScanError};
 use super::file::{self, DiskError, Operation};
@@ -46,10 +51,16 @@ use super::memtable::Memtable;
 /// Readers take what there is when they begin, and keep it from being removed.
 const NEWEST: SeqNo = SeqNo::MAX;
 const FLUSHED_KEY: &[u8] = b"\xff\xffflushed";
+const HIGHEST_KEY: &[u8] = b"\xff\xffhighest";
 /// What is open at once.
 const FILES_MAX: usize = 512;
 /// One read in a thousand looks into a table in vain.
 const FILTER_BITS_PER_KEY: f32 = 14.0;
+/// Within a block, a key is found by its hash, and then among so many.
+const RESTART_INTERVAL: u8 = 8;
+const HASH_RATIO: f32 = 1.0;
+/// So many tables that may overlap are merged together into the level below: fewer, larger merges for each record.
+const TABLES_MERGED: u8 = 8;
 /// Runs of tables that overlap each other: from so many on, whoever writes another one waits for a merge. Each is
 /// one more that a read may have to look into.
 const RUNS_MAX: usize = 16;
@@ -82,7 +93,14 @@ impl LsmEngine {
             .use_cache(Arc::new(Cache::with_capacity_bytes(cache_bytes)))
             .use_descriptor_table(Some(Arc::new(DescriptorTable::new(FILES_MAX))))
             .filter_policy(FilterPolicy::all(filter))
+            // A read looks into each level: what tells whether in vain is in memory whole, and is no matter of luck.
+            .filter_block_pinning_policy(PinningPolicy::all(true))
+            .filter_block_partitioning_policy(PinningPolicy::all(false))
+            .index_block_pinning_policy(PinningPolicy::all(true))
+            .index_block_partitioning_policy(PinningPolicy::all(false))
             .data_block_compression_policy(CompressionPolicy::all(CompressionType::None))
+            .data_block_hash_ratio_policy(HashRatioPolicy::all(HASH_RATIO))
+            .data_block_restart_interval_policy(RestartIntervalPolicy::all(RESTART_INTERVAL))
             .open()?;
         if let Some(highest) = tree.get_highest_seqno() {
             next.fetch_max(highest + 1);
@@ -167,6 +185,7 @@ impl Base for LsmEngine {
         let written_down = |error| no_space_or(error, &self.directory);
         // Looked at ahead: what does not come to its end leaves its files there until the next start.
         DiskUsage::expect_available(&self.directory, table.bytes() as u64).map_err(EngineError::of_write)?;
+        let highest = self.highest()?.map(|noted| noted.max(table.highest()));
         let mut tables = self.tree.ingestion().map_err(written_down)?;
         for (key, held) in table.records() {
             let stored = if held.is_whole { None } else { self.stored(&key)? };
@@ -189,6 +208,9 @@ impl Base for LsmEngine {
         if let Some(sequence) = sequence {
             tables.write(FLUSHED_KEY, sequence.to_be_bytes()).map_err(written_down)?;
         }
+        if let Some(highest) = highest {
+            tables.write(HIGHEST_KEY, encode_highest(highest)).map_err(written_down)?;
+        }
         tables.finish().map_err(written_down)?;
         self.merger.merge();
         self.merger.wait_until(|| self.tree.l0_run_count() < RUNS_MAX);
@@ -199,6 +221,11 @@ impl Base for LsmEngine {
         let noted = self.get(FLUSHED_KEY)?;
         let bytes = noted.and_then(|noted| noted.as_ref().try_into().ok());
         Ok(bytes.map_or(0, u64::from_be_bytes))
+    }
+
+    fn highest(&self) -> Result<Option<Stamp>, EngineError> {
+        let is_new = self.get(FLUSHED_KEY)?.is_none();
+        Ok(highest_of_note(self.get(HIGHEST_KEY)?.as_deref(), is_new))
     }
 
     fn disk_bytes(&self) -> Result<u64, EngineError> {
@@ -331,7 +358,7 @@ impl State {
         visible: &SequenceNumberCounter,
         directory: &Path,
     ) -> Result<(), lsm_tree::Error> {
-        let strategy = Arc::new(Leveled::default());
+        let strategy = Arc::new(Leveled::default().with_l0_threshold(TABLES_MERGED));
         let mut before = None;
         while before != Some(tree.current_version().id()) && !self.is_over.load(Ordering::Acquire) {
             before = Some(tree.current_version().id());

@@ -19,6 +19,7 @@ use keystore_core::effect::{Entry, Hint};
 use keystore_core::message::{Page, ScanRange};
 use keystore_core::partition::RecordKey;
 use keystore_core::record::Record;
+use keystore_core::stamp::Stamp;
 use rpds::RedBlackTreeMapSync;
 
 use super::disk_usage::DiskUsage;
@@ -51,14 +52,22 @@ struct View {
     version: u64,
     /// Of the items in the form of a snapshot.
     bytes: u64,
+    /// A stamp that no record is above, unless one of them was damaged.
+    highest: Option<Stamp>,
 }
 
 impl MemoryEngine {
     /// Reads the snapshot, if there is one.
     pub(super) fn open(directory: &Path) -> Result<Self, EngineError> {
-        let mut view = View { items: Items::new_sync(), version: 0, bytes: 0 };
+        let mut view = View { items: Items::new_sync(), version: 0, bytes: 0, highest: Some(Stamp::LOWEST) };
         let read = snapshot::read(directory, &mut |name, value| {
-            view.insert(name.to_vec(), Bytes::copy_from_slice(value));
+            let value = Bytes::copy_from_slice(value);
+            if let Some(key) = item::key_of_record(name).filter(|_| !item::is_hint(name)) {
+                let stored = Record::decode(&key, &value);
+                view.highest =
+                    view.highest.zip(stored.ok()).map(|(highest, stored)| highest.max(stored.stamp));
+            }
+            view.insert(name.to_vec(), value);
         })?;
         let read = read.unwrap_or_default();
         Ok(Self {
@@ -116,6 +125,9 @@ impl View {
     }
 
     fn apply(&mut self, entry: &Entry) {
+        if let Entry::Record { record, .. } | Entry::Replace { record: Some(record), .. } = entry {
+            self.highest = self.highest.map(|highest| highest.max(record.stamp));
+        }
         match entry {
             Entry::Record { key, record } => self.merge(key, record),
             Entry::Replace { key, record: Some(record) } => {
@@ -204,6 +216,10 @@ impl Storage for MemoryEngine {
 
     fn flushed(&self) -> Result<u64, EngineError> {
         Ok(self.flushed_sequence.load(Ordering::Acquire))
+    }
+
+    fn highest(&self) -> Result<Option<Stamp>, EngineError> {
+        Ok(self.current.load().highest)
     }
 
     fn flush_bytes(&self) -> u64 {

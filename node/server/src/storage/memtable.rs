@@ -10,8 +10,10 @@ use keystore_core::effect::{Damaged, Hint};
 use keystore_core::id::NodeId;
 use keystore_core::partition::{RecordKey, SLOTS};
 use keystore_core::record::Record;
+use keystore_core::stamp::Stamp;
 
 use super::item;
+use super::mutant::{Mutant, is_on};
 
 /// What an entry takes beside its bytes: two nodes of the tree half full, two counted allocations.
 const ENTRY_OVERHEAD_BYTES: usize = 128;
@@ -23,6 +25,8 @@ pub(super) struct Memtable {
     /// By name; `None` is one that is to be forgotten.
     hints: BTreeMap<Vec<u8>, Option<u64>>,
     bytes: usize,
+    /// Of all that was put here.
+    highest: Stamp,
 }
 
 /// What is known of a key.
@@ -48,7 +52,7 @@ impl Held {
 impl Default for Memtable {
     fn default() -> Self {
         let slots = (0..SLOTS).map(|_| BTreeMap::new()).collect();
-        Self { slots, hints: BTreeMap::new(), bytes: 0 }
+        Self { slots, hints: BTreeMap::new(), bytes: 0, highest: Stamp::LOWEST }
     }
 }
 
@@ -56,6 +60,11 @@ impl Memtable {
     /// About what it takes in memory.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// A stamp that no record is above.
+    pub(super) fn highest(&self) -> Stamp {
+        if is_on(Mutant::HighestIsNotNoted) { Stamp::LOWEST } else { self.highest }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -68,6 +77,7 @@ impl Memtable {
 
     /// Merges a record with what is held here, or else `below`.
     pub(super) fn merge(&mut self, key: &RecordKey, record: &Record, below: Option<&Held>) {
+        self.highest = self.highest.max(record.stamp);
         let held = self.get(key).or(below);
         let is_whole = held.is_some_and(|held| held.is_whole);
         // What is damaged is below: see the engine.
@@ -79,6 +89,7 @@ impl Memtable {
     }
 
     pub(super) fn replace(&mut self, key: &RecordKey, record: Option<&Record>) {
+        self.highest = record.map_or(self.highest, |record| self.highest.max(record.stamp));
         self.put(key, Held { record: record.map(|record| record.encode(key)), is_whole: true });
     }
 

@@ -7,6 +7,8 @@
 /// A rule that is broken, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mutant {
+    /// Rule 1: an engine does not note how high the stamps of its records are.
+    HighestIsNotNoted,
     /// Rule 12: a commit is reported as synced that was only written.
     ReportedUnsynced,
     /// Rule 12: a batch that cannot be read is the end of the log, whatever a later one says of it.

@@ -10,6 +10,7 @@
 //! (0x1000 + slot) u16 ‖ key bytes u16 ‖ key ‖ version 24 ‖ index u16   → chunk
 //! 0x3000 u16 ‖ key                                                     → nothing: its chunks are being changed
 //! 0xffff ‖ "flushed"                                                   → sequence u64
+//! 0xffff ‖ "highest"                                                   → stamp 16 ‖ CRC-32C
 //! ```
 //!
 //! Chunks bear the version of their record. New ones are there before their head is, and old ones go after it, so
@@ -26,9 +27,10 @@ use bytes::Bytes;
 use keystore_core::effect::{Damaged, Hint};
 use keystore_core::partition::RecordKey;
 use keystore_core::record::{Record, Version};
+use keystore_core::stamp::Stamp;
 use sled::{Db, IVec};
 
-use super::base::{Base, Found, Written, written};
+use super::base::{Base, Found, Written, encode_highest, highest_of_note, written};
 use super::engine::{EngineError, LoadError, ScanError};
 use super::file::{self, DiskFile};
 use super::item;
@@ -43,6 +45,7 @@ const SLED_SEGMENT_BYTES: usize = 2 << 20;
 const CHUNKS_FROM: u16 = 0x1000;
 const IN_CHANGE: u16 = 0x3000;
 const FLUSHED_KEY: &[u8] = b"\xff\xffflushed";
+const HIGHEST_KEY: &[u8] = b"\xff\xffhighest";
 
 /// The first byte of a head; a record begins with its format, which is small.
 const HEAD: u8 = 0xc1;
@@ -326,6 +329,10 @@ impl Base for SledEngine {
 
     fn write_down(&self, table: &Memtable, sequence: Option<u64>) -> Result<Vec<RecordKey>, EngineError> {
         let mut unreadable = Vec::new();
+        // Before the records: sled keeps a prefix of what it was told.
+        if let Some(highest) = self.highest()? {
+            self.insert(HIGHEST_KEY, &encode_highest(highest.max(table.highest())))?;
+        }
         for (key, held) in table.records() {
             match self.write_record(&key, held) {
                 Ok(()) => {}
@@ -356,6 +363,11 @@ impl Base for SledEngine {
         let noted = self.get(FLUSHED_KEY)?;
         let bytes = noted.and_then(|noted| noted.as_ref().try_into().ok());
         Ok(bytes.map_or(0, u64::from_be_bytes))
+    }
+
+    fn highest(&self) -> Result<Option<Stamp>, EngineError> {
+        let is_new = self.get(FLUSHED_KEY)?.is_none();
+        Ok(highest_of_note(self.get(HIGHEST_KEY)?.as_deref(), is_new))
     }
 
     fn disk_bytes(&self) -> Result<u64, EngineError> {

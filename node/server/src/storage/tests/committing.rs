@@ -102,7 +102,7 @@ fn check_checkpoints(engine: EngineKind) {
     while counters.checkpoints.get() < 4 || segments() > 6 {
         let found = segments();
         assert!(begun.elapsed() < DEADLINE, "{found} segments for 1.6 MB with a checkpoint each 256 KiB");
-        running.commit(vec![(key(1), record(1, vec![1; 8_000]))], Durability::Synced);
+        running.commit(vec![(key(1), record(191, vec![1; 8_000]))], Durability::Synced);
     }
     drop(running);
     let storage = open(&options);

@@ -35,6 +35,7 @@ pub(super) fn check(subject: Subject) {
     keeps_values_of_every_size(subject);
     keeps_what_was_flushed(subject);
     replaces_and_removes(subject);
+    knows_a_stamp_that_nothing_is_above(subject);
     keeps_hints_until_they_are_done(subject);
     scans_in_the_order_of_places(subject);
     merges_what_was_flushed_with_what_was_not(subject);
@@ -150,6 +151,28 @@ fn replaces_and_removes(Subject { open, .. }: Subject) {
     engine.flush(1).unwrap();
     drop(engine);
     assert_eq!(load(&open(directory.path()), &key(1)), None);
+}
+
+fn knows_a_stamp_that_nothing_is_above(Subject { open, .. }: Subject) {
+    let directory = memory_dir();
+    let highest = |engine: &Engine| engine.highest().unwrap().map(Stamp::millis);
+    let engine = open(directory.path());
+    assert_eq!(engine.highest().unwrap(), Some(Stamp::LOWEST), "there is none");
+    engine.apply(&put([entry(1, 7), entry(2, 9)])).unwrap();
+    assert_eq!(highest(&engine), Some(9));
+    engine.flush(2).unwrap();
+    engine.replay(&put([entry(1, 8)])).unwrap();
+    engine.flush(3).unwrap();
+    drop(engine);
+    let engine = open(directory.path());
+    assert_eq!(highest(&engine), Some(9));
+    let replaced = Entry::Replace { key: key(2), record: Some(entry(2, 12).1) };
+    engine.replay(&[replaced, Entry::Record { key: key(1), record: entry(1, 11).1 }]).unwrap();
+    assert_eq!(highest(&engine), Some(12));
+    engine.apply(&[Entry::Replace { key: key(2), record: None }]).unwrap();
+    engine.flush(4).unwrap();
+    drop(engine);
+    assert!(highest(&open(directory.path())) >= Some(11));
 }
 
 fn keeps_hints_until_they_are_done(Subject { open, .. }: Subject) {

@@ -14,6 +14,7 @@ use keystore_core::message::{Page, ScanRange};
 use keystore_core::partition::RecordKey;
 use keystore_core::quorum::Durability;
 use keystore_core::record::Record;
+use keystore_core::stamp::Stamp;
 use tempfile::TempDir;
 
 use super::{
@@ -136,6 +137,10 @@ impl Storage for Crowded {
 
     fn replay(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
         self.engine.replay(entries)
+    }
+
+    fn highest(&self) -> Result<Option<Stamp>, EngineError> {
+        self.engine.highest()
     }
 
     fn flush(&self, sequence: u64) -> Result<(), EngineError> {

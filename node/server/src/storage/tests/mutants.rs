@@ -1,4 +1,4 @@
-//! Rules 12 and 13 broken on purpose, and the test that notices.
+//! Rules of the disk broken on purpose, and the test that notices.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ const CAUGHT_WITHIN: Duration = Duration::from_secs(120);
 
 /// The mutant, its rule, and the test that has to fail.
 const LINES: &[(Mutant, u8, &str)] = &[
+    (Mutant::HighestIsNotNoted, 1, "power_loss::after_a_power_cut_every_synced_commit_is_there"),
     (Mutant::ReportedUnsynced, 12, "power_loss::after_a_power_cut_every_synced_commit_is_there"),
     (
         Mutant::EveryHoleIsATornTail,

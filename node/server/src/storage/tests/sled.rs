@@ -137,7 +137,7 @@ fn replaced_chunks_are_gone_and_nothing_becomes_a_blob_file() {
     drop(engine);
     assert_eq!(blob_files(directory.path()), 0);
     let items = database(directory.path()).iter().count();
-    assert_eq!(items, 8 + 1, "eight records and the note of the flush");
+    assert_eq!(items, 8 + 2, "eight records, the notes of the flush and of the highest stamp");
 }
 
 #[test]
