@@ -125,6 +125,7 @@ mod tests {
         Growth {
             engine: engine.to_owned().into(),
             few,
+            cache_mib: 64,
             clients: 1,
             filled,
             costs: Vec::new(),

@@ -78,7 +78,7 @@ impl Goodput {
                 Bound::AtLeast(GOODPUT_MIN),
             ),
             verdict(
-                "offered, of three times the rate of the peak",
+                "requests that were due, to three times the rate of the peak",
                 ratio(self.offered_per_second, wanted),
                 Bound::AtLeast(OFFERED_MIN),
             ),

@@ -223,7 +223,7 @@ fn text(report: &Report) -> String {
     if report.not_sent > 0 {
         let rate = report.load.rate.unwrap_or_default();
         text.push(format!(
-            "{} operations were due and not sent: {rate} per second are more than {} clients have got answers for",
+            "{} operations were due, not sent, and are in no percentile: {rate} per second are more than {} clients have got answers for",
             report.not_sent, report.load.clients
         ));
     }
@@ -309,7 +309,7 @@ mod tests {
             "MISSING",
             "\nhottest: bench/0000000000  1 ",
             " for 10.0 s, interrupted\n",
-            "\n70 operations were due and not sent: 2000 per",
+            "\n70 operations were due, not sent, and are in no percentile: 2000 per",
             "\n3 operations were sent",
         ] {
             assert!(text.contains(part), "{part} in {text}");

@@ -18,7 +18,7 @@ use super::error::FatalError;
 use super::log::{self, AppendError, CommitLog};
 use super::mutant::{Mutant, is_on};
 use super::queue::{Queue, Wait};
-use super::room::{Pace, SinceCheckpoint, Space};
+use super::room::{Interval, SinceCheckpoint, Space};
 
 /// The end of a commit.
 pub type Committed = (CommitId, Result<Durability, NotCommitted>);
@@ -206,12 +206,12 @@ impl Committer {
     fn begin_checkpoint_if_due(&mut self) -> bool {
         let engine = &self.checkpoints.engine;
         let appended = self.checkpoints.counters.log_appended_bytes.get();
-        let pace = Pace {
+        let interval = Interval {
             checkpoint_bytes: self.rhythm.checkpoint_bytes,
             flush_bytes: engine.flush_bytes(),
             wants_flush: engine.wants_flush(),
         };
-        let log_bytes = pace.log_bytes(self.free_space.as_ref().map(|known| known.space));
+        let log_bytes = interval.log_bytes(self.free_space.as_ref().map(|known| known.space));
         let appended_bytes = appended - self.checkpointed_bytes;
         let is_due = |put_off_for| SinceCheckpoint { appended_bytes, put_off_for }.is_due(log_bytes);
         let has_begun = self.checkpointer.begin_if(is_due, self.log.position());

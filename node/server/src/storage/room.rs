@@ -49,7 +49,7 @@ impl Space {
 
 /// What asks for checkpoints, beside a disk that fills up.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
+pub(super) struct Interval {
     /// Of log, as configured.
     pub(super) checkpoint_bytes: u64,
     /// See [`super::engine::Storage::flush_bytes`].
@@ -58,7 +58,7 @@ pub(super) struct Pace {
     pub(super) wants_flush: bool,
 }
 
-impl Pace {
+impl Interval {
     /// How much log makes a checkpoint due, given the space that was found last.
     pub(super) fn log_bytes(self, space: Option<Space>) -> u64 {
         let Self { checkpoint_bytes, flush_bytes, wants_flush } = self;
@@ -147,8 +147,8 @@ mod tests {
             (200, false, Some(wide), 200),
             (200, false, Some(low), 64),
         ] {
-            let pace = Pace { checkpoint_bytes: 64, flush_bytes, wants_flush };
-            assert_eq!(pace.log_bytes(space), log_bytes, "{pace:?}, {space:?}");
+            let interval = Interval { checkpoint_bytes: 64, flush_bytes, wants_flush };
+            assert_eq!(interval.log_bytes(space), log_bytes, "{interval:?}, {space:?}");
         }
     }
 
