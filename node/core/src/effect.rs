@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::causal::OperationId;
-use crate::id::{Generation, NodeId};
+use crate::id::{Generation, Lineage, NodeId};
 use crate::layout::Layout;
 use crate::message::{Header, Hello, Message, Page, Refusal, ScanRange};
 use crate::partition::RecordKey;
@@ -141,7 +141,7 @@ pub enum SavedState {
     /// The highest identity seen of each peer.
     Peers(PeerIdentities),
     /// A generation that was raised while the process runs, and since which one nothing was lost.
-    Generation { generation: Generation, trusted_since: Generation },
+    Generation { generation: Generation, trusted_since: Generation, lineage: Lineage },
     /// This data directory was rolled back or cloned: no process may start from it again.
     SetAside,
 }

@@ -1,6 +1,7 @@
 //! Identities and counters as types of their own, so that a node is never taken for a cluster nor an epoch for
 //! a generation. Nothing here is minted: identities are drawn at the edge and come in as bytes.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 
@@ -89,6 +90,49 @@ counter_type! {
 counter_type! {
     /// Drawn at every start: tells two processes apart that claim the same generation (a cloned disk).
     Nonce
+}
+
+/// The nonces under which a node was each of its latest generations, the present one's first: they tell the history
+/// of one disk from that of its copy.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lineage(VecDeque<Nonce>);
+
+impl Lineage {
+    /// How many generations are remembered: a node that was away for longer than so many starts of another one cannot
+    /// tell its copies from it.
+    pub const LEN_MAX: usize = 1_024;
+
+    /// The next generation begins.
+    pub fn begin(&mut self, nonce: Nonce) {
+        self.0.push_front(nonce);
+        self.0.truncate(Self::LEN_MAX);
+    }
+
+    /// Of the generation so many before the present one.
+    pub fn before(&self, generations: u64) -> Option<Nonce> {
+        self.0.get(usize::try_from(generations).ok()?).copied()
+    }
+
+    pub fn present(&self) -> Nonce {
+        self.before(0).unwrap_or_default()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Nonce> {
+        self.0.iter().copied()
+    }
+}
+
+/// Of a disk that remembers no generation before.
+impl From<Nonce> for Lineage {
+    fn from(nonce: Nonce) -> Self {
+        [nonce].into_iter().collect()
+    }
+}
+
+impl FromIterator<Nonce> for Lineage {
+    fn from_iter<T: IntoIterator<Item = Nonce>>(nonces: T) -> Self {
+        Self(nonces.into_iter().take(Self::LEN_MAX).collect())
+    }
 }
 
 impl Actor {

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use crate::causal::{Change, Dot};
-use crate::id::{ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
+use crate::id::{ClusterId, Epoch, Generation, Incarnation, Lineage, NodeId, Nonce};
 use crate::partition::{Partition, RecordKey};
 use crate::quorum::Durability;
 use crate::record::{Record, Version};
@@ -15,7 +15,19 @@ use crate::stamp::Stamp;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
     pub header: Header,
-    pub nonce: Nonce,
+    pub lineage: Lineage,
+}
+
+impl Hello {
+    /// Who its sender is, whatever it was before.
+    pub fn identity(&self) -> (Generation, Nonce) {
+        (self.header.generation, self.lineage.present())
+    }
+
+    /// Under which nonce its sender was this generation; `None` if it has forgotten that, or was not there yet.
+    pub fn nonce_at(&self, generation: Generation) -> Option<Nonce> {
+        self.lineage.before(self.header.generation.0.checked_sub(generation.0)?)
+    }
 }
 
 /// Borne by every frame: refused unless it fits the receiver.

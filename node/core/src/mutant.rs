@@ -155,6 +155,8 @@ mutants! {
       ReadsSpeakOfKeysInDoubt,
       ScansSpeakOfKeysInDoubt;
     15 SecondNonceIsAccepted,
+      /// A later generation is accepted whatever it comes after.
+      LineageIsNotCompared,
       EarlierGenerationIsAccepted,
       /// A refusal of a generation that a node has had before says that its disk is not the one its peers know.
       EarlierRefusalsSetAside,

@@ -21,7 +21,7 @@ use crate::effect::{
 };
 pub use crate::hints::HintStatus;
 use crate::hints::HintStore;
-use crate::id::{Actor, Generation, NodeId, Nonce};
+use crate::id::{Actor, Generation, Lineage, NodeId};
 use crate::init::{Membership, Proposal};
 use crate::layout::Layout;
 use crate::message::{Header, Hello, Message};
@@ -41,15 +41,15 @@ const ANNOUNCE_EVERY_MS: u64 = 500;
 /// probe of one node may hang on the health of others.
 pub const WARM_UP_MS_MAX: u64 = 10_000;
 
-/// What a node knows when its process starts: all of it durable but the nonce.
+/// What a node knows when its process starts: all of it durable.
 #[derive(Debug, Clone)]
 pub struct Start {
     pub node: NodeId,
     pub actor: Actor,
     /// Already raised and synced for this start.
     pub generation: Generation,
-    /// Drawn for this start.
-    pub nonce: Nonce,
+    /// With a nonce that was drawn for this start.
+    pub lineage: Lineage,
     /// No stamp with these or later milliseconds was issued before. It may lie ahead of the wall clock; the node
     /// then waits for the clock, at most [`CEILING_STEP_MS`], so that its first stamps are not ahead of others'.
     pub stamp_ceiling_ms: u64,
@@ -95,7 +95,7 @@ pub struct Node {
     me: NodeId,
     actor: Actor,
     generation: Generation,
-    nonce: Nonce,
+    lineage: Lineage,
     settings: Settings,
     membership: Membership,
     accepting: Option<Accepting>,
@@ -131,7 +131,7 @@ impl Node {
             node: me,
             actor,
             generation,
-            nonce,
+            lineage,
             stamp_ceiling_ms,
             membership,
             peers,
@@ -151,7 +151,7 @@ impl Node {
             me,
             actor,
             generation,
-            nonce,
+            lineage,
             hints: HintStore::new(hints, &settings, now),
             budget: Budget::new(settings.background_bytes_per_s, now.mono_ms),
             settings,
@@ -251,7 +251,7 @@ impl Node {
     /// What to say first on a connection to another member; `None` before this node has accepted a layout.
     pub fn hello(&self, to: NodeId) -> Option<Hello> {
         let layout = self.membership.layout().filter(|_| !self.is_set_aside)?;
-        Some(Hello { header: self.header(layout, to), nonce: self.nonce })
+        Some(Hello { header: self.header(layout, to), lineage: self.lineage.clone() })
     }
 
     /// The layout that this node has accepted.

@@ -1,7 +1,8 @@
 //! Who the other nodes are: which connections and frames are accepted, and over which link a peer is reached.
 //!
 //! Of each UUID the highest (generation, nonce) ever seen is durable before a link with it is accepted. An older
-//! generation, or a second nonce of the same one, is a rolled-back or cloned disk and is refused. A frame counts
+//! generation, or another nonce than the one that was seen, in the same generation or in the history of a later one, is
+//! a rolled-back or cloned disk and is refused. A frame counts
 //! only on the link that its sender's present generation opened, so an acknowledgement given before a loss never
 //! counts after it.
 
@@ -28,7 +29,7 @@ pub enum LinkRefusal {
     #[error("the hello is meant for another node, or comes from a node that is no member")]
     WrongNode,
     #[error(
-        "the generation is older than one seen before, or another process has the same: a rolled-back or cloned disk"
+        "the generation is older than one seen before, or does not come after it: a rolled-back or cloned disk"
     )]
     StaleGeneration,
 }
@@ -59,7 +60,7 @@ impl Peers {
 
     /// Judges a hello, and notes a newer identity: whatever its sender said as an earlier one counts no longer.
     pub fn greet(&mut self, hello: &Hello, layout: &Layout, me: NodeId) -> Result<Greeting, LinkRefusal> {
-        let Hello { header, nonce } = hello;
+        let header = &hello.header;
         if !fits(header, layout) {
             return Err(LinkRefusal::WrongCluster);
         }
@@ -71,7 +72,7 @@ impl Peers {
         if self.heard(header.from) > header.generation && !is_taken {
             return Err(LinkRefusal::StaleGeneration);
         }
-        let offered = (header.generation, *nonce);
+        let offered = hello.identity();
         match self.identities.get(&header.from) {
             Some(known) if *known == offered => {
                 let is_durable = self.durable.get(&header.from) == Some(&offered);
@@ -89,6 +90,13 @@ impl Peers {
                 Ok(Greeting::Known)
             }
             Some((generation, _)) if *generation >= header.generation => Err(LinkRefusal::StaleGeneration),
+            // A copy that has outgrown, unseen by us, what we know of the original.
+            Some((generation, nonce))
+                if hello.nonce_at(*generation).is_some_and(|its| its != *nonce)
+                    && !is_on(Mutant::LineageIsNotCompared) =>
+            {
+                Err(LinkRefusal::StaleGeneration)
+            }
             _ => {
                 self.identities.insert(header.from, offered);
                 let is_early = is_on(Mutant::IdentityIsNotSavedFirst);
@@ -101,13 +109,13 @@ impl Peers {
     pub fn is_current(&self, hello: &Hello) -> bool {
         let Header { from, generation, .. } = hello.header;
         let is_newest =
-            self.identities.get(&from) == Some(&(generation, hello.nonce)) && self.heard(from) <= generation;
+            self.identities.get(&from) == Some(&hello.identity()) && self.heard(from) <= generation;
         is_newest || is_on(Mutant::OvertakenIdentitiesAreAccepted)
     }
 
     /// The identity behind this hello has been synced to disk.
     pub fn make_durable(&mut self, hello: &Hello) {
-        self.durable.insert(hello.header.from, (hello.header.generation, hello.nonce));
+        self.durable.insert(hello.header.from, hello.identity());
     }
 
     /// The generation of a peer that is on our disk, 0 if none is.
@@ -204,7 +212,7 @@ mod tests {
         let Layout { cluster, incarnation, epoch, .. } = layout();
         let header =
             Header { cluster, incarnation, epoch, from: PEER, to: ME, generation: Generation(generation) };
-        Hello { header, nonce: Nonce(nonce) }
+        Hello { header, lineage: Nonce(nonce).into() }
     }
 
     fn knowing(generation: u64, nonce: u64) -> Peers {
@@ -222,6 +230,17 @@ mod tests {
         for (generation, nonce, expected, what) in cases {
             assert_eq!(knowing(5, 50).greet(&hello(generation, nonce), &layout(), ME), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn a_later_generation_has_to_come_after_the_one_that_was_seen() {
+        let later = |nonces: &[u64]| {
+            let lineage = nonces.iter().map(|nonce| Nonce(*nonce)).collect();
+            knowing(5, 50).greet(&Hello { lineage, ..hello(7, 0) }, &layout(), ME)
+        };
+        assert_eq!(later(&[70, 60, 50, 40]), Ok(Greeting::Newer));
+        assert_eq!(later(&[70, 60, 51, 40]), Err(LinkRefusal::StaleGeneration), "a copy that has started twice");
+        assert_eq!(later(&[70, 60]), Ok(Greeting::Newer), "it has forgotten");
     }
 
     #[test]

@@ -41,8 +41,9 @@ fn a_damaged_record_raises_the_generation_and_the_alarm() {
     let effects = bench.step(Event::Saved { save });
     let closed = effects.iter().filter(|effect| matches!(effect, Effect::CloseLink { .. })).count();
     assert_eq!((closed, bench.node.status(Now::default()).connected.len()), (2, 0), "peers have to note it");
-    let Hello { header, nonce } = bench.node.hello(A).unwrap();
-    assert_eq!((header.generation, nonce), (Generation(2), Nonce(1)), "it is still the same process");
+    let hello = bench.node.hello(A).unwrap();
+    assert_eq!(hello.identity(), (Generation(2), Nonce(1)), "it is still the same process");
+    assert_eq!(hello.nonce_at(Generation(1)), Some(Nonce(1)), "and comes after what it was");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! A frame that breaks any rule is refused whole: its sender runs other code or is no node at all.
 
-use keystore_core::id::{ClusterId, Epoch, Generation, Nonce};
+use keystore_core::id::{ClusterId, Epoch, Generation, Lineage, Nonce};
 use keystore_core::message::{Header, Message};
 use keystore_core::peers::LinkRefusal;
 
@@ -21,7 +21,7 @@ pub struct Frame {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// The first frame of each side.
-    Hello(Nonce),
+    Hello(Lineage),
     /// The last frame of a side that does not want the link.
     Refusal(LinkRefusal),
     Messages(Vec<Message>),
@@ -30,7 +30,10 @@ pub enum Content {
 impl From<Frame> for v1::PeerFrame {
     fn from(Frame { header, content }: Frame) -> Self {
         let kind = match content {
-            Content::Hello(nonce) => Kind::Hello(v1::PeerHello { nonce: nonce.0 }),
+            Content::Hello(lineage) => Kind::Hello(v1::PeerHello {
+                nonce: lineage.present().0,
+                earlier_nonces: lineage.iter().skip(1).map(|nonce| nonce.0).collect(),
+            }),
             Content::Refusal(refusal) => {
                 Kind::Refusal(v1::PeerRefusal { reason: refusal_to_wire(refusal).into() })
             }
@@ -49,7 +52,9 @@ impl TryFrom<v1::PeerFrame> for Frame {
         let v1::PeerFrame { header, kind } = frame;
         let header = header_from_wire(&header.ok_or(WireError::Missing("header"))?)?;
         let content = match kind.ok_or(WireError::Missing("kind"))? {
-            Kind::Hello(v1::PeerHello { nonce }) => Content::Hello(Nonce(nonce)),
+            Kind::Hello(v1::PeerHello { nonce, earlier_nonces }) => {
+                Content::Hello([nonce].into_iter().chain(earlier_nonces).map(Nonce).collect())
+            }
             Kind::Refusal(v1::PeerRefusal { reason }) => Content::Refusal(refusal_from_wire(reason)?),
             Kind::Messages(v1::PeerMessages { messages }) => {
                 let messages = messages.into_iter().map(Message::try_from);

@@ -164,7 +164,7 @@ fn a_frame_reads_back_what_was_sent() {
         LinkRefusal::WrongNode,
         LinkRefusal::StaleGeneration,
     ];
-    let mut frames = vec![frame(Content::Hello(Nonce(u64::MAX))), everything()];
+    let mut frames = vec![frame(Content::Hello([u64::MAX, 0, 7].map(Nonce).into_iter().collect())), everything()];
     frames.extend(refusals.map(|refusal| frame(Content::Refusal(refusal))));
     for frame in frames {
         let bytes = v1::PeerFrame::from(frame.clone()).encode_to_vec();
@@ -190,7 +190,7 @@ fn frames_of_the_first_release_still_read() {
     first.retain(|message| !came_later(message));
     assert_eq!(decode(include_bytes!("data/peer-messages-v1.bin")), Ok(frame(Content::Messages(first))));
     assert_eq!(decode(include_bytes!("data/peer-messages-v2.bin")), Ok(everything()));
-    assert_eq!(decode(include_bytes!("data/peer-hello-v1.bin")), Ok(frame(Content::Hello(Nonce(8)))));
+    assert_eq!(decode(include_bytes!("data/peer-hello-v1.bin")), Ok(frame(Content::Hello(Nonce(8).into()))));
 }
 
 fn check_refused(spoil: impl FnOnce(&mut v1::PeerFrame), expected: WireError) {

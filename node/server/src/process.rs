@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystore_core::effect::Event;
-use keystore_core::id::{Actor, NodeId, Nonce};
+use keystore_core::id::{Actor, NodeId};
 use keystore_core::node::{Node, Settings, Start};
 use thiserror::Error;
 use tokio::runtime::Builder;
@@ -171,13 +171,13 @@ fn storage_options(config: &Config) -> Options {
 }
 
 fn start_of(found: &Found, config: &Config) -> Start {
-    let Found { identity, generation, trusted_since, stamp_ceiling_ms, membership, peers, hints, highest } =
+    let Found { identity, generation, lineage, trusted_since, stamp_ceiling_ms, membership, peers, hints, highest } =
         found.clone();
     Start {
         node: identity.node,
         actor: identity.actor,
         generation,
-        nonce: Nonce(rand::random()),
+        lineage,
         stamp_ceiling_ms,
         membership,
         peers,

@@ -30,7 +30,10 @@ impl Node {
             self.raise_from_ms = now.mono_ms + self.raise_pause_ms;
             self.replica.doubts.raise_began();
             let generation = Generation(self.generation.0 + 1);
-            let state = SavedState::Generation { generation, trusted_since: generation };
+            let mut lineage = self.lineage.clone();
+            // The same process goes on.
+            lineage.begin(self.lineage.present());
+            let state = SavedState::Generation { generation, trusted_since: generation, lineage };
             self.save(PendingSave::Generation(generation), state, effects);
             if is_on(Mutant::RaisedBeforeItIsSaved) {
                 self.raised(generation, now, effects);
@@ -48,6 +51,7 @@ impl Node {
     /// elsewhere.
     pub(super) fn raised(&mut self, generation: Generation, now: Now, effects: &mut Vec<Effect>) {
         self.generation = generation;
+        self.lineage.begin(self.lineage.present());
         self.trusted_since = generation;
         self.counters.generations_raised += 1;
         let mut lost = vec![(self.me, true)];

@@ -57,7 +57,7 @@ impl Bench {
     }
 
     pub(crate) fn hello(&self, from: NodeId, generation: u64) -> Hello {
-        Hello { header: self.header(from, generation), nonce: Nonce(generation) }
+        Hello { header: self.header(from, generation), lineage: Nonce(generation).into() }
     }
 
     /// A peer says hello, and its identity is saved if it has to be. Returns all effects but saves.
@@ -159,7 +159,7 @@ pub(crate) fn noted(key: &str, but: &[(NodeId, u64)]) -> Noted {
 /// The save of a new generation.
 pub(crate) fn raise_in(effects: &[Effect]) -> Option<(SaveId, u64)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Save { save, state: SavedState::Generation { generation, trusted_since } } => {
+        Effect::Save { save, state: SavedState::Generation { generation, trusted_since, .. } } => {
             assert_eq!(generation, trusted_since);
             Some((*save, generation.0))
         }

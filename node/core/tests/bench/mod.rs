@@ -191,7 +191,7 @@ pub(crate) fn start(decided: bool, settings: Settings) -> Start {
         node: ME,
         actor: Actor(1),
         generation: Generation(1),
-        nonce: Nonce(1),
+        lineage: Nonce(1).into(),
         stamp_ceiling_ms: 0,
         membership: Some((layout(), decided)),
         peers: Default::default(),
@@ -208,5 +208,5 @@ pub(crate) fn header(generation: u64) -> Header {
 }
 
 pub(crate) fn hello(generation: u64) -> Hello {
-    Hello { header: header(generation), nonce: Nonce(generation) }
+    Hello { header: header(generation), lineage: Nonce(generation).into() }
 }

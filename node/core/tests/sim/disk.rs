@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use keystore_core::effect::{Commit, Damaged, Entry, Hint, NoPage, NotCommitted, SaveId, SavedState};
-use keystore_core::id::{Generation, NodeId};
+use keystore_core::id::{Generation, Lineage, NodeId, Nonce};
 use keystore_core::layout::Layout;
 use keystore_core::message::{Page, ScanRange};
 use keystore_core::partition::{PartitionCount, RecordKey};
@@ -24,6 +24,7 @@ use crate::rng::Rng;
 pub(crate) struct State {
     pub(crate) generation: Generation,
     pub(crate) trusted_since: Generation,
+    pub(crate) lineage: Lineage,
     pub(crate) ceiling_ms: u64,
     pub(crate) membership: Option<(Layout, bool)>,
     pub(crate) peers: PeerIdentities,
@@ -327,8 +328,9 @@ impl Disk {
     }
 
     /// What a start does before anything is served: the log's tail is synced, the generation raised.
-    pub(crate) fn recover(&mut self) {
+    pub(crate) fn recover(&mut self, nonce: Nonce) {
         self.state.generation.0 += 1;
+        self.state.lineage.begin(nonce);
         self.visible = self.synced.clone();
     }
 
@@ -358,7 +360,8 @@ impl Disk {
             SavedState::StampCeiling(ms) => self.state.ceiling_ms = self.state.ceiling_ms.max(ms),
             SavedState::Layout { layout, decided } => self.state.membership = Some((layout, decided)),
             SavedState::Peers(peers) => self.state.peers = peers,
-            SavedState::Generation { generation, trusted_since } => {
+            SavedState::Generation { generation, trusted_since, lineage } => {
+                self.state.lineage = lineage;
                 self.state.generation = generation;
                 self.state.trusted_since = trusted_since;
             }

@@ -3,6 +3,7 @@
 //! Faults that take away what a replica has acknowledged strike at most as many members at a time as the promises
 //! allow: fewer than a quorum of any partition. Everything else may come together.
 
+use keystore_core::id::Nonce;
 use keystore_core::partition::RecordKey;
 use keystore_core::quorum::Consistency;
 
@@ -265,7 +266,7 @@ impl World {
     fn roll_back(&mut self, n: usize) {
         let images = self.machines[n].images.len();
         let age = self.rng.between(0, images as u64) as usize;
-        let Some(image) = self.machines[n].images.get(age).cloned() else { return };
+        let Some(mut image) = self.machines[n].images.get(age).cloned() else { return };
         if !self.may_hurt(n) || !self.is_known_stale(n, &image) {
             return;
         }
@@ -273,9 +274,17 @@ impl World {
         self.hurt.insert(n);
         self.note(format_args!("machine {n} is rolled back to generation {}", image.state.generation));
         self.crash(n, Ending::PowerLost);
+        self.start_alone(&mut image);
         self.machines[n].disk.roll_back(image);
         self.machines[n].doubted.clear();
         self.machines[n].is_stale = true;
+    }
+
+    /// A process has started from it a few times that nobody else has heard of.
+    fn start_alone(&mut self, image: &mut Disk) {
+        for _ in 0..self.rng.between(0, 4) {
+            image.recover(Nonce(self.rng.next()));
+        }
     }
 
     /// Ends the process; once its successor is known to all others, a second one is started from the same image.
@@ -289,12 +298,13 @@ impl World {
     }
 
     fn start_clone(&mut self, n: usize) {
-        let Some(image) = self.machines[n].images.front().cloned() else { return };
+        let Some(mut image) = self.machines[n].images.front().cloned() else { return };
         if self.is_healed || self.machines.len() > self.plan.nodes || !self.is_known_stale(n, &image) {
             return;
         }
         self.coverage.count(Path::Cloned);
         let clone = self.machines.len();
+        self.start_alone(&mut image);
         let mut machine = Machine::new(n, self.machines[n].clock_ms);
         machine.disk = image;
         machine.is_stale = true;

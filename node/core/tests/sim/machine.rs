@@ -165,7 +165,7 @@ impl World {
         }
         machine.images.push_front(machine.disk.clone());
         machine.images.truncate(IMAGES_MAX);
-        machine.disk.recover();
+        machine.disk.recover(nonce);
         // What was only written may have been lost with the power, and is nothing to be handed over.
         let Machine { hinted, disk, .. } = machine;
         hinted.retain(|(_, key), record| disk.visible(key).is_some_and(|stored| covers(stored, record)));
@@ -178,7 +178,7 @@ impl World {
             node: machine.id,
             actor: machine.actor,
             generation: state.generation,
-            nonce,
+            lineage: state.lineage,
             stamp_ceiling_ms: state.ceiling_ms,
             membership: state.membership,
             peers: state.peers,

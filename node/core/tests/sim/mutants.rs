@@ -25,7 +25,7 @@ use crate::violation::Checker::{
     IdentitiesAreDurable, InDoubtSaysNothing, LateWritesAreRefused, MissedIsHandedOver, MissingHasAReason,
     MissingIsMissing, NotedIsDurable, OneDotIsOneWrite, OneOperationIsOneDot, QueuesStayWithinTheirBounds,
     RepairsAreNotRefusedForTheirAge, ServingMeansAllAccepted, SetAsideHasAReason, SiblingsAreCapped,
-    StampsAreAboveWhatWasAccepted, StampsAreBelowTheCeiling, StampsOfANodeGrow, StartsWaitForTheClock,
+    StampsAreAboveWhatWasAccepted, StampsAreBelowTheCeiling, StaleDisksAreRefused, StampsOfANodeGrow, StartsWaitForTheClock,
     StrayFramesAreIgnored, VisibleMeansSynced,
 };
 
@@ -107,6 +107,7 @@ const LINES: &[Line] = &[
     (Mutant::WritesAreTakenInDoubt, HeldIsOnDisk, in_the_middle),
     (Mutant::ReadsSpeakOfKeysInDoubt, InDoubtSaysNothing, unreadable),
     (Mutant::ScansSpeakOfKeysInDoubt, InDoubtSaysNothing, unreadable),
+    (Mutant::LineageIsNotCompared, StaleDisksAreRefused, rolled_back),
     (Mutant::SecondNonceIsAccepted, IdentitiesAreDurable, cloned),
     (Mutant::EarlierGenerationIsAccepted, IdentitiesAreDurable, rolled_back),
     (Mutant::EarlierRefusalsSetAside, SetAsideHasAReason, broken_in_the_middle),

@@ -66,6 +66,8 @@ pub(crate) enum Checker {
     InDoubtSaysNothing,
     /// A frame that is meant for somebody else, or comes from before a restart, changes nothing.
     StrayFramesAreIgnored,
+    /// Nobody takes a link to a disk that was rolled back or cloned, however often it was started since.
+    StaleDisksAreRefused,
     /// A node gives itself up only if its disk was rolled back or cloned.
     SetAsideHasAReason,
     /// A replica calls a record damaged only if it is.

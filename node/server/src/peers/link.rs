@@ -108,7 +108,7 @@ impl Link {
 async fn read_hello(incoming: &mut Streaming<v1::PeerFrame>) -> Result<Hello, LinkError> {
     let frame = timeout(HELLO_TIMEOUT, read_frame(incoming)).await.map_err(|_| LinkError::NoHello)??;
     match frame.content {
-        Content::Hello(nonce) => Ok(Hello { header: frame.header, nonce }),
+        Content::Hello(lineage) => Ok(Hello { header: frame.header, lineage }),
         Content::Refusal(refusal) => Err(refused(&frame, refusal)),
         Content::Messages(_) => Err(LinkError::HelloExpected),
     }
@@ -177,7 +177,7 @@ mod tests {
     };
 
     fn verdict(header: Header, refusal: LinkRefusal, said: Option<Header>) -> Option<(NodeId, Generation)> {
-        let said = said.map(|header| Hello { header, nonce: Nonce(4) });
+        let said = said.map(|header| Hello { header, lineage: Nonce(4).into() });
         match refusal_of_us(&LinkError::RefusedByPeer { header, refusal }, said.as_ref())? {
             Event::HelloRefused { peer, generation, refusal: told } if told == refusal => {
                 Some((peer, generation))

@@ -180,8 +180,8 @@ impl Links {
 }
 
 fn hello_frame(hello: &Hello) -> Queued {
-    let Hello { header, nonce } = hello;
-    let frame = Frame { header: *header, content: Content::Hello(*nonce) };
+    let Hello { header, lineage } = hello;
+    let frame = Frame { header: *header, content: Content::Hello(lineage.clone()) };
     Queued { frame: frame.into(), bytes: 0 }
 }
 
@@ -216,7 +216,7 @@ mod tests {
                 to: NodeId([to; 16]),
                 generation: Generation(3),
             },
-            nonce: Nonce(4),
+            lineage: Nonce(4).into(),
         }
     }
 
@@ -249,7 +249,7 @@ mod tests {
         links.decide(link, Verdict::Accepted(hello(2, 1)));
         links.send(frame(link, 1));
         assert_eq!(verdict.await.unwrap(), Some(hello(2, 1)));
-        assert_eq!(sent(&mut frames).await, Some(Content::Hello(Nonce(4))));
+        assert_eq!(sent(&mut frames).await, Some(Content::Hello(Nonce(4).into())));
         assert!(matches!(sent(&mut frames).await, Some(Content::Messages(_))));
     }
 

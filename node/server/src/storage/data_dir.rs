@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use keystore_core::effect::SavedState;
-use keystore_core::id::Generation;
+use keystore_core::id::{Generation, Lineage};
 use keystore_core::peers::PeerIdentities;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -55,6 +55,7 @@ impl States {
             identity,
             generation: Generation(0),
             trusted_since: Generation(0),
+            lineage: Lineage::default(),
             stamp_ceiling_ms: 0,
             membership: None,
             peers: PeerIdentities::new(),
@@ -151,11 +152,12 @@ impl DataDir {
     }
 
     fn read_states(&self) -> Result<States, OpenError> {
-        let (generation, trusted_since) = self.read(Kind::Generation, decode_generation)?;
+        let (generation, trusted_since, lineage) = self.read(Kind::Generation, decode_generation)?;
         let found = Found {
             identity: self.read(Kind::Identity, decode_identity)?,
             generation,
             trusted_since,
+            lineage,
             stamp_ceiling_ms: self.read(Kind::StampCeiling, decode_number)?,
             membership: self.read(Kind::Layout, decode_membership)?,
             peers: self.read(Kind::Peers, decode_peers)?,
@@ -214,7 +216,7 @@ fn payloads(states: &States) -> [(Kind, Vec<u8>); 6] {
     let membership = found.membership.as_ref().map(|(layout, decided)| (layout, *decided));
     [
         (Kind::Engine, engine.name().as_bytes().to_vec()),
-        (Kind::Generation, encode_generation(found.generation, found.trusted_since)),
+        (Kind::Generation, encode_generation(found.generation, found.trusted_since, &found.lineage)),
         (Kind::StampCeiling, encode_number(found.stamp_ceiling_ms)),
         (Kind::Layout, encode_membership(membership)),
         (Kind::Peers, encode_peers(&found.peers)),

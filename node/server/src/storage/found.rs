@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use keystore_core::effect::{Hint, SavedState};
-use keystore_core::id::{Actor, Generation, NodeId, Nonce};
+use keystore_core::id::{Actor, Generation, Lineage, NodeId, Nonce};
 use keystore_core::layout::Layout;
 use keystore_core::peers::PeerIdentities;
 use keystore_core::stamp::Stamp;
@@ -30,6 +30,8 @@ pub struct Found {
     pub generation: Generation,
     /// The generation in which the node was last in doubt, 0 if it never was.
     pub trusted_since: Generation,
+    /// With the nonce of this start.
+    pub lineage: Lineage,
     pub stamp_ceiling_ms: u64,
     /// The accepted layout, and whether all members have accepted it.
     pub membership: Option<(Layout, bool)>,
@@ -74,17 +76,29 @@ pub(super) fn decode_number(payload: &[u8]) -> Result<u64, StateError> {
     Ok(number)
 }
 
-/// Format 1 had no second number: its node was never in doubt.
-pub(super) fn encode_generation(generation: Generation, trusted_since: Generation) -> Vec<u8> {
-    [generation.0.to_be_bytes(), trusted_since.0.to_be_bytes()].concat()
+/// The generation, that of the last doubt, and the nonces of the lineage. Earlier releases wrote no nonces, and the
+/// first one no second number: its node was never in doubt.
+pub(super) fn encode_generation(
+    generation: Generation,
+    trusted_since: Generation,
+    lineage: &Lineage,
+) -> Vec<u8> {
+    let nonces = lineage.iter().map(|nonce| nonce.0);
+    [generation.0, trusted_since.0].into_iter().chain(nonces).flat_map(u64::to_be_bytes).collect()
 }
 
-pub(super) fn decode_generation(payload: &[u8]) -> Result<(Generation, Generation), StateError> {
+pub(super) fn decode_generation(payload: &[u8]) -> Result<(Generation, Generation, Lineage), StateError> {
     let mut fields = Fields(payload);
     let generation = Generation(fields.number()?);
     let trusted_since = if fields.0.is_empty() { Generation(0) } else { Generation(fields.number()?) };
-    fields.end()?;
-    Ok((generation, trusted_since))
+    let mut nonces = Vec::new();
+    while !fields.0.is_empty() {
+        nonces.push(Nonce(fields.number()?));
+    }
+    if nonces.len() > Lineage::LEN_MAX {
+        return Err(StateError::Content("it is too long"));
+    }
+    Ok((generation, trusted_since, nonces.into_iter().collect()))
 }
 
 pub(super) fn decode_engine(payload: &[u8]) -> Result<EngineKind, StateError> {
@@ -179,8 +193,8 @@ pub(super) fn encode_saved(state: &SavedState) -> (Kind, Vec<u8>) {
         SavedState::StampCeiling(ceiling_ms) => (Kind::StampCeiling, encode_number(*ceiling_ms)),
         SavedState::Layout { layout, decided } => (Kind::Layout, encode_membership(Some((layout, *decided)))),
         SavedState::Peers(peers) => (Kind::Peers, encode_peers(peers)),
-        SavedState::Generation { generation, trusted_since } => {
-            (Kind::Generation, encode_generation(*generation, *trusted_since))
+        SavedState::Generation { generation, trusted_since, lineage } => {
+            (Kind::Generation, encode_generation(*generation, *trusted_since, lineage))
         }
         SavedState::SetAside => (Kind::SetAside, Vec::new()),
     }

@@ -69,9 +69,9 @@ fn reread(kind: Kind, payload: &[u8]) -> Result<(), StateError> {
             assert_eq!(decode_identity(&encode_identity(&identity))?, identity);
         }
         Kind::Generation => {
-            let (generation, trusted_since) = decode_generation(payload)?;
-            let again = decode_generation(&encode_generation(generation, trusted_since))?;
-            assert_eq!(again, (generation, trusted_since));
+            let (generation, trusted_since, lineage) = decode_generation(payload)?;
+            let again = decode_generation(&encode_generation(generation, trusted_since, &lineage))?;
+            assert_eq!(again, (generation, trusted_since, lineage));
         }
         Kind::StampCeiling => {
             let number = decode_number(payload)?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystore_core::effect::SavedState;
-use keystore_core::id::Generation;
+use keystore_core::id::{Generation, Nonce};
 use keystore_core::record::VALUE_BYTES_MAX;
 
 use super::base::Base;
@@ -86,8 +86,10 @@ impl NodeStorage {
         log::read(&data_dir.log(), checkpoint, &mut |_| {}).map_err(read_error)?;
         let engine = contained(&data_dir, || open_engine(&data_dir, checkpoint, options))?;
         found.generation = Generation(found.generation.0 + 1);
+        found.lineage.begin(Nonce(rand::random()));
         let Found { generation, trusted_since, .. } = found;
-        data_dir.save(&SavedState::Generation { generation, trusted_since })?;
+        let lineage = found.lineage.clone();
+        data_dir.save(&SavedState::Generation { generation, trusted_since, lineage })?;
         let checkpoints = Checkpoints {
             data_dir: Arc::clone(&data_dir),
             log_dir: data_dir.log(),

@@ -55,7 +55,7 @@ impl Kind {
     fn number(self) -> u16 {
         match self {
             Self::Identity => 1,
-            Self::Generation => 2,
+            Self::Generation => 3,
             Self::StampCeiling => 3,
             Self::Layout => 4,
             Self::Peers => 5,
@@ -68,7 +68,7 @@ impl Kind {
     /// Raised when the payload takes a form that the release before cannot read; all lower ones are read.
     fn format(self) -> u16 {
         match self {
-            Self::Generation => 2,
+            Self::Generation => 3,
             Self::Identity
             | Self::StampCeiling
             | Self::Layout

@@ -84,7 +84,9 @@ fn a_generation_raised_while_running_and_all_hints_are_found_by_the_next_start()
         let (directory, killed) = (memory_dir(), memory_dir());
         let options = |path: &Path| options_for(engine, path.to_owned());
         let running = run(open(&options(directory.path())));
-        let raised = SavedState::Generation { generation: Generation(7), trusted_since: Generation(6) };
+        let lineage = [Nonce(3), Nonce(3), Nonce(2)].into_iter().collect();
+        let raised =
+            SavedState::Generation { generation: Generation(7), trusted_since: Generation(6), lineage };
         running.storage.handle().save(SaveId(1), raised);
         running.saved.recv_timeout(DEADLINE).unwrap();
         let hint = |n| Hint { target: NodeId([9; 16]), key: key(n), since_ms: n };
@@ -97,6 +99,8 @@ fn a_generation_raised_while_running_and_all_hints_are_found_by_the_next_start()
             let storage = open(&options(path));
             assert_eq!(storage.found().generation, Generation(8));
             assert_eq!(storage.found().trusted_since, Generation(6));
+            let lineage: Vec<_> = storage.found().lineage.iter().skip(1).collect();
+            assert_eq!(lineage, [3, 3, 2].map(Nonce));
             assert_eq!(storage.found().hints, [hint(1), hint(3)], "{engine}");
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use keystore_core::causal::{Change, Context, DotActor, OperationId, Siblings};
 use keystore_core::effect::{Entry, Hint, SavedState};
-use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, NodeId, Nonce};
+use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, Lineage, NodeId, Nonce};
 use keystore_core::layout::{FirstLayout, Layout, Member};
 use keystore_core::partition::PartitionCount;
 use keystore_core::record::{Body, Record};
@@ -55,7 +55,7 @@ fn states_of_the_first_release_still_read() {
     let payload = |kind, bytes| state::decode(kind, bytes).unwrap();
     assert_eq!(decode_identity(payload(Kind::Identity, sample!("storage-v1/identity"))), Ok(identity()));
     let generation = decode_generation(payload(Kind::Generation, sample!("storage-v1/generation")));
-    assert_eq!(generation, Ok((Generation(5), Generation(0))));
+    assert_eq!(generation, Ok((Generation(5), Generation(0), Lineage::default())));
     let ceiling = decode_number(payload(Kind::StampCeiling, sample!("storage-v1/stamp-ceiling")));
     assert_eq!(ceiling, Ok(1_700_000_000_000));
     let membership = decode_membership(payload(Kind::Layout, sample!("storage-v1/layout")));
@@ -70,7 +70,7 @@ fn states_of_the_first_release_still_read() {
 fn states_of_the_second_release_still_read() {
     let payload = |kind, bytes| state::decode(kind, bytes).unwrap();
     let generation = decode_generation(payload(Kind::Generation, sample!("storage-v2/generation")));
-    assert_eq!(generation, Ok((Generation(5), Generation(4))));
+    assert_eq!(generation, Ok((Generation(5), Generation(4), Lineage::default())));
     let membership = decode_membership(payload(Kind::Layout, sample!("storage-v2/layout")));
     assert_eq!(membership, Ok(Some((layout(), true))));
     let engine = decode_engine(payload(Kind::Engine, sample!("storage-v2/storage-engine")));
@@ -79,14 +79,23 @@ fn states_of_the_second_release_still_read() {
 }
 
 #[test]
+fn states_of_the_third_release_still_read() {
+    let payload = state::decode(Kind::Generation, sample!("storage-v3/generation")).unwrap();
+    let lineage = [Nonce(7), Nonce(6)].into_iter().collect();
+    assert_eq!(decode_generation(payload), Ok((Generation(5), Generation(4), lineage)));
+}
+
+#[test]
 fn states_are_written_as_the_samples_were() {
     let peers = [(NodeId([8; 16]), (Generation(2), Nonce(3)))].into();
-    let generation = SavedState::Generation { generation: Generation(5), trusted_since: Generation(4) };
+    let lineage = [Nonce(7), Nonce(6)].into_iter().collect();
+    let generation =
+        SavedState::Generation { generation: Generation(5), trusted_since: Generation(4), lineage };
     let encoded = |(kind, payload): (Kind, Vec<u8>)| state::encode(kind, &payload);
     let saved = |state: SavedState| encoded(encode_saved(&state));
     let states = [
         (encoded((Kind::Identity, encode_identity(&identity()))), sample!("storage-v1/identity")),
-        (saved(generation), sample!("storage-v2/generation")),
+        (saved(generation), sample!("storage-v3/generation")),
         (saved(SavedState::StampCeiling(1_700_000_000_000)), sample!("storage-v1/stamp-ceiling")),
         (saved(SavedState::Layout { layout: layout(), decided: true }), sample!("storage-v2/layout")),
         (saved(SavedState::Peers(peers)), sample!("storage-v1/peers")),
