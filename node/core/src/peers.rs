@@ -239,7 +239,11 @@ mod tests {
             knowing(5, 50).greet(&Hello { lineage, ..hello(7, 0) }, &layout(), ME)
         };
         assert_eq!(later(&[70, 60, 50, 40]), Ok(Greeting::Newer));
-        assert_eq!(later(&[70, 60, 51, 40]), Err(LinkRefusal::StaleGeneration), "a copy that has started twice");
+        assert_eq!(
+            later(&[70, 60, 51, 40]),
+            Err(LinkRefusal::StaleGeneration),
+            "a copy that has started twice"
+        );
         assert_eq!(later(&[70, 60]), Ok(Greeting::Newer), "it has forgotten");
     }
 

@@ -14,7 +14,7 @@ use keystore_core::effect::{
 };
 use keystore_core::id::{Generation, NodeId, Nonce};
 use keystore_core::message::{
-    Hello, Message, Mint, MintOutcome, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, WriteOutcome,
+    Message, Mint, MintOutcome, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, WriteOutcome,
 };
 use keystore_core::partition::{RecordKey, encoded_prefix};
 use keystore_core::quorum::{Consistency, Durability};

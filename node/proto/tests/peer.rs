@@ -164,7 +164,8 @@ fn a_frame_reads_back_what_was_sent() {
         LinkRefusal::WrongNode,
         LinkRefusal::StaleGeneration,
     ];
-    let mut frames = vec![frame(Content::Hello([u64::MAX, 0, 7].map(Nonce).into_iter().collect())), everything()];
+    let mut frames =
+        vec![frame(Content::Hello([u64::MAX, 0, 7].map(Nonce).into_iter().collect())), everything()];
     frames.extend(refusals.map(|refusal| frame(Content::Refusal(refusal))));
     for frame in frames {
         let bytes = v1::PeerFrame::from(frame.clone()).encode_to_vec();

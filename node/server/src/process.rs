@@ -171,8 +171,17 @@ fn storage_options(config: &Config) -> Options {
 }
 
 fn start_of(found: &Found, config: &Config) -> Start {
-    let Found { identity, generation, lineage, trusted_since, stamp_ceiling_ms, membership, peers, hints, highest } =
-        found.clone();
+    let Found {
+        identity,
+        generation,
+        lineage,
+        trusted_since,
+        stamp_ceiling_ms,
+        membership,
+        peers,
+        hints,
+        highest,
+    } = found.clone();
     Start {
         node: identity.node,
         actor: identity.actor,

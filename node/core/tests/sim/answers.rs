@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use keystore_core::effect::{Effect, Event, LinkId};
 use keystore_core::id::{Generation, NodeId};
 use keystore_core::message::{
-    Call, Header, Message, Mint, MintOutcome, Origin, ReadOutcome, Refusal, ScanOutcome, Want, Write,
+    Call, Header, Hello, Message, Mint, MintOutcome, Origin, ReadOutcome, Refusal, ScanOutcome, Want, Write,
     WriteOutcome,
 };
 use keystore_core::partition::{Partition, RecordKey};
@@ -16,6 +16,7 @@ use keystore_core::record::Record;
 use crate::aim::Moment;
 use crate::coverage::Path;
 use crate::invariants::covers;
+use crate::machine::Machine;
 use crate::plan::Class;
 use crate::violation::{Checker, Violation};
 use crate::world::World;
@@ -35,7 +36,9 @@ impl World {
     pub(crate) fn note_arrival(&mut self, n: usize, event: &Event) {
         let (header, messages) = match event {
             Event::Frame { header, messages, .. } => (header, messages),
-            Event::LinkOffered { hello, .. } if hello.header.to == self.machines[n].id => {
+            Event::LinkOffered { hello, .. }
+                if hello.header.to == self.machines[n].id && !self.is_of_a_copy(hello) =>
+            {
                 return self.note_generation(n, hello.header.from, hello.header.generation);
             }
             _ => return,
@@ -67,6 +70,12 @@ impl World {
             let is_late = deadline_ms < latest_ms && !was_in_time;
             asked.insert((header.from, call), (message.clone(), is_late));
         }
+    }
+
+    /// True if it comes from a disk that was rolled back or cloned, however often that was started since.
+    pub(crate) fn is_of_a_copy(&self, hello: &Hello) -> bool {
+        let is_its = |machine: &Machine| machine.is_stale && machine.disk.state.lineage == hello.lineage;
+        self.machines.iter().any(is_its)
     }
 
     fn note_generation(&mut self, n: usize, of: NodeId, generation: Generation) {

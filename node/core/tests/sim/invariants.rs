@@ -314,12 +314,10 @@ impl World {
         }
         let known = self.machines[n].disk.state.peers.get(&hello.header.from);
         let is_overtaken = self.known_generation(n, hello.header.from) > hello.header.generation;
-        let is_stale = |machine: &Machine| machine.is_stale && machine.disk.state.lineage == hello.lineage;
-        let is_of_a_copy = self.machines.iter().any(is_stale);
         if known != Some(&hello.identity()) || is_overtaken {
             let what = format!("machine {n} accepts {hello:?}, and has {known:?} on disk");
             self.violate(Violation::of_the_world(Checker::IdentitiesAreDurable, what));
-        } else if is_of_a_copy {
+        } else if self.is_of_a_copy(hello) {
             let what = format!("machine {n} accepts {hello:?} of a disk that was rolled back or cloned");
             self.violate(Violation::of_the_world(Checker::StaleDisksAreRefused, what));
         }

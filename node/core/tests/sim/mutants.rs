@@ -25,8 +25,8 @@ use crate::violation::Checker::{
     IdentitiesAreDurable, InDoubtSaysNothing, LateWritesAreRefused, MissedIsHandedOver, MissingHasAReason,
     MissingIsMissing, NotedIsDurable, OneDotIsOneWrite, OneOperationIsOneDot, QueuesStayWithinTheirBounds,
     RepairsAreNotRefusedForTheirAge, ServingMeansAllAccepted, SetAsideHasAReason, SiblingsAreCapped,
-    StampsAreAboveWhatWasAccepted, StampsAreBelowTheCeiling, StaleDisksAreRefused, StampsOfANodeGrow, StartsWaitForTheClock,
-    StrayFramesAreIgnored, VisibleMeansSynced,
+    StaleDisksAreRefused, StampsAreAboveWhatWasAccepted, StampsAreBelowTheCeiling, StampsOfANodeGrow,
+    StartsWaitForTheClock, StrayFramesAreIgnored, VisibleMeansSynced,
 };
 
 /// In so many seeds a mutant has to be caught.
@@ -107,8 +107,8 @@ const LINES: &[Line] = &[
     (Mutant::WritesAreTakenInDoubt, HeldIsOnDisk, in_the_middle),
     (Mutant::ReadsSpeakOfKeysInDoubt, InDoubtSaysNothing, unreadable),
     (Mutant::ScansSpeakOfKeysInDoubt, InDoubtSaysNothing, unreadable),
-    (Mutant::LineageIsNotCompared, StaleDisksAreRefused, rolled_back),
     (Mutant::SecondNonceIsAccepted, IdentitiesAreDurable, cloned),
+    (Mutant::LineageIsNotCompared, StaleDisksAreRefused, rolled_back),
     (Mutant::EarlierGenerationIsAccepted, IdentitiesAreDurable, rolled_back),
     (Mutant::EarlierRefusalsSetAside, SetAsideHasAReason, broken_in_the_middle),
     (Mutant::IdentityIsNotSavedFirst, IdentitiesAreDurable, busy),
