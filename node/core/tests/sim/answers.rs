@@ -74,7 +74,12 @@ impl World {
 
     /// True if it comes from a disk that was rolled back or cloned, however often that was started since.
     pub(crate) fn is_of_a_copy(&self, hello: &Hello) -> bool {
-        let is_its = |machine: &Machine| machine.is_stale && machine.disk.state.lineage == hello.lineage;
+        // Its process may have raised its generation since.
+        let is_its = |Machine { disk, is_stale, .. }: &Machine| {
+            let since = disk.state.generation.0.checked_sub(hello.header.generation.0);
+            let nonce = since.and_then(|since| disk.state.lineage.before(since));
+            *is_stale && nonce == Some(hello.lineage.present())
+        };
         self.machines.iter().any(is_its)
     }
 

@@ -228,7 +228,6 @@ impl World {
     fn check_entry(&mut self, n: usize, entry: &Entry) {
         match entry {
             Entry::Record { key, record } => {
-                self.note_accepted(n, record);
                 self.check_dots(n, key, record);
             }
             Entry::Replace { key, record } => self.check_healing(n, key, record.as_ref()),

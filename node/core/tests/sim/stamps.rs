@@ -1,9 +1,9 @@
 //! Rule 6: whatever happens to clocks and processes, a node's stamps only grow, and are known on its disk before
 //! they are used.
 
+use keystore_core::effect::{Commit, Effect, Entry};
 use keystore_core::message::Call;
 use keystore_core::partition::RecordKey;
-use keystore_core::record::Record;
 use keystore_core::stamp::Stamp;
 
 use crate::violation::{Checker, Violation};
@@ -48,9 +48,17 @@ impl World {
         }
     }
 
-    /// A process is about to store this.
-    pub(crate) fn note_accepted(&mut self, n: usize, record: &Record) {
+    /// A process is about to store records up to this stamp.
+    pub(crate) fn note_accepted(&mut self, n: usize, stamp: Option<Stamp>) {
         let accepted = &mut self.machines[n].accepted;
-        *accepted = (*accepted).max(Some(record.stamp));
+        *accepted = (*accepted).max(stamp);
+    }
+}
+
+/// The stamp of what a process merges and stores.
+pub(crate) fn accepted_by(effect: &Effect) -> Option<Stamp> {
+    match effect {
+        Effect::Commit(Commit { entry: Entry::Record { record, .. }, .. }) => Some(record.stamp),
+        _ => None,
     }
 }

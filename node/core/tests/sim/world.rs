@@ -28,6 +28,7 @@ use crate::network::{Network, Parcel};
 use crate::plan::{Delivery, Plan, TIMEOUT_MS};
 use crate::request::{Asked, Request, Told, told};
 use crate::rng::Rng;
+use crate::stamps::accepted_by;
 use crate::trace::{Brief, Trace};
 use crate::violation::{Checker, Violation};
 use crate::workload::{self, Client, Wish};
@@ -441,6 +442,7 @@ impl World {
             if let Some(link) = stray {
                 self.check_stray(n, link, &effects);
             }
+            let accepted = effects.iter().filter_map(accepted_by).max();
             for effect in effects {
                 if let Some(left) = &mut self.machines[n].crash_after {
                     match left.checked_sub(1) {
@@ -453,6 +455,8 @@ impl World {
                 }
                 events.extend(self.perform(n, life, effect));
             }
+            // Within one step nobody sees which came first, a stamp that is issued or a record that is accepted.
+            self.note_accepted(n, accepted);
         }
         if self.plan.has_small_bounds() {
             self.check_bounds(n);
