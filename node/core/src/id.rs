@@ -203,6 +203,17 @@ mod tests {
     }
 
     #[test]
+    fn a_lineage_forgets_what_is_long_ago() {
+        let mut lineage = Lineage::default();
+        let count = Lineage::LEN_MAX as u64 + 5;
+        (1..=count).map(Nonce).for_each(|nonce| lineage.begin(nonce));
+        assert_eq!((lineage.present(), lineage.before(1)), (Nonce(count), Some(Nonce(count - 1))));
+        assert_eq!(lineage.iter().count(), Lineage::LEN_MAX);
+        assert_eq!((lineage.before(count - 6), lineage.before(count - 5)), (Some(Nonce(6)), None));
+        assert_eq!((1..=count).rev().map(Nonce).collect::<Lineage>(), lineage);
+    }
+
+    #[test]
     fn what_is_no_uuid_is_refused() {
         for text in
             ["", "x", "00010203-0405-0607-0809-0a0b0c0d0ef", "0001020304050607-0809-0a0b-0c0d0eff", "zz"]

@@ -159,8 +159,9 @@ pub(crate) fn noted(key: &str, but: &[(NodeId, u64)]) -> Noted {
 /// The save of a new generation.
 pub(crate) fn raise_in(effects: &[Effect]) -> Option<(SaveId, u64)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Save { save, state: SavedState::Generation { generation, trusted_since, .. } } => {
+        Effect::Save { save, state: SavedState::Generation { generation, trusted_since, lineage } } => {
             assert_eq!(generation, trusted_since);
+            assert_eq!(lineage.iter().count() as u64, generation.0, "one nonce for each");
             Some((*save, generation.0))
         }
         _ => None,

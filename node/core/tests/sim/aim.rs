@@ -103,7 +103,8 @@ impl World {
         if let Some(doubted) = self.machines[n].doubted.get_mut(key).filter(|_| is_whole) {
             doubted.is_healed = true;
         }
-        if self.machines[n].disk.rot(key) {
+        let is_place_gone = self.rng.chance(50);
+        if self.machines[n].disk.rot(key, is_place_gone) {
             self.coverage.count(Path::RecordRotted);
             self.note(format_args!("machine {n}: {key:?} rots"));
             self.is_damaged(n, key);

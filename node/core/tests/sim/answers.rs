@@ -34,8 +34,8 @@ impl World {
 
     /// Notes what a node is asked to do, so that its answers can be judged.
     pub(crate) fn note_arrival(&mut self, n: usize, event: &Event) {
-        let (header, messages) = match event {
-            Event::Frame { header, messages, .. } => (header, messages),
+        let (link, header, messages) = match event {
+            Event::Frame { link, header, messages } => (*link, header, messages),
             Event::LinkOffered { hello, .. }
                 if hello.header.to == self.machines[n].id && !self.is_of_a_copy(hello) =>
             {
@@ -43,7 +43,8 @@ impl World {
             }
             _ => return,
         };
-        if !self.is_stray(n, header) {
+        let is_stray = self.is_stray(n, link, header);
+        if !is_stray {
             for message in messages {
                 self.note_noted(n, header, message);
                 if let Message::Hint { target, key } = message {
@@ -62,7 +63,7 @@ impl World {
                 | Message::Scan { call, .. } => (*call, u64::MAX),
                 _ => continue,
             };
-            if call.operation == 0 || self.is_stray(n, header) {
+            if call.operation == 0 || is_stray {
                 continue;
             }
             let asked = &mut self.machines[n].asked;
@@ -121,7 +122,7 @@ impl World {
     /// The link over which a stray frame comes.
     pub(crate) fn stray_link(&self, n: usize, event: &Event) -> Option<LinkId> {
         match event {
-            Event::Frame { link, header, .. } if self.is_stray(n, header) => Some(*link),
+            Event::Frame { link, header, .. } if self.is_stray(n, *link, header) => Some(*link),
             _ => None,
         }
     }
@@ -137,10 +138,16 @@ impl World {
 
     /// A frame that may change nothing: it is meant for somebody else, or its sender has been heard of as a later
     /// generation, durably.
-    fn is_stray(&self, n: usize, header: &Header) -> bool {
+    /// It is meant for somebody else, or comes from another generation than the latest, or than the one that has said
+    /// hello.
+    fn is_stray(&self, n: usize, link: LinkId, header: &Header) -> bool {
         let machine = &self.machines[n];
         let known = self.known_generation(n, header.from);
-        header.to != machine.id || header.cluster != self.layout.cluster || known > header.generation
+        let said = self.network.offered(link, n).map(|hello| hello.header.generation);
+        header.to != machine.id
+            || header.cluster != self.layout.cluster
+            || known > header.generation
+            || said.is_some_and(|said| said != header.generation)
     }
 
     pub(crate) fn check_message(&mut self, n: usize, (link, header): (LinkId, &Header), message: &Message) {

@@ -92,6 +92,8 @@ pub(crate) struct Disk {
     visible: Content,
     saves: VecDeque<(SaveId, SavedState)>,
     rotten: BTreeSet<RecordKey>,
+    /// Of these, those whose place is gone as well.
+    unreadable: BTreeSet<RecordKey>,
     /// Of these, the next read fails, and no other.
     failing: BTreeSet<RecordKey>,
     pub(crate) space: Space,
@@ -240,15 +242,16 @@ impl Disk {
             if is_refused {
                 return (commit, Err(NotCommitted::Refused));
             }
-            // What is damaged stays as it is, until it is replaced.
+            // A place that is gone takes nothing, until it is made anew.
             if let Entry::Record { key, .. } = &commit.entry
-                && self.rotten.contains(key)
+                && self.unreadable.contains(key)
             {
                 return (commit, Err(NotCommitted::Damaged));
             }
-            if let Entry::Replace { key, .. } = &commit.entry {
+            if let Entry::Record { key, .. } | Entry::Replace { key, .. } = &commit.entry {
                 self.rotten.remove(key);
                 self.failing.remove(key);
+                self.unreadable.remove(key);
             }
             if let Entry::Record { key, record } = &commit.entry
                 && let Some(stored) = self.visible.records.get(key)
@@ -283,6 +286,7 @@ impl Disk {
                 }
                 if let Entry::Replace { key, .. } = &entry {
                     self.rotten.remove(key);
+                    self.unreadable.remove(key);
                 }
                 self.synced.replay(entry);
             }
@@ -335,8 +339,12 @@ impl Disk {
     }
 
     /// A stored record can no longer be read; true if there was one.
-    pub(crate) fn rot(&mut self, key: &RecordKey) -> bool {
-        self.visible.records.contains_key(key) && self.rotten.insert(key.clone())
+    pub(crate) fn rot(&mut self, key: &RecordKey, is_place_gone: bool) -> bool {
+        let is_new = self.visible.records.contains_key(key) && self.rotten.insert(key.clone());
+        if is_new && is_place_gone {
+            self.unreadable.insert(key.clone());
+        }
+        is_new
     }
 
     /// The next read of a stored record fails; true if there is one.

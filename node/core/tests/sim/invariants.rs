@@ -316,7 +316,7 @@ impl World {
         if known != Some(&hello.identity()) || is_overtaken {
             let what = format!("machine {n} accepts {hello:?}, and has {known:?} on disk");
             self.violate(Violation::of_the_world(Checker::IdentitiesAreDurable, what));
-        } else if self.is_of_a_copy(hello) {
+        } else if !self.machines[n].is_stale && self.is_of_a_copy(hello) {
             let what = format!("machine {n} accepts {hello:?} of a disk that was rolled back or cloned");
             self.violate(Violation::of_the_world(Checker::StaleDisksAreRefused, what));
         }

@@ -94,7 +94,7 @@ const LINES: &[Line] = &[
     (Mutant::HealsAreTriedOnce, DoubtsEnd, heals_in_the_middle),
     (Mutant::EarlierGenerationsCount, AcknowledgedIsSyncedOnAQuorum, rotten_in_mid_write),
     (Mutant::NotedIsNotHeard, StrayFramesAreIgnored, spoken_of),
-    (Mutant::NotedVoidsNothing, AcknowledgedIsSyncedOnAQuorum, in_the_middle),
+    (Mutant::NotedVoidsNothing, AcknowledgedIsSyncedOnAQuorum, heals_in_the_middle),
     (Mutant::HellosVoidNothingUntilSaved, AcknowledgedIsSyncedOnAQuorum, in_the_middle),
     (Mutant::ReadsCountEarlierGenerations, AnsweredIsSyncedOnAQuorum, in_the_middle),
     (Mutant::ScansCountEarlierGenerations, AnsweredIsSyncedOnAQuorum, scans_in_the_middle),

@@ -194,8 +194,8 @@ impl DataDir {
         let refuse = || Err(OpenError::NoIdentity(self.path.clone()));
         let nobody =
             Identity { node: Default::default(), actor: Default::default(), cluster_name: String::new() };
-        let possible =
-            [EngineKind::Sled, EngineKind::Memory].map(|engine| States::new(nobody.clone(), engine));
+        let possible = [EngineKind::Sled, EngineKind::Lsm, EngineKind::Memory]
+            .map(|engine| States::new(nobody.clone(), engine));
         for kind in Kind::ALL {
             let Some(content) = file::read(&self.path.join(kind.file_name()))? else { continue };
             let mut new = possible.iter().flat_map(payloads);

@@ -95,9 +95,6 @@ pub(super) fn decode_generation(payload: &[u8]) -> Result<(Generation, Generatio
     while !fields.0.is_empty() {
         nonces.push(Nonce(fields.number()?));
     }
-    if nonces.len() > Lineage::LEN_MAX {
-        return Err(StateError::Content("it is too long"));
-    }
     Ok((generation, trusted_since, nonces.into_iter().collect()))
 }
 

@@ -51,7 +51,7 @@ use super::memtable::Memtable;
 /// Readers take what there is when they begin, and keep it from being removed.
 const NEWEST: SeqNo = SeqNo::MAX;
 const FLUSHED_KEY: &[u8] = b"\xff\xffflushed";
-const HIGHEST_KEY: &[u8] = b"\xff\xffhighest";
+pub(super) const HIGHEST_KEY: &[u8] = b"\xff\xffhighest";
 /// What is open at once.
 const FILES_MAX: usize = 512;
 /// One read in a thousand looks into a table in vain.
@@ -69,7 +69,7 @@ const RUNS_TOO_MANY: usize = 128;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// After a merge for which there was no space.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
-/// What one merge takes of the disk until it is done, at most, unless the tree has less.
+/// What a merge of two levels takes of the disk until it is done, at most: a table and those that it overlaps.
 const MERGE_BYTES_MAX: u64 = 1 << 30;
 /// Says which list of tables counts: its number, its xxh3-128, how that was made.
 const CURRENT: &str = "current";
@@ -93,7 +93,8 @@ impl LsmEngine {
             .use_cache(Arc::new(Cache::with_capacity_bytes(cache_bytes)))
             .use_descriptor_table(Some(Arc::new(DescriptorTable::new(FILES_MAX))))
             .filter_policy(FilterPolicy::all(filter))
-            // A read looks into each level: what tells whether in vain is in memory whole, and is no matter of luck.
+            // A read looks into each level: what tells whether in vain is in memory whole, and is no matter of luck, but
+            // for tables that were written last.
             .filter_block_pinning_policy(PinningPolicy::all(true))
             .filter_block_partitioning_policy(PinningPolicy::all(false))
             .index_block_pinning_policy(PinningPolicy::all(true))
@@ -224,8 +225,12 @@ impl Base for LsmEngine {
     }
 
     fn highest(&self) -> Result<Option<Stamp>, EngineError> {
-        let is_new = self.get(FLUSHED_KEY)?.is_none();
-        Ok(highest_of_note(self.get(HIGHEST_KEY)?.as_deref(), is_new))
+        let notes = (|| Ok((self.get(HIGHEST_KEY)?, self.get(FLUSHED_KEY)?)))();
+        match notes {
+            Ok((highest, flushed)) => Ok(highest_of_note(highest.as_deref(), flushed.is_none())),
+            Err(error) if is_damage(&error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn disk_bytes(&self) -> Result<u64, EngineError> {
@@ -364,7 +369,7 @@ impl State {
             before = Some(tree.current_version().id());
             // Looked at ahead: a merge that finds the disk full leaves there what it has written.
             let available = DiskUsage::of(directory).map_or(u64::MAX, |usage| usage.available);
-            if available < tree.disk_space().min(MERGE_BYTES_MAX) {
+            if available < merge_bytes(tree) {
                 return Err(lsm_tree::Error::Io(ErrorKind::StorageFull.into()));
             }
             file::before(Operation::Merge, directory)?;
@@ -372,6 +377,15 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// What the next merge may take of the disk until it is done. The newest tables are merged all at once, with all of the
+/// level below.
+fn merge_bytes(tree: &AnyTree) -> u64 {
+    let version = tree.current_version();
+    let below = version.iter_levels().skip(1).find(|level| !level.is_empty());
+    let newest = version.l0().size() + below.map_or(0, |level| level.size());
+    newest.max(MERGE_BYTES_MAX).min(tree.disk_space())
 }
 
 /// Nothing of an ingestion is there before its end.
@@ -409,6 +423,12 @@ impl LsmEngine {
     pub(super) fn put_raw(&self, name: &[u8], stored: &[u8]) {
         let mut tables = self.tree.ingestion().unwrap();
         tables.write(name, stored).unwrap();
+        tables.finish().unwrap();
+    }
+
+    pub(super) fn remove_raw(&self, name: &[u8]) {
+        let mut tables = self.tree.ingestion().unwrap();
+        tables.write_tombstone(name).unwrap();
         tables.finish().unwrap();
     }
 

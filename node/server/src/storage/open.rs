@@ -99,6 +99,7 @@ impl NodeStorage {
         let end = contained(&data_dir, || replay(&checkpoints, checkpoint))?;
         let log = begin_log(&checkpoints, end, options)?;
         found.hints = contained(&data_dir, || checkpoints.engine.hints().map_err(OpenError::Engine))?;
+        // Of sled it never is.
         found.highest = contained(&data_dir, || checkpoints.engine.highest().map_err(OpenError::Engine))?;
         Ok(Self { data_dir, found, log, checkpoints, options: options.clone() })
     }

@@ -10,7 +10,6 @@
 //! (0x1000 + slot) u16 ‖ key bytes u16 ‖ key ‖ version 24 ‖ index u16   → chunk
 //! 0x3000 u16 ‖ key                                                     → nothing: its chunks are being changed
 //! 0xffff ‖ "flushed"                                                   → sequence u64
-//! 0xffff ‖ "highest"                                                   → stamp 16 ‖ CRC-32C
 //! ```
 //!
 //! Chunks bear the version of their record. New ones are there before their head is, and old ones go after it, so
@@ -30,7 +29,7 @@ use keystore_core::record::{Record, Version};
 use keystore_core::stamp::Stamp;
 use sled::{Db, IVec};
 
-use super::base::{Base, Found, Written, encode_highest, highest_of_note, written};
+use super::base::{Base, Found, Written, written};
 use super::engine::{EngineError, LoadError, ScanError};
 use super::file::{self, DiskFile};
 use super::item;
@@ -45,7 +44,6 @@ const SLED_SEGMENT_BYTES: usize = 2 << 20;
 const CHUNKS_FROM: u16 = 0x1000;
 const IN_CHANGE: u16 = 0x3000;
 const FLUSHED_KEY: &[u8] = b"\xff\xffflushed";
-const HIGHEST_KEY: &[u8] = b"\xff\xffhighest";
 
 /// The first byte of a head; a record begins with its format, which is small.
 const HEAD: u8 = 0xc1;
@@ -329,10 +327,6 @@ impl Base for SledEngine {
 
     fn write_down(&self, table: &Memtable, sequence: Option<u64>) -> Result<Vec<RecordKey>, EngineError> {
         let mut unreadable = Vec::new();
-        // Before the records: sled keeps a prefix of what it was told.
-        if let Some(highest) = self.highest()? {
-            self.insert(HIGHEST_KEY, &encode_highest(highest.max(table.highest())))?;
-        }
         for (key, held) in table.records() {
             match self.write_record(&key, held) {
                 Ok(()) => {}
@@ -365,9 +359,10 @@ impl Base for SledEngine {
         Ok(bytes.map_or(0, u64::from_be_bytes))
     }
 
+    /// Never known: a page that cannot be read takes no write either, and nobody but a look at what is there finds that
+    /// out before the write is acknowledged.
     fn highest(&self) -> Result<Option<Stamp>, EngineError> {
-        let is_new = self.get(FLUSHED_KEY)?.is_none();
-        Ok(highest_of_note(self.get(HIGHEST_KEY)?.as_deref(), is_new))
+        Ok(None)
     }
 
     fn disk_bytes(&self) -> Result<u64, EngineError> {

@@ -55,7 +55,7 @@ impl Kind {
     fn number(self) -> u16 {
         match self {
             Self::Identity => 1,
-            Self::Generation => 3,
+            Self::Generation => 2,
             Self::StampCeiling => 3,
             Self::Layout => 4,
             Self::Peers => 5,
@@ -153,6 +153,12 @@ mod tests {
             assert!(decode(Kind::Generation, &flipped).is_err(), "byte {index}");
             assert!(decode(Kind::Generation, &whole[..index]).is_err(), "cut at {index}");
         }
+    }
+
+    #[test]
+    fn kinds_are_told_apart() {
+        let numbers: std::collections::BTreeSet<_> = Kind::ALL.into_iter().map(Kind::number).collect();
+        assert_eq!(numbers.len(), Kind::ALL.len());
     }
 
     #[test]

@@ -139,6 +139,10 @@ impl Storage for Crowded {
         self.engine.replay(entries)
     }
 
+    fn apply(&self, entries: &[Entry]) -> Result<Vec<usize>, EngineError> {
+        self.engine.apply(entries)
+    }
+
     fn highest(&self) -> Result<Option<Stamp>, EngineError> {
         self.engine.highest()
     }

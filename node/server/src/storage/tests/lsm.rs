@@ -10,7 +10,7 @@ use super::{contents, entry, key, memory_dir, put, record};
 use crate::storage::buffered_engine::BufferedEngine;
 use crate::storage::engine::{LoadError, Storage};
 use crate::storage::item;
-use crate::storage::lsm_engine::LsmEngine;
+use crate::storage::lsm_engine::{HIGHEST_KEY, LsmEngine};
 
 const CACHE_BYTES: u64 = 1 << 20;
 /// Little, so that there are flushes.
@@ -23,7 +23,7 @@ fn engine(directory: &Path) -> Arc<dyn Storage> {
 
 #[test]
 fn lsm_keeps_the_contract() {
-    contract::check(Subject { open: engine, spoil });
+    contract::check(Subject { open: engine, spoil, knows_highest: true });
 }
 
 /// Puts what is no record in the place of those of keys 1 and 2.
@@ -35,6 +35,25 @@ fn spoil(directory: &Path) {
         stored[20] ^= 4;
         base.put_raw(&name, &stored);
     }
+}
+
+/// As in a directory of an earlier release, which noted nothing.
+#[test]
+fn without_a_note_no_stamp_is_above_all_records_for_ever() {
+    let directory = memory_dir();
+    let first = engine(directory.path());
+    first.apply(&put([entry(1, 7)])).unwrap();
+    first.flush(1).unwrap();
+    drop(first);
+    LsmEngine::open(directory.path(), CACHE_BYTES).unwrap().remove_raw(HIGHEST_KEY);
+    for round in 2..4 {
+        let engine = engine(directory.path());
+        assert_eq!(engine.highest().unwrap(), None);
+        engine.apply(&put([entry(round, 1)])).unwrap();
+        engine.flush(round).unwrap();
+    }
+    LsmEngine::open(directory.path(), CACHE_BYTES).unwrap().put_raw(HIGHEST_KEY, b"spoilt");
+    assert_eq!(engine(directory.path()).highest().unwrap(), None);
 }
 
 /// Many small tables that overlap, and more of what is replaced than of what stays.

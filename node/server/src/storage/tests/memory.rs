@@ -44,7 +44,7 @@ fn spoil(directory: &Path) {
 
 #[test]
 fn memory_keeps_the_contract() {
-    contract::check(Subject { open: engine, spoil });
+    contract::check(Subject { open: engine, spoil, knows_highest: true });
 }
 
 /// What the checked-in snapshot holds.

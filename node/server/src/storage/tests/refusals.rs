@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use keystore_core::effect::{Entry, Hint, SaveId, SavedState};
-use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, NodeId, Nonce};
+use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, Lineage, NodeId, Nonce};
 use keystore_core::layout::{FirstLayout, Layout, Member};
 use keystore_core::partition::PartitionCount;
 use keystore_core::quorum::Durability;
@@ -76,6 +76,15 @@ fn a_killed_node_comes_back_with_everything() {
             assert_eq!(storage.engine().load(&entry(n, 0).0).unwrap(), Some(entry(n, n + 1).1));
         }
     }
+}
+
+#[test]
+fn a_start_remembers_the_nonces_of_those_before() {
+    let directory = memory_dir();
+    let starts = [(); 3].map(|()| open(&options(directory.path().to_owned())).found().lineage.clone());
+    let presents = starts.each_ref().map(Lineage::present);
+    assert_ne!(presents[0], presents[1]);
+    assert_eq!(starts[2].iter().collect::<Vec<_>>(), [presents[2], presents[1], presents[0]]);
 }
 
 #[test]
