@@ -228,7 +228,7 @@ mod tests {
         };
         check(goodput(3_000.0, 900.0, 2_100.0, 0.0), &[]);
         check(goodput(3_000.0, 890.0, 2_110.0, 0.0), &["three times the clients", "three times the rate"]);
-        check(goodput(1_500.0, 1_000.0, 500.0, 0.0), &["offered"]);
+        check(goodput(1_500.0, 1_000.0, 500.0, 0.0), &["that were due"]);
         check(goodput(3_000.0, 1_000.0, 1_900.0, 100.0), &["anything else"]);
         check(Goodput { clients_busy: 1.0, ..goodput(3_000.0, 900.0, 2_100.0, 0.0) }, &["clients' share"]);
         let nothing = ["three times the clients", "three times the rate", "anything else"];
