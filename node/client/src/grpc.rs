@@ -136,10 +136,12 @@ pub(crate) fn frame<Q: Message>(message: &Q, buffer: &mut BytesMut) -> Result<()
     Ok(())
 }
 
-/// A stream that was refused by the other side was surely not looked at (RFC 9113, 8.7); of any other failure
-/// nothing can be said.
+/// A stream that was refused by the other side was surely not looked at, nor was one that is not among those that it
+/// still works on as it goes away (RFC 9113, 8.7 and 6.8); of any other failure nothing can be said.
 fn broken(error: &h2::Error) -> CallError {
-    if error.is_reset() && error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) {
+    let is_unseen = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)
+        || error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
+    if error.is_remote() && is_unseen {
         CallError::NotSent(error.to_string())
     } else {
         CallError::Broken(error.to_string())
@@ -220,5 +222,59 @@ fn check_status(headers: &HeaderMap) -> Result<(), CallError> {
         Some(status) if status.code() == Code::Ok => Ok(()),
         Some(status) => Err(CallError::Status(status)),
         None => Err(CallError::BadAnswer("it has no grpc-status".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const SETTINGS: u8 = 4;
+    const GO_AWAY: u8 = 7;
+    /// What every client says first.
+    const PREFACE_BYTES: usize = 24;
+    const FRAME_HEADER_BYTES: usize = 9;
+    const HEADERS: u8 = 1;
+
+    fn frame_of(kind: u8, payload: &[u8]) -> Vec<u8> {
+        [&[0, 0, payload.len() as u8, kind, 0, 0, 0, 0, 0][..], payload].concat()
+    }
+
+    /// How a call ends whose stream the other side has seen, or not, before it went away for this reason.
+    async fn left(last_seen: u32, reason: Reason) -> CallError {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let other_side = async move {
+            theirs.write_all(&frame_of(SETTINGS, &[])).await.unwrap();
+            theirs.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap();
+            let mut head = [0; FRAME_HEADER_BYTES];
+            while head[3] != HEADERS {
+                theirs.read_exact(&mut head).await.unwrap();
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                theirs.read_exact(&mut vec![0; length as usize]).await.unwrap();
+            }
+            let payload = [last_seen.to_be_bytes(), u32::from(reason).to_be_bytes()].concat();
+            theirs.write_all(&frame_of(GO_AWAY, &payload)).await.unwrap();
+        };
+        let (sender, connection) = h2::client::handshake(ours).await.unwrap();
+        tokio::spawn(connection);
+        let caller = Caller { sender, authority: Authority::from_static("node") };
+        let call = async {
+            let (response, _stream) = caller.open("/a.Service/Method", None).await.unwrap();
+            Messages::begin(response).await.map(drop).unwrap_err()
+        };
+        tokio::join!(call, other_side).0
+    }
+
+    #[tokio::test]
+    async fn what_a_node_that_goes_away_has_not_seen_was_not_sent() {
+        assert!(matches!(left(0, Reason::NO_ERROR).await, CallError::NotSent(_)));
+        for (last_seen, reason) in
+            [(1, Reason::NO_ERROR), (1, Reason::INTERNAL_ERROR), (0, Reason::INTERNAL_ERROR)]
+        {
+            let error = left(last_seen, reason).await;
+            assert!(matches!(error, CallError::Broken(_)), "{last_seen}, {reason:?}: {error}");
+        }
     }
 }
