@@ -31,7 +31,8 @@ call of its own, `stream` all operations of a node's clients over one session.
 - **Stress**: what saturates the store is found with more and more clients that wait for each answer. Then come three
   times as many of these, and then requests that arrive at three times the peak's rate, whatever becomes of those before
   them, of which clients hold back what their streams do not take; servers and clients have cores of their own. A slow replica is halted for 40 of every 100 ms, a stopped one all the time.
-- **Growth**: the same operations over random keys of all records, and of a nearly empty store.
+- **Growth**: the same operations over random keys of all records, and of a nearly empty store. To puts is counted what the
+  nodes do afterwards until they are quiet; gets are measured of what the caches hold after as many gets before.
 ";
 
 impl Page<'_> {
