@@ -77,19 +77,18 @@ fn section(title: &str, tables: impl Iterator<Item = Table>) -> String {
 
 fn repeat(results: &Results) -> String {
     let mut commands = Vec::new();
-    let mut add =
-        |part: &str| commands.push(format!("./dev.sh bench {part} --json {}.json", part.replace(' ', "-")));
-    if results.compare.is_some() {
-        add("compare");
+    let mut add = |part: &str, name: &str| commands.push(format!("./dev.sh bench {part} --json {name}.json"));
+    let parts = [
+        ("compare", results.compare.is_some()),
+        ("figures", results.figures.is_some()),
+        ("stress", results.stress.is_some()),
+    ];
+    parts.iter().filter(|(_, is_there)| *is_there).for_each(|(part, _)| add(part, part));
+    for growth in &results.growth {
+        let (engine, cache) = (growth.engine.name(), growth.cache_mib);
+        add(&format!("growth --engine {engine} --cache-mib {cache}"), &format!("growth-{engine}"));
     }
-    if results.figures.is_some() {
-        add("figures");
-    }
-    if results.stress.is_some() {
-        add("stress");
-    }
-    results.growth.iter().for_each(|growth| add(&format!("growth --engine {}", growth.engine.name())));
-    let commands = commands.join("\n").replace("growth---engine-", "growth-");
+    let commands = commands.join("\n");
     format!(
         "To repeat it, on a machine that does nothing else (figures that others have disturbed are refused):\n\n\
          ```\n{commands}\n./dev.sh bench report --from *.json --to docs/performance\n```\n\n\
