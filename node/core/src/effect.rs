@@ -111,8 +111,8 @@ pub struct Commit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
     /// What came of merging a write with what was stored under the key, or was being committed: it takes its place.
-    /// Read once more from a log it is merged instead, since what is stored may be newer. What is damaged there stays
-    /// as it is.
+    /// Read once more from a log it is merged instead, since what is stored may be newer. Where the place itself is
+    /// damaged, nothing changes, and the commit ends so.
     Record { key: RecordKey, record: Record },
     /// Takes the place of what is stored under the key, damaged or not; `None` leaves nothing there.
     Replace { key: RecordKey, record: Option<Record> },

@@ -5,6 +5,7 @@
 //! holds this record has ended: nothing is acknowledged, and nothing shown to a reader, that is not yet as durable
 //! as was asked. Of a key for which it is in doubt, it says nothing but that.
 
+mod answers;
 mod highest;
 mod in_doubt;
 mod incoming;
@@ -18,8 +19,8 @@ use crate::doubt::Doubts;
 use crate::effect::{Alarm, Commit, CommitId, Damaged, Effect, Entry, LoadId, NoPage, NotCommitted};
 use crate::id::{Epoch, NodeId};
 use crate::message::{
-    Call, Message, Mint, MintOutcome, Noted, Origin, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange,
-    Want, Write, WriteOutcome,
+    Call, Message, Mint, MintOutcome, Origin, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, Want,
+    Write, WriteOutcome,
 };
 use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
@@ -27,6 +28,7 @@ use crate::quorum::Durability;
 use crate::record::{Body, Record};
 use crate::stamp::Stamp;
 
+use answers::{answer_of, read_outcome, refuse_read};
 use highest::Highest;
 use incoming::Incoming;
 
@@ -562,49 +564,4 @@ fn whole_bytes(record: &Record) -> usize {
         Body::Siblings(_) => record.value_len(),
         Body::Value(_) | Body::Expiring { .. } | Body::Tombstone | Body::Expired => 0,
     }
-}
-
-fn answer_of(
-    call: Call,
-    holding: Holding,
-    outcome: Result<Durability, NotCommitted>,
-    noted: Noted,
-) -> Message {
-    let refused = Refusal::DiskFull;
-    match (holding, outcome) {
-        (Holding::Minted { record, dot }, Ok(_)) => {
-            Message::MintAnswer { call, outcome: MintOutcome::Minted { record, dot }, noted }
-        }
-        (Holding::Minted { .. }, Err(_)) => {
-            Message::MintAnswer { call, outcome: MintOutcome::Refused(refused), noted }
-        }
-        (Holding::Ours, Ok(durability)) => {
-            let durability = match is_on(Mutant::WrittenIsCalledSynced) {
-                true => Durability::Synced,
-                false => durability,
-            };
-            Message::WriteAnswer { call, outcome: WriteOutcome::Held(durability), noted }
-        }
-        (Holding::Superseding(stamp), Ok(_)) => {
-            Message::WriteAnswer { call, outcome: WriteOutcome::Superseded(stamp), noted }
-        }
-        (Holding::Ours | Holding::Superseding(_), Err(_)) => {
-            Message::WriteAnswer { call, outcome: WriteOutcome::Refused(refused), noted }
-        }
-    }
-}
-
-fn read_outcome(record: Option<Record>, want: Want, digest_bytes_min: usize) -> ReadOutcome {
-    match (record, want) {
-        (None, _) => ReadOutcome::Missing,
-        (Some(record), Want::Digest) if record.value_len() > digest_bytes_min => {
-            ReadOutcome::Digest(record.version())
-        }
-        (Some(record), Want::Digest | Want::Full) => ReadOutcome::Full(record),
-    }
-}
-
-fn refuse_read(to: NodeId, call: Call, key: &RecordKey, context: &mut Context<'_>) {
-    let noted = context.noted(context.partition(key));
-    context.send(to, Message::ReadAnswer { call, outcome: ReadOutcome::Refused(Refusal::InDoubt), noted });
 }

@@ -1,6 +1,7 @@
 //! What a replica does when a record turns out to be damaged, and once others have said what they hold.
 
-use super::{KeyWrites, Load, Replica, refuse_read};
+use super::answers::refuse_read;
+use super::{KeyWrites, Load, Replica};
 use crate::context::Context;
 use crate::effect::Effect;
 use crate::id::NodeId;
