@@ -29,9 +29,9 @@ pub(super) trait Base: Send + Sync + Debug {
     /// All hints, by name.
     fn hints(&self) -> Result<BTreeMap<Vec<u8>, Hint>, EngineError>;
 
-    /// Writes everything down, in order, by [`written`], and notes the highest stamp. With a sequence it is durable when this returns, and so is a
-    /// note that this includes all entries up to there. Returns the keys for which there is no place, since what
-    /// holds it cannot be read.
+    /// Writes everything down, in order, by [`written`], and notes the highest stamp. With a sequence it is durable
+    /// when this returns, and so is a note that this includes all entries up to there. Returns the keys for which there
+    /// is no place, since what holds it cannot be read.
     fn write_down(&self, table: &Memtable, sequence: Option<u64>) -> Result<Vec<RecordKey>, EngineError>;
 
     /// The sequence of the last note that is still there, 0 if there is none.

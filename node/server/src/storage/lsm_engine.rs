@@ -209,9 +209,9 @@ impl Base for LsmEngine {
         if let Some(sequence) = sequence {
             tables.write(FLUSHED_KEY, sequence.to_be_bytes()).map_err(written_down)?;
         }
-        if let Some(highest) = highest {
-            tables.write(HIGHEST_KEY, encode_highest(highest)).map_err(written_down)?;
-        }
+        // What was not known once stays so: a note that can be read again later would not speak of these records.
+        let note = highest.map_or_else(Vec::new, encode_highest);
+        tables.write(HIGHEST_KEY, note).map_err(written_down)?;
         tables.finish().map_err(written_down)?;
         self.merger.merge();
         self.merger.wait_until(|| self.tree.l0_run_count() < RUNS_MAX);

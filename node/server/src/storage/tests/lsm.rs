@@ -52,7 +52,10 @@ fn without_a_note_no_stamp_is_above_all_records_for_ever() {
         engine.apply(&put([entry(round, 1)])).unwrap();
         engine.flush(round).unwrap();
     }
-    LsmEngine::open(directory.path(), CACHE_BYTES).unwrap().put_raw(HIGHEST_KEY, b"spoilt");
+    let base = LsmEngine::open(directory.path(), CACHE_BYTES).unwrap();
+    assert_eq!(base.raw(HIGHEST_KEY).as_deref(), Some(&b""[..]), "nor is an older note believed again");
+    base.put_raw(HIGHEST_KEY, b"spoilt");
+    drop(base);
     assert_eq!(engine(directory.path()).highest().unwrap(), None);
 }
 
