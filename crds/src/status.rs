@@ -38,7 +38,7 @@ pub struct KeyStoreClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
 
-    /// The phase of the layout in force: stable.
+    /// The phase of the layout in force: stable, or joint while data moves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout_phase: Option<LayoutPhase>,
 
@@ -88,6 +88,7 @@ impl ConditionType {
 #[serde(rename_all = "lowercase")]
 pub enum LayoutPhase {
     Stable,
+    Joint,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]

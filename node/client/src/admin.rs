@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keystore_core::id::Epoch;
 use keystore_core::layout::Layout;
 use keystore_core::node::NodeState;
 use keystore_proto::admin::node_state_from_wire;
@@ -18,6 +19,7 @@ use crate::verdict::{Kind, Verdict};
 
 const GET_STATUS: &str = "/keystore.v1.Admin/GetStatus";
 const INIT: &str = "/keystore.v1.Admin/Init";
+const PROPOSE_LAYOUT: &str = "/keystore.v1.Admin/ProposeLayout";
 const GET_LAYOUT: &str = "/keystore.v1.Admin/GetLayout";
 
 /// Clones share the connection, which is opened anew when it has broken.
@@ -62,6 +64,16 @@ impl AdminClient {
         let request = v1::InitRequest { layout: Some(v1::Layout::from(layout)) };
         let response: v1::InitResponse = self.call(Kind::Write, INIT, &request).await?;
         node_state_from_wire(response.state()).ok_or_else(|| self.bad_answer("the node's state is not known"))
+    }
+
+    /// Has a layout decided that follows the one of this epoch; returns the one that is in force then, which may be
+    /// another one.
+    pub async fn propose_layout(&self, expected: Epoch, layout: &Layout) -> Result<Layout, Error> {
+        let request =
+            v1::ProposeLayoutRequest { expected_epoch: expected.0, layout: Some(v1::Layout::from(layout)) };
+        let response: v1::ProposeLayoutResponse = self.call(Kind::Write, PROPOSE_LAYOUT, &request).await?;
+        let layout = response.layout.ok_or_else(|| self.bad_answer("it has no layout"))?;
+        Layout::try_from(layout).map_err(|problem| self.bad_answer(problem))
     }
 
     /// The layout that the node has accepted, and whether all members have; `None` before init.

@@ -30,6 +30,7 @@ pub fn plan(plan: Plan, nodes: &[NodeStatus]) -> Result<Layout, LayoutError> {
             name: node.name.clone(),
             zone: String::new(),
             weight: 1,
+            is_lost: false,
         })
         .collect();
     Layout::first(FirstLayout {

@@ -46,7 +46,7 @@ pub use batch::{BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX};
 pub use client::{Client, ClientBuilder};
 pub use error::{Detail, Error, Reason};
 pub use keystore_core::causal::OperationId;
-pub use keystore_core::id::{ClusterId, NodeId};
+pub use keystore_core::id::{ClusterId, Epoch, NodeId};
 pub use keystore_core::layout::{KeyspaceMode, Layout, LayoutError};
 pub use keystore_core::node::NodeState;
 pub use keystore_core::partition::{DEFAULT_KEYSPACE, PartitionCount};
@@ -61,4 +61,4 @@ pub use options::{
 };
 pub use routes::{RouteNode, Routes};
 pub use scan::Scan;
-pub use status::{DiskStatus, DoubtedKey, HintStatus, NodeStatus, PeerStatus};
+pub use status::{DiskStatus, DoubtedKey, HintStatus, NodeStatus, PeerStatus, TransferStatus};

@@ -37,6 +37,20 @@ pub struct NodeStatus {
     /// Those that have been in doubt for the longest time, the oldest first, a few at most.
     pub doubted: Vec<DoubtedKey>,
     pub hints: HintStatus,
+    pub transfer: TransferStatus,
+}
+
+/// How far a node has taken over what others hold, while data moves.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TransferStatus {
+    /// How many partitions it has to take over, and of how many it has.
+    pub partitions: u32,
+    pub partitions_done: u32,
+    /// Since its process started.
+    pub records: u64,
+    pub bytes: u64,
+    /// What is missing at all nodes before the move can end, as far as this one has heard; `None` if nothing is.
+    pub waits_for: Option<String>,
 }
 
 /// A key for which a node is in doubt.
@@ -70,6 +84,8 @@ pub struct PeerStatus {
     /// True if gossip believes it to be alive.
     pub alive: bool,
     pub generation: Generation,
+    /// The latest epoch that it has acknowledged, as far as the node has heard; 0 if it has not.
+    pub epoch: Epoch,
     pub client_address: String,
     pub peer_address: String,
 }
@@ -113,12 +129,21 @@ impl TryFrom<v1::GetStatusResponse> for NodeStatus {
             doubted_keys: status.doubted_keys,
             doubted: status.doubted.into_iter().map(DoubtedKey::from).collect(),
             hints: status.hints.unwrap_or_default().try_into()?,
+            transfer: status.transfer.unwrap_or_default().into(),
             name: status.name,
             version: status.version,
             client_address: status.client_address,
             peer_address: status.peer_address,
             engine: status.engine,
         })
+    }
+}
+
+impl From<v1::TransferStatus> for TransferStatus {
+    fn from(transfer: v1::TransferStatus) -> Self {
+        let v1::TransferStatus { partitions, partitions_done, records, bytes, waits_for } = transfer;
+        let waits_for = (!waits_for.is_empty()).then_some(waits_for);
+        Self { partitions, partitions_done, records, bytes, waits_for }
     }
 }
 
@@ -153,6 +178,7 @@ impl TryFrom<v1::PeerStatus> for PeerStatus {
             connected: peer.connected,
             alive: peer.alive,
             generation: Generation(peer.generation),
+            epoch: Epoch(peer.epoch),
             client_address: peer.client_address,
             peer_address: peer.peer_address,
         })

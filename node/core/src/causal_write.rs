@@ -71,6 +71,8 @@ pub(crate) struct CausalWrite {
     /// What the write is to remove, while that is being read.
     read: Option<ReadOperation>,
     stamp: Option<Stamp>,
+    /// It was sent under an earlier layout: it may have been applied, whatever is said under this one.
+    was_reissued: bool,
     replies: BTreeMap<NodeId, Reply>,
     minted: Option<(Record, Option<Dot>)>,
 }
@@ -101,6 +103,7 @@ impl CausalWrite {
             sets,
             read,
             stamp: None,
+            was_reissued: false,
             replies: BTreeMap::new(),
             minted: None,
         }
@@ -181,6 +184,29 @@ impl CausalWrite {
         }
         self.ask_for_dot(operation, context);
         Ok(())
+    }
+
+    /// Begins from nothing under another layout. A second dot would be the first one's sibling under the same operation,
+    /// which counts as one.
+    pub(crate) fn reissue(&mut self, sets: ReplicaSets, operation: u64, context: &mut Context<'_>) {
+        self.sets = sets.clone();
+        if let Some(read) = &mut self.read {
+            read.reissue(sets);
+        }
+        if self.stamp.is_none() {
+            return;
+        }
+        self.was_reissued = true;
+        if !is_on(Mutant::OperationsOutliveTheirEpoch) {
+            self.replies.clear();
+        }
+        for node in self.sets.nodes() {
+            self.replies.entry(node).or_insert(Reply::NotAsked);
+        }
+        match self.minted.as_ref().map(|(record, _)| record.clone()) {
+            Some(record) => self.spread(operation, &record, context),
+            None => drop(self.ask_for_dot(operation, context)),
+        }
     }
 
     /// Asks the next replica that was not asked; false if there is none.
@@ -306,7 +332,8 @@ impl CausalWrite {
         if !is_final && self.ask_for_dot(operation, context) {
             return Verdict::Wait;
         }
-        Verdict::End(self.failed(refusal.map_or(FailureReason::QuorumUnreachable, FailureReason::Refused)))
+        let reason = refusal.map_or(FailureReason::QuorumUnreachable, FailureReason::Refused);
+        Verdict::End(self.failed(if self.was_reissued { FailureReason::OutcomeUnknown } else { reason }))
     }
 
     pub(crate) fn failed(&self, reason: FailureReason) -> Answer {

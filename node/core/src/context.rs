@@ -73,6 +73,18 @@ pub(crate) struct EffectIds {
     commit: u64,
 }
 
+impl EffectIds {
+    pub(crate) fn next_load(&mut self) -> LoadId {
+        self.load += 1;
+        LoadId(self.load - 1)
+    }
+
+    pub(crate) fn next_commit(&mut self) -> CommitId {
+        self.commit += 1;
+        CommitId(self.commit - 1)
+    }
+}
+
 /// Borrowed by a state machine for one event.
 pub(crate) struct Context<'a> {
     pub(crate) now: Now,
@@ -124,13 +136,11 @@ impl Context<'_> {
     }
 
     pub(crate) fn next_load(&mut self) -> LoadId {
-        self.ids.load += 1;
-        LoadId(self.ids.load - 1)
+        self.ids.next_load()
     }
 
     pub(crate) fn next_commit(&mut self) -> CommitId {
-        self.ids.commit += 1;
-        CommitId(self.ids.commit - 1)
+        self.ids.next_commit()
     }
 
     pub(crate) fn send(&mut self, to: NodeId, message: Message) {

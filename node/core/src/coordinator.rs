@@ -9,12 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::causal;
 use crate::causal_write::{CausalOrder, CausalWrite};
 use crate::context::Context;
-use crate::effect::{Answer, Causal, ClientRequest, Effect, Failure, FailureReason, Operation, RequestId};
+use crate::effect::{
+    Answer, Causal, ClientRequest, Deadline, Effect, Failure, FailureReason, Operation, RequestId,
+};
 use crate::id::{Generation, NodeId};
 use crate::layout::KeyspaceMode;
 use crate::message::{Call, Message, MintOutcome, Noted, ReadOutcome, ScanOutcome, WriteOutcome};
 use crate::mutant::{Mutant, is_on};
-use crate::partition::RecordKey;
+use crate::partition::{Partition, RecordKey};
 use crate::quorum::ReplicaSets;
 use crate::read::ReadOperation;
 use crate::record::Body;
@@ -212,6 +214,38 @@ impl Coordinator {
         }
     }
 
+    /// Another layout is in force: all that is under way begins from nothing under it, by other numbers, so that no answer
+    /// to what was asked before belongs to it. What was answered is settled: who has not said that it holds a write may
+    /// have missed it.
+    pub(crate) fn reissue(&mut self, context: &mut Context<'_>) {
+        for number in self.answered.iter().copied().collect::<Vec<_>>() {
+            self.settle(number, context);
+        }
+        self.speculations.clear();
+        for (old, mut operation) in std::mem::take(&mut self.operations) {
+            let number = match is_on(Mutant::OperationsOutliveTheirEpoch) {
+                true => old,
+                false => self.next_number(),
+            };
+            context.counters.reissued += 1;
+            self.deadlines.remove(&(operation.deadline().mono_ms, old));
+            self.deadlines.insert((operation.deadline().mono_ms, number));
+            if self.parked.remove(&old) {
+                self.parked.insert(number);
+            }
+            let sets = context.layout.replica_sets(operation.partition(context));
+            match &mut operation {
+                UnderWay::Write(write) => write.reissue(sets, number, context),
+                UnderWay::Causal(write) => write.reissue(sets, number, context),
+                UnderWay::Read(read) => read.reissue(sets),
+                UnderWay::Scan(scan) => scan.reissue(sets),
+            }
+            self.operations.insert(number, operation);
+            self.advance(number, context);
+            self.speculate_later(number, context);
+        }
+    }
+
     /// Stamps may be issued again: sends what waited for one.
     pub(crate) fn unpark(&mut self, context: &mut Context<'_>) {
         for number in std::mem::take(&mut self.parked) {
@@ -323,10 +357,7 @@ impl Coordinator {
     fn finish(&mut self, number: u64, answer: Answer, context: &mut Context<'_>) {
         self.parked.remove(&number);
         let (request, deadline) = match self.operations.get(&number) {
-            Some(UnderWay::Write(write)) => (write.request, write.deadline),
-            Some(UnderWay::Causal(write)) => (write.request, write.deadline),
-            Some(UnderWay::Read(read)) => (read.request, read.deadline),
-            Some(UnderWay::Scan(scan)) => (scan.request, scan.deadline),
+            Some(operation) => (operation.request(), operation.deadline()),
             None => return,
         };
         end(request, answer, context);
@@ -416,6 +447,33 @@ impl UnderWay {
             Self::Write(_) => true,
             Self::Causal(write) => write.wants_stamp(),
             Self::Read(_) | Self::Scan(_) => false,
+        }
+    }
+
+    fn request(&self) -> RequestId {
+        match self {
+            Self::Write(write) => write.request,
+            Self::Causal(write) => write.request,
+            Self::Read(read) => read.request,
+            Self::Scan(scan) => scan.request,
+        }
+    }
+
+    fn deadline(&self) -> Deadline {
+        match self {
+            Self::Write(write) => write.deadline,
+            Self::Causal(write) => write.deadline,
+            Self::Read(read) => read.deadline,
+            Self::Scan(scan) => scan.deadline,
+        }
+    }
+
+    fn partition(&self, context: &Context<'_>) -> Partition {
+        match self {
+            Self::Write(write) => context.partition(write.key()),
+            Self::Causal(write) => context.partition(write.key()),
+            Self::Read(read) => context.partition(read.key()),
+            Self::Scan(scan) => scan.partition(),
         }
     }
 

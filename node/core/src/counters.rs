@@ -31,6 +31,18 @@ counters! {
     speculative_reads as read_speculations,
     /// Reads that found something expired and wrote that down
     expired_marks as read_expired_marks,
+    /// Requests that began from nothing since another layout came into force
+    reissued as requests_reissued,
+    /// Layouts that this node has taken up
+    epochs_taken_up as layout_changes,
+    /// Requests of other nodes that were refused since they were of an earlier epoch
+    stale_requests as layout_stale_requests,
+    /// Frames that waited until this node had taken up the layout of their sender
+    frames_ahead as layout_frames_ahead,
+    /// Records that were dropped since they were from before this node became a replica of their partition
+    records_cleared as layout_records_cleared,
+    /// Attempts to have a layout decided that began anew
+    ballots_repeated as layout_ballots_repeated,
     /// Stamps drawn again since a higher one stood in the way
     stamped_anew as write_restamps,
     /// Writes that waited until a stamp might be issued

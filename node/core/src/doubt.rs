@@ -14,7 +14,7 @@ use crate::effect::{Alarm, Commit, CommitId, Effect, Entry};
 use crate::id::NodeId;
 use crate::message::{Call, Message, ReadOutcome, ScanRange, Want};
 use crate::mutant::{Mutant, is_on};
-use crate::partition::RecordKey;
+use crate::partition::{Partition, PartitionCount, RecordKey};
 use crate::quorum::{Durability, ReplicaSets};
 use crate::record::Record;
 
@@ -290,6 +290,31 @@ impl Doubts {
             self.wait(&key, true, context);
         }
         true
+    }
+
+    /// Another layout is in force: attempts begin anew under it, and keys that are no longer ours are nobody's concern.
+    pub(crate) fn begin_epoch(&mut self, context: &Context<'_>) {
+        self.stop_asking(context);
+        let is_ours = |key: &RecordKey| context.layout.is_replica(context.partition(key), context.me);
+        self.keys.retain(|key, doubted| is_ours(key) || matches!(doubted.stage, Stage::Replacing));
+        self.due.retain(|(_, key)| self.keys.contains_key(key));
+    }
+
+    /// Ends the attempts to heal keys that are under way; others begin when their time comes.
+    pub(crate) fn stop_asking(&mut self, context: &Context<'_>) {
+        for key in self.asking.values().cloned().collect::<Vec<_>>() {
+            self.give_up(&key, context);
+        }
+    }
+
+    /// True while what others hold is being committed.
+    pub(crate) fn is_replacing(&self) -> bool {
+        !self.replacing.is_empty()
+    }
+
+    /// True if a key of this partition is in doubt.
+    pub(crate) fn concern(&self, partition: Partition, of: PartitionCount) -> bool {
+        self.keys.keys().any(|key| key.partition(of) == partition)
     }
 
     /// The link to a node is gone, or (`restarted`) it is known as a later generation: an attempt that hangs on what

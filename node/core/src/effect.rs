@@ -7,14 +7,16 @@
 use bytes::Bytes;
 
 use crate::causal::OperationId;
-use crate::id::{Generation, Lineage, NodeId};
+use crate::id::{Epoch, Generation, Lineage, NodeId};
 use crate::layout::Layout;
 use crate::message::{Header, Hello, Message, Page, Refusal, ScanRange};
 use crate::partition::RecordKey;
+use crate::paxos::Votes;
 use crate::peers::{LinkRefusal, PeerIdentities};
 use crate::quorum::{Consistency, Durability};
 use crate::record::Record;
 use crate::stamp::Stamp;
+use crate::transfer::Merges;
 
 /// The time at which an event is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,6 +51,8 @@ pub enum Event {
     Client(ClientRequest),
     /// An administrator gives the cluster its first layout.
     Init { request: RequestId, layout: Layout },
+    /// An administrator wants this layout to follow the one of epoch `expected`.
+    Propose { request: RequestId, expected: Epoch, layout: Box<Layout> },
     /// The other side of a new connection has said hello. Nothing more may be read from it until the node has
     /// answered with `AcceptLink` or `RefuseLink`.
     LinkOffered { link: LinkId, hello: Hello },
@@ -136,8 +140,12 @@ pub struct Hint {
 pub enum SavedState {
     /// No stamp with these or later milliseconds has been issued.
     StampCeiling(u64),
-    /// The layout that this node has accepted, and whether all members have.
+    /// The layout that this node has accepted, and whether it is in force: no epoch before it counts here again.
     Layout { layout: Layout, decided: bool },
+    /// What this node has promised and voted for.
+    Votes(Votes),
+    /// How far it has merged what others held before data moved.
+    Merges(Merges),
     /// The highest identity seen of each peer.
     Peers(PeerIdentities),
     /// A generation that was raised while the process runs, and since which one nothing was lost.
@@ -179,6 +187,9 @@ pub enum Alarm {
     /// A peer has seen a later start of our data directory, or another process that uses a copy of it: the disk was
     /// rolled back or cloned. It is set aside by now, and this process has to end.
     StaleGeneration { peer: NodeId },
+    /// This node is no member any more, or was given up as lost: its disk is set aside by now, and this process has to
+    /// end.
+    Departed { epoch: Epoch },
 }
 
 #[derive(Debug, Clone)]
@@ -249,7 +260,11 @@ impl Answer {
                 entries.iter().map(|(key, values)| key.encoded().len() + values.bytes()).sum()
             }
             Self::Written { context, .. } => context.as_ref().map_or(0, Bytes::len),
-            Self::Failed(_) | Self::InitAccepted | Self::InitRefused(_) => 0,
+            Self::Failed(_)
+            | Self::InitAccepted
+            | Self::InitRefused(_)
+            | Self::Decided(_)
+            | Self::ProposalFailed(_) => 0,
         }
     }
 }
@@ -307,6 +322,9 @@ pub enum Answer {
     /// The first layout is accepted.
     InitAccepted,
     InitRefused(InitRefusal),
+    /// This layout is decided: the one that was proposed, or one that was voted for before.
+    Decided(Box<Layout>),
+    ProposalFailed(ProposalError),
 }
 
 /// A request that did not do what was asked; what may have been applied follows from the reason.
@@ -337,6 +355,29 @@ pub enum FailureReason {
     DeadlineExceeded,
 }
 
+/// Why a proposed layout is not known to be decided.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposalError {
+    #[error("this node serves no cluster yet")]
+    NotInitialized,
+    #[error("the layout in force has epoch {now}, not {expected}")]
+    Epoch { now: Epoch, expected: Epoch },
+    #[error("another proposal is under way here")]
+    Busy,
+    /// Nobody was asked.
+    #[error("the layout cannot follow: {0}")]
+    Refused(#[from] crate::paxos::VoteError),
+    #[error(
+        "the layout cannot follow yet: epoch {epoch} is not acknowledged by {node}, which can be reached"
+    )]
+    Unacknowledged { node: NodeId, epoch: Epoch },
+    #[error("the voters refuse the layout: {0}")]
+    Voted(String),
+    /// It may be decided all the same, by what the voters that were asked have on disk.
+    #[error("too few of the voters have answered in time: the layout may be decided later")]
+    Unknown,
+}
+
 /// Why a first layout was not accepted. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InitRefusal {
@@ -345,7 +386,7 @@ pub enum InitRefusal {
     #[error("this node, {0}, is no member of that layout, or is named with another actor")]
     NoMember(NodeId),
     #[error("the first layout has epoch 1, not {0}")]
-    NotFirst(crate::id::Epoch),
+    NotFirst(Epoch),
     #[error(transparent)]
     Invalid(#[from] crate::layout::LayoutError),
 }

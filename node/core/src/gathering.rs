@@ -8,6 +8,7 @@ use crate::effect::{Answer, Failure, FailureReason};
 use crate::id::NodeId;
 use crate::layout::REPLICATION_FACTOR_MAX;
 use crate::message::Message;
+use crate::mutant::{Mutant, is_on};
 use crate::quorum::{Consistency, ReplicaSets};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,14 @@ struct Asked<T> {
 impl<T> Gathering<T> {
     pub(crate) fn new(level: Consistency, sets: ReplicaSets) -> Self {
         Self { level, sets, asked: Vec::with_capacity(REPLICATION_FACTOR_MAX) }
+    }
+
+    /// Nobody has said anything yet, and these are to be asked.
+    pub(crate) fn reissue(&mut self, sets: ReplicaSets) {
+        self.sets = sets;
+        if !is_on(Mutant::OperationsOutliveTheirEpoch) {
+            self.asked.clear();
+        }
     }
 
     pub(crate) fn level(&self) -> Consistency {

@@ -170,6 +170,19 @@ impl HintStore {
         self.recall(node);
     }
 
+    /// Another layout is in force: what was on its way under the one before is handed over once more, whatever is said of
+    /// it. What is kept for nodes that no longer need it ends when its turn comes.
+    pub(crate) fn begin_epoch(&mut self) {
+        for node in self.kept.targets.keys().copied().collect::<Vec<_>>() {
+            self.recall(node);
+        }
+        for number in std::mem::take(&mut self.calls).into_values() {
+            if let Some(kept) = self.kept.hints.get_mut(&number) {
+                kept.awaits = Awaits::Nothing;
+            }
+        }
+    }
+
     /// Does what its time has come for.
     pub(crate) fn tick(&mut self, context: &mut Context<'_>) {
         if self.kept.hints.is_empty() {

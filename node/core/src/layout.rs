@@ -1,10 +1,10 @@
 //! The layout: everything that is decided together under one epoch.
 //!
 //! A layout is an immutable value. It names the members, not their addresses; quorum sizes follow from it and
-//! from nothing else. In this release there is one phase, `stable`, and the first layout is the only one; every
-//! reader goes through [`Layout::replica_sets`], so that a second ring changes no caller.
+//! from nothing else. While data moves it has two rings, and every operation needs its quorum in each of them; readers
+//! go through [`Layout::replica_sets`]. Which layout may follow which is said in [`crate::succession`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
@@ -28,12 +28,19 @@ pub struct Member {
     /// The failure domain; empty where none is known.
     pub zone: String,
     pub weight: u32,
+    /// Dead for good, as somebody who can know has said: nobody waits for it any more, and it counts for nothing.
+    pub is_lost: bool,
 }
 
 /// The rings in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
     Stable(Ring),
+    /// Data moves from one to the other: every operation needs its quorum in both.
+    Joint {
+        from: Ring,
+        to: Ring,
+    },
 }
 
 /// What becomes of concurrent writes of one key; fixed when the keyspace is created.
@@ -67,10 +74,17 @@ pub struct Layout {
     pub incarnation: Incarnation,
     pub epoch: Epoch,
     pub phase: Phase,
+    /// The first epoch of the run of epochs that have these rings.
+    pub phase_since: Epoch,
     pub partitions: PartitionCount,
+    /// Of the ring that is to stay.
     pub replication_factor: usize,
     /// Ordered by UUID, each once.
     pub members: Vec<Member>,
+    /// The members that decide on the next layout, ordered by UUID: an odd number of them.
+    pub voters: Vec<NodeId>,
+    /// Nodes that were members, and never will be again.
+    pub departed: BTreeSet<NodeId>,
     pub keyspaces: BTreeMap<String, KeyspaceMode>,
 }
 
@@ -101,6 +115,16 @@ pub enum LayoutError {
     SharedActor(NodeId, NodeId),
     #[error("member {0} has weight 0")]
     NoWeight(NodeId),
+    #[error("{0} is no member, or is lost, and cannot vote")]
+    Voter(NodeId),
+    #[error("the voters are not ordered by UUID, or one is named twice")]
+    VoterOrder,
+    #[error("a layout has 1, 3, 5 or 7 voters, not {0}")]
+    Voters(usize),
+    #[error("node {0} was a member once and has departed: its disk can only join as a new node")]
+    Departed(NodeId),
+    #[error("the phase cannot have begun with epoch {0}")]
+    PhaseSince(Epoch),
     #[error(
         "a replication factor is 1 to {REPLICATION_FACTOR_MAX} and at most the number of members, not {0}"
     )]
@@ -134,14 +158,18 @@ impl Layout {
             return Err(LayoutError::ReplicationFactor(replication_factor));
         }
         let candidates: Vec<_> = members.iter().map(Member::candidate).collect();
+        let voters = first_voters(&members);
         let layout = Self {
             cluster,
             incarnation,
             epoch: Epoch(1),
             phase: Phase::Stable(place(&candidates, partitions, replication_factor, Epoch(1))),
+            phase_since: Epoch(1),
             partitions,
             replication_factor,
             members,
+            voters,
+            departed: BTreeSet::new(),
             keyspaces,
         };
         layout.validate()?;
@@ -156,6 +184,9 @@ impl Layout {
         if self.epoch == Epoch(0) {
             return Err(LayoutError::NoEpoch);
         }
+        if !(Epoch(1)..=self.epoch).contains(&self.phase_since) {
+            return Err(LayoutError::PhaseSince(self.phase_since));
+        }
         if !(1..=MEMBERS_MAX).contains(&self.members.len()) {
             return Err(LayoutError::Members(self.members.len()));
         }
@@ -167,10 +198,25 @@ impl Layout {
         }
         self.validate_keyspaces()?;
         self.validate_members()?;
+        self.validate_voters()?;
         let members = self.members.iter().map(|member| member.node).collect();
-        let Phase::Stable(ring) = &self.phase;
-        ring.validate(usize::from(self.partitions.get()), self.replication_factor, &members)?;
+        let partitions = usize::from(self.partitions.get());
+        self.ring().validate(partitions, self.replication_factor, &members)?;
+        if let Phase::Joint { from, .. } = &self.phase {
+            from.validate(partitions, from.replication_factor().max(1), &members)?;
+        }
         Ok(())
+    }
+
+    fn validate_voters(&self) -> Result<(), LayoutError> {
+        if !VOTERS.contains(&self.voters.len()) {
+            return Err(LayoutError::Voters(self.voters.len()));
+        }
+        let is_fit = |voter: &NodeId| self.member(*voter).is_some_and(|member| !member.is_lost);
+        if let Some(voter) = self.voters.iter().find(|voter| !is_fit(voter)) {
+            return Err(LayoutError::Voter(*voter));
+        }
+        if self.voters.is_sorted_by(|a, b| a < b) { Ok(()) } else { Err(LayoutError::VoterOrder) }
     }
 
     fn validate_keyspaces(&self) -> Result<(), LayoutError> {
@@ -195,6 +241,9 @@ impl Layout {
             if let Some(other) = actors.insert(member.actor, member.node) {
                 return Err(LayoutError::SharedActor(other, member.node));
             }
+            if self.departed.contains(&member.node) {
+                return Err(LayoutError::Departed(member.node));
+            }
         }
         Ok(())
     }
@@ -204,10 +253,40 @@ impl Layout {
         self.members.get(index)
     }
 
-    /// The rings in force, each of which an operation has to satisfy.
+    /// The rings in force, each of which an operation has to satisfy: first the one whose replicas have everything.
     pub fn rings(&self) -> impl Iterator<Item = &Ring> {
-        let Phase::Stable(ring) = &self.phase;
-        std::iter::once(ring)
+        let (first, second) = match &self.phase {
+            Phase::Stable(ring) => (ring, None),
+            Phase::Joint { from, to } => (from, Some(to)),
+        };
+        std::iter::once(first).chain(second)
+    }
+
+    /// The ring that is to stay.
+    pub fn ring(&self) -> &Ring {
+        match &self.phase {
+            Phase::Stable(ring) | Phase::Joint { to: ring, .. } => ring,
+        }
+    }
+
+    /// The ring that this phase shares with the one before it: its replicas have everything.
+    pub fn source_ring(&self) -> &Ring {
+        match &self.phase {
+            Phase::Stable(ring) | Phase::Joint { from: ring, .. } => ring,
+        }
+    }
+
+    pub fn is_joint(&self) -> bool {
+        matches!(self.phase, Phase::Joint { .. })
+    }
+
+    /// Whose word decides on the next layout.
+    pub fn is_voter(&self, node: NodeId) -> bool {
+        self.voters.binary_search(&node).is_ok()
+    }
+
+    pub fn is_lost(&self, node: NodeId) -> bool {
+        self.member(node).is_some_and(|member| member.is_lost)
     }
 
     /// Every replica of a partition once, in the order of [`ReplicaSets::nodes`].
@@ -274,6 +353,17 @@ impl Layout {
                 }
             }
         }
+        // What follows is the same in all first layouts, and the first release knew no others.
+        if self.epoch > Epoch(1) {
+            out.extend_from_slice(&self.phase_since.0.to_be_bytes());
+            for node in self.voters.iter().chain(&self.departed) {
+                out.extend_from_slice(&node.0);
+            }
+            out.extend(self.members.iter().map(|member| u8::from(member.is_lost)));
+            for count in [self.voters.len(), self.departed.len()] {
+                out.extend_from_slice(&(count as u64).to_be_bytes());
+            }
+        }
         xxh3_64(&out)
     }
 }
@@ -283,8 +373,43 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
+/// How many voters a layout may have.
+const VOTERS: [usize; 4] = [7, 5, 3, 1];
+
+/// The voters of a first layout.
+pub fn first_voters(members: &[Member]) -> Vec<NodeId> {
+    choose_voters(members, &[], |_| true, |_| false)
+}
+
+/// The voters among members: as many as those that are settled allow (they hold data before and after a move), over as
+/// many zones as there are. Where that leaves a choice: none that is away, then those that vote already, then by UUID.
+pub(crate) fn choose_voters(
+    members: &[Member],
+    present: &[NodeId],
+    is_settled: impl Fn(NodeId) -> bool,
+    is_away: impl Fn(NodeId) -> bool,
+) -> Vec<NodeId> {
+    let mut left: Vec<_> = members.iter().filter(|member| !member.is_lost).collect();
+    let settled = left.iter().filter(|member| is_settled(member.node)).count();
+    let count = VOTERS.into_iter().find(|count| *count <= settled).unwrap_or(1);
+    left.sort_by_key(|member| (!present.contains(&member.node), member.node));
+    let mut chosen: Vec<&Member> = Vec::with_capacity(count);
+    while chosen.len() < count {
+        let in_zone = |zone: &str| chosen.iter().filter(|member| member.zone == zone).count();
+        // One that does not stay, or is away, would have to be replaced soon, however well it lies.
+        let rank = |member: &Member| (!is_settled(member.node), is_away(member.node), in_zone(&member.zone));
+        let Some((next, _)) = left.iter().enumerate().min_by_key(|(at, member)| (rank(member), *at)) else {
+            break;
+        };
+        chosen.push(left.remove(next));
+    }
+    let mut voters: Vec<_> = chosen.into_iter().map(|member| member.node).collect();
+    voters.sort_unstable();
+    voters
+}
+
 impl Member {
-    fn candidate(&self) -> Candidate {
+    pub(crate) fn candidate(&self) -> Candidate {
         Candidate { node: self.node, zone: self.zone.clone(), weight: self.weight }
     }
 }
@@ -300,6 +425,7 @@ pub(crate) mod tests {
             name: format!("demo-{n}"),
             zone: String::new(),
             weight: 1,
+            is_lost: false,
         }
     }
 

@@ -6,10 +6,13 @@ use bytes::Bytes;
 
 use crate::causal::{Change, Dot};
 use crate::id::{ClusterId, Epoch, Generation, Incarnation, Lineage, NodeId, Nonce};
+use crate::layout::Layout;
 use crate::partition::{Partition, RecordKey};
+use crate::paxos::{Ballot, Say};
 use crate::quorum::Durability;
 use crate::record::{Record, Version};
 use crate::stamp::Stamp;
+use crate::succession::Standing;
 
 /// The first thing each side says on a new link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +104,73 @@ pub enum Message {
         reply_wanted: bool,
         decided: bool,
     },
+    /// A layout that is decided.
+    Layout(Box<Layout>),
+    /// What the sender says of itself, as evidence for the layouts to come.
+    Standing(Standing),
+    /// About the decision on the layout of this epoch.
+    Paxos {
+        epoch: Epoch,
+        ballot: Ballot,
+        say: Box<Say>,
+    },
+}
+
+impl Message {
+    /// True of what is said about layouts: it counts whatever the epoch of its frame.
+    pub fn is_of_layouts(&self) -> bool {
+        match self {
+            Self::InitAccepted { .. } | Self::Layout(_) | Self::Standing(_) | Self::Paxos { .. } => true,
+            Self::Write(_)
+            | Self::WriteAnswer { .. }
+            | Self::Mint(_)
+            | Self::MintAnswer { .. }
+            | Self::Read { .. }
+            | Self::ReadAnswer { .. }
+            | Self::Scan { .. }
+            | Self::ScanAnswer { .. }
+            | Self::Hint { .. } => false,
+        }
+    }
+
+    /// What a request that is not taken is answered with; `None` for what is no request.
+    pub fn refused(self, refusal: Refusal) -> Option<Message> {
+        let noted = Noted::new();
+        Some(match self {
+            Self::Write(write) => {
+                Self::WriteAnswer { call: write.call, outcome: WriteOutcome::Refused(refusal), noted }
+            }
+            Self::Mint(mint) => {
+                Self::MintAnswer { call: mint.call, outcome: MintOutcome::Refused(refusal), noted }
+            }
+            Self::Read { call, .. } => {
+                Self::ReadAnswer { call, outcome: ReadOutcome::Refused(refusal), noted }
+            }
+            Self::Scan { call, .. } => {
+                Self::ScanAnswer { call, outcome: ScanOutcome::Refused(refusal), noted }
+            }
+            Self::WriteAnswer { .. }
+            | Self::MintAnswer { .. }
+            | Self::ReadAnswer { .. }
+            | Self::ScanAnswer { .. }
+            | Self::Hint { .. }
+            | Self::InitAccepted { .. }
+            | Self::Layout(_)
+            | Self::Standing(_)
+            | Self::Paxos { .. } => return None,
+        })
+    }
+
+    /// Why a replica has not done what it was asked; `None` if it has, or if this is no answer.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::WriteAnswer { outcome: WriteOutcome::Refused(refusal), .. }
+            | Self::MintAnswer { outcome: MintOutcome::Refused(refusal), .. }
+            | Self::ReadAnswer { outcome: ReadOutcome::Refused(refusal), .. }
+            | Self::ScanAnswer { outcome: ScanOutcome::Refused(refusal), .. } => Some(*refusal),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,4 +290,7 @@ pub enum Refusal {
     NotInitialized,
     /// The write would leave more siblings than a key may have.
     TooManySiblings,
+    /// The request is of an earlier epoch than the replica's, or the replica is about to take up a later one: its
+    /// sender will learn of that, and ask again under it.
+    StaleEpoch,
 }

@@ -167,11 +167,43 @@ mutants! {
       /// A link that has closed meanwhile is taken into use.
       ClosedLinksAreAccepted,
       /// Links and frames that are meant for another node are accepted.
-      StrayFramesCount;
+      StrayFramesCount,
+      /// What a node held of a partition before it became a replica of it stays.
+      RecordsOutliveMembership;
     18 /// A member serves before it knows that all others have accepted.
       ServesBeforeAllHaveAccepted,
       /// A member that has accepted a first layout accepts another one.
       SecondInitIsAccepted;
+    19 /// An acceptor votes under a ballot below the one that it has promised.
+      PromisesAreForgotten,
+      /// A promise does not say what was voted for.
+      PromisesHideVotes,
+      /// A proposer proposes its own layout though another one was voted for.
+      FoundVotesAreIgnored,
+      /// Answers to earlier ballots count.
+      AnyBallotCounts,
+      /// A layout is decided with one vote less than a majority.
+      OneVoteFewer,
+      /// Promises and votes are given before they are on disk.
+      VotesBeforeTheyAreSaved;
+    21 /// A change of rings waits for no fences.
+      ChangesDoNotWaitForFences,
+      /// A replica takes requests of earlier epochs.
+      EarlierEpochsAreServed,
+      /// A new layout is acknowledged before it is on disk.
+      FencedBeforeItIsSaved,
+      /// What replicas said under an earlier layout counts under the next.
+      OperationsOutliveTheirEpoch,
+      /// Operations need their quorum in the old ring alone while data moves.
+      OneRingIsEnough;
+    22 /// The new ring stands alone before its replicas have merged the old ones' records.
+      MovesEndUnmerged,
+      /// It does once a quorum of them has.
+      AQuorumMerges,
+      /// A replica takes itself for whole with one merged replica less than is needed.
+      OneFewerIsMerged,
+      /// What was merged in an earlier phase counts.
+      MergesOutliveTheirPhase;
     27 RequestsAreUnbounded,
       WritesAreUnbounded;
 }

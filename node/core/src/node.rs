@@ -4,6 +4,8 @@
 //! the clock, draining. Messages from this node to itself are delivered here, without a link. Nothing is served
 //! before all members have accepted the layout, and no frame counts that does not fit it.
 
+mod deciding;
+mod epochs;
 mod founding;
 mod identity;
 mod status;
@@ -16,21 +18,26 @@ use crate::context::{Context, EffectIds};
 use crate::coordinator::{Coordinator, Heard, news_in};
 pub use crate::counters::Counters;
 use crate::effect::{
-    Answer, ClientRequest, Damaged, Effect, Event, Failure, FailureReason, Hint, LinkId, LoadId, Now,
+    Alarm, Answer, ClientRequest, Damaged, Effect, Event, Failure, FailureReason, Hint, LinkId, LoadId, Now,
     Operation, RequestId, SaveId, SavedState,
 };
 pub use crate::hints::HintStatus;
 use crate::hints::HintStore;
-use crate::id::{Actor, Generation, Lineage, NodeId};
+use crate::id::{Actor, Epoch, Generation, Lineage, NodeId};
 use crate::init::{Membership, Proposal};
 use crate::layout::Layout;
-use crate::message::{Header, Hello, Message};
+use crate::message::{Header, Hello, Message, Refusal};
 use crate::mutant::{Mutant, is_on};
 use crate::pace::Paces;
+use crate::paxos::Votes;
 use crate::peers::{Greeting, LinkRefusal, PeerIdentities, Peers};
 use crate::record::Record;
 use crate::replica::Replica;
 use crate::stamp::{CEILING_STEP_MS, HybridClock, Stamp};
+use crate::succession::{Evidence, Standing};
+use crate::transfer::{Merges, Transfer};
+use deciding::{Proposing, Voting};
+use epochs::{Ahead, Changing};
 pub use status::{DOUBTS_NAMED_MAX, NodeState, Status};
 
 /// How often a member that has accepted tells those of which it does not know the same.
@@ -56,6 +63,9 @@ pub struct Start {
     /// The accepted layout, and whether all members are known to have accepted it.
     pub membership: Option<(Layout, bool)>,
     pub peers: PeerIdentities,
+    /// What it has promised and voted for, of the layout that is to come.
+    pub votes: Votes,
+    pub merges: Merges,
     /// The generation in which this node was last in doubt, 0 if it never was.
     pub trusted_since: Generation,
     /// The hints that are kept.
@@ -77,10 +87,15 @@ enum PendingSave {
     },
     /// To be raised to.
     Generation(Generation),
-    /// Nothing else happens any more, since this peer has refused us.
+    /// Nothing else happens any more, for this reason.
     SetAside {
-        refused_by: NodeId,
+        alarm: Alarm,
     },
+    /// A layout that is decided, on its way into force.
+    Layout,
+    /// What is said once they are on disk.
+    Votes(Voting),
+    Merges,
 }
 
 /// A first layout that is being made durable.
@@ -118,6 +133,19 @@ pub struct Node {
     coordinator: Coordinator,
     replica: Replica,
     hints: HintStore,
+    transfer: Transfer,
+    /// The layout that is being taken up.
+    changing: Option<Changing>,
+    /// What others have sent under layouts that are not in force here yet.
+    ahead: Ahead,
+    votes: Votes,
+    proposing: Option<Proposing>,
+    /// The round of the last ballot of this process.
+    last_round: u64,
+    /// What the members have said of themselves; what we say is not in it.
+    evidence: Evidence,
+    /// What we have said last, and when we look at it again.
+    told_standing: (Standing, u64),
     saves: BTreeMap<SaveId, PendingSave>,
     next_save: u64,
     announce_at_ms: u64,
@@ -135,6 +163,8 @@ impl Node {
             stamp_ceiling_ms,
             membership,
             peers,
+            votes,
+            merges,
             trusted_since,
             hints,
             highest,
@@ -147,12 +177,20 @@ impl Node {
         };
         let wait_ms = stamp_ceiling_ms.saturating_sub(now.wall_ms).min(CEILING_STEP_MS);
         let wait_ms = if is_on(Mutant::StartsDoNotWaitForTheClock) { 0 } else { wait_ms };
-        Self {
+        let mut node = Self {
             me,
             actor,
             generation,
             lineage,
             hints: HintStore::new(hints, &settings, now),
+            transfer: Transfer::new(merges),
+            changing: None,
+            ahead: Ahead::default(),
+            votes,
+            proposing: None,
+            last_round: 0,
+            evidence: Evidence::new(),
+            told_standing: (Standing::default(), now.mono_ms),
             budget: Budget::new(settings.background_bytes_per_s, now.mono_ms),
             settings,
             membership,
@@ -176,7 +214,9 @@ impl Node {
             announce_at_ms: now.mono_ms,
             draining: false,
             messages: VecDeque::new(),
-        }
+        };
+        node.serve(now, &mut Vec::new(), |machines, context| machines.transfer.begin(context));
+        node
     }
 
     /// Handles one event and appends what is to be done about it.
@@ -187,9 +227,13 @@ impl Node {
         match event {
             Event::Client(request) => self.client(request, now, effects),
             Event::Init { request, layout } => self.init(request, layout, effects),
+            Event::Propose { request, expected, layout } => {
+                self.propose(request, expected, *layout, now, effects);
+            }
             Event::LinkOffered { link, hello } => self.link_offered(link, hello, now, effects),
             Event::LinkClosed { link } => {
                 self.forget_greeting(link);
+                self.ahead.forget(link);
                 if let Some(peer) = self.peers.disconnect(link) {
                     self.lose(&[(peer, false)], now, effects);
                 }
@@ -203,23 +247,27 @@ impl Node {
                     node.loaded(load, record, context);
                 });
             }
-            Event::Scanned { load, page } => {
+            Event::Scanned { load, page } if !self.cleared_page(load, &page, now, effects) => {
                 self.serve(now, effects, |node, context| {
                     node.replica.scanned(load, page, context);
                 });
             }
-            Event::Committed { commit, outcome } => {
+            Event::Scanned { .. } => {}
+            Event::Committed { commit, outcome } if !self.cleared(commit, outcome, now, effects) => {
                 self.serve(now, effects, |node, context| {
                     if !node.hints.committed(commit, outcome, context) {
                         node.replica.committed(commit, outcome, context);
                     }
                 });
             }
+            Event::Committed { .. } => {}
             Event::Saved { save } => self.saved(save, now, effects),
             Event::DiskFull(full) => self.replica.set_disk_full(full),
             Event::Drain => self.draining = true,
             Event::Tick => self.tick(now, effects),
         }
+        self.deliver(now, effects);
+        self.go_on_changing(now, effects);
         self.deliver(now, effects);
         self.raise_ceiling(now, effects);
         self.raise_generation(now, effects);
@@ -238,11 +286,19 @@ impl Node {
         // A write that is parked for the disk, not for the clock, is woken by `Saved`, not by a tick.
         let stamps =
             stamps.filter(|_| self.saves.values().all(|save| !matches!(save, PendingSave::Ceiling(_))));
+        let changing = self.changing.as_ref().and_then(Changing::next_wakeup_ms);
+        let moving = self.membership.serving().and_then(|layout| {
+            let standing = layout.is_joint().then_some(self.told_standing.1);
+            let transfer = self.transfer.next_wakeup_ms(self.budget.ready_at_ms());
+            [standing, transfer].into_iter().flatten().min()
+        });
+        let proposing = self.proposing.as_ref().map(Proposing::next_wakeup_ms);
         let raise = self.wants_generation().then_some(self.raise_from_ms);
-        let heal = self.replica.doubts.next_due_ms();
+        let heal = self.replica.doubts.next_due_ms().filter(|_| !self.is_clearing());
         let hints =
             self.membership.serving().and_then(|_| self.hints.next_wakeup_ms(&self.peers, &self.budget));
-        [announce, stamps, self.coordinator.next_deadline_ms(), raise, heal, hints]
+        let deadline = self.coordinator.next_deadline_ms();
+        [announce, stamps, deadline, raise, heal, hints, changing, moving, proposing]
             .into_iter()
             .flatten()
             .min()
@@ -307,10 +363,7 @@ impl Node {
     }
 
     fn link_offered(&mut self, link: LinkId, hello: Hello, now: Now, effects: &mut Vec<Effect>) {
-        let Some(layout) = self.membership.layout() else {
-            return effects.push(Effect::RefuseLink { link, refusal: LinkRefusal::NotInitialized });
-        };
-        match self.peers.greet(&hello, layout, self.me) {
+        match self.peers.greet(&hello, self.membership.layout(), self.me) {
             Err(refusal) => effects.push(Effect::RefuseLink { link, refusal }),
             Ok(Greeting::Known) => self.accept_link(link, &hello, now, effects),
             Ok(Greeting::Newer) => {
@@ -339,7 +392,11 @@ impl Node {
 
     fn accept_link(&mut self, link: LinkId, hello: &Hello, now: Now, effects: &mut Vec<Effect>) {
         let peer = hello.header.from;
-        let Some(ours) = self.hello(peer) else { return };
+        // Without a layout there is nothing to say, but that somebody may go on who has one for us.
+        let lineage = self.lineage.clone();
+        let header =
+            Header { epoch: Epoch(0), from: self.me, to: peer, generation: self.generation, ..hello.header };
+        let ours = self.hello(peer).unwrap_or(Hello { header, lineage });
         let replaced = self.peers.connect(link, &hello.header);
         effects.push(Effect::AcceptLink { link, hello: ours });
         if let Some(link) = replaced {
@@ -351,6 +408,7 @@ impl Node {
         if let Some(message) = self.membership.announcement(peer) {
             self.messages.push_back((peer, message));
         }
+        self.greet_with_layout(peer, hello.header.epoch);
     }
 
     fn frame(
@@ -360,19 +418,14 @@ impl Node {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(layout) = self.membership.layout() else {
-            return;
-        };
-        if !self.peers.admits(link, &header, layout, self.me) {
+        if !self.peers.admits(link, &header, self.membership.layout(), self.me) {
             effects.push(Effect::CloseLink { link });
             if let Some(peer) = self.peers.disconnect(link) {
                 self.lose(&[(peer, false)], now, effects);
             }
             return;
         }
-        for message in messages {
-            self.message(header.from, message, now, effects);
-        }
+        self.sort_out((link, header), messages, now, effects);
     }
 
     fn message(&mut self, from: NodeId, message: Message, now: Now, effects: &mut Vec<Effect>) {
@@ -385,8 +438,19 @@ impl Node {
             }
             return;
         }
+        let message = match message {
+            Message::Layout(layout) => return self.learn(*layout, now, effects),
+            Message::Standing(standing) => return self.note_standing(from, standing),
+            Message::Paxos { epoch, ballot, say } => {
+                return self.paxos(from, (epoch, ballot), *say, now, effects);
+            }
+            message => message,
+        };
         if self.membership.serving().is_none() {
             return self.refuse_uninitialized(from, message);
+        }
+        if self.is_about_to_change(&message) {
+            return self.messages.extend(message.refused(Refusal::StaleEpoch).map(|answer| (from, answer)));
         }
         let mut heard = Vec::new();
         self.serve(now, effects, |node, context| {
@@ -422,7 +486,9 @@ impl Node {
                 }
             }
             Some(PendingSave::Generation(generation)) => self.raised(generation, now, effects),
-            Some(PendingSave::SetAside { .. }) => {}
+            Some(PendingSave::SetAside { .. } | PendingSave::Merges) => {}
+            Some(PendingSave::Layout) => self.take_up(now, effects),
+            Some(PendingSave::Votes(voting)) => self.voted(voting),
         }
     }
 
@@ -443,14 +509,20 @@ impl Node {
                 node.coordinator.unpark(context);
             }
         });
+        self.go_on_moving(now, effects);
+        self.go_on_proposing(now, effects);
     }
 
     /// Some peers are no longer reached, or (`true`) known as a later generation.
     fn lose(&mut self, nodes: &[(NodeId, bool)], now: Now, effects: &mut Vec<Effect>) {
+        for (peer, _) in nodes.iter().filter(|(_, restarted)| *restarted) {
+            self.evidence.remove(peer);
+        }
         self.serve(now, effects, |node, context| {
             for (peer, restarted) in nodes {
                 node.replica.doubts.lose(*peer, *restarted, context);
                 node.hints.lost(*peer);
+                node.transfer.lose(*peer, now.mono_ms);
             }
             node.coordinator.lose(nodes, context);
         });
@@ -524,6 +596,7 @@ impl Node {
             coordinator: &mut self.coordinator,
             replica: &mut self.replica,
             hints: &mut self.hints,
+            transfer: &mut self.transfer,
         };
         act(&mut machines, &mut context);
     }
@@ -533,6 +606,7 @@ struct Machines<'a> {
     coordinator: &'a mut Coordinator,
     replica: &'a mut Replica,
     hints: &'a mut HintStore,
+    transfer: &'a mut Transfer,
 }
 
 impl Machines<'_> {
@@ -550,6 +624,10 @@ impl Machines<'_> {
 
     /// Returns what is news in an answer: nothing was concluded from it then, before that is taken in.
     fn handle(&mut self, from: NodeId, message: Message, context: &mut Context<'_>) -> Heard {
+        if message.refusal() == Some(Refusal::StaleEpoch) {
+            // The layout that it is under is on its way here, and all begins anew with that.
+            return Vec::new();
+        }
         match message {
             Message::Write(write) => self.replica.write(from, write, context),
             Message::Mint(mint) => self.replica.mint(from, mint, context),
@@ -557,6 +635,9 @@ impl Machines<'_> {
             Message::Scan { call, range } => self.replica.scan(from, call, range, context),
             Message::WriteAnswer { call, outcome, noted } if self.hints.awaits(call) => {
                 return self.hints.answered(from, call, (outcome, noted), context);
+            }
+            Message::WriteAnswer { call, outcome, .. } if self.transfer.awaits(call.operation) => {
+                self.transfer.written(call, outcome, context);
             }
             Message::WriteAnswer { call, outcome, noted } => {
                 return self.coordinator.write_answered(from, call, (outcome, noted), context);
@@ -572,11 +653,20 @@ impl Machines<'_> {
                 }
                 return self.coordinator.read_answered(from, call, (outcome, noted), context);
             }
+            Message::ScanAnswer { call, outcome, noted } if self.transfer.awaits(call.operation) => {
+                let sets = context.layout.replica_sets(self.transfer.partition_of(call.operation));
+                let heard = news_in(noted, &sets, context);
+                self.transfer.page(from, call, outcome, context);
+                return heard;
+            }
             Message::ScanAnswer { call, outcome, noted } => {
                 return self.coordinator.scan_answered(from, call, (outcome, noted), context);
             }
             Message::Hint { target, key } => self.hints.note(target, &key, context),
-            Message::InitAccepted { .. } => {}
+            Message::InitAccepted { .. }
+            | Message::Layout(_)
+            | Message::Standing(_)
+            | Message::Paxos { .. } => {}
         }
         Vec::new()
     }

@@ -24,7 +24,7 @@ pub type PeerIdentities = BTreeMap<NodeId, (Generation, Nonce)>;
 pub enum LinkRefusal {
     #[error("this node has not been initialised")]
     NotInitialized,
-    #[error("the other side belongs to another cluster, incarnation or epoch")]
+    #[error("the other side belongs to another cluster or incarnation")]
     WrongCluster,
     #[error("the hello is meant for another node, or comes from a node that is no member")]
     WrongNode,
@@ -32,6 +32,8 @@ pub enum LinkRefusal {
         "the generation is older than one seen before, or does not come after it: a rolled-back or cloned disk"
     )]
     StaleGeneration,
+    #[error("the sender was a member and is none any more: its disk can only join as a new node")]
+    Departed,
 }
 
 /// What a hello changes.
@@ -58,15 +60,29 @@ impl Peers {
         Self { durable: identities.clone(), identities, ..Self::default() }
     }
 
-    /// Judges a hello, and notes a newer identity: whatever its sender said as an earlier one counts no longer.
-    pub fn greet(&mut self, hello: &Hello, layout: &Layout, me: NodeId) -> Result<Greeting, LinkRefusal> {
+    /// Judges a hello, and notes a newer identity: whatever its sender said as an earlier one counts no longer. One that
+    /// is ahead of us may be no member as far as we know; it has a layout for us. So has whoever speaks to a node that
+    /// belongs to no cluster yet.
+    pub fn greet(
+        &mut self,
+        hello: &Hello,
+        layout: Option<&Layout>,
+        me: NodeId,
+    ) -> Result<Greeting, LinkRefusal> {
         let header = &hello.header;
-        if !fits(header, layout) {
+        if layout.is_some_and(|layout| !fits(header, layout)) {
             return Err(LinkRefusal::WrongCluster);
         }
         let is_for_us = header.to == me || is_on(Mutant::StrayFramesCount);
-        if !is_for_us || header.from == me || layout.member(header.from).is_none() {
+        if !is_for_us || header.from == me {
             return Err(LinkRefusal::WrongNode);
+        }
+        let is_behind = |layout: &&Layout| header.epoch <= layout.epoch;
+        if let Some(layout) = layout.filter(is_behind)
+            && layout.member(header.from).is_none_or(|member| member.is_lost)
+        {
+            let has_departed = layout.departed.contains(&header.from) || layout.is_lost(header.from);
+            return Err(if has_departed { LinkRefusal::Departed } else { LinkRefusal::WrongNode });
         }
         let is_taken = is_on(Mutant::EarlierGenerationIsAccepted);
         if self.heard(header.from) > header.generation && !is_taken {
@@ -180,11 +196,11 @@ impl Peers {
     }
 
     /// True if a frame with this header may be handled: it comes over its sender's link, of the highest generation
-    /// heard of, and is meant for us, in our cluster, incarnation and epoch.
-    pub fn admits(&self, link: LinkId, header: &Header, layout: &Layout, me: NodeId) -> bool {
+    /// heard of, and is meant for us, in our cluster and incarnation if we have one.
+    pub fn admits(&self, link: LinkId, header: &Header, layout: Option<&Layout>, me: NodeId) -> bool {
         let is_newest =
             self.newest(header.from) <= header.generation || is_on(Mutant::EarlierGenerationIsAccepted);
-        fits(header, layout)
+        layout.is_none_or(|layout| fits(header, layout))
             && (header.to == me || is_on(Mutant::StrayFramesCount))
             && is_newest
             && self.links.get(&header.from) == Some(&(link, header.generation))
@@ -192,7 +208,7 @@ impl Peers {
 }
 
 fn fits(header: &Header, layout: &Layout) -> bool {
-    (header.cluster, header.incarnation, header.epoch) == (layout.cluster, layout.incarnation, layout.epoch)
+    (header.cluster, header.incarnation) == (layout.cluster, layout.incarnation)
 }
 
 #[cfg(test)]
@@ -228,7 +244,11 @@ mod tests {
             (5, 51, Err(LinkRefusal::StaleGeneration), "a disk that was cloned"),
         ];
         for (generation, nonce, expected, what) in cases {
-            assert_eq!(knowing(5, 50).greet(&hello(generation, nonce), &layout(), ME), expected, "{what}");
+            assert_eq!(
+                knowing(5, 50).greet(&hello(generation, nonce), Some(&layout()), ME),
+                expected,
+                "{what}"
+            );
         }
     }
 
@@ -236,7 +256,7 @@ mod tests {
     fn a_later_generation_has_to_come_after_the_one_that_was_seen() {
         let later = |nonces: &[u64]| {
             let lineage = nonces.iter().map(|nonce| Nonce(*nonce)).collect();
-            knowing(5, 50).greet(&Hello { lineage, ..hello(7, 0) }, &layout(), ME)
+            knowing(5, 50).greet(&Hello { lineage, ..hello(7, 0) }, Some(&layout()), ME)
         };
         assert_eq!(later(&[70, 60, 50, 40]), Ok(Greeting::Newer));
         assert_eq!(
@@ -252,24 +272,26 @@ mod tests {
         let spoil = |change: fn(&mut Header)| {
             let mut hello = hello(5, 50);
             change(&mut hello.header);
-            Peers::default().greet(&hello, &layout(), ME)
+            Peers::default().greet(&hello, Some(&layout()), ME)
         };
         assert_eq!(spoil(|_| {}), Ok(Greeting::Newer));
         assert_eq!(spoil(|h| h.cluster = ClusterId([8; 16])), Err(LinkRefusal::WrongCluster));
         assert_eq!(spoil(|h| h.incarnation.id = 4), Err(LinkRefusal::WrongCluster));
-        assert_eq!(spoil(|h| h.epoch = Epoch(2)), Err(LinkRefusal::WrongCluster));
+        assert_eq!(spoil(|h| h.epoch = Epoch(2)), Ok(Greeting::Newer), "it has a layout for us");
         assert_eq!(spoil(|h| h.to = PEER), Err(LinkRefusal::WrongNode));
         assert_eq!(spoil(|h| h.from = ME), Err(LinkRefusal::WrongNode));
         assert_eq!(spoil(|h| h.from = NodeId([7; 16])), Err(LinkRefusal::WrongNode));
+        let ahead = spoil(|h| (h.from, h.epoch) = (NodeId([7; 16]), Epoch(2)));
+        assert_eq!(ahead, Ok(Greeting::Newer), "a member that we have not heard of");
     }
 
     #[test]
     fn an_identity_counts_as_known_only_once_it_is_durable() {
         let mut peers = Peers::default();
-        assert_eq!(peers.greet(&hello(5, 50), &layout(), ME), Ok(Greeting::Newer));
-        assert_eq!(peers.greet(&hello(5, 50), &layout(), ME), Ok(Greeting::Newer), "not durable yet");
+        assert_eq!(peers.greet(&hello(5, 50), Some(&layout()), ME), Ok(Greeting::Newer));
+        assert_eq!(peers.greet(&hello(5, 50), Some(&layout()), ME), Ok(Greeting::Newer), "not durable yet");
         peers.make_durable(&hello(5, 50));
-        assert_eq!(peers.greet(&hello(5, 50), &layout(), ME), Ok(Greeting::Known));
+        assert_eq!(peers.greet(&hello(5, 50), Some(&layout()), ME), Ok(Greeting::Known));
     }
 
     #[test]
@@ -277,12 +299,15 @@ mod tests {
         let mut peers = knowing(5, 50);
         let (old, new) = (LinkId(1), LinkId(2));
         peers.connect(old, &hello(5, 50).header);
-        assert!(peers.admits(old, &hello(5, 50).header, &layout(), ME));
-        assert!(!peers.admits(new, &hello(5, 50).header, &layout(), ME));
-        peers.greet(&hello(6, 60), &layout(), ME).unwrap();
-        assert!(!peers.admits(old, &hello(5, 50).header, &layout(), ME), "a later generation was heard of");
+        assert!(peers.admits(old, &hello(5, 50).header, Some(&layout()), ME));
+        assert!(!peers.admits(new, &hello(5, 50).header, Some(&layout()), ME));
+        peers.greet(&hello(6, 60), Some(&layout()), ME).unwrap();
+        assert!(
+            !peers.admits(old, &hello(5, 50).header, Some(&layout()), ME),
+            "a later generation was heard of"
+        );
         assert_eq!(peers.connect(new, &hello(6, 60).header), Some(old));
-        assert!(peers.admits(new, &hello(6, 60).header, &layout(), ME));
+        assert!(peers.admits(new, &hello(6, 60).header, Some(&layout()), ME));
         assert_eq!(peers.disconnect(new), Some(PEER));
     }
 
@@ -290,14 +315,14 @@ mod tests {
     fn a_generation_that_was_only_heard_of_makes_earlier_ones_stale() {
         let mut peers = knowing(5, 50);
         assert!(!peers.is_news(PEER, Generation(5)));
-        assert_eq!(peers.greet(&hello(6, 60), &layout(), ME), Ok(Greeting::Newer));
+        assert_eq!(peers.greet(&hello(6, 60), Some(&layout()), ME), Ok(Greeting::Newer));
         peers.hear(PEER, Generation(7));
         assert!(!peers.is_news(PEER, Generation(7)), "heard once");
         assert!(!peers.is_current(&hello(6, 60)), "it was overtaken while it was being saved");
         for (generation, nonce) in [(5, 50), (6, 60)] {
             let stale = Err(LinkRefusal::StaleGeneration);
-            assert_eq!(peers.greet(&hello(generation, nonce), &layout(), ME), stale);
+            assert_eq!(peers.greet(&hello(generation, nonce), Some(&layout()), ME), stale);
         }
-        assert_eq!(peers.greet(&hello(7, 70), &layout(), ME), Ok(Greeting::Newer));
+        assert_eq!(peers.greet(&hello(7, 70), Some(&layout()), ME), Ok(Greeting::Newer));
     }
 }

@@ -49,6 +49,22 @@ pub fn place(
     Ring::new(ring)
 }
 
+/// Stand-in.
+pub fn rearrange(
+    current: &Ring,
+    candidates: &[Candidate],
+    partitions: PartitionCount,
+    replication_factor: usize,
+    since: Epoch,
+) -> Ring {
+    let fresh = place(candidates, partitions, replication_factor, since);
+    let kept = |partition, replica: &Replica| {
+        let before = current.replicas(partition).iter().find(|before| before.node == replica.node);
+        before.copied().unwrap_or(*replica)
+    };
+    Ring::new(fresh.iter().map(|(p, replicas)| replicas.iter().map(|r| kept(p, r)).collect()).collect())
+}
+
 fn place_one(loads: &mut [Load<'_>], replication_factor: usize, since: Epoch) -> Vec<Replica> {
     let mut chosen: Vec<usize> = Vec::with_capacity(replication_factor);
     while chosen.len() < replication_factor.min(loads.len()) {

@@ -56,8 +56,19 @@ impl ReadOperation {
         }
     }
 
+    /// Begins from nothing under another layout.
+    pub(crate) fn reissue(&mut self, sets: ReplicaSets) {
+        self.gathering.reissue(sets);
+        self.write_back = None;
+        self.best = None;
+    }
+
     pub(crate) fn sets(&self) -> &ReplicaSets {
         self.gathering.sets()
+    }
+
+    pub(crate) fn key(&self) -> &RecordKey {
+        &self.key
     }
 
     /// What the read has come to.

@@ -109,6 +109,32 @@ impl Replica {
         self.loads.len() + self.joined_loads + self.commits.len()
     }
 
+    /// Another layout is in force: nobody waits for what was asked before. What is being committed ends, unheard.
+    pub(crate) fn begin_epoch(&mut self) {
+        if is_on(Mutant::OperationsOutliveTheirEpoch) {
+            return;
+        }
+        self.loads.clear();
+        let mut dropped = 0;
+        self.keys.retain(|_, writes| match writes {
+            KeyWrites::Loading(waiting) => {
+                dropped += waiting.iter().map(|(_, incoming)| incoming.bytes()).sum::<usize>();
+                false
+            }
+            KeyWrites::Merging { .. } => true,
+        });
+        self.bytes -= dropped;
+        self.joined_loads = 0;
+        for commit in self.commits.values_mut() {
+            commit.answers.clear();
+        }
+    }
+
+    /// True once nothing that was asked of this replica is still to be written.
+    pub(crate) fn has_settled(&self) -> bool {
+        self.commits.is_empty() && self.keys.is_empty() && !self.doubts.is_replacing()
+    }
+
     pub(crate) fn write(&mut self, from: NodeId, write: Write, context: &mut Context<'_>) {
         self.take(from, Incoming::Write(write), context);
     }

@@ -52,6 +52,11 @@ impl Ring {
         self.replicas(partition).iter().any(|replica| replica.node == node)
     }
 
+    /// How many replicas each partition has.
+    pub fn replication_factor(&self) -> usize {
+        self.partitions.first().map_or(0, Vec::len)
+    }
+
     /// How many partitions a node holds.
     pub fn owned(&self, node: NodeId) -> usize {
         self.partitions.iter().filter(|replicas| replicas.iter().any(|replica| replica.node == node)).count()

@@ -14,7 +14,7 @@ use crate::gathering::{Gathering, Reply};
 use crate::id::NodeId;
 use crate::message::{Call, Message, Page, ScanOutcome, ScanRange, WriteOutcome};
 use crate::mutant::{Mutant, is_on};
-use crate::partition::RecordKey;
+use crate::partition::{Partition, RecordKey};
 use crate::quorum::{Consistency, ReplicaSets};
 use crate::read::values_of;
 use crate::record::{Record, Version};
@@ -61,8 +61,19 @@ impl ScanOperation {
         }
     }
 
+    /// Begins from nothing under another layout.
+    pub(crate) fn reissue(&mut self, sets: ReplicaSets) {
+        self.gathering.reissue(sets);
+        self.result = None;
+        self.write_backs.clear();
+    }
+
     pub(crate) fn sets(&self) -> &ReplicaSets {
         self.gathering.sets()
+    }
+
+    pub(crate) fn partition(&self) -> Partition {
+        self.range.partition
     }
 
     pub(crate) fn may_ask_others(&self) -> bool {

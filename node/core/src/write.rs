@@ -124,7 +124,16 @@ impl WriteOperation {
         self.stamp = Some(stamp);
         self.attempt += 1;
         context.counters.stamped_anew += u64::from(self.attempt > 1);
+        self.replies.clear();
+        self.spread(stamp, operation, context);
+        Ok(())
+    }
+
+    fn spread(&mut self, stamp: Stamp, operation: u64, context: &mut Context<'_>) {
         for node in self.sets.nodes() {
+            if matches!(self.replies.get(&node), Some(Reply::Held(_))) {
+                continue;
+            }
             if !context.is_reachable(node) {
                 self.replies.insert(node, Reply::NotAsked);
                 continue;
@@ -139,7 +148,17 @@ impl WriteOperation {
             };
             context.send(node, Message::Write(write));
         }
-        Ok(())
+    }
+
+    /// Begins from nothing under another layout, with the stamp that it has: what was said before counts no longer.
+    pub(crate) fn reissue(&mut self, sets: ReplicaSets, operation: u64, context: &mut Context<'_>) {
+        self.sets = sets;
+        let Some(stamp) = self.stamp else { return };
+        if !is_on(Mutant::OperationsOutliveTheirEpoch) {
+            self.replies.clear();
+        }
+        self.attempt += 1;
+        self.spread(stamp, operation, context);
     }
 
     /// Notes an answer, unless it belongs to an earlier attempt: another stamp's acknowledgements do not count.

@@ -27,6 +27,8 @@ pub mod reason {
     pub const KEYSPACE_UNKNOWN: &str = "KEYSPACE_UNKNOWN";
     pub const NOT_INITIALIZED: &str = "NOT_INITIALIZED";
     pub const WRONG_CLUSTER: &str = "WRONG_CLUSTER";
+    pub const STALE_EPOCH: &str = "STALE_EPOCH";
+    pub const LAYOUT_REFUSED: &str = "LAYOUT_REFUSED";
 }
 
 /// A client's request, checked: the operation and the levels it names.

@@ -5,6 +5,8 @@ use keystore_core::partition::KeyError;
 use keystore_core::record::RecordError;
 use thiserror::Error;
 
+use crate::layout::LayoutWireError;
+
 /// A message that breaks a promise of its type. Nothing of it has been used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum WireError {
@@ -32,4 +34,6 @@ pub enum WireError {
     Record(#[from] RecordError),
     #[error("the context cannot be used: {0}")]
     Context(#[from] CausalError),
+    #[error("the layout cannot be used: {0}")]
+    Layout(Box<LayoutWireError>),
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keystore_core::id::{Actor, ClusterId, Epoch, NodeId};
-use keystore_core::layout::{KeyspaceMode, Layout, LayoutError, Member, Phase};
+use keystore_core::layout::{KeyspaceMode, Layout, LayoutError, Member, Phase, first_voters};
 use keystore_core::partition::{PartitionCount, PartitionCountError};
 use keystore_core::ring::{Replica, Ring};
 use thiserror::Error;
@@ -24,7 +24,7 @@ pub enum LayoutWireError {
     Partitions(#[from] PartitionCountError),
     #[error("the layout's phase is {0}, which this version does not know")]
     Phase(i32),
-    #[error("a replica names member number {index}, but there are {members}")]
+    #[error("a replica or voter is member number {index}, but there are {members}")]
     MemberIndex { index: u32, members: usize },
     #[error("the mode of a keyspace is {0}, which this version does not know")]
     KeyspaceMode(i32),
@@ -40,28 +40,34 @@ impl From<&Layout> for v1::Layout {
             cluster,
             incarnation,
             epoch,
-            phase: Phase::Stable(ring),
+            phase,
+            phase_since,
             partitions,
             replication_factor,
             members,
+            voters,
+            departed,
             keyspaces,
         } = layout;
+        let (phase, ring, next_ring) = match phase {
+            Phase::Stable(ring) => (v1::LayoutPhase::Stable, ring, None),
+            Phase::Joint { from, to } => (v1::LayoutPhase::Joint, from, Some(to)),
+        };
         Self {
             cluster_id: field::uuid_bytes(&cluster.0),
             incarnation: Some((*incarnation).into()),
             epoch: epoch.0,
-            phase: v1::LayoutPhase::Stable.into(),
+            phase: phase.into(),
             partitions: partitions.get().into(),
             replication_factor: u32::try_from(*replication_factor)
                 .expect("a valid layout's replication factor is below 8"),
             members: members.iter().map(v1::Member::from).collect(),
             keyspaces: keyspaces.iter().map(|(name, mode)| keyspace_to_wire(name, *mode)).collect(),
-            ring: ring
-                .iter()
-                .map(|(_, replicas)| v1::PartitionReplicas {
-                    replicas: replicas.iter().map(|replica| replica_to_wire(replica, members)).collect(),
-                })
-                .collect(),
+            ring: ring_to_wire(ring, members),
+            next_ring: next_ring.map_or_else(Vec::new, |ring| ring_to_wire(ring, members)),
+            phase_since: phase_since.0,
+            voters: voters.iter().map(|voter| index_of(*voter, members)).collect(),
+            departed: departed.iter().map(|node| field::uuid_bytes(&node.0)).collect(),
         }
     }
 }
@@ -80,10 +86,11 @@ impl TryFrom<v1::Layout> for Layout {
             members,
             keyspaces,
             ring,
+            next_ring,
+            phase_since,
+            voters,
+            departed,
         } = message;
-        if phase != i32::from(v1::LayoutPhase::Stable) {
-            return Err(LayoutWireError::Phase(phase));
-        }
         let members = members.into_iter().map(Member::try_from).collect::<Result<Vec<_>, _>>()?;
         let mut modes = BTreeMap::new();
         for v1::Keyspace { name, mode } in keyspaces {
@@ -91,14 +98,28 @@ impl TryFrom<v1::Layout> for Layout {
                 return Err(LayoutWireError::KeyspaceTwice(name));
             }
         }
+        let from = ring_from_wire(&ring, &members)?;
+        let phase = match v1::LayoutPhase::try_from(phase) {
+            Ok(v1::LayoutPhase::Stable) => Phase::Stable(from),
+            Ok(v1::LayoutPhase::Joint) => Phase::Joint { from, to: ring_from_wire(&next_ring, &members)? },
+            Ok(v1::LayoutPhase::Unspecified) | Err(_) => return Err(LayoutWireError::Phase(phase)),
+        };
+        let voters = match voters.is_empty() {
+            true => first_voters(&members),
+            false => voters.iter().map(|index| member_of(*index, &members)).collect::<Result<_, _>>()?,
+        };
+        let departed = departed.iter().map(|node| Ok(NodeId(field::sixteen("departed", node)?)));
         let layout = Self {
             cluster: ClusterId(field::sixteen("cluster_id", &cluster_id)?),
             incarnation: incarnation.ok_or(WireError::Missing("incarnation"))?.into(),
             epoch: Epoch(epoch),
-            phase: Phase::Stable(ring_from_wire(&ring, &members)?),
+            phase,
+            phase_since: Epoch(phase_since.max(1)),
             partitions: PartitionCount::new(partitions)?,
             replication_factor: usize::try_from(replication_factor).unwrap_or(usize::MAX),
             members,
+            voters,
+            departed: departed.collect::<Result<_, WireError>>()?,
             keyspaces: modes,
         };
         layout.validate()?;
@@ -124,13 +145,14 @@ fn keyspace_mode(mode: i32) -> Result<KeyspaceMode, LayoutWireError> {
 
 impl From<&Member> for v1::Member {
     fn from(member: &Member) -> Self {
-        let Member { node, actor, name, zone, weight } = member;
+        let Member { node, actor, name, zone, weight, is_lost } = member;
         Self {
             node_id: Bytes::copy_from_slice(&node.0),
             actor: actor.0,
             name: name.clone(),
             zone: zone.clone(),
             weight: *weight,
+            lost: *is_lost,
         }
     }
 }
@@ -139,34 +161,42 @@ impl TryFrom<v1::Member> for Member {
     type Error = WireError;
 
     fn try_from(message: v1::Member) -> Result<Self, WireError> {
-        let v1::Member { node_id, actor, name, zone, weight } = message;
+        let v1::Member { node_id, actor, name, zone, weight, lost } = message;
         Ok(Self {
             node: NodeId(field::sixteen("node_id", &node_id)?),
             actor: Actor(actor),
             name,
             zone,
             weight,
+            is_lost: lost,
         })
     }
 }
 
-fn replica_to_wire(replica: &Replica, members: &[Member]) -> v1::Replica {
-    let index = members
-        .iter()
-        .position(|member| member.node == replica.node)
-        .expect("a valid layout's replicas are members");
-    v1::Replica {
-        member: u32::try_from(index).expect("a valid layout has at most 64 members"),
+fn index_of(node: NodeId, members: &[Member]) -> u32 {
+    let index = members.iter().position(|member| member.node == node);
+    let index = index.expect("a valid layout's replicas and voters are members");
+    u32::try_from(index).expect("a valid layout has at most 64 members")
+}
+
+fn ring_to_wire(ring: &Ring, members: &[Member]) -> Vec<v1::PartitionReplicas> {
+    let replica = |replica: &Replica| v1::Replica {
+        member: index_of(replica.node, members),
         since_epoch: replica.since.0,
-    }
+    };
+    ring.iter()
+        .map(|(_, replicas)| v1::PartitionReplicas { replicas: replicas.iter().map(replica).collect() })
+        .collect()
+}
+
+fn member_of(index: u32, members: &[Member]) -> Result<NodeId, LayoutWireError> {
+    let member = usize::try_from(index).ok().and_then(|index| members.get(index));
+    member.map(|member| member.node).ok_or(LayoutWireError::MemberIndex { index, members: members.len() })
 }
 
 fn ring_from_wire(ring: &[v1::PartitionReplicas], members: &[Member]) -> Result<Ring, LayoutWireError> {
     let replica = |wire: &v1::Replica| {
-        let member = usize::try_from(wire.member).ok().and_then(|index| members.get(index));
-        let member =
-            member.ok_or(LayoutWireError::MemberIndex { index: wire.member, members: members.len() })?;
-        Ok(Replica { node: member.node, since: Epoch(wire.since_epoch) })
+        Ok(Replica { node: member_of(wire.member, members)?, since: Epoch(wire.since_epoch) })
     };
     let partitions = ring.iter().map(|partition| partition.replicas.iter().map(replica).collect());
     Ok(Ring::new(partitions.collect::<Result<Vec<_>, LayoutWireError>>()?))
@@ -186,6 +216,7 @@ mod tests {
             name: format!("demo-{n}"),
             zone: format!("zone-{}", n % 2),
             weight: n.into(),
+            is_lost: false,
         };
         Layout::first(FirstLayout {
             cluster: ClusterId([9; 16]),

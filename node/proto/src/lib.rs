@@ -25,3 +25,4 @@ mod field;
 pub mod layout;
 mod message;
 pub mod peer;
+pub mod succession;

@@ -12,6 +12,7 @@ use keystore_core::record::{Body, Record, Version};
 
 use crate::error::WireError;
 use crate::field::{check_value, node, sixteen, stamp, stamp_bytes, uuid_bytes};
+use crate::succession;
 use crate::v1;
 use crate::v1::mint_answer::Outcome as MintKind;
 use crate::v1::peer_message::Kind;
@@ -51,6 +52,13 @@ impl From<Message> for v1::PeerMessage {
             Message::InitAccepted { digest, reply_wanted, decided } => {
                 let accepted = v1::InitAcceptedMessage { digest, reply_wanted, decided };
                 (NO_CALL, Noted::new(), Kind::InitAccepted(accepted))
+            }
+            Message::Layout(layout) => (NO_CALL, Noted::new(), Kind::Layout(v1::Layout::from(&*layout))),
+            Message::Standing(standing) => {
+                (NO_CALL, Noted::new(), Kind::Standing(succession::standing_to_wire(&standing)))
+            }
+            Message::Paxos { epoch, ballot, say } => {
+                (NO_CALL, Noted::new(), Kind::Paxos(succession::say_to_wire(epoch, ballot, *say)))
             }
         };
         let noted = noted.into_iter().map(|generation| generation.0).collect();
@@ -92,6 +100,9 @@ impl TryFrom<v1::PeerMessage> for Message {
             Kind::InitAccepted(v1::InitAcceptedMessage { digest, reply_wanted, decided }) => {
                 Self::InitAccepted { digest, reply_wanted, decided }
             }
+            Kind::Layout(layout) => Self::Layout(Box::new(succession::layout_from_wire(layout)?)),
+            Kind::Standing(standing) => Self::Standing(succession::standing_from_wire(standing)?),
+            Kind::Paxos(paxos) => succession::say_from_wire(paxos)?,
         })
     }
 }
@@ -301,6 +312,7 @@ fn refusal_to_wire(refusal: Refusal) -> v1::PeerOperationRefusal {
         Refusal::NotReplica => v1::PeerOperationRefusal::NotReplica,
         Refusal::NotInitialized => v1::PeerOperationRefusal::NotInitialized,
         Refusal::TooManySiblings => v1::PeerOperationRefusal::TooManySiblings,
+        Refusal::StaleEpoch => v1::PeerOperationRefusal::StaleEpoch,
     }
 }
 
@@ -314,6 +326,7 @@ fn refusal_from_wire(refusal: i32) -> Result<Refusal, WireError> {
         Ok(v1::PeerOperationRefusal::NotReplica) => Ok(Refusal::NotReplica),
         Ok(v1::PeerOperationRefusal::NotInitialized) => Ok(Refusal::NotInitialized),
         Ok(v1::PeerOperationRefusal::TooManySiblings) => Ok(Refusal::TooManySiblings),
+        Ok(v1::PeerOperationRefusal::StaleEpoch) => Ok(Refusal::StaleEpoch),
         Ok(v1::PeerOperationRefusal::Unspecified) | Err(_) => {
             Err(WireError::UnknownValue { field: "refused", found: refusal })
         }

@@ -95,6 +95,7 @@ fn refusal_to_wire(refusal: LinkRefusal) -> v1::PeerRefusalReason {
         LinkRefusal::WrongCluster => v1::PeerRefusalReason::WrongCluster,
         LinkRefusal::WrongNode => v1::PeerRefusalReason::WrongNode,
         LinkRefusal::StaleGeneration => v1::PeerRefusalReason::StaleGeneration,
+        LinkRefusal::Departed => v1::PeerRefusalReason::Departed,
     }
 }
 
@@ -104,6 +105,7 @@ fn refusal_from_wire(reason: i32) -> Result<LinkRefusal, WireError> {
         Ok(v1::PeerRefusalReason::WrongCluster) => Ok(LinkRefusal::WrongCluster),
         Ok(v1::PeerRefusalReason::WrongNode) => Ok(LinkRefusal::WrongNode),
         Ok(v1::PeerRefusalReason::StaleGeneration) => Ok(LinkRefusal::StaleGeneration),
+        Ok(v1::PeerRefusalReason::Departed) => Ok(LinkRefusal::Departed),
         Ok(v1::PeerRefusalReason::Unspecified) | Err(_) => {
             Err(WireError::UnknownValue { field: "reason", found: reason })
         }

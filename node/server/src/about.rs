@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use keystore_core::id::{Actor, Generation, NodeId};
+use keystore_core::id::{Actor, Epoch, Generation, NodeId};
 use tokio::sync::watch;
 
 use crate::config::{Config, Listen};
@@ -22,8 +22,8 @@ pub struct Known {
     /// host:port for clients; empty where none is known.
     pub client_address: String,
     pub alive: bool,
-    /// True once it has accepted a layout.
-    pub has_layout: bool,
+    /// Of the layout that it has accepted, if it has one.
+    pub epoch: Option<Epoch>,
 }
 
 /// Under which addresses this node tells others to reach it, host:port.

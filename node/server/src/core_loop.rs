@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystore_core::effect::{Alarm, ClientRequest, Commit, Damaged, Effect, Event, NoPage, Now, RequestId};
-use keystore_core::id::NodeId;
+use keystore_core::id::{Epoch, NodeId};
 use keystore_core::message::{Page, ScanRange};
 use keystore_core::node::{Node, NodeState};
 use keystore_core::partition::Partition;
@@ -44,6 +44,10 @@ pub enum CoreError {
          aside, no node starts from it again; the others serve on without this one"
     )]
     SetAside(NodeId),
+    #[error(
+        "this node is no member any more since epoch {0}, or was given up as lost: what it holds is held by others. The          directory is set aside; the next start is that of a new node"
+    )]
+    Departed(Epoch),
 }
 
 pub struct CoreLoop {
@@ -135,6 +139,11 @@ impl Turn {
                 self.is_view_stale = true;
                 let request = self.await_answer(Waiting { answer, reserved: None });
                 self.step(Event::Init { request, layout })?;
+            }
+            Input::Propose { expected, layout, answer } => {
+                self.is_view_stale = true;
+                let request = self.await_answer(Waiting { answer, reserved: None });
+                self.step(Event::Propose { request, expected, layout })?;
             }
             Input::HelloTo { peer, answer } => {
                 // The dialler may be gone already.
@@ -268,6 +277,7 @@ fn report(alarm: &Alarm) -> Result<(), CoreError> {
         Alarm::DamagedRecord { key } => error!(?key, "a stored record failed its checksum"),
         Alarm::Healed { key } => info!(?key, "a damaged record was healed from other replicas"),
         Alarm::StaleGeneration { peer } => return Err(CoreError::SetAside(*peer)),
+        Alarm::Departed { epoch } => return Err(CoreError::Departed(*epoch)),
     }
     Ok(())
 }

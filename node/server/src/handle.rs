@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use keystore_core::effect::{Answer, Deadline, Event, Failure, FailureReason, LinkId, Operation};
-use keystore_core::id::NodeId;
+use keystore_core::id::{Epoch, NodeId};
 use keystore_core::layout::Layout;
 use keystore_core::message::{Header, Hello, Message};
 use keystore_core::quorum::{Consistency, Durability};
@@ -24,6 +24,11 @@ pub enum Input {
     },
     Init {
         layout: Layout,
+        answer: oneshot::Sender<Told>,
+    },
+    Propose {
+        expected: Epoch,
+        layout: Box<Layout>,
         answer: oneshot::Sender<Told>,
     },
     /// What is to be said first to a peer that is about to be dialled.
@@ -139,6 +144,12 @@ impl CoreHandle {
     pub async fn init(&self, layout: Layout) -> Result<Answer, Stopped> {
         let (answer, answered) = oneshot::channel();
         self.inbox.put(Input::Init { layout, answer }).await;
+        answered.await.map(|told| told.answer).map_err(|_| Stopped)
+    }
+
+    pub async fn propose(&self, expected: Epoch, layout: Layout) -> Result<Answer, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox.put(Input::Propose { expected, layout: Box::new(layout), answer }).await;
         answered.await.map(|told| told.answer).map_err(|_| Stopped)
     }
 

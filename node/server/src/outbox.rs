@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keystore_core::effect::LinkId;
+use keystore_core::layout::Layout;
 use keystore_core::message::{Header, Hello, Message, Mint, MintOutcome, ReadOutcome, Refusal, ScanOutcome};
 use keystore_core::partition::RecordKey;
+use keystore_core::paxos::{Say, Vote};
 use keystore_core::peers::LinkRefusal;
 use keystore_core::record::Record;
 use keystore_proto::peer::{Content, Frame};
@@ -124,8 +126,22 @@ fn message_bytes(message: &Message) -> usize {
         | Message::MintAnswer { .. }
         | Message::ScanAnswer { .. }
         | Message::InitAccepted { .. } => 0,
+        Message::Layout(layout) => layout_bytes(layout),
+        Message::Standing(standing) => 4 * standing.whole.len(),
+        Message::Paxos { say, .. } => match &**say {
+            Say::Promise { accepted: Some(Vote { layout, .. }) } | Say::Accept { layout, .. } => {
+                layout_bytes(layout)
+            }
+            _ => 0,
+        },
     };
     MESSAGE_BYTES + variable
+}
+
+fn layout_bytes(layout: &Layout) -> usize {
+    let replicas: usize =
+        layout.rings().map(|ring| ring.iter().map(|(_, replicas)| replicas.len()).sum::<usize>()).sum();
+    6 * replicas + MESSAGE_BYTES * layout.members.len() + 18 * layout.departed.len()
 }
 
 #[cfg(test)]

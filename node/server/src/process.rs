@@ -179,6 +179,8 @@ fn start_of(found: &Found, config: &Config) -> Start {
         stamp_ceiling_ms,
         membership,
         peers,
+        votes,
+        merges,
         hints,
         highest,
     } = found.clone();
@@ -190,6 +192,8 @@ fn start_of(found: &Found, config: &Config) -> Start {
         stamp_ceiling_ms,
         membership,
         peers,
+        votes,
+        merges,
         trusted_since,
         hints,
         highest,

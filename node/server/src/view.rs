@@ -1,12 +1,14 @@
 //! What the core thread shows of the node to everybody else: a snapshot, replaced as a whole.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use keystore_core::id::{Generation, NodeId};
+use keystore_core::id::{Epoch, Generation, NodeId};
 use keystore_core::layout::Layout;
 use keystore_core::node::{Counters, HintStatus, NodeState, Status};
 use keystore_core::partition::RecordKey;
 use keystore_core::stamp::Stamp;
+use keystore_core::transfer::TransferStatus;
 
 /// The node as it was a moment ago; never older than a second while the core thread lives.
 #[derive(Debug, Clone)]
@@ -26,6 +28,10 @@ pub struct View {
     pub doubted_keys: usize,
     pub doubted: Vec<(RecordKey, u64)>,
     pub hints: HintStatus,
+    /// The latest epoch that each member has acknowledged, as far as this node has heard.
+    pub fences: BTreeMap<NodeId, Epoch>,
+    pub transfer: TransferStatus,
+    pub move_waits_for: Option<String>,
     pub counters: Counters,
     /// When this was published, by the monotonic clock: how the core thread shows that it lives.
     pub published_ms: u64,
@@ -48,6 +54,9 @@ impl View {
             doubted_keys: 0,
             doubted: Vec::new(),
             hints: HintStatus::default(),
+            fences: BTreeMap::new(),
+            transfer: TransferStatus::default(),
+            move_waits_for: None,
             counters: Counters::default(),
             published_ms: 0,
         }
@@ -70,6 +79,9 @@ impl View {
             doubted_keys,
             doubted,
             hints,
+            fences,
+            transfer,
+            move_waits_for,
             counters,
         } = status;
         let layout = match (&self.layout, layout) {
@@ -90,6 +102,9 @@ impl View {
             doubted_keys,
             doubted,
             hints,
+            fences,
+            transfer,
+            move_waits_for,
             counters,
             published_ms,
         }
@@ -120,6 +135,7 @@ pub(crate) fn layout_of(members: &[NodeId]) -> Layout {
         name: String::new(),
         zone: String::new(),
         weight: 1,
+        is_lost: false,
     };
     Layout::first(FirstLayout {
         cluster: ClusterId([9; 16]),

@@ -105,6 +105,7 @@ fn first_layout(cluster: &ValidCluster, observed: &Observed, id: ClusterId) -> R
         name: cluster.names.pod(ordinal),
         zone: observed.zones.get(&ordinal).cloned().unwrap_or_default(),
         weight: 1,
+        is_lost: false,
     };
     let [a, b, c, d, e, f, g, h, ..] = id.0;
     Layout::first(FirstLayout {

@@ -4,7 +4,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
-use keystore_core::layout::{Layout, Member, Phase};
+use keystore_core::layout::{Layout, Member};
 use keystore_crds::{
     ConditionType, KeyStoreCluster, KeyStoreClusterStatus, LayoutPhase, NodeState, NodeStatus, Operation,
     OperationKind,
@@ -82,9 +82,9 @@ fn identity_fields(
     }
     match &plan.identity {
         Identity::InForce { layout } => {
-            let Phase::Stable(_) = &layout.phase;
             let epoch = i64::try_from(layout.epoch.0).unwrap_or(i64::MAX);
-            (Some(layout.cluster.to_string()), Some(epoch), Some(LayoutPhase::Stable))
+            let phase = if layout.is_joint() { LayoutPhase::Joint } else { LayoutPhase::Stable };
+            (Some(layout.cluster.to_string()), Some(epoch), Some(phase))
         }
         Identity::Accepting { layout } => (Some(layout.cluster.to_string()), old.epoch, old.layout_phase),
         Identity::Empty { .. }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keystore_core::layout::Layout;
+use keystore_core::succession::check_step;
 use keystore_proto::admin::node_state_to_wire;
 use keystore_proto::client::reason;
 use keystore_proto::v1;
@@ -77,6 +78,24 @@ impl Admin for FakeAdmin {
         }
         shared.accepted.insert(self.own.node, true);
         Ok(Response::new(v1::InitResponse { state: node_state_to_wire(shared.state(self.own.node)).into() }))
+    }
+
+    async fn propose_layout(
+        &self,
+        request: Request<v1::ProposeLayoutRequest>,
+    ) -> Result<Response<v1::ProposeLayoutResponse>, Status> {
+        let v1::ProposeLayoutRequest { expected_epoch, layout } = request.into_inner();
+        let mut shared = lock(&self.shared);
+        let now = shared.layout.clone().filter(|now| now.epoch.0 == expected_epoch);
+        let next = layout.and_then(|layout| Layout::try_from(layout).ok());
+        let (Some(now), Some(next)) = (now, next) else {
+            return Err(outcome(Code::FailedPrecondition, reason::STALE_EPOCH, 0, 0));
+        };
+        if let Err(error) = check_step(&now, &next) {
+            return Err(Status::failed_precondition(error.to_string()));
+        }
+        shared.layout = Some(next.clone());
+        Ok(Response::new(v1::ProposeLayoutResponse { layout: Some((&next).into()) }))
     }
 
     async fn get_layout(

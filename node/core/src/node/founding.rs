@@ -5,7 +5,7 @@ use crate::effect::{Answer, Effect, InitRefusal, RequestId, SavedState};
 use crate::id::NodeId;
 use crate::init::Membership;
 use crate::layout::Layout;
-use crate::message::{Message, MintOutcome, Noted, ReadOutcome, Refusal, ScanOutcome, WriteOutcome};
+use crate::message::{Message, Refusal};
 
 impl Node {
     pub(super) fn init(&mut self, request: RequestId, layout: Layout, effects: &mut Vec<Effect>) {
@@ -57,28 +57,8 @@ impl Node {
 
     /// Another member serves already, this one does not know yet that all have accepted.
     pub(super) fn refuse_uninitialized(&mut self, from: NodeId, message: Message) {
-        let refusal = Refusal::NotInitialized;
-        let noted = Noted::new();
-        let answer = match message {
-            Message::Write(write) => {
-                Message::WriteAnswer { call: write.call, outcome: WriteOutcome::Refused(refusal), noted }
-            }
-            Message::Mint(mint) => {
-                Message::MintAnswer { call: mint.call, outcome: MintOutcome::Refused(refusal), noted }
-            }
-            Message::Read { call, .. } => {
-                Message::ReadAnswer { call, outcome: ReadOutcome::Refused(refusal), noted }
-            }
-            Message::Scan { call, .. } => {
-                Message::ScanAnswer { call, outcome: ScanOutcome::Refused(refusal), noted }
-            }
-            Message::WriteAnswer { .. }
-            | Message::MintAnswer { .. }
-            | Message::ReadAnswer { .. }
-            | Message::ScanAnswer { .. }
-            | Message::Hint { .. }
-            | Message::InitAccepted { .. } => return,
-        };
-        self.messages.push_back((from, answer));
+        if let Some(answer) = message.refused(Refusal::NotInitialized) {
+            self.messages.push_back((from, answer));
+        }
     }
 }

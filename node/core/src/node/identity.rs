@@ -2,7 +2,7 @@
 //! not the one that the others know.
 
 use super::{Node, PendingSave};
-use crate::effect::{Alarm, Answer, Effect, Event, Failure, FailureReason, Now, SavedState};
+use crate::effect::{Alarm, Answer, Effect, Event, Failure, FailureReason, Now, ProposalError, SavedState};
 use crate::id::{Generation, NodeId};
 use crate::mutant::{Mutant, is_on};
 use crate::peers::LinkRefusal;
@@ -39,7 +39,8 @@ impl Node {
                 self.raised(generation, now, effects);
             }
         }
-        if self.replica.doubts.next_due_ms().is_some_and(|due_ms| due_ms <= now.mono_ms) {
+        let is_due = self.replica.doubts.next_due_ms().is_some_and(|due_ms| due_ms <= now.mono_ms);
+        if is_due && !self.is_clearing() {
             self.serve(now, effects, |node, context| {
                 node.replica.doubts.tend(|| node.coordinator.next_number(), context);
             });
@@ -73,7 +74,7 @@ impl Node {
         effects: &mut Vec<Effect>,
     ) {
         if heard.iter().any(|(node, _)| *node == self.me) {
-            return self.set_aside(from, effects);
+            return self.set_aside(Alarm::StaleGeneration { peer: from }, effects);
         }
         for (peer, generation) in heard {
             self.counters.generations_heard += 1;
@@ -94,20 +95,30 @@ impl Node {
     ) {
         let is_member = self.membership.layout().is_some_and(|layout| layout.member(peer).is_some());
         let is_of_now = generation == self.generation || is_on(Mutant::EarlierRefusalsSetAside);
-        if refusal == LinkRefusal::StaleGeneration && is_of_now && is_member {
-            self.set_aside(peer, effects);
+        let alarm = match refusal {
+            LinkRefusal::StaleGeneration if is_of_now => Alarm::StaleGeneration { peer },
+            // Whoever has departed never comes back, in whichever generation.
+            LinkRefusal::Departed => Alarm::Departed { epoch: self.epoch() },
+            _ => return,
+        };
+        if is_member {
+            self.set_aside(alarm, effects);
         }
     }
 
-    /// The disk was rolled back or cloned: nothing that is on it counts, and no process may start from it again. It
-    /// might outgrow by its starts what the others have seen, and be taken for a node that has lost nothing.
-    fn set_aside(&mut self, refused_by: NodeId, effects: &mut Vec<Effect>) {
+    /// The disk was rolled back or cloned, or this node has departed: nothing that is on it counts, and no process may
+    /// start from it again. It might outgrow by its starts what the others have seen, and be taken for a node that has
+    /// lost nothing.
+    pub(super) fn set_aside(&mut self, alarm: Alarm, effects: &mut Vec<Effect>) {
         self.is_set_aside = true;
+        if let Some(proposing) = self.proposing.take() {
+            effects.push(proposing.failed(ProposalError::Unknown));
+        }
         self.messages.clear();
         for (_, link) in self.peers.disconnect_all() {
             effects.push(Effect::CloseLink { link });
         }
-        self.save(PendingSave::SetAside { refused_by }, SavedState::SetAside, effects);
+        self.save(PendingSave::SetAside { alarm }, SavedState::SetAside, effects);
     }
 
     /// All that still happens once the disk is set aside: the driver is told as soon as that is durable.
@@ -119,9 +130,13 @@ impl Node {
             }
             Event::LinkOffered { link, .. } => effects.push(Effect::CloseLink { link }),
             Event::Saved { save } => {
-                if let Some(PendingSave::SetAside { refused_by }) = self.saves.remove(&save) {
-                    effects.push(Effect::Alarm(Alarm::StaleGeneration { peer: refused_by }));
+                if let Some(PendingSave::SetAside { alarm }) = self.saves.remove(&save) {
+                    effects.push(Effect::Alarm(alarm));
                 }
+            }
+            Event::Propose { request, .. } => {
+                let answer = Answer::ProposalFailed(ProposalError::NotInitialized);
+                effects.push(Effect::Answer { request, answer });
             }
             Event::Init { .. }
             | Event::LinkClosed { .. }

@@ -1,15 +1,18 @@
 //! What a node says of itself.
 
+use std::collections::BTreeMap;
+
 use super::Node;
 use crate::counters::Counters;
 use crate::effect::Now;
 use crate::hints::HintStatus;
-use crate::id::{Generation, NodeId};
+use crate::id::{Epoch, Generation, NodeId};
 use crate::init::Membership;
 use crate::layout::Layout;
 use crate::partition::RecordKey;
 use crate::quorum::Consistency;
 use crate::stamp::Stamp;
+use crate::transfer::TransferStatus;
 
 /// How many of the keys in doubt a status names.
 pub const DOUBTS_NAMED_MAX: usize = 8;
@@ -46,6 +49,11 @@ pub struct Status<'a> {
     /// Those that have been in doubt for the longest time, at most [`DOUBTS_NAMED_MAX`], and for how many milliseconds.
     pub doubted: Vec<(RecordKey, u64)>,
     pub hints: HintStatus,
+    /// The latest epoch that each member has acknowledged, as far as this node has heard.
+    pub fences: BTreeMap<NodeId, Epoch>,
+    pub transfer: TransferStatus,
+    /// What is missing before the move that is under way can end; `None` if nothing is, or nothing moves.
+    pub move_waits_for: Option<String>,
     pub counters: Counters,
 }
 
@@ -73,6 +81,9 @@ impl Node {
             doubted_keys: self.replica.doubts.len(),
             doubted: self.replica.doubts.oldest(DOUBTS_NAMED_MAX, now.mono_ms),
             hints: self.hints.status(),
+            fences: self.fences(),
+            transfer: self.transfer.status(),
+            move_waits_for: self.move_waits_for(),
             counters: self.counters,
         }
     }

@@ -174,6 +174,7 @@ pub(crate) fn first_layout(members: u8, replication_factor: usize) -> Layout {
         name: String::new(),
         zone: String::new(),
         weight: 1,
+        is_lost: false,
     };
     Layout::first(FirstLayout {
         cluster: ClusterId([9; 16]),
@@ -195,6 +196,8 @@ pub(crate) fn start(decided: bool, settings: Settings) -> Start {
         stamp_ceiling_ms: 0,
         membership: Some((layout(), decided)),
         peers: Default::default(),
+        votes: Default::default(),
+        merges: Default::default(),
         trusted_since: Generation(0),
         hints: Vec::new(),
         highest: None,

@@ -41,7 +41,7 @@ impl World {
 
     /// Something has been done with a key; a fault that has waited for that strikes as soon as the step is over.
     pub(crate) fn moment(&mut self, moment: Moment, n: usize, key: &RecordKey) {
-        if self.aim != Some(moment) || self.is_healed || n >= self.plan.nodes {
+        if self.aim != Some(moment) || self.is_healed || n >= self.plan.machines() {
             return;
         }
         self.aim = None;
@@ -60,12 +60,12 @@ impl World {
         if !others.is_empty() && self.rng.chance(60) {
             let slow = self.rng.pick(&others);
             let for_ms = self.rng.between(20, 500);
-            for to in 0..self.plan.nodes {
+            for to in 0..self.plan.machines() {
                 self.slow_down(slow, to, for_ms);
             }
         }
-        for from in 0..self.plan.nodes {
-            for to in 0..self.plan.nodes {
+        for from in 0..self.plan.machines() {
+            for to in 0..self.plan.machines() {
                 if self.rng.chance(15) {
                     let for_ms = self.rng.between(20, 300);
                     self.slow_down(from, to, for_ms);

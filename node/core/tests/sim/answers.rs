@@ -70,6 +70,7 @@ impl World {
             let was_in_time = asked.get(&(header.from, call)).is_some_and(|(_, is_late)| !is_late);
             let is_late = deadline_ms < latest_ms && !was_in_time;
             asked.insert((header.from, call), (message.clone(), is_late));
+            self.machines[n].asked_under.insert((header.from, call), header.epoch);
         }
     }
 
@@ -108,13 +109,17 @@ impl World {
             | Message::ScanAnswer { call, noted, .. } => (call, noted),
             _ => return,
         };
+        // What is of an earlier epoch was asked before, and of a later one is not looked at yet.
+        if header.epoch != self.layout_at(n).epoch {
+            return;
+        }
         // Nothing is heard from an answer to what has ended; here it surely has not.
         let request = self.machines[n].operations.get(&call.operation);
         if request.is_none_or(|request| !self.machines[n].requests.contains_key(request)) {
             return;
         }
         let Some(partition) = self.machines[n].sent.get(&(from, *call)).copied() else { return };
-        for (node, generation) in self.layout.replicas(partition).into_iter().zip(noted) {
+        for (node, generation) in self.layout_at(n).replicas(partition).into_iter().zip(noted) {
             self.note_generation(n, node, *generation);
         }
     }
@@ -155,6 +160,8 @@ impl World {
         let Some(to) = to else { return };
         self.note_sent(n, to, message);
         self.check_noted(n, header, message);
+        self.check_said_of_layouts(n, header, message);
+        self.check_epoch_of_answer(n, header, message);
         match message {
             Message::Write(Write { call, record, origin: Origin::Client { .. }, key, .. }) => {
                 self.check_issued(n, key, (record.stamp, *call));
@@ -169,7 +176,10 @@ impl World {
             | Message::Read { .. }
             | Message::Scan { .. }
             | Message::Hint { .. }
-            | Message::InitAccepted { .. } => {}
+            | Message::InitAccepted { .. }
+            | Message::Layout(_)
+            | Message::Standing(_)
+            | Message::Paxos { .. } => {}
         }
     }
 
@@ -214,7 +224,7 @@ impl World {
             && let Some(partition) = self.partition_of(question)
         {
             let said: Vec<_> =
-                self.layout.replicas(partition).into_iter().zip(noted.iter().copied()).collect();
+                self.layout_at(n).replicas(partition).into_iter().zip(noted.iter().copied()).collect();
             self.check_durable(n, &said);
         }
     }
@@ -312,6 +322,7 @@ impl World {
             Refusal::ClockSkew => self.coverage.count(Path::RefusedForClockSkew),
             Refusal::DiskFull => self.coverage.count(Path::RefusedForWantOfSpace),
             Refusal::InDoubt => self.coverage.count(Path::RefusedInDoubt),
+            Refusal::StaleEpoch => self.coverage.count(Path::RefusedForItsEpoch),
             Refusal::Overloaded
             | Refusal::NotReplica
             | Refusal::NotInitialized

@@ -34,6 +34,7 @@ paths! {
     RefusedForClockSkew,
     RefusedForWantOfSpace,
     RefusedInDoubt,
+    RefusedForItsEpoch,
     RefusedForManyWrites,
     RefusedForManyRequests,
     /// A link was replaced by a newer one before its end was heard.
@@ -41,6 +42,17 @@ paths! {
     /// A link was refused to a process of a rolled-back or cloned disk.
     StaleGenerationRefused,
     MisdirectedLinkRefused,
+    // How layouts followed each other.
+    MoveBegun,
+    MoveFinished,
+    MoveAborted,
+    MemberLost,
+    MemberDismissed,
+    /// A node has learnt that it is no member any more, and its machine joins as a new one.
+    Departed,
+    /// A proposal has ended with another layout than the one that was proposed.
+    AnotherWasDecided,
+    ProposalFailed,
     // What the world did.
     MessageDropped,
     MessageDuplicated,

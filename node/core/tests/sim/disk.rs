@@ -12,10 +12,12 @@ use keystore_core::id::{Generation, Lineage, NodeId, Nonce};
 use keystore_core::layout::Layout;
 use keystore_core::message::{Page, ScanRange};
 use keystore_core::partition::{PartitionCount, RecordKey};
+use keystore_core::paxos::Votes;
 use keystore_core::peers::PeerIdentities;
 use keystore_core::quorum::Durability;
 use keystore_core::record::Record;
 use keystore_core::stamp::Stamp;
+use keystore_core::transfer::Merges;
 
 use crate::rng::Rng;
 
@@ -28,6 +30,8 @@ pub(crate) struct State {
     pub(crate) ceiling_ms: u64,
     pub(crate) membership: Option<(Layout, bool)>,
     pub(crate) peers: PeerIdentities,
+    pub(crate) votes: Votes,
+    pub(crate) merges: Merges,
     /// No process may start from this disk again.
     pub(crate) is_set_aside: bool,
 }
@@ -366,6 +370,8 @@ impl Disk {
     fn keep(&mut self, state: SavedState) {
         match state {
             SavedState::StampCeiling(ms) => self.state.ceiling_ms = self.state.ceiling_ms.max(ms),
+            SavedState::Votes(votes) => self.state.votes = votes,
+            SavedState::Merges(merges) => self.state.merges = merges,
             SavedState::Layout { layout, decided } => self.state.membership = Some((layout, decided)),
             SavedState::Peers(peers) => self.state.peers = peers,
             SavedState::Generation { generation, trusted_since, lineage } => {

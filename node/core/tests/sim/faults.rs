@@ -90,7 +90,7 @@ impl World {
             return;
         }
         let fault = self.rng.pick(&self.plan.faults);
-        let n = self.rng.index(self.plan.nodes);
+        let n = self.rng.index(self.plan.machines());
         self.strike_with(fault, n);
         self.strike_later();
     }
@@ -259,7 +259,7 @@ impl World {
             let known = machine.disk.state.peers.get(&id);
             known.is_some_and(|(generation, _)| *generation > image.state.generation)
         };
-        let others = self.machines.iter().take(self.plan.nodes).filter(|machine| machine.id != id);
+        let others = self.machines.iter().take(self.plan.machines()).filter(|machine| machine.id != id);
         others.filter(|machine| machine.standing != Standing::Gone).all(knows)
     }
 
@@ -289,7 +289,7 @@ impl World {
 
     /// Ends the process; once its successor is known to all others, a second one is started from the same image.
     fn clone_disk(&mut self, n: usize) {
-        let is_cloned = self.machines.len() > self.plan.nodes;
+        let is_cloned = self.machines.len() > self.plan.machines();
         if is_cloned || !self.is_running(n) || self.plan.replication_factor < 3 {
             return;
         }
@@ -299,7 +299,7 @@ impl World {
 
     fn start_clone(&mut self, n: usize) {
         let Some(mut image) = self.machines[n].images.front().cloned() else { return };
-        if self.is_healed || self.machines.len() > self.plan.nodes || !self.is_known_stale(n, &image) {
+        if self.is_healed || self.machines.len() > self.plan.machines() || !self.is_known_stale(n, &image) {
             return;
         }
         self.coverage.count(Path::Cloned);

@@ -67,7 +67,7 @@ impl Plan {
     }
 
     fn hands_over(&self) -> bool {
-        self.keeps_hints() && !self.faults.iter().any(|fault| LOSES_HINTS.contains(fault))
+        self.keeps_hints() && !self.moves() && !self.faults.iter().any(|fault| LOSES_HINTS.contains(fault))
     }
 }
 
@@ -130,7 +130,7 @@ impl World {
 
     /// How many hints there are for members that are not gone, and how many keys in doubt.
     fn left(&self) -> (usize, usize) {
-        let members = self.machines.iter().take(self.plan.nodes);
+        let members = self.machines.iter().take(self.plan.machines());
         let is_gone = |node: &NodeId| {
             self.machines.iter().any(|machine| machine.id == *node && machine.standing == Standing::Gone)
         };

@@ -48,7 +48,8 @@ impl World {
         (key, level): (&RecordKey, Consistency),
         holds: impl Fn(&Record) -> bool,
     ) -> bool {
-        let sets = self.layout.replica_sets(key.partition(self.layout.partitions));
+        let layout = self.layout_at(n);
+        let sets = layout.replica_sets(key.partition(layout.partitions));
         let counts = |node: &NodeId| {
             let Some(machine) = self.machines.iter().find(|machine| machine.id == *node) else {
                 return false;
@@ -214,12 +215,8 @@ impl World {
                 self.note_mark(key, record);
             }
             Effect::AcceptLink { link, .. } => self.check_accepted(n, *link),
-            Effect::Save { state: SavedState::Layout { layout, .. }, .. } => {
-                let before = self.machines[n].disk.state.membership.as_ref();
-                if before.is_some_and(|(before, _)| before.digest() != layout.digest()) {
-                    let what = format!("machine {n} takes a second first layout");
-                    self.violate(Violation::of_the_world(Checker::ServingMeansAllAccepted, what));
-                }
+            Effect::Save { state: SavedState::Layout { layout, decided }, .. } => {
+                self.check_layout(n, layout, *decided);
             }
             _ => {}
         }
@@ -282,15 +279,15 @@ impl World {
             let what = format!("machine {n} heals {key:?} in generation {now}, in which it came into doubt");
             self.violate(Violation::new(Checker::DoubtRaisesTheGeneration, key, what));
         }
-        let sets = self.layout.replica_sets(key.partition(self.layout.partitions));
+        let partition = key.partition(self.layout.partitions);
+        let old = self.layout_at(n).source_ring().replicas(partition).to_vec();
         let id = self.machines[n].id;
         let is_enough = |(of, tellers): &(RecordKey, BTreeMap<NodeId, Generation>)| {
             let has_told = |node: &NodeId| {
                 *node != id && tellers.get(node).is_some_and(|told| *told == self.known_generation(n, *node))
             };
-            let others = sets.nodes().filter(has_told).count();
-            let replicas = sets.nodes().count();
-            of == key && others > replicas - Consistency::Quorum.needed(replicas)
+            let others = old.iter().map(|replica| replica.node).filter(has_told).count();
+            of == key && others > old.len() - Consistency::Quorum.needed(old.len())
         };
         if !self.machines[n].told_of.values().any(is_enough) {
             let what = format!("machine {n} heals {key:?}, and too few have told it what they hold");
@@ -357,6 +354,7 @@ impl World {
                 }
                 self.end_for_good(n);
             }
+            Alarm::Departed { .. } => self.check_departure(n),
         }
     }
 
@@ -368,7 +366,8 @@ impl World {
             state == Some(NodeState::Serving)
         };
         let Some(n) = self.machines.iter().position(serves) else { return };
-        if let Some(other) = self.machines.iter().find(|machine| machine.disk.state.membership.is_none()) {
+        let mut members = self.machines.iter().take(self.plan.nodes);
+        if let Some(other) = members.find(|machine| machine.disk.state.membership.is_none()) {
             let what = format!("machine {n} serves, and {} has accepted no layout", other.id);
             self.violate(Violation::of_the_world(Checker::ServingMeansAllAccepted, what));
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use keystore_core::effect::{Event, Now, RequestId};
-use keystore_core::id::{Actor, Generation, NodeId, Nonce};
+use keystore_core::id::{Actor, Epoch, Generation, NodeId, Nonce};
 use keystore_core::message::{Call, Message};
 use keystore_core::node::{Node, Start};
 use keystore_core::partition::{Partition, RecordKey};
@@ -76,6 +76,8 @@ pub(crate) struct Machine {
     pub(crate) hinted: BTreeMap<(NodeId, RecordKey), Record>,
     /// What its process was asked by others and may answer, and whether that came too late.
     pub(crate) asked: BTreeMap<(NodeId, Call), (Message, bool)>,
+    /// The epoch under which it was.
+    pub(crate) asked_under: BTreeMap<(NodeId, Call), Epoch>,
     /// The process ends after this many more effects.
     pub(crate) crash_after: Option<u64>,
     /// What came while it was paused.
@@ -122,6 +124,7 @@ impl Machine {
             issued: BTreeMap::new(),
             last_issued: None,
             asked: BTreeMap::new(),
+            asked_under: BTreeMap::new(),
             begins: None,
             operations: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -182,6 +185,8 @@ impl World {
             stamp_ceiling_ms: state.ceiling_ms,
             membership: state.membership,
             peers: state.peers,
+            votes: state.votes,
+            merges: state.merges,
             trusted_since: state.trusted_since,
             hints: machine.disk.hints().cloned().collect(),
             highest: knows_highest.then(|| machine.disk.highest()),
@@ -223,6 +228,7 @@ impl World {
         let Some(node) = machine.node.take() else { return false };
         self.coverage.add_counters(&node.status(machine.now(now_ms)).counters);
         machine.asked.clear();
+        machine.asked_under.clear();
         machine.heard.clear();
         machine.damaged.clear();
         machine.in_doubt.clear();

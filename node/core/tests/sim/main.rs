@@ -18,6 +18,7 @@ mod hints;
 mod history;
 mod invariants;
 mod machine;
+mod moves;
 mod mutants;
 mod network;
 mod plan;

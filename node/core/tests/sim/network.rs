@@ -101,7 +101,7 @@ impl World {
     pub(crate) fn dial(&mut self) {
         for dialler in 0..self.machines.len() {
             for other in 0..self.machines.len() {
-                if self.machines[dialler].id < self.machines[other].id && self.may_dial(dialler, other) {
+                if self.is_to_dial(dialler, other) && self.may_dial(dialler, other) {
                     let is_misdirected = self.rng.chance(self.plan.misdirected_percent);
                     let to = if is_misdirected { self.rng.index(self.machines.len()) } else { other };
                     self.dial_one(dialler, to, self.machines[other].id);
@@ -109,6 +109,15 @@ impl World {
             }
         }
         self.after(DIAL_EVERY_MS, Pending::Dial);
+    }
+
+    /// The members of higher UUID, and those that are behind and may not know of us.
+    fn is_to_dial(&self, dialler: usize, other: usize) -> bool {
+        let epoch = |n: usize| self.machines[n].node.as_ref()?.layout().map(|layout| layout.epoch);
+        let (ours, theirs) = (self.machines[dialler].id, self.machines[other].id);
+        let layout = self.machines[dialler].node.as_ref().and_then(|node| node.layout());
+        layout.is_some_and(|layout| layout.member(theirs).is_some())
+            && (ours < theirs || ours != theirs && epoch(other) < epoch(dialler))
     }
 
     fn may_dial(&self, dialler: usize, other: usize) -> bool {

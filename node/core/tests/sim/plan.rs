@@ -39,6 +39,10 @@ pub(crate) enum Delivery {
 pub(crate) struct Plan {
     pub(crate) nodes: usize,
     pub(crate) replication_factor: usize,
+    /// Machines that are no members at first.
+    pub(crate) spares: usize,
+    /// About how often somebody sees to who the members are; 0: never.
+    pub(crate) move_every_ms: u64,
     pub(crate) delivery: Delivery,
     pub(crate) delay_ms_max: u64,
     /// Each node's wall clock starts so far ahead, at most.
@@ -72,6 +76,8 @@ impl Plan {
         Self {
             nodes: 3,
             replication_factor: 3,
+            spares: 0,
+            move_every_ms: 0,
             delivery: Delivery::Stream,
             delay_ms_max: 10,
             skew_ms_max: 100,
@@ -102,11 +108,18 @@ impl Plan {
     /// Mostly something of everything; at times much of what is rare.
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let plan = Self::draw_any(rng);
-        match rng.between(1, 100) {
+        let plan = match rng.between(1, 100) {
             1..=15 => plan.in_the_middle(rng),
             16..=20 => plan.by_turns(rng),
             _ => plan,
-        }
+        };
+        if rng.chance(40) { plan.moving(rng) } else { plan }
+    }
+
+    /// Nodes join and leave in the middle of it.
+    fn moving(mut self, rng: &mut Rng) -> Self {
+        self.faults.retain(|fault| !matches!(fault, Fault::RollBack | Fault::Clone));
+        Self { spares: rng.between(1, 3) as usize, move_every_ms: rng.pick(&[40, 100, 100, 300]), ..self }
     }
 
     /// Replicas lose what they have just read or written, while many look at few keys and some links are slow.
@@ -167,6 +180,8 @@ impl Plan {
         Self {
             nodes,
             replication_factor,
+            spares: 0,
+            move_every_ms: 0,
             delivery,
             delay_ms_max: rng.pick(&[2, 10, 30, 60]),
             skew_ms_max: rng.pick(&[0, 450, 450, 3_000]),

@@ -128,6 +128,8 @@ pub(crate) fn told(answer: Answer) -> Option<Told> {
             | FailureReason::KeyspaceUnknown
             | FailureReason::BadContext) => Told::Failed(reason),
         }),
-        Answer::InitAccepted | Answer::InitRefused(_) => None,
+        Answer::InitAccepted | Answer::InitRefused(_) | Answer::Decided(_) | Answer::ProposalFailed(_) => {
+            None
+        }
     }
 }

@@ -7,6 +7,7 @@ use keystore_core::partition::RecordKey;
 use keystore_core::quorum::{Consistency, Durability};
 
 use crate::coverage::Coverage;
+use crate::moves::MOVED_WITHIN_MS;
 use crate::plan::{Class, Plan, TIMEOUT_MS};
 use crate::request::{Asked, Told};
 use crate::rng::Rng;
@@ -62,6 +63,7 @@ fn live(world: &mut World) {
     }
     world.let_clients_in();
     world.let_faults_in();
+    world.let_the_steward_in();
     let duration_ms = world.plan.duration_ms;
     world.run_for(duration_ms);
     if world.violation.is_some() {
@@ -71,6 +73,18 @@ fn live(world: &mut World) {
     world.note_hints_kept();
     world.run_for(5_000 + TIMEOUT_MS);
     let deadline = world.now_ms + HEALED_WITHIN_MS;
+    while !world.all_serve() && world.now_ms < deadline && world.violation.is_none() {
+        world.run_for(100);
+    }
+    let deadline = world.now_ms + MOVED_WITHIN_MS;
+    while world.layout.is_joint() && world.now_ms < deadline && world.violation.is_none() {
+        world.run_for(100);
+    }
+    if world.layout.is_joint() {
+        let what = format!("the move of epoch {} does not end", world.layout.phase_since);
+        world.violate(Violation::of_the_world(Checker::MovesEnd, what));
+    }
+    world.run_for(500);
     while !world.all_serve() && world.now_ms < deadline && world.violation.is_none() {
         world.run_for(100);
     }
@@ -92,7 +106,8 @@ fn write_everything(world: &mut World) {
     let deadline_ms = world.now_ms + HEALED_WITHIN_MS;
     for key in world.keys.clone() {
         for number in 0.. {
-            let machine = number % world.plan.nodes;
+            let members = world.members();
+            let machine = members[number % members.len()];
             if world.violation.is_some()
                 || world.is_running(machine) && is_written(world, machine, (&key, number))
             {
@@ -126,7 +141,7 @@ fn read_everything(world: &mut World) {
     for key in world.keys.clone() {
         let has_all = world.replicas(&key).len() == world.plan.replication_factor;
         let level = if has_all { Consistency::All } else { Consistency::Quorum };
-        for machine in 0..world.plan.nodes {
+        for machine in world.members() {
             while world.is_running(machine) && !is_read(world, machine, (&key, level)) {
                 if world.violation.is_some() {
                     return;

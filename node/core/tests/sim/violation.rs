@@ -75,6 +75,22 @@ pub(crate) enum Checker {
     QueuesStayWithinTheirBounds,
     /// A member serves only once all members have accepted the layout, durably, and it never takes another one.
     ServingMeansAllAccepted,
+    /// Two nodes never take up different layouts of one epoch, nor a node an earlier one than it had.
+    OneLayoutAnEpoch,
+    /// When a new ring stands alone, a quorum of it has all that was promised.
+    MovesKeepWhatWasPromised,
+    /// A replica holds nothing from before it became one.
+    MembersBeginEmpty,
+    /// What was asked under one layout gets no answer under another.
+    AnswersAreOfTheirEpoch,
+    /// What a voter says is on its disk.
+    VotesAreDurable,
+    /// The layout that a node speaks under is on its disk.
+    FencesAreDurable,
+    /// Data moves only between rings whose earlier operations have ended: enough replicas have fenced the phase.
+    MovesWaitForFences,
+    /// Once faults have stopped, moves come to an end.
+    MovesEnd,
     // What is looked at in the end.
     ReplicasConverge,
     HealedClusterServes,

@@ -10,7 +10,7 @@ use keystore_core::causal::{Dot, OperationId};
 use keystore_core::effect::{
     Answer, ClientRequest, Damaged, Deadline, Effect, Event, FailureReason, LinkId, RequestId,
 };
-use keystore_core::id::{Actor, ClusterId, Incarnation};
+use keystore_core::id::{Actor, ClusterId, Epoch, Incarnation};
 use keystore_core::layout::{FirstLayout, Layout, Member};
 use keystore_core::message::{Header, Message};
 use keystore_core::node::{Node, NodeState};
@@ -106,6 +106,12 @@ pub(crate) enum Pending {
     AskAgain {
         index: usize,
     },
+    /// Whoever decides who is to be a member looks after the cluster.
+    Steward,
+    /// A machine that has departed starts as a new node.
+    Rejoin {
+        machine: usize,
+    },
 }
 
 pub(crate) struct World {
@@ -123,7 +129,14 @@ pub(crate) struct World {
     pub(crate) machines: Vec<Machine>,
     pub(crate) network: Network,
     pub(crate) clients: Vec<Client>,
+    /// The newest that is decided, as far as the world has seen.
     pub(crate) layout: Layout,
+    /// By epoch, every one that a node has taken up.
+    pub(crate) layouts: BTreeMap<Epoch, Layout>,
+    /// Who is to hold the data, if it moves.
+    pub(crate) target: BTreeSet<usize>,
+    /// The proposals under way: by whom, and of which layout.
+    pub(crate) proposals: BTreeMap<RequestId, Layout>,
     /// Members that have lost what they acknowledged, and count for nothing any more.
     pub(crate) hurt: BTreeSet<usize>,
     /// What a fault waits for.
@@ -152,9 +165,9 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(mut rng: Rng, plan: Plan, is_traced: bool) -> Self {
         let machines: Vec<_> =
-            (0..plan.nodes).map(|n| Machine::new(n, rng.between(0, plan.skew_ms_max) as i64)).collect();
+            (0..plan.machines()).map(|n| Machine::new(n, rng.between(0, plan.skew_ms_max) as i64)).collect();
         let skew_ms_max = plan.skew_ms_max as i64;
-        let layout = first_layout(&machines, plan.replication_factor);
+        let layout = first_layout(&machines[..plan.nodes], plan.replication_factor);
         let keys = workload::keys(&plan.keys, layout.partitions);
         let mut world = Self {
             rng,
@@ -169,7 +182,10 @@ impl World {
             machines,
             network: Network::default(),
             clients: Vec::new(),
+            layouts: BTreeMap::from([(layout.epoch, layout.clone())]),
             layout,
+            target: BTreeSet::new(),
+            proposals: BTreeMap::new(),
             hurt: BTreeSet::new(),
             aim: None,
             owed: Vec::new(),
@@ -185,7 +201,7 @@ impl World {
             last_tick: 0,
             happened: 0,
         };
-        for n in 0..world.plan.nodes {
+        for n in 0..world.plan.machines() {
             world.machines[n].disk.lies = world.plan.disks_lie;
             world.start(n);
         }
@@ -213,6 +229,11 @@ impl World {
         }
     }
 
+    pub(crate) fn next_request(&mut self) -> RequestId {
+        self.last_request += 1;
+        RequestId(self.last_request)
+    }
+
     fn give_layout(&mut self, n: usize, is_rival: bool) {
         if !self.is_running(n) {
             return self.after(100, Pending::Init { machine: n, is_rival });
@@ -224,22 +245,23 @@ impl World {
         }
         // Whoever has accepted nothing takes what comes first; and it is asked until it has.
         if has_accepted == is_rival {
-            self.last_request += 1;
-            self.step(n, Event::Init { request: RequestId(self.last_request), layout });
+            let request = self.next_request();
+            self.step(n, Event::Init { request, layout });
         }
         if !has_accepted {
             self.after(100, Pending::Init { machine: n, is_rival });
         }
     }
 
-    /// True if every member that is not gone serves, and is linked to all others.
+    /// True if every member that is not gone serves under the newest layout, and is linked to all others.
     pub(crate) fn all_serve(&self) -> bool {
-        let members = self.machines.iter().take(self.plan.nodes);
-        let alive: Vec<_> = members.filter(|machine| machine.standing != Standing::Gone).collect();
+        let alive: Vec<_> = self.members().into_iter().map(|n| &self.machines[n]).collect();
         let serves = |machine: &&Machine| {
             let status = machine.node.as_ref().map(|node| node.status(machine.now(self.now_ms)));
             status.is_some_and(|status| {
-                status.state == NodeState::Serving && status.connected.len() + 1 >= alive.len()
+                status.state == NodeState::Serving
+                    && status.layout.map(|layout| layout.epoch) == Some(self.layout.epoch)
+                    && status.connected.len() + 1 >= alive.len()
             })
         };
         alive.iter().all(serves)
@@ -326,6 +348,8 @@ impl World {
                 }
             }
             Pending::AskAgain { index } => self.ask_again(index),
+            Pending::Steward => self.steward_acts(),
+            Pending::Rejoin { machine } => self.rejoin(machine),
         }
     }
 
@@ -349,7 +373,9 @@ impl World {
             | Pending::Mend(_)
             | Pending::Client { .. }
             | Pending::ClientGivesUp { .. }
-            | Pending::AskAgain { .. } => None,
+            | Pending::AskAgain { .. }
+            | Pending::Steward
+            | Pending::Rejoin { .. } => None,
         }
     }
 
@@ -518,6 +544,9 @@ impl World {
     }
 
     fn answer(&mut self, n: usize, request: RequestId, answer: Answer) {
+        if let Some(proposed) = self.proposals.remove(&request) {
+            return self.note_proposal(n, &proposed, &answer);
+        }
         if let Some(index) = self.machines[n].requests.remove(&request) {
             let key = self.requests[index].asked.key();
             let line = format_args!("machine {n}: answers {} of {key:?}: {answer:?}", request.0);
@@ -549,6 +578,7 @@ fn first_layout(machines: &[Machine], replication_factor: usize) -> Layout {
         name: format!("node-{n}"),
         zone: String::new(),
         weight: 1,
+        is_lost: false,
     };
     let first = FirstLayout {
         cluster: ClusterId([7; 16]),

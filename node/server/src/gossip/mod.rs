@@ -17,7 +17,7 @@ use chitchat::{
     Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState as Told,
     ProtocolVersion, spawn_chitchat,
 };
-use keystore_core::id::{Generation, NodeId};
+use keystore_core::id::{Epoch, Generation, NodeId};
 use keystore_proto::admin::node_state_name;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -189,7 +189,7 @@ impl Gossip {
                 peer_address: told.get(KEY_PEER).and_then(|address| address.parse().ok()),
                 client_address: told.get(KEY_CLIENT).unwrap_or_default().to_owned(),
                 alive: live.contains(&id),
-                has_layout: told.get(KEY_EPOCH).is_some(),
+                epoch: told.get(KEY_EPOCH).and_then(|epoch| epoch.parse().ok()).map(Epoch),
             };
             let is_latest = gossiped.get(&node).is_none_or(|other| known.generation > other.generation);
             if node != self.about.node && is_latest {

@@ -1,10 +1,11 @@
 //! The service for administrators: status, init, layout. Answers in every state.
 
-use keystore_core::effect::{Answer, InitRefusal};
-use keystore_core::id::NodeId;
+use keystore_core::effect::{Answer, InitRefusal, ProposalError};
+use keystore_core::id::{Epoch, NodeId};
 use keystore_core::layout::{Layout, Member};
 use keystore_core::node::{HintStatus, NodeState};
 use keystore_core::partition::RecordKey;
+use keystore_core::transfer::TransferStatus;
 use keystore_proto::admin::node_state_to_wire;
 use keystore_proto::client::reason;
 use keystore_proto::v1;
@@ -41,6 +42,7 @@ impl AdminService {
                 .map(|(_, generation)| *generation)
                 .or_else(|| known.map(|known| known.generation))
                 .map_or(0, |generation| generation.0),
+            epoch: view.fences.get(&member.node).map_or(0, |epoch| epoch.0),
         }
     }
 
@@ -79,6 +81,7 @@ impl AdminService {
             doubted_keys: saturated(view.doubted_keys),
             doubted: view.doubted.iter().map(doubted_key).collect(),
             hints: Some(hint_status(&view.hints)),
+            transfer: Some(transfer_status(view)),
         }
     }
 }
@@ -128,6 +131,38 @@ impl Admin for AdminService {
         }
     }
 
+    async fn propose_layout(
+        &self,
+        request: Request<v1::ProposeLayoutRequest>,
+    ) -> Result<Response<v1::ProposeLayoutResponse>, Status> {
+        let invalid = |message: String| status(Code::InvalidArgument, reason::INVALID_ARGUMENT, message);
+        let v1::ProposeLayoutRequest { expected_epoch, layout } = request.into_inner();
+        let layout = layout.ok_or_else(|| invalid("the layout is missing".to_owned()))?;
+        let layout = Layout::try_from(layout).map_err(|error| invalid(error.to_string()))?;
+        match self.about.core.propose(Epoch(expected_epoch), layout).await {
+            Ok(Answer::Decided(layout)) => {
+                Ok(Response::new(v1::ProposeLayoutResponse { layout: Some((&*layout).into()) }))
+            }
+            Ok(Answer::ProposalFailed(error)) => {
+                let (code, why) = match &error {
+                    ProposalError::NotInitialized => (Code::FailedPrecondition, reason::NOT_INITIALIZED),
+                    ProposalError::Epoch { .. } => (Code::FailedPrecondition, reason::STALE_EPOCH),
+                    ProposalError::Busy => (Code::Unavailable, reason::OVERLOADED),
+                    ProposalError::Refused(_)
+                    | ProposalError::Unacknowledged { .. }
+                    | ProposalError::Voted(_) => (Code::FailedPrecondition, reason::LAYOUT_REFUSED),
+                    ProposalError::Unknown => (Code::Unknown, reason::OUTCOME_UNKNOWN),
+                };
+                Err(status(code, why, error.to_string()))
+            }
+            Ok(other) => {
+                tracing::error!(?other, "an answer of the wrong kind");
+                Err(Status::new(Code::Unknown, "an answer of the wrong kind"))
+            }
+            Err(stopped) => Err(status(Code::Unknown, reason::OUTCOME_UNKNOWN, stopped.to_string())),
+        }
+    }
+
     async fn get_layout(
         &self,
         _request: Request<v1::GetLayoutRequest>,
@@ -143,7 +178,7 @@ impl Admin for AdminService {
 /// A running node of this gossip cluster that belongs to a store, and not to that of this layout: this node is to
 /// come back to that store, or has been given the wrong gossip cluster.
 fn stranger(layout: &Layout, gossiped: &Gossiped) -> Option<NodeId> {
-    let mut others = gossiped.iter().filter(|(_, known)| known.alive && known.has_layout);
+    let mut others = gossiped.iter().filter(|(_, known)| known.alive && known.epoch.is_some());
     others.find(|(node, _)| layout.member(**node).is_none()).map(|(node, _)| *node)
 }
 
@@ -159,6 +194,17 @@ fn hint_status(hints: &HintStatus) -> v1::HintStatus {
         bytes: *bytes as u64,
         targets: targets.iter().map(target).collect(),
         partitions_wanted_by_repair: saturated(*partitions_wanted_by_repair),
+    }
+}
+
+fn transfer_status(view: &View) -> v1::TransferStatus {
+    let TransferStatus { partitions, done, records, bytes } = view.transfer;
+    v1::TransferStatus {
+        partitions: saturated(partitions),
+        partitions_done: saturated(done),
+        records,
+        bytes,
+        waits_for: view.move_waits_for.clone().unwrap_or_default(),
     }
 }
 
@@ -183,13 +229,13 @@ mod tests {
 
     #[test]
     fn a_node_whose_company_belongs_to_a_store_is_not_made_one_without_it() {
-        let known = |alive, has_layout| {
+        let known = |alive, has_layout: bool| {
             let known = Known {
                 generation: Generation(1),
                 peer_address: None,
                 client_address: String::new(),
                 alive,
-                has_layout,
+                epoch: has_layout.then_some(Epoch(1)),
             };
             Gossiped::from([(OTHER, known)])
         };

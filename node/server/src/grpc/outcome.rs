@@ -213,7 +213,7 @@ fn refused_by_replicas(refusal: Refusal) -> Failed {
         Refusal::InDoubt => {
             Failed::unreachable("the replicas cannot trust what they hold of this key, nothing was applied")
         }
-        Refusal::NotReplica | Refusal::NotInitialized => {
+        Refusal::NotReplica | Refusal::NotInitialized | Refusal::StaleEpoch => {
             Failed::unreachable("the replicas asked do not serve this partition yet, nothing was applied")
         }
     }

@@ -1,4 +1,5 @@
-//! Streams to the other members: one for each pair, dialled by the node with the lower UUID.
+//! Streams to the other members: one for each pair, dialled by the node with the lower UUID, or by one that has a later
+//! layout.
 //!
 //! The core judges each hello before anything else of a link is read. What cannot be sent closes the link, so a
 //! message is delivered in order or its link is gone. The layout says whom to dial and gossip only where: a member of
@@ -118,19 +119,22 @@ impl Peers {
     }
 
     fn found(&self, layout: &Layout, gossiped: &Gossiped) -> BTreeMap<NodeId, Target> {
-        let ours = layout.members.iter().filter(|member| member.node > self.me);
-        ours.filter_map(|member| {
-            let known = gossiped.get(&member.node)?;
-            let address: SocketAddr = known.peer_address?;
-            Some((member.node, Target { address, generation: known.generation }))
-        })
-        .collect()
+        let others = layout.members.iter().filter(|member| member.node != self.me);
+        others
+            .filter_map(|member| {
+                let known = gossiped.get(&member.node)?;
+                let address: SocketAddr = known.peer_address?;
+                // One that is behind may not know that we are a member.
+                let is_ours = member.node > self.me || known.epoch < Some(layout.epoch);
+                is_ours.then_some((member.node, Target { address, generation: known.generation }))
+            })
+            .collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use keystore_core::id::Generation;
+    use keystore_core::id::{Epoch, Generation};
 
     use super::*;
     use crate::about::Known;
@@ -151,7 +155,7 @@ mod tests {
             peer_address: Some(SocketAddr::from(([127, 0, 0, 1], port))),
             client_address: String::new(),
             alive: true,
-            has_layout: true,
+            epoch: Some(Epoch(1)),
         };
         Arc::new(Gossiped::from([(PEER, known)]))
     }

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use keystore_core::effect::SavedState;
 use keystore_core::id::{Generation, Lineage};
+use keystore_core::paxos::Votes;
 use keystore_core::peers::PeerIdentities;
+use keystore_core::transfer::Merges;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
@@ -19,9 +21,10 @@ use super::engine::EngineKind;
 use super::error::OpenError;
 use super::file::{self, DiskError, NEW_SUFFIX};
 use super::found::{
-    Found, Identity, decode_engine, decode_generation, decode_identity, decode_membership, decode_number,
-    decode_peers, decode_position, encode_generation, encode_identity, encode_membership, encode_number,
-    encode_peers, encode_position, encode_saved,
+    Found, Identity, decode_engine, decode_generation, decode_identity, decode_membership, decode_merges,
+    decode_number, decode_peers, decode_position, decode_votes, encode_generation, encode_identity,
+    encode_membership, encode_merges, encode_number, encode_peers, encode_position, encode_saved,
+    encode_votes,
 };
 use super::log::{self, Position};
 use super::state::{self, Kind, StateError};
@@ -59,6 +62,8 @@ impl States {
             stamp_ceiling_ms: 0,
             membership: None,
             peers: PeerIdentities::new(),
+            votes: Votes::default(),
+            merges: Merges::default(),
             hints: Vec::new(),
             highest: None,
         };
@@ -161,6 +166,8 @@ impl DataDir {
             stamp_ceiling_ms: self.read(Kind::StampCeiling, decode_number)?,
             membership: self.read(Kind::Layout, decode_membership)?,
             peers: self.read(Kind::Peers, decode_peers)?,
+            votes: or_first_release(self.read(Kind::Votes, decode_votes))?,
+            merges: or_first_release(self.read(Kind::Merges, decode_merges))?,
             // These are in the engine, which is not open yet.
             hints: Vec::new(),
             highest: None,
@@ -211,7 +218,7 @@ impl DataDir {
 }
 
 /// Every state but the identity.
-fn payloads(states: &States) -> [(Kind, Vec<u8>); 6] {
+fn payloads(states: &States) -> [(Kind, Vec<u8>); 8] {
     let States { found, checkpoint, engine } = states;
     let membership = found.membership.as_ref().map(|(layout, decided)| (layout, *decided));
     [
@@ -221,7 +228,17 @@ fn payloads(states: &States) -> [(Kind, Vec<u8>); 6] {
         (Kind::Layout, encode_membership(membership)),
         (Kind::Peers, encode_peers(&found.peers)),
         (Kind::Checkpoint, encode_position(*checkpoint)),
+        (Kind::Votes, encode_votes(&found.votes)),
+        (Kind::Merges, encode_merges(&found.merges)),
     ]
+}
+
+/// The first release decided on no layouts but the first, and had no such file.
+fn or_first_release<T: Default>(read: Result<T, OpenError>) -> Result<T, OpenError> {
+    match read {
+        Err(OpenError::State { problem: StateError::Missing, .. }) => Ok(T::default()),
+        read => read,
+    }
 }
 
 fn list_if_there(directory: &Path) -> Result<Vec<String>, DiskError> {

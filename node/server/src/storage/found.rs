@@ -4,8 +4,11 @@ use bytes::Bytes;
 use keystore_core::effect::{Hint, SavedState};
 use keystore_core::id::{Actor, Generation, Lineage, NodeId, Nonce};
 use keystore_core::layout::Layout;
+use keystore_core::paxos::Votes;
 use keystore_core::peers::PeerIdentities;
 use keystore_core::stamp::Stamp;
+use keystore_core::transfer::Merges;
+use keystore_proto::succession::{merges_from_wire, merges_to_wire, votes_from_wire, votes_to_wire};
 use keystore_proto::v1;
 use prost::Message as _;
 
@@ -36,6 +39,8 @@ pub struct Found {
     /// The accepted layout, and whether all members have accepted it.
     pub membership: Option<(Layout, bool)>,
     pub peers: PeerIdentities,
+    pub votes: Votes,
+    pub merges: Merges,
     /// What the node keeps for others.
     pub hints: Vec<Hint>,
     /// No stored record has a stamp above this one; `None` if nobody knows.
@@ -166,6 +171,24 @@ pub(super) fn decode_peers(payload: &[u8]) -> Result<PeerIdentities, StateError>
     Ok(peers)
 }
 
+pub(super) fn encode_votes(votes: &Votes) -> Vec<u8> {
+    votes_to_wire(votes).encode_to_vec()
+}
+
+pub(super) fn decode_votes(payload: &[u8]) -> Result<Votes, StateError> {
+    let message = v1::PaxosVotes::decode(payload).map_err(|_| StateError::Content("it cannot be parsed"))?;
+    votes_from_wire(message).map_err(|_| StateError::Content("it breaks a rule"))
+}
+
+pub(super) fn encode_merges(merges: &Merges) -> Vec<u8> {
+    merges_to_wire(merges).encode_to_vec()
+}
+
+pub(super) fn decode_merges(payload: &[u8]) -> Result<Merges, StateError> {
+    let message = v1::Merges::decode(payload).map_err(|_| StateError::Content("it cannot be parsed"))?;
+    merges_from_wire(message).map_err(|_| StateError::Content("it breaks a rule"))
+}
+
 pub(super) fn encode_position(position: Position) -> Vec<u8> {
     let Position { segment, offset, sequence, chain } = position;
     let mut out = Vec::with_capacity(28);
@@ -194,5 +217,7 @@ pub(super) fn encode_saved(state: &SavedState) -> (Kind, Vec<u8>) {
             (Kind::Generation, encode_generation(*generation, *trusted_since, lineage))
         }
         SavedState::SetAside => (Kind::SetAside, Vec::new()),
+        SavedState::Votes(votes) => (Kind::Votes, encode_votes(votes)),
+        SavedState::Merges(merges) => (Kind::Merges, encode_merges(merges)),
     }
 }

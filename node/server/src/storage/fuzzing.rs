@@ -8,8 +8,9 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::found::{
-    decode_generation, decode_identity, decode_membership, decode_number, decode_peers, decode_position,
-    encode_generation, encode_identity, encode_membership, encode_number, encode_peers, encode_position,
+    decode_generation, decode_identity, decode_membership, decode_merges, decode_number, decode_peers,
+    decode_position, decode_votes, encode_generation, encode_identity, encode_membership, encode_merges,
+    encode_number, encode_peers, encode_position, encode_votes,
 };
 use super::state::{Kind, StateError};
 use super::{log, snapshot, state};
@@ -94,6 +95,14 @@ fn reread(kind: Kind, payload: &[u8]) -> Result<(), StateError> {
             super::found::decode_engine(payload)?;
         }
         Kind::SetAside => {}
+        Kind::Votes => {
+            let votes = decode_votes(payload)?;
+            assert_eq!(decode_votes(&encode_votes(&votes))?, votes);
+        }
+        Kind::Merges => {
+            let merges = decode_merges(payload)?;
+            assert_eq!(decode_merges(&encode_merges(&merges))?, merges);
+        }
     }
     Ok(())
 }

@@ -25,10 +25,12 @@ pub(super) enum Kind {
     Checkpoint,
     Engine,
     SetAside,
+    Votes,
+    Merges,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Identity,
         Self::Generation,
         Self::StampCeiling,
@@ -37,6 +39,8 @@ impl Kind {
         Self::Checkpoint,
         Self::Engine,
         Self::SetAside,
+        Self::Votes,
+        Self::Merges,
     ];
 
     pub(super) fn file_name(self) -> &'static str {
@@ -49,6 +53,8 @@ impl Kind {
             Self::Checkpoint => "checkpoint",
             Self::Engine => "storage-engine",
             Self::SetAside => "set-aside",
+            Self::Votes => "votes",
+            Self::Merges => "merges",
         }
     }
 
@@ -62,6 +68,8 @@ impl Kind {
             Self::Checkpoint => 6,
             Self::Engine => 7,
             Self::SetAside => 8,
+            Self::Votes => 9,
+            Self::Merges => 10,
         }
     }
 
@@ -75,7 +83,9 @@ impl Kind {
             | Self::Peers
             | Self::Checkpoint
             | Self::Engine
-            | Self::SetAside => 1,
+            | Self::SetAside
+            | Self::Votes
+            | Self::Merges => 1,
         }
     }
 }

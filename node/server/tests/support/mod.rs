@@ -98,6 +98,7 @@ impl Cluster {
                 name: status.name,
                 zone: String::new(),
                 weight: 1,
+                is_lost: false,
             });
         }
         let layout = Layout::first(FirstLayout {

@@ -52,7 +52,14 @@ fn refused_with(engine: EngineKind, directory: &Path, part_of_sentence: &str) ->
 }
 
 fn layout(node: NodeId, actor: Actor) -> Layout {
-    let member = |node, actor| Member { node, actor, name: "n".into(), zone: String::new(), weight: 1 };
+    let member = |node, actor| Member {
+        node,
+        actor,
+        name: "n".into(),
+        zone: String::new(),
+        weight: 1,
+        is_lost: false,
+    };
     Layout::first(FirstLayout {
         cluster: ClusterId([1; 16]),
         incarnation: Incarnation { number: 1, id: 2 },

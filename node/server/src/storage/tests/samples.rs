@@ -34,6 +34,7 @@ fn layout() -> Layout {
         name: format!("demo-{n}"),
         zone: "a".into(),
         weight: 1,
+        is_lost: false,
     };
     Layout::first(FirstLayout {
         cluster: ClusterId([9; 16]),

@@ -1,0 +1,125 @@
+//! Leaves nothing of some partitions: what a node holds of them is from before it became a replica of them, and must
+//! neither count nor come up again.
+//!
+//! Page by page, each record's end goes through the log like a write. Nothing of these partitions is being written while
+//! this goes on, so that an empty partition stays empty.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use crate::context::EffectIds;
+use crate::effect::{Commit, CommitId, Effect, Entry, LoadId, NoPage, NotCommitted};
+use crate::message::{Page, ScanRange};
+use crate::partition::{Partition, RecordKey};
+use crate::quorum::Durability;
+
+/// How many records are cleared at a time.
+const PAGE_RECORDS: u32 = 512;
+/// How long nothing is tried again after the disk has refused.
+const PAUSE_MS: u64 = 500;
+
+#[derive(Debug)]
+pub(crate) struct Clearing {
+    partitions: VecDeque<Partition>,
+    /// The page that is being read.
+    load: Option<LoadId>,
+    /// What is being written.
+    commits: BTreeSet<CommitId>,
+    /// Nothing is tried before this moment.
+    from_ms: u64,
+    cleared: u64,
+}
+
+impl Clearing {
+    pub(crate) fn new(partitions: impl IntoIterator<Item = Partition>) -> Self {
+        Self {
+            partitions: partitions.into_iter().collect(),
+            load: None,
+            commits: BTreeSet::new(),
+            from_ms: 0,
+            cleared: 0,
+        }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.partitions.is_empty()
+    }
+
+    pub(crate) fn cleared(&self) -> u64 {
+        self.cleared
+    }
+
+    /// When there is something to do that nothing else wakes up for.
+    pub(crate) fn next_wakeup_ms(&self) -> Option<u64> {
+        (!self.is_done() && self.load.is_none() && self.commits.is_empty()).then_some(self.from_ms)
+    }
+
+    /// Goes on, if it waits for nothing.
+    pub(crate) fn go_on(&mut self, now_ms: u64, ids: &mut EffectIds, effects: &mut Vec<Effect>) {
+        let Some(partition) = self.partitions.front().copied() else { return };
+        if self.load.is_some() || !self.commits.is_empty() || now_ms < self.from_ms {
+            return;
+        }
+        let load = ids.next_load();
+        self.load = Some(load);
+        let range = ScanRange { partition, prefix: Bytes::new(), after: None, limit: PAGE_RECORDS };
+        effects.push(Effect::Scan { load, range });
+    }
+
+    /// True if the page is one of ours.
+    pub(crate) fn scanned(
+        &mut self,
+        load: LoadId,
+        page: &Result<Page, NoPage>,
+        (now_ms, ids): (u64, &mut EffectIds),
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        if self.load != Some(load) {
+            return false;
+        }
+        self.load = None;
+        match page {
+            Ok(page) if page.entries.is_empty() => {
+                self.partitions.pop_front();
+            }
+            Ok(page) => {
+                let keys: Vec<_> = page.entries.iter().map(|(key, _)| key).collect();
+                self.end(&keys, ids, effects);
+            }
+            Err(NoPage::Damaged(key)) => self.end(&[key], ids, effects),
+            // Nobody knows what is in there: the layout waits.
+            Err(NoPage::Unreadable) => self.from_ms = now_ms + PAUSE_MS,
+        }
+        self.go_on(now_ms, ids, effects);
+        true
+    }
+
+    fn end(&mut self, keys: &[&RecordKey], ids: &mut EffectIds, effects: &mut Vec<Effect>) {
+        for key in keys {
+            let id = ids.next_commit();
+            self.commits.insert(id);
+            self.cleared += 1;
+            let entry = Entry::Replace { key: (*key).clone(), record: None };
+            effects.push(Effect::Commit(Commit { id, entry, durability: Durability::Synced }));
+        }
+    }
+
+    /// True if the commit is one of ours.
+    pub(crate) fn committed(
+        &mut self,
+        commit: CommitId,
+        outcome: Result<Durability, NotCommitted>,
+        (now_ms, ids): (u64, &mut EffectIds),
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        if !self.commits.remove(&commit) {
+            return false;
+        }
+        if outcome.is_err() {
+            self.from_ms = now_ms + PAUSE_MS;
+        }
+        self.go_on(now_ms, ids, effects);
+        true
+    }
+}

@@ -1,0 +1,309 @@
+//! How a node takes up the layouts that follow the first: each is fenced on disk before anything counts under it.
+//!
+//! A decided layout comes from whoever has it. First this node clears what it holds from before it became a replica of
+//! some partition; then the layout is made durable; then all that was under way begins from nothing under it. What
+//! others send under a layout that is not in force here yet waits, what they send under an earlier one is refused.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{Node, PendingSave};
+use crate::clearing::Clearing;
+use crate::effect::{Alarm, CommitId, Effect, LinkId, LoadId, NoPage, NotCommitted, Now, SavedState};
+use crate::id::{Epoch, NodeId};
+use crate::init::Membership;
+use crate::layout::Layout;
+use crate::message::{Header, Message, Page, Refusal};
+use crate::mutant::{Mutant, is_on};
+use crate::quorum::Durability;
+use crate::succession::{Standing, Step, check_gate};
+
+/// How many messages wait for a layout to be taken up; requests beyond are refused.
+const AHEAD_MAX: usize = 65_536;
+/// How often a node looks at what it has to say of itself while data moves.
+const STANDING_EVERY_MS: u64 = 200;
+
+/// A layout on its way into force.
+#[derive(Debug)]
+pub(super) struct Changing {
+    layout: Layout,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Until nothing is being written any more; then this is cleared.
+    Settling(Clearing),
+    Clearing(Clearing),
+    Saving,
+}
+
+impl Changing {
+    pub(super) fn next_wakeup_ms(&self) -> Option<u64> {
+        match &self.stage {
+            Stage::Clearing(clearing) => clearing.next_wakeup_ms(),
+            Stage::Settling(_) | Stage::Saving => None,
+        }
+    }
+}
+
+/// What others have sent under later layouts than ours, in the order of each link.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    frames: VecDeque<(LinkId, Header, Vec<Message>)>,
+    messages: usize,
+}
+
+impl Ahead {
+    pub(super) fn forget(&mut self, closed: LinkId) {
+        self.frames.retain(|(link, ..)| *link != closed);
+        self.messages = self.frames.iter().map(|(.., messages)| messages.len()).sum();
+    }
+}
+
+impl Node {
+    /// The epoch of the layout that this node has accepted; 0 without one.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.membership.layout().map_or(Epoch(0), |layout| layout.epoch)
+    }
+
+    /// Handles the messages of a frame that was admitted, as far as they are of our epoch.
+    pub(super) fn sort_out(
+        &mut self,
+        (link, header): (LinkId, Header),
+        messages: Vec<Message>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (of_layouts, others): (Vec<_>, Vec<_>) = messages.into_iter().partition(Message::is_of_layouts);
+        for message in of_layouts {
+            self.message(header.from, message, now, effects);
+        }
+        if others.is_empty() {
+            return;
+        }
+        if header.epoch > self.epoch() && self.ahead.messages + others.len() <= AHEAD_MAX {
+            self.counters.frames_ahead += 1;
+            self.ahead.messages += others.len();
+            return self.ahead.frames.push_back((link, header, others));
+        }
+        let is_of_now = header.epoch == self.epoch()
+            || header.epoch < self.epoch() && is_on(Mutant::EarlierEpochsAreServed);
+        for message in others {
+            if is_of_now {
+                self.message(header.from, message, now, effects);
+            } else if let Some(answer) = message.refused(Refusal::StaleEpoch) {
+                self.counters.stale_requests += 1;
+                self.messages.push_back((header.from, answer));
+            }
+        }
+    }
+
+    /// What is asked of a replica that is about to take up a layout, and first to leave nothing of some partitions.
+    pub(super) fn is_about_to_change(&self, message: &Message) -> bool {
+        let is_request = matches!(
+            message,
+            Message::Write(_) | Message::Mint(_) | Message::Read { .. } | Message::Scan { .. }
+        );
+        is_request && self.is_clearing()
+    }
+
+    pub(super) fn is_clearing(&self) -> bool {
+        let is_clearing =
+            |changing: &Changing| matches!(changing.stage, Stage::Settling(_) | Stage::Clearing(_));
+        self.changing.as_ref().is_some_and(is_clearing)
+    }
+
+    /// A link is up: the other side is told what it may not know.
+    pub(super) fn greet_with_layout(&mut self, peer: NodeId, their_epoch: Epoch) {
+        let Some(layout) = self.membership.serving() else { return };
+        if their_epoch < layout.epoch {
+            self.messages.push_back((peer, Message::Layout(Box::new(layout.clone()))));
+        }
+        if layout.epoch > Epoch(1) {
+            let standing = self.standing();
+            self.messages.push_back((peer, Message::Standing(standing)));
+        }
+    }
+
+    /// Somebody has a decided layout.
+    pub(super) fn learn(&mut self, layout: Layout, now: Now, effects: &mut Vec<Effect>) {
+        let is_news = match self.membership.layout() {
+            Some(ours) => {
+                (ours.cluster, ours.incarnation) == (layout.cluster, layout.incarnation)
+                    && layout.epoch > self.epoch()
+            }
+            // Whoever belongs to no cluster joins the first that names it, under its actor.
+            None => layout.member(self.me).is_some_and(|member| member.actor == self.actor),
+        };
+        let is_newest = self.changing.as_ref().is_none_or(|changing| changing.layout.epoch < layout.epoch);
+        if !is_news || !is_newest || self.accepting.is_some() {
+            return;
+        }
+        let ours = layout.member(self.me).filter(|member| member.actor == self.actor && !member.is_lost);
+        if ours.is_none() {
+            return self.set_aside(Alarm::Departed { epoch: layout.epoch }, effects);
+        }
+        // One that is being saved is: the next comes when that is in force, from those who hear that it is.
+        if self.changing.as_ref().is_some_and(|changing| matches!(changing.stage, Stage::Saving)) {
+            return;
+        }
+        let acknowledged = self.epoch();
+        let is_older = |partition: &_| {
+            let since = layout.since(*partition, self.me);
+            since.is_some_and(|since| since > acknowledged) && !is_on(Mutant::RecordsOutliveMembership)
+        };
+        // A node without a layout has never been sent anything.
+        let partitions: Vec<_> = match self.membership.layout() {
+            Some(_) => layout.partitions.all().filter(is_older).collect(),
+            None => Vec::new(),
+        };
+        self.changing = Some(Changing { layout, stage: Stage::Settling(Clearing::new(partitions)) });
+        self.serve(now, effects, |node, context| node.replica.doubts.stop_asking(context));
+    }
+
+    /// Takes the next step towards the layout that is on its way.
+    pub(super) fn go_on_changing(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let Some(Changing { layout, mut stage }) = self.changing.take() else { return };
+        if let Stage::Settling(clearing) = stage {
+            let has_settled = clearing.is_done() || self.replica.has_settled();
+            stage = if has_settled { Stage::Clearing(clearing) } else { Stage::Settling(clearing) };
+        }
+        if let Stage::Clearing(clearing) = &mut stage {
+            clearing.go_on(now.mono_ms, &mut self.effect_ids, effects);
+            if clearing.is_done() {
+                self.counters.records_cleared += clearing.cleared();
+                let state = SavedState::Layout { layout: layout.clone(), decided: true };
+                self.save(PendingSave::Layout, state, effects);
+                stage = Stage::Saving;
+            }
+        }
+        let is_early = matches!(stage, Stage::Saving) && is_on(Mutant::FencedBeforeItIsSaved);
+        self.changing = Some(Changing { layout, stage });
+        if is_early {
+            self.take_up(now, effects);
+        }
+    }
+
+    /// True if the page was read to be cleared.
+    pub(super) fn cleared_page(
+        &mut self,
+        load: LoadId,
+        page: &Result<Page, NoPage>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(Changing { stage: Stage::Clearing(clearing), .. }) = &mut self.changing else {
+            return false;
+        };
+        clearing.scanned(load, page, (now.mono_ms, &mut self.effect_ids), effects)
+    }
+
+    /// True if the commit has cleared something.
+    pub(super) fn cleared(
+        &mut self,
+        commit: CommitId,
+        outcome: Result<Durability, NotCommitted>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(Changing { stage: Stage::Clearing(clearing), .. }) = &mut self.changing else {
+            return false;
+        };
+        clearing.committed(commit, outcome, (now.mono_ms, &mut self.effect_ids), effects)
+    }
+
+    /// The layout is on disk: from now on it is the one in force here.
+    pub(super) fn take_up(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let Some(Changing { layout, .. }) = self.changing.take() else { return };
+        let epoch = layout.epoch;
+        self.counters.epochs_taken_up += 1;
+        self.membership = Membership::decided(layout);
+        // Before anything that is sent under it, on each link.
+        let peers: Vec<_> = self.peers.connected().map(|(peer, _)| peer).collect();
+        for peer in peers {
+            let known = self.evidence.get(&peer).map_or(Epoch(0), |standing| standing.fence);
+            self.greet_with_layout(peer, known);
+        }
+        self.told_standing = (self.standing(), now.mono_ms + STANDING_EVERY_MS);
+        self.serve(now, effects, |node, context| {
+            node.replica.begin_epoch();
+            node.replica.doubts.begin_epoch(context);
+            node.hints.begin_epoch();
+            node.transfer.begin(context);
+            node.coordinator.reissue(context);
+        });
+        self.deliver(now, effects);
+        self.concluded(effects);
+        for (link, header, messages) in std::mem::take(&mut self.ahead).frames {
+            if header.epoch > epoch {
+                self.ahead.messages += messages.len();
+                self.ahead.frames.push_back((link, header, messages));
+            } else {
+                self.sort_out((link, header), messages, now, effects);
+            }
+        }
+    }
+
+    /// What this node has to say of itself.
+    pub(super) fn standing(&self) -> Standing {
+        let Some(layout) = self.membership.serving() else { return Standing::default() };
+        let mut whole = self.transfer.merged(layout, self.me);
+        whole.retain(|partition| !self.replica.doubts.concern(*partition, layout.partitions));
+        Standing { fence: layout.epoch, phase: layout.phase_since, whole }
+    }
+
+    /// A member has said something of itself. One that is behind has missed a layout.
+    pub(super) fn note_standing(&mut self, from: NodeId, standing: Standing) {
+        let fence = standing.fence;
+        self.evidence.insert(from, standing);
+        if let Some(layout) = self.membership.serving().filter(|layout| layout.epoch > fence) {
+            self.messages.push_back((from, Message::Layout(Box::new(layout.clone()))));
+        }
+    }
+
+    /// Takes over what others hold, and tells how far that is.
+    pub(super) fn go_on_moving(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if !self.membership.serving().is_some_and(Layout::is_joint) {
+            return;
+        }
+        let mut state = None;
+        self.serve(now, effects, |node, context| {
+            state = node.transfer.tend(|| node.coordinator.next_number(), context);
+        });
+        if let Some(state) = state {
+            self.save(PendingSave::Merges, state, effects);
+        }
+        let (told, at_ms) = &self.told_standing;
+        if *at_ms > now.mono_ms {
+            return;
+        }
+        let standing = self.standing();
+        if standing != *told {
+            let peers = self.peers.connected().map(|(peer, _)| (peer, Message::Standing(standing.clone())));
+            self.messages.extend(peers);
+        }
+        self.told_standing = (standing, now.mono_ms + STANDING_EVERY_MS);
+    }
+
+    /// What is known of the members, ourselves included.
+    pub(super) fn known_standings(&self) -> crate::succession::Evidence {
+        let mut evidence = self.evidence.clone();
+        evidence.insert(self.me, self.standing());
+        evidence
+    }
+
+    pub(super) fn fences(&self) -> BTreeMap<NodeId, Epoch> {
+        let Some(layout) = self.membership.serving() else { return BTreeMap::new() };
+        let ours = (self.me, layout.epoch);
+        let heard = self.evidence.iter().map(|(node, standing)| (*node, standing.fence));
+        // The first layout was accepted by all before it was in force.
+        let first =
+            layout.members.iter().map(|member| (member.node, Epoch(1))).filter(|_| layout.epoch == Epoch(1));
+        first.chain(heard).chain([ours]).filter(|(node, _)| layout.member(*node).is_some()).collect()
+    }
+
+    pub(super) fn move_waits_for(&self) -> Option<String> {
+        let layout = self.membership.serving().filter(|layout| layout.is_joint())?;
+        check_gate(layout, Step::Finish, &self.known_standings()).err().map(|error| error.to_string())
+    }
+}

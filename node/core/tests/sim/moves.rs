@@ -1,0 +1,372 @@
+//! Who the members are changes while everything else happens: nodes join, leave and are given up, moves of data begin,
+//! end and are aborted. What may follow what, and when, is looked up in the simulated disks.
+
+use std::collections::BTreeSet;
+
+use keystore_core::effect::{Answer, Event};
+use keystore_core::id::{Actor, Epoch, NodeId};
+use keystore_core::layout::{Layout, Member, Phase};
+use keystore_core::message::{Header, Message};
+use keystore_core::partition::RecordKey;
+use keystore_core::paxos::Say;
+use keystore_core::quorum::Consistency;
+use keystore_core::ring::Ring;
+use keystore_core::stamp::Stamp;
+use keystore_core::succession::{Change, Step, check_step};
+
+use crate::coverage::Path;
+use crate::disk::Disk;
+use crate::machine::{Machine, Standing};
+use crate::plan::Plan;
+use crate::violation::{Checker, Violation};
+use crate::world::{Pending, World};
+
+/// After everything has healed a move has ended within this time.
+pub(crate) const MOVED_WITHIN_MS: u64 = 60_000;
+
+impl Plan {
+    /// How many machines there are, members or not.
+    pub(crate) fn machines(&self) -> usize {
+        self.nodes + self.spares
+    }
+
+    pub(crate) fn moves(&self) -> bool {
+        self.move_every_ms > 0
+    }
+}
+
+impl World {
+    pub(crate) fn let_the_steward_in(&mut self) {
+        if self.plan.moves() {
+            self.target = (0..self.plan.nodes).collect();
+            self.look_after_later();
+        }
+    }
+
+    fn look_after_later(&mut self) {
+        let every_ms = if self.is_healed { 100 } else { self.plan.move_every_ms };
+        let wait = self.rng.between(1, 2 * every_ms);
+        self.after(wait, Pending::Steward);
+    }
+
+    /// The machines that are members by the newest layout and can come back.
+    pub(crate) fn members(&self) -> Vec<usize> {
+        let is_member = |machine: &Machine| {
+            machine.standing != Standing::Gone
+                && !machine.is_stale
+                && self.layout.member(machine.id).is_some()
+        };
+        (0..self.plan.machines()).filter(|n| is_member(&self.machines[*n])).collect()
+    }
+
+    /// The layout that a machine goes by, or the newest one for a machine that goes by none.
+    pub(crate) fn layout_at(&self, n: usize) -> &Layout {
+        self.machines[n].node.as_ref().and_then(|node| node.layout()).unwrap_or(&self.layout)
+    }
+
+    /// Proposes one step, to one node.
+    pub(crate) fn steward_acts(&mut self) {
+        self.look_after_later();
+        let candidates: Vec<_> = self.members().into_iter().filter(|n| self.is_running(*n)).collect();
+        if candidates.is_empty() {
+            return;
+        }
+        let n = self.rng.pick(&candidates);
+        let layout = self.layout_at(n).clone();
+        let Some(change) = self.wish_for(&layout) else { return };
+        let Ok(next) = layout.next(&change) else { return };
+        self.note(format_args!("machine {n} is to propose {change:?} after epoch {}", layout.epoch));
+        let request = self.next_request();
+        self.proposals.insert(request, next.clone());
+        self.step(n, Event::Propose { request, expected: layout.epoch, layout: Box::new(next) });
+    }
+
+    fn wish_for(&mut self, layout: &Layout) -> Option<Change> {
+        let given_up: BTreeSet<NodeId> = self.given_up(layout).collect();
+        if !given_up.is_empty() && (self.is_healed || self.rng.chance(20)) {
+            return Some(Change::Lose(given_up));
+        }
+        if self.rng.chance(5) {
+            return Some(Change::Voters { away: self.away(layout) });
+        }
+        if layout.is_joint() {
+            let goes_back = if self.is_healed { 2 } else { 12 };
+            return Some(if self.rng.chance(goes_back) { Change::Abort } else { Change::Finish });
+        }
+        let is_empty = |member: &&Member| layout.rings().all(|ring| ring.owned(member.node) == 0);
+        let wanted = |member: &&Member| self.target.iter().any(|n| self.machines[*n].id == member.node);
+        let empty: BTreeSet<_> =
+            layout.members.iter().filter(is_empty).filter(|m| !wanted(m)).map(|m| m.node).collect();
+        if !empty.is_empty() && self.rng.chance(50) {
+            return Some(Change::Dismiss(empty));
+        }
+        if self.is_healed {
+            return None;
+        }
+        if self.rng.chance(30) {
+            self.choose_target();
+        }
+        let members: Vec<_> = self.target.iter().map(|n| self.member(*n, layout)).collect();
+        let strangers: Vec<_> =
+            members.iter().filter(|member| layout.member(member.node).is_none()).cloned().collect();
+        if !strangers.is_empty() && self.rng.chance(70) {
+            return Some(Change::Admit(strangers));
+        }
+        Some(Change::Move { members, replication_factor: self.plan.replication_factor })
+    }
+
+    /// Members that will never be back.
+    fn given_up<'a>(&'a self, layout: &'a Layout) -> impl Iterator<Item = NodeId> + 'a {
+        let is_gone = |node: NodeId| {
+            let machine = self.machines.iter().find(|machine| machine.id == node);
+            machine.is_some_and(|machine| machine.standing == Standing::Gone)
+        };
+        layout
+            .members
+            .iter()
+            .filter(|member| !member.is_lost)
+            .map(|m| m.node)
+            .filter(move |node| is_gone(*node))
+    }
+
+    fn away(&self, layout: &Layout) -> BTreeSet<NodeId> {
+        let away = self.machines.iter().filter(|machine| machine.standing != Standing::Running);
+        away.map(|machine| machine.id).filter(|node| layout.member(*node).is_some()).collect()
+    }
+
+    fn choose_target(&mut self) {
+        let mut left: Vec<_> = (0..self.plan.machines())
+            .filter(|n| self.machines[*n].standing != Standing::Gone && !self.hurt.contains(n))
+            .collect();
+        let most = left.len() as u64;
+        let least = self.plan.replication_factor as u64;
+        if most < least {
+            return;
+        }
+        let count = self.rng.between(least, most) as usize;
+        while left.len() > count {
+            let at = self.rng.index(left.len());
+            left.remove(at);
+        }
+        self.target = left.into_iter().collect();
+    }
+
+    fn member(&self, n: usize, layout: &Layout) -> Member {
+        let machine = &self.machines[n];
+        layout.member(machine.id).cloned().unwrap_or(Member {
+            node: machine.id,
+            actor: machine.actor,
+            name: format!("node-{n}"),
+            zone: String::new(),
+            weight: 1,
+            is_lost: false,
+        })
+    }
+
+    pub(crate) fn note_proposal(&mut self, n: usize, proposed: &Layout, answer: &Answer) {
+        self.note(format_args!(
+            "machine {n}: the proposal of epoch {} ends: {}",
+            proposed.epoch,
+            brief(answer)
+        ));
+        match answer {
+            Answer::Decided(layout) if **layout == *proposed => {}
+            Answer::Decided(_) => self.coverage.count(Path::AnotherWasDecided),
+            _ => self.coverage.count(Path::ProposalFailed),
+        }
+    }
+
+    /// A node is about to take up a layout.
+    pub(crate) fn check_layout(&mut self, n: usize, layout: &Layout, is_decided: bool) {
+        let before = self.machines[n].disk.state.membership.clone();
+        if let Some((before, _)) = &before
+            && (before.epoch > layout.epoch
+                || before.epoch == layout.epoch && before.digest() != layout.digest())
+        {
+            let what = format!("machine {n} takes up {layout:?} after {before:?}");
+            let checker = match layout.epoch == Epoch(1) {
+                true => Checker::ServingMeansAllAccepted,
+                false => Checker::OneLayoutAnEpoch,
+            };
+            self.violate(Violation::of_the_world(checker, what));
+        }
+        if !is_decided {
+            return;
+        }
+        let first = self.layouts.entry(layout.epoch).or_insert_with(|| layout.clone());
+        if first.digest() != layout.digest() {
+            let what = format!("machine {n} takes up {layout:?}, and another one has taken up {first:?}");
+            return self.violate(Violation::of_the_world(Checker::OneLayoutAnEpoch, what));
+        }
+        let acknowledged = before.map_or(Epoch(0), |(before, _)| before.epoch);
+        self.check_emptiness(n, layout, acknowledged);
+        if layout.epoch <= self.layout.epoch {
+            return;
+        }
+        if let Some(before) = self.layouts.get(&Epoch(layout.epoch.0 - 1)).cloned() {
+            self.check_followed(&before, layout);
+        }
+        self.layout = layout.clone();
+    }
+
+    /// Rule 15: what a node holds of a partition is from when it has been a replica of it without a break.
+    fn check_emptiness(&mut self, n: usize, layout: &Layout, acknowledged: Epoch) {
+        let machine = &self.machines[n];
+        let is_leftover = |key: &&RecordKey| {
+            let since = layout.since(key.partition(layout.partitions), machine.id);
+            since.is_some_and(|since| since > acknowledged)
+        };
+        let leftover = machine.disk.keys().find(is_leftover).cloned();
+        if let Some(key) = leftover {
+            let what =
+                format!("machine {n} becomes a replica of {key:?} in epoch {} and holds it", layout.epoch);
+            self.violate(Violation::new(Checker::MembersBeginEmpty, &key, what));
+        }
+    }
+
+    /// Rules 21 and 22, by what is on the disks. (A layout may have been decided a while ago: what was so then is so.)
+    fn check_followed(&mut self, before: &Layout, layout: &Layout) {
+        let Ok(step) = check_step(before, layout) else {
+            let what = format!("{layout:?} is decided after {before:?}");
+            return self.violate(Violation::of_the_world(Checker::OneLayoutAnEpoch, what));
+        };
+        let lost =
+            layout.members.iter().filter(|member| member.is_lost && !before.is_lost(member.node)).count();
+        match step {
+            Step::Begin => self.coverage.count(Path::MoveBegun),
+            Step::Finish => self.coverage.count(Path::MoveFinished),
+            Step::Abort => self.coverage.count(Path::MoveAborted),
+            Step::Same if lost > 0 => self.coverage.count(Path::MemberLost),
+            Step::Same if layout.departed.len() > before.departed.len() => {
+                self.coverage.count(Path::MemberDismissed);
+            }
+            Step::Same => {}
+        }
+        if matches!(step, Step::Begin | Step::Finish) {
+            self.check_fences(before);
+        }
+        if let (Step::Finish, Phase::Stable(ring)) = (step, &layout.phase) {
+            self.check_kept(ring);
+        }
+    }
+
+    fn check_fences(&mut self, before: &Layout) {
+        let has_fenced = |node: NodeId| {
+            let machine = self.machines.iter().find(|machine| machine.id == node && !machine.is_stale);
+            let state = machine.and_then(|machine| machine.disk.state.membership.as_ref());
+            state.is_some_and(|(layout, decided)| *decided && layout.epoch >= before.phase_since)
+        };
+        for (partition, replicas) in before.source_ring().iter() {
+            let fenced = replicas.iter().filter(|replica| has_fenced(replica.node)).count();
+            let quorum = Consistency::Quorum.needed(replicas.len());
+            if before.phase_since > Epoch(1) && fenced + quorum <= replicas.len() {
+                let what = format!("{partition} had {fenced} fences of epoch {}", before.phase_since);
+                return self.violate(Violation::of_the_world(Checker::MovesWaitForFences, what));
+            }
+        }
+    }
+
+    /// What was promised is held by a quorum of the ring that stands alone from now on.
+    fn check_kept(&mut self, ring: &Ring) {
+        let lost = |key: &RecordKey, floor: Stamp| {
+            let replicas = ring.replicas(key.partition(self.layout.partitions));
+            let holds = |node: NodeId| {
+                let machine = self.machines.iter().find(|machine| machine.id == node && !machine.is_stale);
+                machine
+                    .is_some_and(|machine| machine.disk.ever_synced(key).any(|stored| stored.stamp >= floor))
+            };
+            let holders = replicas.iter().filter(|replica| holds(replica.node)).count();
+            holders < Consistency::Quorum.needed(replicas.len())
+        };
+        let missing = self.floors.iter().find(|(key, floor)| lost(key, **floor));
+        if let Some((key, floor)) = missing.map(|(key, floor)| (key.clone(), *floor)) {
+            let what = format!(
+                "{floor:?} was promised, and too few of {:?} have it",
+                ring.replicas(key.partition(self.layout.partitions))
+            );
+            self.violate(Violation::new(Checker::MovesKeepWhatWasPromised, &key, what));
+        }
+    }
+
+    /// A node has learnt that it is no member any more.
+    pub(crate) fn check_departure(&mut self, n: usize) {
+        let id = self.machines[n].id;
+        if self.layout.member(id).is_some_and(|member| !member.is_lost) {
+            let what = format!("machine {n} gives up its disk, and is a member");
+            self.violate(Violation::of_the_world(Checker::SetAsideHasAReason, what));
+        }
+        self.coverage.count(Path::Departed);
+        self.end_for_good(n);
+        if !self.machines[n].is_stale && n < self.plan.machines() {
+            let wait = self.rng.between(10, 500);
+            self.after(wait, Pending::Rejoin { machine: n });
+        }
+    }
+
+    /// The machine starts with an empty disk, as a new node.
+    pub(crate) fn rejoin(&mut self, n: usize) {
+        let before = &self.machines[n];
+        let mut id = before.id;
+        id.0[0] = id.0[0].wrapping_add(16);
+        let actor = Actor(before.actor.0 + 1_000);
+        let mut machine = Machine::new(n, before.clock_ms);
+        machine.life = before.life + 1;
+        (machine.id, machine.actor) = (id, actor);
+        machine.disk.lies = self.plan.disks_lie;
+        self.machines[n] = machine;
+        self.hurt.remove(&n);
+        self.note(format_args!("machine {n} is {id} from now on"));
+        self.start(n);
+    }
+
+    /// What is said about layouts is on the disk of whoever says it.
+    pub(crate) fn check_said_of_layouts(&mut self, n: usize, header: &Header, message: &Message) {
+        let Disk { state, .. } = &self.machines[n].disk;
+        let fenced = state.membership.as_ref().map_or(Epoch(0), |(layout, _)| layout.epoch);
+        if header.epoch > fenced {
+            let what = format!("machine {n} speaks under epoch {}, and has {fenced} on disk", header.epoch);
+            return self.violate(Violation::of_the_world(Checker::FencesAreDurable, what));
+        }
+        let Message::Paxos { epoch, ballot, say } = message else { return };
+        let votes = &state.votes;
+        let is_kept = match **say {
+            Say::Promise { .. } => votes.promised >= *ballot,
+            Say::Accepted => votes.accepted.as_ref().is_some_and(|vote| vote.ballot >= *ballot),
+            _ => true,
+        };
+        if votes.epoch <= *epoch
+            && (votes.epoch < *epoch || !is_kept)
+            && !matches!(**say, Say::Prepare | Say::Accept { .. } | Say::Outbid { .. } | Say::Refused { .. })
+        {
+            let what = format!("machine {n} says {say:?} under {ballot:?}, and has {votes:?} on disk");
+            self.violate(Violation::of_the_world(Checker::VotesAreDurable, what));
+        }
+    }
+
+    /// An answer is of the epoch under which it was asked for.
+    pub(crate) fn check_epoch_of_answer(&mut self, n: usize, header: &Header, message: &Message) {
+        let call = match message {
+            Message::WriteAnswer { call, .. }
+            | Message::MintAnswer { call, .. }
+            | Message::ReadAnswer { call, .. }
+            | Message::ScanAnswer { call, .. } => *call,
+            _ => return,
+        };
+        if call.operation == 0 || message.refusal().is_some() {
+            return;
+        }
+        let asked = self.machines[n].asked_under.get(&(header.to, call)).copied();
+        if asked.is_some_and(|asked| asked != header.epoch) {
+            let what =
+                format!("machine {n} answers under epoch {} what was asked under {asked:?}", header.epoch);
+            self.violate(Violation::of_the_world(Checker::AnswersAreOfTheirEpoch, what));
+        }
+    }
+}
+
+fn brief(answer: &Answer) -> String {
+    match answer {
+        Answer::Decided(layout) => format!("epoch {} is decided", layout.epoch),
+        other => format!("{other:?}"),
+    }
+}
