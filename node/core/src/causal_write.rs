@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::causal::{Change, Context as CausalContext, Dot, OperationId};
 use crate::context::Context;
 use crate::effect::{Answer, Deadline, Failure, FailureReason, RequestId};
-use crate::id::NodeId;
+use crate::id::{Epoch, NodeId};
 use crate::layout::KeyspaceMode;
 use crate::message::{Call, Message, Mint, MintOutcome, Origin, Refusal, Write, WriteOutcome};
 use crate::mutant::{Mutant, is_on};
@@ -33,6 +33,8 @@ enum Reply {
     NotAsked,
     /// Asked for a dot.
     Minting,
+    /// It has given none, being about to take up another layout: that is waited for.
+    Changing,
     /// Asked to merge.
     Merging,
     Held(Durability),
@@ -73,6 +75,8 @@ pub(crate) struct CausalWrite {
     stamp: Option<Stamp>,
     /// It was sent under an earlier layout: it may have been applied, whatever is said under this one.
     was_reissued: bool,
+    /// The epoch in which a dot was asked for last.
+    asked_in: Epoch,
     replies: BTreeMap<NodeId, Reply>,
     minted: Option<(Record, Option<Dot>)>,
 }
@@ -104,6 +108,7 @@ impl CausalWrite {
             read,
             stamp: None,
             was_reissued: false,
+            asked_in: Epoch(0),
             replies: BTreeMap::new(),
             minted: None,
         }
@@ -186,8 +191,13 @@ impl CausalWrite {
         Ok(())
     }
 
-    /// Begins from nothing under another layout. A second dot would be the first one's sibling under the same operation,
-    /// which counts as one.
+    /// True while a replica may be giving it a dot.
+    pub(crate) fn is_minting(&self) -> bool {
+        self.replies.values().any(|reply| *reply == Reply::Minting)
+    }
+
+    /// Begins from nothing under another layout. Only a dot is waited for further, whatever the epoch in which it is
+    /// given: a second one would be a second sibling. It counts for nothing by itself.
     pub(crate) fn reissue(&mut self, sets: ReplicaSets, operation: u64, context: &mut Context<'_>) {
         self.sets = sets.clone();
         if let Some(read) = &mut self.read {
@@ -198,14 +208,13 @@ impl CausalWrite {
         }
         self.was_reissued = true;
         if !is_on(Mutant::OperationsOutliveTheirEpoch) {
-            self.replies.clear();
+            self.replies.retain(|_, reply| *reply == Reply::Minting);
         }
         for node in self.sets.nodes() {
             self.replies.entry(node).or_insert(Reply::NotAsked);
         }
-        match self.minted.as_ref().map(|(record, _)| record.clone()) {
-            Some(record) => self.spread(operation, &record, context),
-            None => drop(self.ask_for_dot(operation, context)),
+        if let Some((record, _)) = self.minted.clone() {
+            self.spread(operation, &record, context);
         }
     }
 
@@ -217,6 +226,7 @@ impl CausalWrite {
         let chosen = open.min_by_key(|node| (context.is_slow(*node), *node != context.me));
         let (Some(node), Some(stamp)) = (chosen, self.stamp) else { return false };
         self.replies.insert(node, Reply::Minting);
+        self.asked_in = context.layout.epoch;
         let change = Change {
             stamp,
             // Nobody else has this stamp, so a write whose client has named none is told from all others by it.
@@ -243,9 +253,17 @@ impl CausalWrite {
         }
         let Some(reply @ (Reply::Minting | Reply::Lost)) = self.replies.get_mut(&from) else { return };
         match outcome {
+            // Nothing was applied, and under the next layout it may be.
+            MintOutcome::Refused(Refusal::StaleEpoch) => {
+                let is_of_now = self.asked_in == context.layout.epoch;
+                *reply = if is_of_now { Reply::Changing } else { Reply::NotAsked };
+            }
             MintOutcome::Refused(refusal) => *reply = Reply::Refused(refusal),
             MintOutcome::Minted { record, dot } => {
-                *reply = Reply::Held(Durability::Synced);
+                *reply = match self.was_reissued && !is_on(Mutant::OperationsOutliveTheirEpoch) {
+                    true => Reply::NotAsked,
+                    false => Reply::Held(Durability::Synced),
+                };
                 self.minted = Some((record.clone(), dot));
                 self.spread(call.operation, &record, context);
             }
@@ -317,7 +335,7 @@ impl CausalWrite {
     }
 
     fn judge_unminted(&mut self, operation: u64, context: &mut Context<'_>) -> Verdict {
-        if self.replies.values().any(|reply| *reply == Reply::Minting) {
+        if self.replies.values().any(|reply| matches!(reply, Reply::Minting | Reply::Changing)) {
             return Verdict::Wait;
         }
         if self.replies.values().any(|reply| *reply == Reply::Lost) {

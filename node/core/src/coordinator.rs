@@ -215,7 +215,7 @@ impl Coordinator {
     }
 
     /// Another layout is in force: all that is under way begins from nothing under it, by other numbers, so that no answer
-    /// to what was asked before belongs to it. What was answered is settled: who has not said that it holds a write may
+    /// to what was asked before belongs to it (but a dot that a replica may be giving a write). What was answered is settled: who has not said that it holds a write may
     /// have missed it.
     pub(crate) fn reissue(&mut self, context: &mut Context<'_>) {
         for number in self.answered.iter().copied().collect::<Vec<_>>() {
@@ -223,7 +223,11 @@ impl Coordinator {
         }
         self.speculations.clear();
         for (old, mut operation) in std::mem::take(&mut self.operations) {
-            let number = match is_on(Mutant::OperationsOutliveTheirEpoch) {
+            let keeps_its_number = match &operation {
+                UnderWay::Causal(write) => write.is_minting(),
+                UnderWay::Write(_) | UnderWay::Read(_) | UnderWay::Scan(_) => false,
+            };
+            let number = match keeps_its_number || is_on(Mutant::OperationsOutliveTheirEpoch) {
                 true => old,
                 false => self.next_number(),
             };

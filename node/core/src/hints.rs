@@ -64,6 +64,8 @@ pub(crate) struct HintStore {
     commits: BTreeMap<CommitId, Option<Number>>,
     /// Hints that wait for room in the log's queue.
     unwritten: BTreeSet<Number>,
+    /// Hints that the present layout has made needless, until the log has room for their ends.
+    needless: BTreeSet<Number>,
     wanted_by_repair: BTreeSet<Partition>,
 }
 
@@ -80,6 +82,7 @@ impl HintStore {
             calls: BTreeMap::new(),
             commits: BTreeMap::new(),
             unwritten: BTreeSet::new(),
+            needless: BTreeSet::new(),
             wanted_by_repair: BTreeSet::new(),
         };
         hints.sort_by_key(|hint| hint.since_ms);
@@ -96,7 +99,7 @@ impl HintStore {
         let first = |times: &BTreeSet<(u64, Number)>| times.first().map(|(time, _)| *time);
         // The log's answer comes by itself.
         let dropping = match self.kept.hints.first_key_value().filter(|_| self.may_commit()) {
-            Some(_) if self.kept.bytes > self.bytes_max => Some(0),
+            Some(_) if self.kept.bytes > self.bytes_max || !self.needless.is_empty() => Some(0),
             oldest => oldest.map(|(_, kept)| kept.expires_ms),
         };
         let linked = self.kept.targets.iter().filter(|(node, _)| peers.is_connected(**node));
@@ -171,8 +174,11 @@ impl HintStore {
     }
 
     /// Another layout is in force: what was on its way under the one before is handed over once more, whatever is said of
-    /// it. What is kept for nodes that no longer need it ends when its turn comes.
-    pub(crate) fn begin_epoch(&mut self) {
+    /// it, and what is kept for nodes that no longer need it, or of what is no longer ours, ends.
+    pub(crate) fn begin_epoch(&mut self, context: &Context<'_>) {
+        let is_needless = |kept: &Kept| !fits(kept.target, &kept.key, context);
+        let needless = self.kept.hints.iter().filter(|(_, kept)| is_needless(kept));
+        self.needless = needless.map(|(number, _)| *number).collect();
         for node in self.kept.targets.keys().copied().collect::<Vec<_>>() {
             self.recall(node);
         }
@@ -415,6 +421,11 @@ impl HintStore {
 
     /// Drops what has become too old, and the newest of what is too much (the bound was lowered before the start).
     fn drop_unwanted(&mut self, context: &mut Context<'_>) {
+        while self.may_commit()
+            && let Some(number) = self.needless.pop_first()
+        {
+            self.finish(number, context);
+        }
         while self.may_commit() {
             let oldest = self.kept.hints.first_key_value();
             let expired = oldest.filter(|(_, kept)| kept.expires_ms <= context.now.mono_ms);
@@ -475,10 +486,11 @@ impl HintStore {
     }
 }
 
-/// Only a replica keeps hints, and only for another one.
+/// Only a replica keeps hints, and only for another one that may come back.
 fn fits(target: NodeId, key: &RecordKey, context: &Context<'_>) -> bool {
     let partition = context.partition(key);
     target != context.me
         && context.layout.is_replica(partition, context.me)
         && context.layout.is_replica(partition, target)
+        && !context.layout.is_lost(target)
 }

@@ -378,26 +378,36 @@ const VOTERS: [usize; 4] = [7, 5, 3, 1];
 
 /// The voters of a first layout.
 pub fn first_voters(members: &[Member]) -> Vec<NodeId> {
-    choose_voters(members, &[], |_| true, |_| false)
+    choose_voters(members, &[], |_| Stake::Lasting, |_| false)
 }
 
-/// The voters among members: as many as those that are settled allow (they hold data before and after a move), over as
-/// many zones as there are. Where that leaves a choice: none that is away, then those that vote already, then by UUID.
+/// What a node has to do with the rings in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stake {
+    /// It holds data in each of them.
+    Lasting,
+    /// It holds data in one of them.
+    Passing,
+    Nothing,
+}
+
+/// The voters among members: as many as those that hold data allow, over as many zones as there are. Where that leaves a
+/// choice, first those with the more lasting stake, then those that are not away, then those that vote already.
 pub(crate) fn choose_voters(
     members: &[Member],
     present: &[NodeId],
-    is_settled: impl Fn(NodeId) -> bool,
+    stake: impl Fn(NodeId) -> Stake,
     is_away: impl Fn(NodeId) -> bool,
 ) -> Vec<NodeId> {
     let mut left: Vec<_> = members.iter().filter(|member| !member.is_lost).collect();
-    let settled = left.iter().filter(|member| is_settled(member.node)).count();
-    let count = VOTERS.into_iter().find(|count| *count <= settled).unwrap_or(1);
+    let holders = left.iter().filter(|member| stake(member.node) < Stake::Nothing).count();
+    let count = VOTERS.into_iter().find(|count| *count <= holders).unwrap_or(1);
     left.sort_by_key(|member| (!present.contains(&member.node), member.node));
     let mut chosen: Vec<&Member> = Vec::with_capacity(count);
     while chosen.len() < count {
         let in_zone = |zone: &str| chosen.iter().filter(|member| member.zone == zone).count();
         // One that does not stay, or is away, would have to be replaced soon, however well it lies.
-        let rank = |member: &Member| (!is_settled(member.node), is_away(member.node), in_zone(&member.zone));
+        let rank = |member: &Member| (stake(member.node), is_away(member.node), in_zone(&member.zone));
         let Some((next, _)) = left.iter().enumerate().min_by_key(|(at, member)| (rank(member), *at)) else {
             break;
         };

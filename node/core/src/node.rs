@@ -215,7 +215,10 @@ impl Node {
             draining: false,
             messages: VecDeque::new(),
         };
-        node.serve(now, &mut Vec::new(), |machines, context| machines.transfer.begin(context));
+        node.serve(now, &mut Vec::new(), |machines, context| {
+            machines.hints.begin_epoch(context);
+            machines.transfer.begin(context);
+        });
         node
     }
 
@@ -624,7 +627,8 @@ impl Machines<'_> {
 
     /// Returns what is news in an answer: nothing was concluded from it then, before that is taken in.
     fn handle(&mut self, from: NodeId, message: Message, context: &mut Context<'_>) -> Heard {
-        if message.refusal() == Some(Refusal::StaleEpoch) {
+        let is_about_a_dot = matches!(message, Message::MintAnswer { .. });
+        if message.refusal() == Some(Refusal::StaleEpoch) && !is_about_a_dot {
             // The layout that it is under is on its way here, and all begins anew with that.
             return Vec::new();
         }

@@ -1,15 +1,24 @@
-//! Placement: which nodes hold which partitions of a new ring.
+//! Placement: which nodes hold which partitions.
 //!
-//! Deterministic in the members alone. Never two replicas of a partition on one node; over `min(RF, zones)`
-//! zones; balanced by weight as far as the zones allow. Greedy: each partition takes the least loaded node of a
-//! zone that it does not use yet, and once every zone is used, of any. Moving a ring to other members is another
-//! computation and does not live here.
+//! [`place`] makes the first ring, deterministic in the members alone. Never two replicas of a partition on one node;
+//! over `min(RF, zones)` zones; balanced by weight as far as the zones allow. Greedy: each partition takes the least
+//! loaded node of a zone that it does not use yet, and once every zone is used, of any.
+//!
+//! [`rearrange()`] makes every later ring from the one before, exactly balanced and with the fewest moves.
+
+mod flow;
+mod share;
+mod rearrange;
 
 use std::cmp::Ordering;
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use crate::id::{Epoch, NodeId};
-use crate::partition::PartitionCount;
+use crate::partition::{Partition, PartitionCount};
 use crate::ring::{Replica, Ring};
+
+pub use rearrange::rearrange;
 
 /// A node as placement sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,15 +33,25 @@ struct Load<'a> {
     candidate: &'a Candidate,
     partitions: u64,
     first: u64,
+    /// For the partition that is being placed.
+    rank: u64,
 }
 
 impl Load<'_> {
-    /// Orders by the load that one more partition would make, in parts of the weight; ties go to the lower UUID.
+    /// Orders by the load that one more partition would make, in parts of the weight; ties go by rank.
     fn cmp(&self, other: &Self) -> Ordering {
         let ours = (self.partitions + 1) * u64::from(other.candidate.weight);
         let theirs = (other.partitions + 1) * u64::from(self.candidate.weight);
-        ours.cmp(&theirs).then_with(|| self.candidate.node.cmp(&other.candidate.node))
+        let rank = |load: &Self| (load.rank, load.candidate.node);
+        ours.cmp(&theirs).then_with(|| rank(self).cmp(&rank(other)))
     }
+}
+
+/// Where a node comes among those that are equally good for a partition: another order for each partition. So a node
+/// shares its partitions with many others, and all of them can take over when it leaves. Were they few, even the least
+/// that can be moved would be more than the node held.
+fn rank(partition: Partition, node: NodeId) -> u64 {
+    xxh3_64_with_seed(&node.0, partition.0.into())
 }
 
 /// Places all partitions on `candidates`, each on `replication_factor` nodes or on all where there are fewer.
@@ -43,26 +62,15 @@ pub fn place(
     since: Epoch,
 ) -> Ring {
     let mut loads: Vec<_> =
-        candidates.iter().map(|candidate| Load { candidate, partitions: 0, first: 0 }).collect();
+        candidates.iter().map(|candidate| Load { candidate, partitions: 0, first: 0, rank: 0 }).collect();
     loads.sort_by_key(|load| load.candidate.node);
-    let ring = partitions.all().map(|_| place_one(&mut loads, replication_factor, since)).collect();
-    Ring::new(ring)
-}
-
-/// Stand-in.
-pub fn rearrange(
-    current: &Ring,
-    candidates: &[Candidate],
-    partitions: PartitionCount,
-    replication_factor: usize,
-    since: Epoch,
-) -> Ring {
-    let fresh = place(candidates, partitions, replication_factor, since);
-    let kept = |partition, replica: &Replica| {
-        let before = current.replicas(partition).iter().find(|before| before.node == replica.node);
-        before.copied().unwrap_or(*replica)
+    let place = |partition| {
+        for load in &mut loads {
+            load.rank = rank(partition, load.candidate.node);
+        }
+        place_one(&mut loads, replication_factor, since)
     };
-    Ring::new(fresh.iter().map(|(p, replicas)| replicas.iter().map(|r| kept(p, r)).collect()).collect())
+    Ring::new(partitions.all().map(place).collect())
 }
 
 fn place_one(loads: &mut [Load<'_>], replication_factor: usize, since: Epoch) -> Vec<Replica> {
@@ -152,6 +160,21 @@ mod tests {
             assert_eq!(ring.owned(c.node), 128);
             let first = ring.iter().filter(|(_, replicas)| replicas[0].node == c.node).count();
             assert!((38..=48).contains(&first), "{first}");
+        }
+    }
+
+    #[test]
+    fn a_node_shares_its_partitions_with_all_others() {
+        let candidates = candidates(&[0; 9]);
+        let ring = place_on(&candidates, 3);
+        for c in &candidates {
+            let shared = ring.iter().filter(|(partition, _)| ring.is_replica(*partition, c.node));
+            let others: BTreeSet<_> = shared.flat_map(|(_, replicas)| replicas).map(|r| r.node).collect();
+            assert_eq!(others.len(), 9);
+            let rest: Vec<_> = candidates.iter().filter(|other| other.node != c.node).cloned().collect();
+            let left = rearrange(&ring, &rest, PartitionCount::new(256).unwrap(), 3, Epoch(2));
+            let new = left.iter().flat_map(|(_, replicas)| replicas).filter(|r| r.since == Epoch(2)).count();
+            assert_eq!(new, ring.owned(c.node));
         }
     }
 

@@ -109,24 +109,30 @@ impl Replica {
         self.loads.len() + self.joined_loads + self.commits.len()
     }
 
-    /// Another layout is in force: nobody waits for what was asked before. What is being committed ends, unheard.
-    pub(crate) fn begin_epoch(&mut self) {
+    /// Another layout is in force: nobody waits for what was asked before. What is being committed ends, unheard but for
+    /// the dots that were given.
+    pub(crate) fn begin_epoch(&mut self, context: &mut Context<'_>) {
         if is_on(Mutant::OperationsOutliveTheirEpoch) {
             return;
         }
         self.loads.clear();
-        let mut dropped = 0;
+        let mut dropped = Vec::new();
         self.keys.retain(|_, writes| match writes {
             KeyWrites::Loading(waiting) => {
-                dropped += waiting.iter().map(|(_, incoming)| incoming.bytes()).sum::<usize>();
+                dropped.append(waiting);
                 false
             }
             KeyWrites::Merging { .. } => true,
         });
-        self.bytes -= dropped;
+        for (from, incoming) in dropped {
+            self.bytes -= incoming.bytes();
+            if matches!(incoming, Incoming::Mint(_)) {
+                incoming.refuse(from, Refusal::StaleEpoch, context);
+            }
+        }
         self.joined_loads = 0;
         for commit in self.commits.values_mut() {
-            commit.answers.clear();
+            commit.answers.retain(|(.., holding)| matches!(holding, Holding::Minted { .. }));
         }
     }
 

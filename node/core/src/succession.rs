@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 use crate::id::{Epoch, NodeId};
-use crate::layout::{KeyspaceMode, Layout, LayoutError, Member, Phase, choose_voters};
+use crate::layout::{KeyspaceMode, Layout, LayoutError, Member, Phase, Stake, choose_voters};
 use crate::mutant::{Mutant, is_on};
 use crate::partition::Partition;
 use crate::placement::rearrange;
@@ -207,9 +207,12 @@ impl Layout {
 
     /// Chooses who votes on the layout after this one.
     fn elect(&mut self, away: &BTreeSet<NodeId>) {
-        let holds = |ring: &Ring, node| ring.owned(node) > 0;
-        let is_settled = |node| self.rings().all(|ring| holds(ring, node));
-        self.voters = choose_voters(&self.members, &self.voters, is_settled, |node| away.contains(&node));
+        let stake = |node| match self.rings().map(|ring| ring.owned(node) > 0).collect::<Vec<_>>() {
+            held if held.iter().all(|holds| *holds) => Stake::Lasting,
+            held if held.contains(&true) => Stake::Passing,
+            _ => Stake::Nothing,
+        };
+        self.voters = choose_voters(&self.members, &self.voters, stake, |node| away.contains(&node));
     }
 }
 

@@ -129,12 +129,10 @@ impl Transfer {
         let takes_over = |partition: &Partition| {
             layout.has_to_merge(*partition) && layout.ring().is_replica(*partition, me)
         };
-        layout
-            .partitions
-            .all()
-            .filter(takes_over)
-            .filter(|partition| !self.open.contains(partition))
-            .collect()
+        let is_merged = |partition: &Partition| {
+            self.merges.phase == layout.phase_since && !self.open.contains(partition)
+        };
+        layout.partitions.all().filter(takes_over).filter(is_merged).collect()
     }
 
     fn is_merged(&self, partition: Partition, context: &Context<'_>) -> bool {

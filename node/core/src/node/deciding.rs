@@ -184,6 +184,8 @@ impl Node {
                 for peer in peers {
                     self.messages.push_back((peer, Message::Layout(Box::new(layout.clone()))));
                 }
+                // It may say that we are no member any more.
+                self.deliver(now, effects);
                 self.learn(layout, now, effects);
             }
         }

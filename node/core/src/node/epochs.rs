@@ -91,6 +91,10 @@ impl Node {
         for message in others {
             if is_of_now {
                 self.message(header.from, message, now, effects);
+            } else if let Message::MintAnswer { call, outcome, .. } = message {
+                // What its sender has noted is of other replicas than those of our layout.
+                let message = Message::MintAnswer { call, outcome, noted: Vec::new() };
+                self.message(header.from, message, now, effects);
             } else if let Some(answer) = message.refused(Refusal::StaleEpoch) {
                 self.counters.stale_requests += 1;
                 self.messages.push_back((header.from, answer));
@@ -218,6 +222,12 @@ impl Node {
         let epoch = layout.epoch;
         self.counters.epochs_taken_up += 1;
         self.membership = Membership::decided(layout);
+        self.serve(now, effects, |node, context| {
+            node.replica.begin_epoch(context);
+            node.replica.doubts.begin_epoch(context);
+            node.hints.begin_epoch(context);
+            node.transfer.begin(context);
+        });
         // Before anything that is sent under it, on each link.
         let peers: Vec<_> = self.peers.connected().map(|(peer, _)| peer).collect();
         for peer in peers {
@@ -225,13 +235,7 @@ impl Node {
             self.greet_with_layout(peer, known);
         }
         self.told_standing = (self.standing(), now.mono_ms + STANDING_EVERY_MS);
-        self.serve(now, effects, |node, context| {
-            node.replica.begin_epoch();
-            node.replica.doubts.begin_epoch(context);
-            node.hints.begin_epoch();
-            node.transfer.begin(context);
-            node.coordinator.reissue(context);
-        });
+        self.serve(now, effects, |node, context| node.coordinator.reissue(context));
         self.deliver(now, effects);
         self.concluded(effects);
         for (link, header, messages) in std::mem::take(&mut self.ahead).frames {

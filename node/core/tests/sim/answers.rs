@@ -54,6 +54,7 @@ impl World {
         }
         let now = self.machines[n].now(self.now_ms);
         let latest_ms = now.wall_ms.saturating_sub(self.plan.settings.skew_ms_max);
+        let epoch = self.layout_at(n).epoch;
         for message in messages {
             let (call, deadline_ms) = match message {
                 Message::Write(Write { call, origin: Origin::Client { deadline_wall_ms }, .. })
@@ -68,7 +69,9 @@ impl World {
             }
             let asked = &mut self.machines[n].asked;
             let was_in_time = asked.get(&(header.from, call)).is_some_and(|(_, is_late)| !is_late);
-            let is_late = deadline_ms < latest_ms && !was_in_time;
+            // What waits for a layout is looked at later, and by another clock if that is set meanwhile.
+            let waits = header.epoch > epoch;
+            let is_late = deadline_ms < latest_ms && !was_in_time && !waits;
             asked.insert((header.from, call), (message.clone(), is_late));
             self.machines[n].asked_under.insert((header.from, call), header.epoch);
         }
@@ -156,8 +159,11 @@ impl World {
     }
 
     pub(crate) fn check_message(&mut self, n: usize, (link, header): (LinkId, &Header), message: &Message) {
-        let to = self.network.peer(link, n).map(|peer| self.machines[peer].id);
-        let Some(to) = to else { return };
+        if self.network.peer(link, n).is_none() {
+            return;
+        }
+        // Whoever was at the other end may have become somebody else.
+        let to = header.to;
         self.note_sent(n, to, message);
         self.check_noted(n, header, message);
         self.check_said_of_layouts(n, header, message);

@@ -236,7 +236,8 @@ impl World {
         }
     }
 
-    /// True if this member may lose what it holds without any partition losing the promises.
+    /// True if this member may lose what it holds without any partition losing the promises, or the members the majority
+    /// of those that vote.
     pub(crate) fn may_hurt(&self, n: usize) -> bool {
         let others: Vec<_> = self.hurt.iter().map(|hurt| self.machines[*hurt].id).collect();
         let id = self.machines[n].id;
@@ -244,7 +245,11 @@ impl World {
             let sets = self.layout.replica_sets(partition);
             sets.satisfied(Consistency::Quorum, |node| *node != id && !others.contains(node))
         };
-        !self.hurt.contains(&n) && self.layout.partitions.all().all(keeps_quorum)
+        let voters = self.layout.voters.iter();
+        let left = voters.filter(|voter| **voter != id && !others.contains(voter)).count();
+        !self.hurt.contains(&n)
+            && self.layout.partitions.all().all(keeps_quorum)
+            && left > self.layout.voters.len() / 2
     }
 
     /// True if all other members know durably of a later start of this one than the image's: then whatever a

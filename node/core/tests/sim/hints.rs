@@ -116,6 +116,10 @@ impl World {
     pub(crate) fn check_hint_done(&mut self, n: usize, target: NodeId, key: &RecordKey) {
         let hinted = self.machines[n].hinted.remove(&(target, key.clone()));
         let (Some(record), true) = (hinted, self.plan.keeps_hints()) else { return };
+        let (layout, partition) = (self.layout_at(n), key.partition(self.layout.partitions));
+        if ![self.machines[n].id, target].iter().all(|node| layout.is_replica(partition, *node)) {
+            return;
+        }
         // What was only written may be lost with the power, and is not there to be handed over.
         if !self.machines[n].disk.visible(key).is_some_and(|stored| covers(stored, &record)) {
             return;

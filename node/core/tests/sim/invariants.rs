@@ -272,6 +272,12 @@ impl World {
 
     /// Rule 14.
     fn check_healing(&mut self, n: usize, key: &RecordKey, record: Option<&Record>) {
+        if record.is_none() && self.is_cleared(n, key) {
+            self.machines[n].doubted.remove(key);
+            self.machines[n].in_doubt.remove(key);
+            self.machines[n].damaged.remove(key);
+            return;
+        }
         let Some(doubted) = self.machines[n].doubted.get(key).copied() else { return };
         let Doubted { in_generation: generation, floor, is_healed: _ } = doubted;
         let now = self.machines[n].disk.state.generation;

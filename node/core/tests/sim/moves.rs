@@ -193,13 +193,18 @@ impl World {
         if !is_decided {
             return;
         }
-        let first = self.layouts.entry(layout.epoch).or_insert_with(|| layout.clone());
-        if first.digest() != layout.digest() {
-            let what = format!("machine {n} takes up {layout:?}, and another one has taken up {first:?}");
-            return self.violate(Violation::of_the_world(Checker::OneLayoutAnEpoch, what));
-        }
         let acknowledged = before.map_or(Epoch(0), |(before, _)| before.epoch);
         self.check_emptiness(n, layout, acknowledged);
+        self.note_decided(n, layout);
+    }
+
+    /// A node takes a layout for decided.
+    fn note_decided(&mut self, n: usize, layout: &Layout) {
+        let first = self.layouts.entry(layout.epoch).or_insert_with(|| layout.clone());
+        if first.digest() != layout.digest() {
+            let what = format!("machine {n} takes {layout:?} for decided, and another one {first:?}");
+            return self.violate(Violation::of_the_world(Checker::OneLayoutAnEpoch, what));
+        }
         if layout.epoch <= self.layout.epoch {
             return;
         }
@@ -222,6 +227,15 @@ impl World {
                 format!("machine {n} becomes a replica of {key:?} in epoch {} and holds it", layout.epoch);
             self.violate(Violation::new(Checker::MembersBeginEmpty, &key, what));
         }
+    }
+
+    /// True if a machine is to leave nothing of a key, before it is a replica of it by a layout that is decided.
+    pub(crate) fn is_cleared(&self, n: usize, key: &RecordKey) -> bool {
+        let machine = &self.machines[n];
+        let acknowledged = machine.disk.state.membership.as_ref().map_or(Epoch(0), |(layout, _)| layout.epoch);
+        let partition = key.partition(self.layout.partitions);
+        let mut later = self.layouts.range(Epoch(acknowledged.0 + 1)..);
+        later.any(|(_, layout)| layout.since(partition, machine.id).is_some_and(|since| since > acknowledged))
     }
 
     /// Rules 21 and 22, by what is on the disks. (A layout may have been decided a while ago: what was so then is so.)
@@ -327,6 +341,9 @@ impl World {
             let what = format!("machine {n} speaks under epoch {}, and has {fenced} on disk", header.epoch);
             return self.violate(Violation::of_the_world(Checker::FencesAreDurable, what));
         }
+        if let Message::Layout(layout) = message {
+            return self.note_decided(n, &layout.clone());
+        }
         let Message::Paxos { epoch, ballot, say } = message else { return };
         let votes = &state.votes;
         let is_kept = match **say {
@@ -346,8 +363,8 @@ impl World {
     /// An answer is of the epoch under which it was asked for.
     pub(crate) fn check_epoch_of_answer(&mut self, n: usize, header: &Header, message: &Message) {
         let call = match message {
+            // A dot counts whenever it was given.
             Message::WriteAnswer { call, .. }
-            | Message::MintAnswer { call, .. }
             | Message::ReadAnswer { call, .. }
             | Message::ScanAnswer { call, .. } => *call,
             _ => return,

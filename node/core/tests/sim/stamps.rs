@@ -2,6 +2,7 @@
 //! they are used.
 
 use keystore_core::effect::{Commit, Effect, Entry};
+use keystore_core::id::Epoch;
 use keystore_core::message::Call;
 use keystore_core::partition::RecordKey;
 use keystore_core::stamp::Stamp;
@@ -12,8 +13,12 @@ use crate::world::World;
 impl World {
     /// A machine uses a stamp for a write, under this call.
     pub(crate) fn check_issued(&mut self, n: usize, key: &RecordKey, (stamp, call): (Stamp, Call)) {
-        // What was sent before is sent again to others, under the stamp that it has.
-        if self.machines[n].issued.get(&call) == Some(&stamp) {
+        // What was sent before is sent again to others, or under another layout, with the stamp that it has.
+        let machine = &self.machines[n];
+        let is_old = machine.last_issued.max(machine.accepted).is_some_and(|last| last >= stamp);
+        let may_be_reissued = is_old && call.attempt > 1 && self.layout_at(n).epoch > Epoch(1);
+        if machine.issued.get(&call) == Some(&stamp) || may_be_reissued {
+            self.machines[n].issued.insert(call, stamp);
             return;
         }
         // A disk that was rolled back has lost its ceiling as well: what keeps its stamps from mattering is rule 15.
