@@ -10,6 +10,7 @@ use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::id::{Actor, ClusterId, Epoch, Incarnation, NodeId};
+use crate::mutant::{Mutant, is_on};
 use crate::partition::{DEFAULT_KEYSPACE, KeyError, Partition, PartitionCount, RecordKey};
 use crate::placement::{Candidate, place};
 use crate::quorum::ReplicaSets;
@@ -302,7 +303,8 @@ impl Layout {
 
     pub fn replica_sets(&self, partition: Partition) -> ReplicaSets {
         let nodes = |ring: &Ring| ring.replicas(partition).iter().map(|replica| replica.node).collect();
-        ReplicaSets::new(self.rings().map(nodes).collect())
+        let rings = if is_on(Mutant::OneRingIsEnough) { 1 } else { 2 };
+        ReplicaSets::new(self.rings().take(rings).map(nodes).collect())
     }
 
     /// Since which epoch a node has been a replica of a partition without a break; the latest of all rings in force.

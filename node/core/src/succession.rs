@@ -37,8 +37,8 @@ pub enum Change {
     Dismiss(BTreeSet<NodeId>),
     /// Also these keyspaces.
     Keyspaces(BTreeMap<String, KeyspaceMode>),
-    /// Voters that are `away` are replaced.
-    Voters { away: BTreeSet<NodeId> },
+    /// Nothing but those who vote.
+    Voters,
 }
 
 /// Which step a layout is from the one before.
@@ -124,9 +124,13 @@ fn list(nodes: &[NodeId]) -> String {
 impl Layout {
     /// The layout that makes this change, or why there is none.
     pub fn next(&self, change: &Change) -> Result<Layout, SuccessionError> {
+        self.next_without(change, &BTreeSet::new())
+    }
+
+    /// The same, for somebody who knows that these nodes are away: they do not vote on what follows, if others can.
+    pub fn next_without(&self, change: &Change, away: &BTreeSet<NodeId>) -> Result<Layout, SuccessionError> {
         let mut next = self.clone();
         next.epoch = Epoch(self.epoch.0 + 1);
-        let mut away = BTreeSet::new();
         match change {
             Change::Move { members, replication_factor } => {
                 self.plan_move(&mut next, members, *replication_factor)?
@@ -148,9 +152,9 @@ impl Layout {
             Change::Keyspaces(keyspaces) => {
                 next.keyspaces.extend(keyspaces.iter().map(|(name, mode)| (name.clone(), *mode)));
             }
-            Change::Voters { away: nodes } => away.clone_from(nodes),
+            Change::Voters => {}
         }
-        next.elect(&away);
+        next.elect(away);
         if next == (Layout { epoch: next.epoch, ..self.clone() }) {
             return Err(SuccessionError::Nothing);
         }

@@ -47,7 +47,9 @@ impl World {
         if !is_stray {
             for message in messages {
                 self.note_noted(n, header, message);
-                if let Message::Hint { target, key } = message {
+                if let Message::Hint { target, key } = message
+                    && header.epoch == self.layout_at(n).epoch
+                {
                     self.note_hint(n, *target, key);
                 }
             }

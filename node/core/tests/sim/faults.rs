@@ -3,7 +3,8 @@
 //! Faults that take away what a replica has acknowledged strike at most as many members at a time as the promises
 //! allow: fewer than a quorum of any partition. Everything else may come together.
 
-use keystore_core::id::Nonce;
+use keystore_core::id::{Nonce, NodeId};
+use keystore_core::layout::Layout;
 use keystore_core::partition::RecordKey;
 use keystore_core::quorum::Consistency;
 
@@ -241,15 +242,13 @@ impl World {
     pub(crate) fn may_hurt(&self, n: usize) -> bool {
         let others: Vec<_> = self.hurt.iter().map(|hurt| self.machines[*hurt].id).collect();
         let id = self.machines[n].id;
-        let keeps_quorum = |partition| {
-            let sets = self.layout.replica_sets(partition);
-            sets.satisfied(Consistency::Quorum, |node| *node != id && !others.contains(node))
+        let is_left = |node: &NodeId| *node != id && !others.contains(node);
+        let bears_it = |layout: &Layout| {
+            let keeps_quorum = |partition| layout.replica_sets(partition).satisfied(Consistency::Quorum, is_left);
+            let voters = layout.voters.iter().filter(|voter| is_left(voter)).count();
+            layout.partitions.all().all(keeps_quorum) && voters > layout.voters.len() / 2
         };
-        let voters = self.layout.voters.iter();
-        let left = voters.filter(|voter| **voter != id && !others.contains(voter)).count();
-        !self.hurt.contains(&n)
-            && self.layout.partitions.all().all(keeps_quorum)
-            && left > self.layout.voters.len() / 2
+        !self.hurt.contains(&n) && self.layouts_to_come().all(bears_it)
     }
 
     /// True if all other members know durably of a later start of this one than the image's: then whatever a

@@ -117,7 +117,8 @@ impl World {
         let hinted = self.machines[n].hinted.remove(&(target, key.clone()));
         let (Some(record), true) = (hinted, self.plan.keeps_hints()) else { return };
         let (layout, partition) = (self.layout_at(n), key.partition(self.layout.partitions));
-        if ![self.machines[n].id, target].iter().all(|node| layout.is_replica(partition, *node)) {
+        let are_replicas = [self.machines[n].id, target].iter().all(|node| layout.is_replica(partition, *node));
+        if !are_replicas || layout.is_lost(target) {
             return;
         }
         // What was only written may be lost with the power, and is not there to be handed over.
@@ -158,7 +159,12 @@ impl World {
                 return self.violate(Violation::of_the_world(Checker::DoubtsEnd, what));
             }
             if self.now_ms > deadline_ms {
-                let what = format!("{hints} hints are left {DRAINED_WITHIN_MS} ms after all serve");
+                let of = |machine: &Machine| {
+                    let status = machine.node.as_ref()?.status(machine.now(self.now_ms));
+                    Some((machine.id, status.layout.map(|layout| layout.epoch), status.hints.targets))
+                };
+                let held: Vec<_> = self.machines.iter().filter_map(of).collect();
+                let what = format!("{hints} hints are left {DRAINED_WITHIN_MS} ms after all serve: {held:?}");
                 return self.violate(Violation::of_the_world(Checker::HintsDrain, what));
             }
             self.run_for(100);

@@ -49,6 +49,10 @@ impl World {
         holds: impl Fn(&Record) -> bool,
     ) -> bool {
         let layout = self.layout_at(n);
+        // Its replicas may have left, and hold nothing any more: what clients are told later is judged in the end.
+        if layout.epoch < self.layout.epoch {
+            return true;
+        }
         let sets = layout.replica_sets(key.partition(layout.partitions));
         let counts = |node: &NodeId| {
             let Some(machine) = self.machines.iter().find(|machine| machine.id == *node) else {

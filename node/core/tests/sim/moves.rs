@@ -59,6 +59,13 @@ impl World {
         (0..self.plan.machines()).filter(|n| is_member(&self.machines[*n])).collect()
     }
 
+    /// The newest layout, and each that may follow it: somebody proposes it, or has voted for it.
+    pub(crate) fn layouts_to_come(&self) -> impl Iterator<Item = &Layout> {
+        let votes = self.machines.iter().filter_map(|machine| machine.disk.state.votes.accepted.as_ref());
+        let voted = votes.map(|vote| &vote.layout).chain(self.proposals.values());
+        std::iter::once(&self.layout).chain(voted.filter(|layout| layout.epoch > self.layout.epoch))
+    }
+
     /// The layout that a machine goes by, or the newest one for a machine that goes by none.
     pub(crate) fn layout_at(&self, n: usize) -> &Layout {
         self.machines[n].node.as_ref().and_then(|node| node.layout()).unwrap_or(&self.layout)
@@ -73,12 +80,22 @@ impl World {
         }
         let n = self.rng.pick(&candidates);
         let layout = self.layout_at(n).clone();
-        let Some(change) = self.wish_for(&layout) else { return };
-        let Ok(next) = layout.next(&change) else { return };
-        self.note(format_args!("machine {n} is to propose {change:?} after epoch {}", layout.epoch));
+        let Some(next) = self.next_layout(&layout) else { return };
+        self.note(format_args!("machine {n} is to propose epoch {}", next.epoch));
         let request = self.next_request();
         self.proposals.insert(request, next.clone());
         self.step(n, Event::Propose { request, expected: layout.epoch, layout: Box::new(next) });
+    }
+
+    fn next_layout(&mut self, layout: &Layout) -> Option<Layout> {
+        // The voters have decided, and whoever knew of it is gone: whatever is proposed, it comes out.
+        let unknown = self.layouts.get(&Epoch(layout.epoch.0 + 1)).filter(|_| self.is_healed);
+        if let Some(decided) = unknown {
+            return Some(decided.clone());
+        }
+        let change = self.wish_for(layout)?;
+        self.note(format_args!("wanted after epoch {}: {change:?}", layout.epoch));
+        layout.next_without(&change, &self.away(layout)).ok()
     }
 
     fn wish_for(&mut self, layout: &Layout) -> Option<Change> {
@@ -87,7 +104,7 @@ impl World {
             return Some(Change::Lose(given_up));
         }
         if self.rng.chance(5) {
-            return Some(Change::Voters { away: self.away(layout) });
+            return Some(Change::Voters);
         }
         if layout.is_joint() {
             let goes_back = if self.is_healed { 2 } else { 12 };
@@ -103,7 +120,8 @@ impl World {
         if self.is_healed {
             return None;
         }
-        if self.rng.chance(30) {
+        let is_dead = |n: &usize| self.machines[*n].standing == Standing::Gone || self.hurt.contains(n);
+        if self.target.iter().any(is_dead) || self.rng.chance(30) {
             self.choose_target();
         }
         let members: Vec<_> = self.target.iter().map(|n| self.member(*n, layout)).collect();
@@ -247,7 +265,10 @@ impl World {
         let lost =
             layout.members.iter().filter(|member| member.is_lost && !before.is_lost(member.node)).count();
         match step {
-            Step::Begin => self.coverage.count(Path::MoveBegun),
+            Step::Begin => {
+                self.coverage.count(Path::MoveBegun);
+                self.floors_then = self.floors.clone();
+            }
             Step::Finish => self.coverage.count(Path::MoveFinished),
             Step::Abort => self.coverage.count(Path::MoveAborted),
             Step::Same if lost > 0 => self.coverage.count(Path::MemberLost),
@@ -260,7 +281,7 @@ impl World {
             self.check_fences(before);
         }
         if let (Step::Finish, Phase::Stable(ring)) = (step, &layout.phase) {
-            self.check_kept(ring);
+            self.check_kept(ring, before);
         }
     }
 
@@ -280,24 +301,27 @@ impl World {
         }
     }
 
-    /// What was promised is held by a quorum of the ring that stands alone from now on.
-    fn check_kept(&mut self, ring: &Ring) {
-        let lost = |key: &RecordKey, floor: Stamp| {
-            let replicas = ring.replicas(key.partition(self.layout.partitions));
-            let holds = |node: NodeId| {
-                let machine = self.machines.iter().find(|machine| machine.id == node && !machine.is_stale);
-                machine
-                    .is_some_and(|machine| machine.disk.ever_synced(key).any(|stored| stored.stamp >= floor))
-            };
-            let holders = replicas.iter().filter(|replica| holds(replica.node)).count();
-            holders < Consistency::Quorum.needed(replicas.len())
+    /// What was promised is held by a quorum of the ring that stands alone from now on, and what was promised before the
+    /// move by each of its replicas that is not lost.
+    fn check_kept(&mut self, ring: &Ring, before: &Layout) {
+        let holds = |node: NodeId, key: &RecordKey, floor: Stamp| {
+            let machine = self.machines.iter().find(|machine| machine.id == node && !machine.is_stale);
+            machine.is_some_and(|machine| machine.disk.ever_synced(key).any(|stored| stored.stamp >= floor))
         };
-        let missing = self.floors.iter().find(|(key, floor)| lost(key, **floor));
+        let replicas = |key: &RecordKey| ring.replicas(key.partition(before.partitions));
+        let is_kept = |(key, floor): (&RecordKey, &Stamp)| {
+            let holders = replicas(key).iter().filter(|replica| holds(replica.node, key, *floor)).count();
+            holders >= Consistency::Quorum.needed(replicas(key).len())
+        };
+        let is_everywhere = |(key, floor): (&RecordKey, &Stamp)| {
+            let mut left = replicas(key).iter().filter(|replica| !before.is_lost(replica.node));
+            !before.has_to_merge(key.partition(before.partitions))
+                || left.all(|replica| holds(replica.node, key, *floor))
+        };
+        let missing = self.floors.iter().find(|promised| !is_kept(*promised));
+        let missing = missing.or_else(|| self.floors_then.iter().find(|promised| !is_everywhere(*promised)));
         if let Some((key, floor)) = missing.map(|(key, floor)| (key.clone(), *floor)) {
-            let what = format!(
-                "{floor:?} was promised, and too few of {:?} have it",
-                ring.replicas(key.partition(self.layout.partitions))
-            );
+            let what = format!("{floor:?} was promised, and not all of {:?} have it", replicas(&key));
             self.violate(Violation::new(Checker::MovesKeepWhatWasPromised, &key, what));
         }
     }

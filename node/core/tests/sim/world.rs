@@ -135,6 +135,8 @@ pub(crate) struct World {
     pub(crate) layouts: BTreeMap<Epoch, Layout>,
     /// Who is to hold the data, if it moves.
     pub(crate) target: BTreeSet<usize>,
+    /// What was promised when the move under way began.
+    pub(crate) floors_then: BTreeMap<RecordKey, Stamp>,
     /// The proposals under way: by whom, and of which layout.
     pub(crate) proposals: BTreeMap<RequestId, Layout>,
     /// Members that have lost what they acknowledged, and count for nothing any more.
@@ -186,6 +188,7 @@ impl World {
             layout,
             target: BTreeSet::new(),
             proposals: BTreeMap::new(),
+            floors_then: BTreeMap::new(),
             hurt: BTreeSet::new(),
             aim: None,
             owed: Vec::new(),

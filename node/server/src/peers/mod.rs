@@ -1,5 +1,5 @@
-//! Streams to the other members: one for each pair, dialled by the node with the lower UUID, or by one that has a later
-//! layout.
+//! Streams to the other members: one for each pair, dialled by the node with the lower UUID, or by each to whom the
+//! other shows another epoch.
 //!
 //! The core judges each hello before anything else of a link is read. What cannot be sent closes the link, so a
 //! message is delivered in order or its link is gone. The layout says whom to dial and gossip only where: a member of
@@ -124,8 +124,8 @@ impl Peers {
             .filter_map(|member| {
                 let known = gossiped.get(&member.node)?;
                 let address: SocketAddr = known.peer_address?;
-                // One that is behind may not know that we are a member.
-                let is_ours = member.node > self.me || known.epoch < Some(layout.epoch);
+                // One that is behind may not know that we are a member, and one that is ahead that we are none any more.
+                let is_ours = member.node > self.me || known.epoch != Some(layout.epoch);
                 is_ours.then_some((member.node, Target { address, generation: known.generation }))
             })
             .collect()

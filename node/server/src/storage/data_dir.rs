@@ -31,6 +31,9 @@ use super::state::{self, Kind, StateError};
 
 const LOG: &str = "log";
 const ENGINE: &str = "engine";
+/// What a node held that has departed, or whose disk was rolled back or is a copy: the latest such.
+const AWAY: &str = "set-aside.d";
+const MOVING_AWAY: &str = "set-aside.d.new";
 /// What mkfs leaves in the root of a volume.
 const LOST_AND_FOUND: &str = "lost+found";
 const LOCK_RETRY: Duration = Duration::from_millis(20);
@@ -108,16 +111,40 @@ impl DataDir {
     /// Reads and checks everything but the content of log and engine. `None`: the directory is empty.
     pub(super) fn inspect(&self) -> Result<Option<States>, OpenError> {
         self.refuse_foreign()?;
-        let set_aside = self.path.join(Kind::SetAside.file_name());
-        // Even a mark that is not whole is one: nothing else writes a file of that name.
-        if set_aside.exists() {
-            return Err(OpenError::SetAside(self.path.clone()));
-        }
         if self.path.join(Kind::Identity.file_name()).exists() {
             return self.read_states().map(Some);
         }
         self.refuse_without_identity()?;
         Ok(None)
+    }
+
+    /// Puts away what is in a directory that was set aside, in place of what was put away before: what is left is empty.
+    /// Returns true if there was something. A crash in the middle of it is followed by the rest at the next start.
+    pub(super) fn put_away(&self) -> Result<bool, DiskError> {
+        let mark = self.path.join(Kind::SetAside.file_name());
+        // Even a mark that is not whole is one: nothing else writes a file of that name.
+        if !mark.exists() {
+            return Ok(false);
+        }
+        let (away, moving) = (self.path.join(AWAY), self.path.join(MOVING_AWAY));
+        let stays = |name: &str| {
+            [LOST_AND_FOUND, AWAY, MOVING_AWAY].contains(&name) || name == Kind::SetAside.file_name()
+        };
+        for name in file::list(&self.path)?.into_iter().filter(|name| !stays(name)) {
+            file::create_directory(&moving)?;
+            let (from, to) = (self.path.join(&name), moving.join(&name));
+            fs::rename(&from, &to).map_err(|error| DiskError::new("move", &from, error))?;
+        }
+        if moving.exists() {
+            if away.exists() {
+                fs::remove_dir_all(&away).map_err(|error| DiskError::new("remove", &away, error))?;
+            }
+            fs::rename(&moving, &away).map_err(|error| DiskError::new("move", &moving, error))?;
+            file::sync_directory(&self.path)?;
+        }
+        fs::remove_file(&mark).map_err(|error| DiskError::new("remove", &mark, error))?;
+        file::sync_directory(&self.path)?;
+        Ok(true)
     }
 
     /// Makes an empty directory that of a new node.
@@ -142,7 +169,7 @@ impl DataDir {
         for name in file::list(&self.path)? {
             let state = name.strip_suffix(NEW_SUFFIX).unwrap_or(&name);
             let is_state = Kind::ALL.iter().any(|kind| kind.file_name() == state);
-            if !is_state && ![LOG, ENGINE, LOST_AND_FOUND].contains(&name.as_str()) {
+            if !is_state && ![LOG, ENGINE, AWAY, MOVING_AWAY, LOST_AND_FOUND].contains(&name.as_str()) {
                 return Err(OpenError::Foreign(self.path.join(name)));
             }
         }

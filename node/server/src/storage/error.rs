@@ -46,12 +46,6 @@ pub enum OpenError {
     )]
     OtherNode { path: PathBuf, node: NodeId },
     #[error(
-        "{} was set aside for ever: other nodes have seen a later state of it, so it was rolled back or is a copy; \
-         nothing was changed. The others serve on without this node",
-        .0.display()
-    )]
-    SetAside(PathBuf),
-    #[error(
         "{} was made with the storage engine \"{found}\", and this node is configured for \"{expected}\"; nothing \
          was changed. Set storage.engine back (on Kubernetes: delete the resource, its volumes are kept, and apply it with \
          the engine that it was created with)",
@@ -87,7 +81,6 @@ impl OpenError {
             | Self::State { .. }
             | Self::OtherCluster { .. }
             | Self::OtherNode { .. }
-            | Self::SetAside(_)
             | Self::OtherEngine { .. }
             | Self::LogDamaged(_)
             | Self::EngineBehind { .. }

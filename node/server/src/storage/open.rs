@@ -75,6 +75,10 @@ impl NodeStorage {
     /// Tests use smaller segments than records of any size allow.
     pub(super) fn open_checked(options: &Options) -> Result<Self, OpenError> {
         let data_dir = Arc::new(DataDir::lock(&options.data_dir, options.lock_patience)?);
+        if data_dir.put_away()? {
+            let path = data_dir.path().display();
+            tracing::warn!(%path, "this directory was set aside: a new node begins in it, what it held is kept in set-aside.d");
+        }
         let states = match data_dir.inspect()? {
             Some(states) => states,
             None => data_dir.create(options.new_identity.clone(), options.engine)?,

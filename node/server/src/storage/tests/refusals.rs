@@ -123,21 +123,38 @@ fn a_generation_raised_while_running_and_all_hints_are_found_by_the_next_start()
 }
 
 #[test]
-fn a_directory_that_was_set_aside_never_starts_again() {
+fn a_directory_that_was_set_aside_is_that_of_a_new_node() {
     let directory = memory_dir();
-    let running = run(open(&options(directory.path().to_owned())));
-    running.storage.handle().save(SaveId(1), SavedState::SetAside);
-    running.saved.recv_timeout(DEADLINE).unwrap();
-    running.storage.shutdown().unwrap();
-    refused(directory.path(), "was set aside for ever");
-    let mark = directory.path().join("set-aside");
-    let whole = fs::read(&mark).unwrap();
-    for length in 0..whole.len() {
-        fs::write(&mark, &whole[..length]).unwrap();
-        refused(directory.path(), "was set aside for ever");
+    let path = |name: &str| directory.path().join(name);
+    let set_aside = |node: u8| {
+        let mut options = options(directory.path().to_owned());
+        options.new_identity.node = NodeId([node; 16]);
+        let running = run(open(&options));
+        assert_eq!(running.storage.found().identity.node, NodeId([node; 16]), "a new node");
+        running.storage.handle().save(SaveId(1), SavedState::SetAside);
+        running.saved.recv_timeout(DEADLINE).unwrap();
+        running.storage.shutdown().unwrap();
+    };
+    set_aside(1);
+    set_aside(2);
+    // A crash in the middle of it; and a mark that is not whole is one.
+    fs::create_dir(path("set-aside.d.new")).unwrap();
+    fs::rename(path("log"), path("set-aside.d.new/log")).unwrap();
+    fs::write(path("set-aside"), b"").unwrap();
+    set_aside(3);
+    assert!(path("set-aside.d/log").is_dir() && path("set-aside.d/identity").is_file());
+    // All was moved, and the mark was still there.
+    let away = fs::read(path("set-aside.d/identity")).unwrap();
+    for name in ["log", "engine"] {
+        fs::remove_dir_all(path(name)).unwrap();
     }
-    fs::remove_file(directory.path().join("identity")).unwrap();
-    refused(directory.path(), "was set aside for ever");
+    for file in fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()) {
+        if file.is_file() && file != path("set-aside") {
+            fs::remove_file(file).unwrap();
+        }
+    }
+    drop(open(&options(directory.path().to_owned())));
+    assert_eq!(fs::read(path("set-aside.d/identity")).unwrap(), away, "the latest is kept");
 }
 
 #[test]
