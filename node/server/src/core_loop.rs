@@ -45,7 +45,8 @@ pub enum CoreError {
     )]
     SetAside(NodeId),
     #[error(
-        "this node is no member any more since epoch {0}, or was given up as lost: what it holds is held by others. The          directory is set aside; the next start is that of a new node"
+        "this node is no member any more since epoch {0}, or was given up as lost: what it holds is held by others. The \
+         directory is set aside; the next start is that of a new node"
     )]
     Departed(Epoch),
 }
@@ -235,8 +236,13 @@ impl Turn {
         }
     }
 
-    /// Hands over what this round has gathered.
+    /// Hands over what this round has gathered. Whoever hears that a layout is in force also sees it.
     fn flush(&mut self) -> Result<(), CoreError> {
+        let shown = self.core.view.borrow().layout.as_ref().map(|layout| layout.epoch);
+        if self.core.node.layout().map(|layout| layout.epoch) != shown {
+            self.is_view_stale = true;
+            self.publish();
+        }
         self.disk.commit(&mut self.commits);
         match self.outbox.take() {
             Some(outbox) => self.core.outboxes.blocking_send(outbox).map_err(|_| CoreError::NobodyListens),

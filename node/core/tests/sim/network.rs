@@ -123,9 +123,12 @@ impl World {
 
     fn may_dial(&self, dialler: usize, other: usize) -> bool {
         let network = &self.network;
+        // Whoever should be dialled instead dials only where there is no link at all.
+        let is_ours = self.machines[dialler].id < self.machines[other].id;
         let has_link = |link: &Link| {
             let [side, peer] = &link.sides;
             side.machine == dialler && side.is_open && peer.machine == other
+                || !is_ours && peer.machine == dialler && peer.is_open && side.machine == other
         };
         self.is_running(dialler)
             && self.is_running(other)

@@ -80,6 +80,17 @@ impl Dialler {
         }
     }
 
+    /// One link, unless none can be opened; after that, a pause.
+    pub(super) async fn run_once(self, cancelled: CancellationToken) {
+        let target = *self.target.borrow();
+        if !self.keep(target, cancelled.clone()).await {
+            tokio::select! {
+                () = tokio::time::sleep(jittered(BACKOFF_MAX / 4)) => {}
+                () = cancelled.cancelled() => {}
+            }
+        }
+    }
+
     /// One link from its first byte to its last: true if it had been accepted.
     async fn keep(&self, target: Target, cancelled: CancellationToken) -> bool {
         let opened = tokio::select! {

@@ -1,5 +1,5 @@
-//! Streams to the other members: one for each pair, dialled by the node with the lower UUID, or by each to whom the
-//! other shows another epoch.
+//! Streams to the other members: one for each pair, dialled by the node with the lower UUID, unless it may not
+//! know that it should.
 //!
 //! The core judges each hello before anything else of a link is read. What cannot be sent closes the link, so a
 //! message is delivered in order or its link is gone. The layout says whom to dial and gossip only where: a member of
@@ -11,20 +11,19 @@ mod link;
 mod links;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use keystore_core::id::NodeId;
 use keystore_core::layout::Layout;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use accept::PeerService;
 pub use links::Links;
 
-use crate::about::{About, Gossiped};
+use crate::about::{About, Gossiped, Known};
 use crate::handle::CoreHandle;
 use accept::Accepted;
 use dial::{Dialler, Target};
@@ -48,6 +47,8 @@ pub struct Peers {
     accepted: mpsc::Receiver<Accepted>,
     /// Of each member with a higher UUID, where it is to be dialled.
     targets: BTreeMap<NodeId, (watch::Sender<Target>, CancellationToken)>,
+    /// Of each member with a lower UUID that has been dialled all the same, the task that does.
+    helping: BTreeMap<NodeId, AbortHandle>,
     tasks: JoinSet<()>,
 }
 
@@ -62,6 +63,7 @@ impl Peers {
             gossiped: about.gossiped.clone(),
             accepted,
             targets: BTreeMap::new(),
+            helping: BTreeMap::new(),
             tasks: JoinSet::new(),
         };
         (peers, PeerService::new(accepting))
@@ -71,6 +73,7 @@ impl Peers {
         let mut view = self.core.watch_view();
         loop {
             self.aim(&cancelled);
+            self.help(&cancelled);
             tokio::select! {
                 () = cancelled.cancelled() => break,
                 Some(accepted) = self.accepted.recv() => {
@@ -107,37 +110,52 @@ impl Peers {
             let (sender, receiver) = watch::channel(target);
             let token = cancelled.child_token();
             self.targets.insert(peer, (sender, token.clone()));
-            let dialler = Dialler {
-                core: self.core.clone(),
-                links: Arc::clone(&self.links),
-                me: self.me,
-                peer,
-                target: receiver,
-            };
-            self.tasks.spawn(dialler.run(token));
+            self.tasks.spawn(self.dialler(peer, receiver).run(token));
         }
     }
 
     fn found(&self, layout: &Layout, gossiped: &Gossiped) -> BTreeMap<NodeId, Target> {
-        let others = layout.members.iter().filter(|member| member.node != self.me);
-        others
-            .filter_map(|member| {
-                let known = gossiped.get(&member.node)?;
-                let address: SocketAddr = known.peer_address?;
-                // One that is behind may not know that we are a member, and one that is ahead that we are none any more.
-                let is_ours = member.node > self.me || known.epoch != Some(layout.epoch);
-                is_ours.then_some((member.node, Target { address, generation: known.generation }))
-            })
-            .collect()
+        let ours = layout.members.iter().filter(|member| member.node > self.me);
+        ours.filter_map(|member| Some((member.node, target(gossiped.get(&member.node)?)?))).collect()
     }
+
+    /// Dials the members that should dial us, and may not know that: one that is behind may not have heard of us, and to
+    /// one that is ahead we may be a member no more. Once a time, lest both sides replace each other's links.
+    fn help(&mut self, cancelled: &CancellationToken) {
+        let gossiped = Arc::clone(&self.gossiped.borrow());
+        let view = self.core.view();
+        let Some(layout) = &view.layout else { return };
+        self.helping.retain(|_, helping| !helping.is_finished());
+        let is_connected = |node: NodeId| view.connected.iter().any(|(connected, _)| *connected == node);
+        for member in layout.members.iter().filter(|member| member.node < self.me) {
+            let known = gossiped.get(&member.node).filter(|known| known.epoch != Some(layout.epoch));
+            let Some(target) = known.and_then(target) else { continue };
+            if !is_connected(member.node) && !self.helping.contains_key(&member.node) {
+                let (_, target) = watch::channel(target);
+                let dialler = self.dialler(member.node, target);
+                let helping = self.tasks.spawn(dialler.run_once(cancelled.child_token()));
+                self.helping.insert(member.node, helping);
+            }
+        }
+    }
+
+    fn dialler(&self, peer: NodeId, target: watch::Receiver<Target>) -> Dialler {
+        let (core, links) = (self.core.clone(), Arc::clone(&self.links));
+        Dialler { core, links, me: self.me, peer, target }
+    }
+}
+
+fn target(known: &Known) -> Option<Target> {
+    Some(Target { address: known.peer_address?, generation: known.generation })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use keystore_core::id::{Epoch, Generation};
 
     use super::*;
-    use crate::about::Known;
     use crate::clock::Clock;
     use crate::inbox::Inbox;
     use crate::view::{View, layout_of};
@@ -172,6 +190,7 @@ mod tests {
             gossiped,
             accepted: mpsc::channel(1).1,
             targets: BTreeMap::new(),
+            helping: BTreeMap::new(),
             tasks: JoinSet::new(),
         };
         let cancelled = CancellationToken::new();

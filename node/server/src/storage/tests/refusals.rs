@@ -129,8 +129,9 @@ fn a_directory_that_was_set_aside_is_that_of_a_new_node() {
     let set_aside = |node: u8| {
         let mut options = options(directory.path().to_owned());
         options.new_identity.node = NodeId([node; 16]);
-        let running = run(open(&options));
-        assert_eq!(running.storage.found().identity.node, NodeId([node; 16]), "a new node");
+        let storage = open(&options);
+        assert_eq!(storage.found().identity.node, NodeId([node; 16]), "a new node");
+        let running = run(storage);
         running.storage.handle().save(SaveId(1), SavedState::SetAside);
         running.saved.recv_timeout(DEADLINE).unwrap();
         running.storage.shutdown().unwrap();

@@ -1,0 +1,191 @@
+//! Nodes join and leave a cluster of real processes under load: the data moves first, no request fails for it, and nothing
+//! that was acknowledged is lost.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use keystore_core::id::{Actor, NodeId};
+use keystore_core::layout::{Layout, Member};
+use keystore_core::succession::Change;
+use keystore_history::{Action, History, ReadOutcome, WriteOutcome};
+use keystore_proto::v1;
+use rustix::process::Signal;
+use support::load::{Load, judge, judge_everywhere};
+use support::{Cluster, NodeProcess, wait_until};
+
+async fn layout_of(node: &NodeProcess) -> Layout {
+    let response = node.admin().get_layout(v1::GetLayoutRequest {}).await.unwrap().into_inner();
+    Layout::try_from(response.layout.unwrap()).unwrap()
+}
+
+async fn member(node: &NodeProcess) -> Member {
+    let status = node.wait_for_status().await;
+    Member {
+        node: NodeId::from_slice(&status.node_id).unwrap(),
+        actor: Actor(status.actor),
+        name: status.name,
+        zone: String::new(),
+        weight: 1,
+        is_lost: false,
+    }
+}
+
+async fn members(nodes: &[NodeProcess]) -> Vec<Member> {
+    let mut members = Vec::new();
+    for node in nodes {
+        members.push(member(node).await);
+    }
+    members
+}
+
+/// Has a change decided through a node; tries again while a gate is not open yet.
+async fn change(node: &NodeProcess, change: &Change) -> Layout {
+    wait_until("a layout is decided", || async {
+        let now = layout_of(node).await;
+        let next = now.next(change).unwrap();
+        let request = v1::ProposeLayoutRequest { expected_epoch: now.epoch.0, layout: Some((&next).into()) };
+        let decided = node.admin().propose_layout(request).await.ok()?.into_inner().layout.unwrap();
+        (Layout::try_from(decided).unwrap() == next).then_some(next)
+    })
+    .await
+}
+
+/// Until these nodes serve under this layout's epoch, and each is linked to all others.
+async fn wait_until_taken_up(nodes: &[NodeProcess], layout: &Layout) {
+    for node in nodes.iter().filter(|node| node.is_running()) {
+        wait_until("a layout is taken up", || async {
+            let status = node.status().await.ok()?;
+            let connected = status.peers.iter().filter(|peer| peer.connected).count();
+            let is_up = status.epoch >= layout.epoch.0 && status.state() == v1::NodeState::Serving;
+            (is_up && connected + 1 >= nodes.iter().filter(|node| node.is_running()).count()).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn move_to(cluster: &Cluster, nodes: &[NodeProcess]) -> Layout {
+    let members = members(nodes).await;
+    let replication_factor = members.len().min(3);
+    change(&cluster.nodes[0], &Change::Move { members, replication_factor }).await
+}
+
+async fn finish(cluster: &Cluster) -> Layout {
+    let layout = change(&cluster.nodes[0], &Change::Finish).await;
+    wait_until_taken_up(&cluster.nodes, &layout).await;
+    layout
+}
+
+/// Nodes that belong to no cluster are started beside it and become members that hold nothing.
+async fn admit(cluster: &mut Cluster, count: usize) {
+    let first = cluster.nodes.len();
+    for index in first..first + count {
+        cluster.nodes.push(NodeProcess::new(&format!("node-{index}")));
+    }
+    cluster.tell_seeds();
+    for node in &mut cluster.nodes[first..] {
+        node.start();
+    }
+    let strangers = members(&cluster.nodes[first..]).await;
+    let layout = change(&cluster.nodes[0], &Change::Admit(strangers)).await;
+    wait_until_taken_up(&cluster.nodes, &layout).await;
+}
+
+/// What was not served, and why. A move is planned: nothing may be.
+fn unserved(history: &History) -> Vec<String> {
+    let why = |action: &Action| match action {
+        Action::Put(put) => match &put.outcome {
+            WriteOutcome::Done { .. } => None,
+            WriteOutcome::Failed(why) | WriteOutcome::Unknown { why, .. } => Some(format!("put: {why}")),
+        },
+        Action::Delete(removal) => match &removal.outcome {
+            WriteOutcome::Done { .. } => None,
+            WriteOutcome::Failed(why) | WriteOutcome::Unknown { why, .. } => Some(format!("delete: {why}")),
+        },
+        Action::Get(ReadOutcome::Unanswered(why)) => Some(format!("get: {why}")),
+        Action::Get(_) => None,
+    };
+    history.operations.iter().filter_map(|operation| why(&operation.action)).collect()
+}
+
+#[tokio::test]
+async fn three_nodes_become_five_and_three_again_under_load() {
+    let mut cluster = Cluster::serving(3).await;
+    let load = Load::start("load", &cluster.nodes, 2);
+    load.progress(300).await;
+    admit(&mut cluster, 2).await;
+    load.progress(100).await;
+    let joint = move_to(&cluster, &cluster.nodes).await;
+    assert!(joint.is_joint());
+    let wide = finish(&cluster).await;
+    for node in &wide.members {
+        assert!((9..=10).contains(&wide.owned(node.node)), "16 partitions of 3 replicas on 5 nodes");
+    }
+    load.progress(300).await;
+    move_to(&cluster, &cluster.nodes[..3]).await;
+    let narrow = finish(&cluster).await;
+    load.progress(100).await;
+    let leavers: BTreeSet<_> = members(&cluster.nodes[3..]).await.into_iter().map(|member| member.node).collect();
+    assert!(leavers.iter().all(|node| narrow.owned(*node) == 0));
+    change(&cluster.nodes[0], &Change::Dismiss(leavers.clone())).await;
+    load.progress(100).await;
+    let mut history = load.stop().await;
+    assert_eq!(unserved(&history), Vec::<String>::new());
+    for mut node in cluster.nodes.drain(3..) {
+        let ended = node.wait_for_end();
+        assert!(ended.log.contains("no member any more"), "{}", ended.log);
+        node.start();
+        let again = member(&node).await;
+        assert!(!leavers.contains(&again.node), "it is another one");
+    }
+    judge_everywhere(&cluster, &mut history).await;
+}
+
+#[tokio::test]
+async fn a_move_that_is_aborted_and_one_in_which_everybody_dies_lose_nothing() {
+    let mut cluster = Cluster::serving(3).await;
+    let load = Load::start("first", &cluster.nodes, 2);
+    load.progress(300).await;
+    admit(&mut cluster, 1).await;
+    move_to(&cluster, &cluster.nodes).await;
+    change(&cluster.nodes[0], &Change::Abort).await;
+    load.progress(50).await;
+    let mut history = load.stop().await;
+    assert_eq!(unserved(&history), Vec::<String>::new());
+    let load = Load::start("second", &cluster.nodes, 1);
+    move_to(&cluster, &cluster.nodes).await;
+    cluster.nodes.iter_mut().for_each(NodeProcess::kill);
+    support::load::append(&mut history, load.stop().await);
+    cluster.nodes.iter_mut().for_each(NodeProcess::start);
+    cluster.wait_until_all_serve().await;
+    finish(&cluster).await;
+    judge_everywhere(&cluster, &mut history).await;
+}
+
+#[tokio::test]
+async fn a_member_that_slept_through_two_moves_is_told_and_begins_anew() {
+    let mut cluster = Cluster::serving(3).await;
+    let load = Load::start("load", &cluster.nodes[..2], 2);
+    load.progress(200).await;
+    admit(&mut cluster, 2).await;
+    let sleeper = member(&cluster.nodes[2]).await;
+    cluster.nodes[2].signal(Signal::STOP);
+    load.progress(50).await;
+    let others: Vec<_> = {
+        let mut all = members(&cluster.nodes[..2]).await;
+        all.extend(members(&cluster.nodes[3..]).await);
+        all
+    };
+    change(&cluster.nodes[0], &Change::Move { members: others, replication_factor: 3 }).await;
+    change(&cluster.nodes[0], &Change::Finish).await;
+    change(&cluster.nodes[0], &Change::Dismiss(BTreeSet::from([sleeper.node]))).await;
+    load.progress(100).await;
+    cluster.nodes[2].signal(Signal::CONT);
+    let ended = cluster.nodes[2].wait_for_end();
+    assert!(ended.log.contains("no member any more"), "{}", ended.log);
+    let mut history = load.stop().await;
+    cluster.nodes.remove(2);
+    judge(&[&cluster.nodes[2], &cluster.nodes[3]], &mut history).await;
+}
