@@ -59,11 +59,11 @@ impl World {
         (0..self.plan.machines()).filter(|n| is_member(&self.machines[*n])).collect()
     }
 
-    /// The newest layout, and each that may follow it: somebody proposes it, or has voted for it.
+    /// The newest layout, and each that may follow it: somebody has proposed it, and may have been voted for.
     pub(crate) fn layouts_to_come(&self) -> impl Iterator<Item = &Layout> {
-        let votes = self.machines.iter().filter_map(|machine| machine.disk.state.votes.accepted.as_ref());
-        let voted = votes.map(|vote| &vote.layout).chain(self.proposals.values());
-        std::iter::once(&self.layout).chain(voted.filter(|layout| layout.epoch > self.layout.epoch))
+        let next = Epoch(self.layout.epoch.0 + 1);
+        let proposed = self.proposed.get(&next).into_iter().flatten();
+        std::iter::once(&self.layout).chain(proposed)
     }
 
     /// The layout that a machine goes by, or the newest one for a machine that goes by none.
@@ -84,6 +84,7 @@ impl World {
         self.note(format_args!("machine {n} is to propose epoch {}", next.epoch));
         let request = self.next_request();
         self.proposals.insert(request, next.clone());
+        self.proposed.entry(next.epoch).or_default().push(next.clone());
         self.step(n, Event::Propose { request, expected: layout.epoch, layout: Box::new(next) });
     }
 

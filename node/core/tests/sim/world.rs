@@ -137,8 +137,10 @@ pub(crate) struct World {
     pub(crate) target: BTreeSet<usize>,
     /// What was promised when the move under way began.
     pub(crate) floors_then: BTreeMap<RecordKey, Stamp>,
-    /// The proposals under way: by whom, and of which layout.
+    /// The proposals under way.
     pub(crate) proposals: BTreeMap<RequestId, Layout>,
+    /// All that were ever proposed, by epoch.
+    pub(crate) proposed: BTreeMap<Epoch, Vec<Layout>>,
     /// Members that have lost what they acknowledged, and count for nothing any more.
     pub(crate) hurt: BTreeSet<usize>,
     /// What a fault waits for.
@@ -188,6 +190,7 @@ impl World {
             layout,
             target: BTreeSet::new(),
             proposals: BTreeMap::new(),
+            proposed: BTreeMap::new(),
             floors_then: BTreeMap::new(),
             hurt: BTreeSet::new(),
             aim: None,
