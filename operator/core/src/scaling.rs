@@ -116,8 +116,9 @@ fn added_keyspaces(valid: &ValidCluster, layout: &Layout) -> Option<Change> {
     (layout.keyspaces.iter().all(is_kept) && !added.is_empty()).then_some(Change::Keyspaces(added))
 }
 
-/// The layout that makes a change, and the best connected node that can have it decided; none where none serves by the
-/// layout in force.
+/// The layout that makes a change, and the node that can have it decided; none where none serves by the layout in force.
+/// One that holds data comes first: it knows what was decided, and no pod is taken away before it says the same as all
+/// others. Then the best connected one.
 fn propose(roster: &Roster<'_>, change: &Change) -> Result<Option<Proposal>, SuccessionError> {
     let layout = roster.layout.next(change)?;
     // Whoever has heard that nothing is missing can prove it to the others.
@@ -129,7 +130,7 @@ fn propose(roster: &Roster<'_>, change: &Change) -> Result<Option<Proposal>, Suc
         let links = roster.answer_of(node).map_or(0, |answer| {
             answer.connected.iter().filter(|peer| roster.layout.member(**peer).is_some()).count()
         });
-        Some((links, std::cmp::Reverse(roster.ordinal(node)?)))
+        Some((roster.owns(node), links, std::cmp::Reverse(roster.ordinal(node)?)))
     };
     let fit = roster.layout.members.iter().filter(|member| !member.is_lost).map(|member| member.node);
     let fit = fit.filter(|node| roster.serves_now(*node) && can_prove(*node));
@@ -137,7 +138,7 @@ fn propose(roster: &Roster<'_>, change: &Change) -> Result<Option<Proposal>, Suc
     if roster.is_behind() {
         return Ok(None);
     }
-    Ok(best.map(|(_, std::cmp::Reverse(ordinal))| Proposal { ordinal, expected: roster.layout.epoch, layout }))
+    Ok(best.map(|(.., std::cmp::Reverse(ordinal))| Proposal { ordinal, expected: roster.layout.epoch, layout }))
 }
 
 fn plan_stage(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {

@@ -26,8 +26,8 @@ use serde_json::json;
 
 const FACTOR: u32 = 3;
 const PODS_MAX: u64 = 6;
-const SEEDS: u64 = 150;
-const ACTIONS: usize = 120;
+const SEEDS: u64 = 80;
+const ACTIONS: usize = 300;
 /// After this many rounds in which everything gets its turn the spec has to be reached.
 const QUIET_ROUNDS: usize = 150;
 
@@ -65,7 +65,7 @@ struct World {
     down: BTreeSet<u32>,
     volumes: BTreeMap<u32, Volume>,
     layout: Layout,
-    drawn: u8,
+    drawn: u32,
     seconds: i64,
     trace: Vec<String>,
     proposals: usize,
@@ -192,7 +192,7 @@ impl World {
     /// One look and what comes of it. The operator may end after any act, and the world moves between look and act.
     fn reconcile(&mut self, is_quiet: bool) {
         let observed = self.observe();
-        let live = self.live();
+        let (live, seen) = (self.live(), self.volumes.clone());
         let plan = plan_of(&self.resource, &observed);
         self.seconds += 1;
         let acts = if is_quiet { 3 } else { self.rng.below(4) };
@@ -200,7 +200,7 @@ impl World {
             self.something_happens();
         }
         if acts > 0 {
-            self.write(&plan);
+            self.write(&plan, &seen);
         }
         if acts > 1
             && let NodeStep::Propose(proposal) = &plan.node_step
@@ -212,7 +212,8 @@ impl World {
         }
     }
 
-    fn write(&mut self, plan: &Plan) {
+    /// `seen` is how the volumes were at the time of the look.
+    fn write(&mut self, plan: &Plan, seen: &BTreeMap<u32, Volume>) {
         let before = self.live_replicas();
         let mut observed = Observed { children: self.children.clone(), ..Observed::default() };
         settle(&mut observed, plan);
@@ -228,7 +229,7 @@ impl World {
             assert_eq!(owned, 0, "demo-{ordinal} holds data and is taken away: {:#?}", self.trace);
         }
         for member in self.layout.members.iter().filter(|member| !member.is_lost) {
-            let volume = self.volumes.values().find(|volume| volume.node == member.node);
+            let volume = seen.values().find(|volume| volume.node == member.node);
             let fence = volume.and_then(|volume| volume.held.as_ref()).map(|held| held.epoch);
             let stays = self.layout.owned(member.node) > 0;
             assert!(
@@ -262,13 +263,17 @@ impl World {
             self.trace.push(format!("epoch {}: {step:?}", next.epoch));
             self.layout = next.clone();
             self.proposals += 1;
+            // Whoever has it decided knows first.
+            self.learn(*ordinal);
         }
     }
 
     fn fresh_volume(&mut self) -> Volume {
         self.drawn += 1;
-        let id = self.drawn;
-        Volume { node: NodeId([id; 16]), actor: Actor(u64::from(id)), held: None, whole: Epoch(0) }
+        // Of any order among the others.
+        let mut id = [self.rng.below(256) as u8; 16];
+        id[8..12].copy_from_slice(&self.drawn.to_be_bytes());
+        Volume { node: NodeId(id), actor: Actor(u64::from(self.drawn)), held: None, whole: Epoch(0) }
     }
 
     /// A node hears of the newest layout, if anybody is there to tell it.
@@ -333,12 +338,12 @@ impl World {
         let pods: Vec<_> = self.pods.iter().copied().collect();
         let Some(ordinal) = self.rng.pick(&pods) else { return self.run_pods() };
         match self.rng.below(14) {
-            0..=3 => self.learn(ordinal),
-            4..=6 => self.merge(ordinal),
-            7..=9 => self.run_pods(),
-            10 => drop(self.down.insert(ordinal)),
-            11 | 12 => drop(self.down.pop_first()),
-            _ if self.rng.below(4) == 0 => self.lose_volume(),
+            0..=4 => self.learn(ordinal),
+            5..=7 => self.merge(ordinal),
+            8..=10 => self.run_pods(),
+            11 if self.rng.below(3) == 0 => drop(self.down.insert(ordinal)),
+            12 => drop(self.down.pop_first()),
+            13 if self.rng.below(6) == 0 => self.lose_volume(),
             _ => {}
         }
     }
@@ -350,14 +355,12 @@ impl World {
 
     fn live_through(&mut self) {
         for _ in 0..ACTIONS {
-            match self.rng.below(10) {
+            match self.rng.below(40) {
                 0 => {
                     let replicas = self.rng.below(PODS_MAX) + 1;
-                    if self.rng.below(3) == 0 {
-                        self.ask_for(replicas);
-                    }
+                    self.ask_for(replicas);
                 }
-                1..=4 => self.reconcile(false),
+                1..=12 => self.reconcile(false),
                 _ => self.something_happens(),
             }
         }
@@ -367,8 +370,15 @@ impl World {
         let replicas = u64::from(FACTOR) + self.rng.below(PODS_MAX - u64::from(FACTOR) + 1);
         self.ask_for(replicas);
         self.down.clear();
+        let mut still = 0;
         for _ in 0..QUIET_ROUNDS {
+            let before = self.resource.status.clone();
             self.reconcile(true);
+            still = if before == self.resource.status { still + 1 } else { 0 };
+            // Longer than anything that is under way looks the same.
+            if still == 8 {
+                break;
+            }
             self.run_pods();
             for ordinal in 0..PODS_MAX as u32 {
                 self.learn(ordinal);
