@@ -160,9 +160,9 @@ const SCENARIOS: [Scenario; 17] = [
         run: |sandbox| siblings::run(sandbox).boxed(),
     },
     Scenario {
-        number: None,
+        number: Some(9),
         name: "scale-held",
-        shows: "a changed number of replicas is held with a reason, and setting it back needs nothing else",
+        shows: "a number of replicas below the replication factor is held with a reason, and raising it needs nothing else",
         is_core: false,
         deadline: Duration::from_secs(300),
         run: |sandbox| scale_held::run(sandbox).boxed(),

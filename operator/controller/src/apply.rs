@@ -128,7 +128,9 @@ pub(crate) async fn apply(
             }
             Ok(Applied::default())
         }
-        NodeStep::Propose(proposal) => propose(context, &address(names, observed, proposal.ordinal), proposal).await,
+        NodeStep::Propose(proposal) => {
+            propose(context, &address(names, observed, proposal.ordinal), proposal).await
+        }
     }
 }
 

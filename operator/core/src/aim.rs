@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use keystore_core::layout::{Layout, Member, Phase};
 use keystore_core::id::Epoch;
+use keystore_core::layout::{Layout, Member, Phase};
 use keystore_core::succession::Change;
 
 use crate::hold::{Hold, HoldReason};
@@ -26,8 +26,8 @@ pub(crate) struct Aim {
 pub(crate) fn plan_aim(valid: &ValidCluster, roster: &Roster<'_>) -> Aim {
     let layout = roster.layout;
     let now = roster.ordinals(owners(layout.source_ring()));
-    let is_other_store = (layout.replication_factor, layout.partitions)
-        != (valid.replication_factor, valid.partitions);
+    let is_other_store =
+        (layout.replication_factor, layout.partitions) != (valid.replication_factor, valid.partitions);
     let hold = if is_other_store { None } else { plan_aim_hold(valid, roster, &now) };
     if is_other_store || hold.is_some() {
         return Aim { ordinals: now, is_held: true, hold };
@@ -55,9 +55,8 @@ impl Aim {
     /// The members that are to hold the data, in the order of their UUIDs; `None` while some are still to be made.
     pub(crate) fn members(&self, roster: &Roster<'_>) -> Option<Vec<Member>> {
         let replaced = roster.replaced();
-        let live = |ordinal: &u32| {
-            roster.live(*ordinal).filter(|member| !replaced.contains(&member.node)).cloned()
-        };
+        let live =
+            |ordinal: &u32| roster.live(*ordinal).filter(|member| !replaced.contains(&member.node)).cloned();
         let mut members: Vec<Member> = self.ordinals.iter().map(live).collect::<Option<_>>()?;
         members.sort_by_key(|member| member.node);
         Some(members)

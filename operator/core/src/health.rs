@@ -74,14 +74,9 @@ pub fn assess(valid: &ValidCluster, identity: &Identity, observed: &Observed, wa
 fn assess_layout(valid: &ValidCluster, layout: &Layout, observed: &Observed) -> Health {
     let heard = by_node(observed);
     let replaced = replaced(valid, layout, observed);
-    let serving: BTreeSet<NodeId> = layout
-        .members
-        .iter()
-        .filter(|m| !m.is_lost && serves(m, &heard))
-        .map(|m| m.node)
-        .collect();
-    let is_replaced =
-        |member: &Member| member.is_lost || replaced.values().any(|node| *node == member.node);
+    let serving: BTreeSet<NodeId> =
+        layout.members.iter().filter(|m| !m.is_lost && serves(m, &heard)).map(|m| m.node).collect();
+    let is_replaced = |member: &Member| member.is_lost || replaced.values().any(|node| *node == member.node);
     let holders = || layout.members.iter().filter(|member| layout.rings().any(|r| r.owned(member.node) > 0));
     let down = holders().filter(|member| !serving.contains(&member.node) && !is_replaced(member));
     let partitions = layout.partitions.get().into();

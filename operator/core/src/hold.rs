@@ -71,8 +71,9 @@ pub(crate) fn plan_hold(
     }
     let name_conflict = plan_name_conflict(valid, observed, wanted);
     name_conflict.or_else(|| match identity.held_layout() {
-        Some(layout) => plan_accepting_hold(valid, observed, identity)
-            .or_else(|| plan_layout_mismatch(valid, layout)),
+        Some(layout) => {
+            plan_accepting_hold(valid, observed, identity).or_else(|| plan_layout_mismatch(valid, layout))
+        }
         None => plan_first_layout_hold(valid, identity),
     })
 }

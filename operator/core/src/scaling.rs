@@ -108,8 +108,9 @@ fn impossible(error: &SuccessionError) -> Hold {
 
 /// The keyspaces that the spec names and the store does not have; none while the two contradict each other.
 fn added_keyspaces(valid: &ValidCluster, layout: &Layout) -> Option<Change> {
-    let is_kept =
-        |(name, mode): (&String, &KeyspaceMode)| valid.keyspaces.get(name).is_some_and(|wanted| wanted == mode);
+    let is_kept = |(name, mode): (&String, &KeyspaceMode)| {
+        valid.keyspaces.get(name).is_some_and(|wanted| wanted == mode)
+    };
     let is_new = |(name, _): &(&String, &KeyspaceMode)| !layout.keyspaces.contains_key(*name);
     let added: std::collections::BTreeMap<_, _> =
         valid.keyspaces.iter().filter(is_new).map(|(name, mode)| (name.clone(), *mode)).collect();
@@ -138,7 +139,11 @@ fn propose(roster: &Roster<'_>, change: &Change) -> Result<Option<Proposal>, Suc
     if roster.is_behind() {
         return Ok(None);
     }
-    Ok(best.map(|(.., std::cmp::Reverse(ordinal))| Proposal { ordinal, expected: roster.layout.epoch, layout }))
+    Ok(best.map(|(.., std::cmp::Reverse(ordinal))| Proposal {
+        ordinal,
+        expected: roster.layout.epoch,
+        layout,
+    }))
 }
 
 fn plan_stage(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
@@ -273,9 +278,8 @@ fn plan_beginning(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
         // What is wrong with it is said where it is proposed.
         Ok(_) | Err(_) => {}
     }
-    let is_up = |node: &NodeId| {
-        roster.answer_at_home(*node).is_some_and(|answer| answer.mode == NodeMode::Serving)
-    };
+    let is_up =
+        |node: &NodeId| roster.answer_at_home(*node).is_some_and(|answer| answer.mode == NodeMode::Serving);
     let down = nodes.iter().copied().filter(|node| roster.owns(*node) && !is_up(node));
     let down = roster.pods(roster.ordinals(down));
     if !down.is_empty() {
@@ -286,7 +290,8 @@ fn plan_beginning(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
     }
     let late = roster.ordinals(nodes.iter().copied().filter(|node| !roster.serves_now(*node)));
     if !late.is_empty() {
-        let message = format!("waiting for {} to take up epoch {} and serve", roster.pods(late), layout.epoch);
+        let message =
+            format!("waiting for {} to take up epoch {} and serve", roster.pods(late), layout.epoch);
         return Some(Stage::waiting("Joining", message));
     }
     let lacks = |node: &NodeId| {

@@ -207,7 +207,10 @@ fn keyspaces_other_than_the_stores_are_held_and_the_store_goes_on() {
     for (spec, expected) in [
         (json!([]), None),
         (json!([{"name": "default"}]), None),
-        (json!([{"name": "carts"}]), Some("carts (siblings), default (lww), and spec.keyspaces says otherwise")),
+        (
+            json!([{"name": "carts"}]),
+            Some("carts (siblings), default (lww), and spec.keyspaces says otherwise"),
+        ),
         (json!([{"name": "more"}]), Some("the keyspaces carts (siblings), default (lww)")),
     ] {
         let recreated = cluster(&json!({"keyspaces": spec}), None);

@@ -26,7 +26,7 @@ use serde_json::json;
 
 const FACTOR: u32 = 3;
 const PODS_MAX: u64 = 6;
-const SEEDS: u64 = 80;
+const SEEDS: u64 = 150;
 const ACTIONS: usize = 300;
 /// After this many rounds in which everything gets its turn the spec has to be reached.
 const QUIET_ROUNDS: usize = 150;
@@ -135,8 +135,11 @@ impl World {
 
     /// How many copies are live beyond a quorum, where that is least.
     fn has_quorums(&self, layout: &Layout, live: &BTreeSet<NodeId>) -> bool {
-        let is_met =
-            |p| layout.replica_sets(p).satisfied(Consistency::Quorum, |node| live.contains(node) && !layout.is_lost(*node));
+        let is_met = |p| {
+            layout
+                .replica_sets(p)
+                .satisfied(Consistency::Quorum, |node| live.contains(node) && !layout.is_lost(*node))
+        };
         layout.partitions.all().all(is_met)
     }
 
@@ -165,7 +168,8 @@ impl World {
         let members = self.layout.members.iter().filter_map(|m| m.name.strip_prefix("demo-")?.parse().ok());
         let asked = (0..self.resource.spec.replicas as u32).chain(0..self.live_replicas());
         let asked: BTreeSet<u32> = asked.chain(members).chain(self.pods.iter().copied()).collect();
-        let answers: BTreeMap<_, _> = asked.into_iter().map(|ordinal| (ordinal, self.answer(ordinal))).collect();
+        let answers: BTreeMap<_, _> =
+            asked.into_iter().map(|ordinal| (ordinal, self.answer(ordinal))).collect();
         let held = answers.keys().filter(|ordinal| self.is_up(**ordinal));
         let held = held.filter_map(|ordinal| self.volumes[ordinal].held.clone());
         let serves = |ordinal: &u32| self.is_up(*ordinal) && self.volumes[ordinal].held.is_some();
@@ -247,7 +251,8 @@ impl World {
             return;
         }
         let step = check_step(&self.layout, next).expect("what is proposed may follow");
-        for member in next.members.iter().filter(|member| member.is_lost && !self.layout.is_lost(member.node)) {
+        for member in next.members.iter().filter(|member| member.is_lost && !self.layout.is_lost(member.node))
+        {
             let is_there = self.volumes.values().any(|volume| volume.node == member.node);
             assert!(!is_there, "{} is silent, and given up: {:#?}", member.name, self.trace);
         }

@@ -23,7 +23,8 @@ fn scale(world: &World, replicas: u32) {
 
 fn pods(world: &World) -> (u64, Vec<bool>) {
     let replicas = world.api.get(STATEFUL_SET).unwrap()["spec"]["replicas"].as_u64().unwrap();
-    let exists = |ordinal: u32| world.api.get(&format!("/api/v1/namespaces/shop/pods/demo-{ordinal}")).is_some();
+    let exists =
+        |ordinal: u32| world.api.get(&format!("/api/v1/namespaces/shop/pods/demo-{ordinal}")).is_some();
     (replicas, (0..5).map(exists).collect())
 }
 
@@ -52,11 +53,13 @@ async fn more_nodes_get_pods_then_members_then_data_and_fewer_give_them_up_in_th
     world.until("moving", |world| world.status()["layoutPhase"] == "joint").await;
     let up = operation(&world);
     assert_eq!((&up["kind"], &up["from"], &up["to"]), (&json!("ScaleUp"), &json!(3), &json!(5)));
-    let joining: Vec<_> = world.status()["nodes"].as_array().unwrap().iter().map(|n| n["state"].clone()).collect();
+    let joining: Vec<_> =
+        world.status()["nodes"].as_array().unwrap().iter().map(|n| n["state"].clone()).collect();
     assert_eq!(joining, ["serving", "serving", "serving", "joining", "joining"]);
     world.until("at rest with five", is_converged).await;
     let layouts = world.nodes.layouts_decided();
-    let steps: Vec<_> = layouts.iter().map(|l| (l.epoch.0, l.members.len(), l.is_joint(), holders(l).len())).collect();
+    let steps: Vec<_> =
+        layouts.iter().map(|l| (l.epoch.0, l.members.len(), l.is_joint(), holders(l).len())).collect();
     assert_eq!(steps, [(2, 5, false, 3), (3, 5, true, 5), (4, 5, false, 5)]);
     assert_eq!(layouts[0].members[3].zone, "", "the machine has no label");
 
@@ -95,7 +98,8 @@ async fn a_change_of_mind_in_the_middle_turns_the_move_back() {
     assert_eq!(operation(&world)["phase"], "TurningBack");
     world.until("at rest with three", is_converged).await;
     assert_eq!(pods(&world), (3, vec![true, true, true, false, false]));
-    let phases: Vec<_> = world.nodes.layouts_decided().iter().map(|l| (l.is_joint(), holders(l).len())).collect();
+    let phases: Vec<_> =
+        world.nodes.layouts_decided().iter().map(|l| (l.is_joint(), holders(l).len())).collect();
     assert_eq!(phases, [(false, 3), (true, 5), (false, 3), (false, 3)]);
 }
 
@@ -117,7 +121,9 @@ async fn a_proposal_that_is_refused_is_told_and_made_again() {
     let world = at_rest().await;
     world.nodes.refuse_proposals(Some("02020202-0202-0202-0202-020202020202 is not so far"));
     scale(&world, 5);
-    world.until("refused", |world| operation(world)["message"].as_str().is_some_and(|m| m.contains("not yet"))).await;
+    world
+        .until("refused", |world| operation(world)["message"].as_str().is_some_and(|m| m.contains("not yet")))
+        .await;
     let message = operation(&world)["message"].clone();
     assert!(message.as_str().unwrap().ends_with("; not yet: demo-1 is not so far"), "{message}");
     assert_eq!(world.is("Stalled"), None);
