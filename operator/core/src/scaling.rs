@@ -135,7 +135,7 @@ fn propose(roster: &Roster<'_>, change: &Change) -> Result<Option<Proposal>, Suc
     };
     let fit = roster.layout.members.iter().filter(|member| !member.is_lost).map(|member| member.node);
     let fit = fit.filter(|node| roster.serves_now(*node) && can_prove(*node));
-    let best = fit.filter_map(|node| rank(node)).max();
+    let best = fit.filter_map(rank).max();
     if roster.is_behind() {
         return Ok(None);
     }
@@ -365,7 +365,8 @@ fn find_obstacle(roster: &Roster<'_>, needed: u32) -> Option<String> {
             })
         };
         let is_silent = roster.answer_of(member.node).is_none();
-        !has_acknowledged(roster.answer_at_home(member.node)) && !(goes && is_silent)
+        let may_go_silently = goes && is_silent;
+        !may_go_silently && !has_acknowledged(roster.answer_at_home(member.node))
     };
     let members = layout.members.iter().filter(|member| !member.is_lost);
     let late: Vec<_> = members.filter(is_obstacle).map(|member| member.name.as_str()).collect();

@@ -14,7 +14,7 @@ use keystore_core::layout::Layout;
 use keystore_core::succession::Change;
 use keystore_crds::{KeyStoreCluster, NodeState};
 use keystore_operator_core::hold::HoldReason;
-use keystore_operator_core::observed::{Disk, HeldLayout, NodeAnswer, NodeMode, Observed, Transfer};
+use keystore_operator_core::observed::{Answer, Disk, HeldLayout, NodeAnswer, NodeMode, Observed, Transfer};
 use keystore_operator_core::plan::{NodeStep, Plan};
 use serde_json::json;
 
@@ -89,16 +89,12 @@ fn each_look_leads_to_one_step() {
     };
     let silent = |ordinal: u32| {
         move |seen: &mut Observed| {
-            seen.answers.insert(ordinal, keystore_operator_core::observed::Answer::Unreachable);
+            seen.answers.insert(ordinal, Answer::Unreachable);
         }
     };
     let edited = |ordinal: u32, edit: fn(&mut NodeAnswer)| {
         move |seen: &mut Observed| {
-            let keystore_operator_core::observed::Answer::Here(answer) =
-                seen.answers.get_mut(&ordinal).unwrap()
-            else {
-                panic!("silent")
-            };
+            let Answer::Here(answer) = seen.answers.get_mut(&ordinal).unwrap() else { panic!("silent") };
             edit(answer);
         }
     };
@@ -185,7 +181,7 @@ fn a_replaced_node_is_shown_once_and_as_what_it_is() {
     let lost = layout_of(3, 3).next(&Change::Lose(BTreeSet::from([node(1)]))).unwrap();
     let mut observed = seen(&lost, 3);
     let fresh = NodeAnswer { node: NodeId([0x77; 16]), actor: keystore_core::id::Actor(77), ..empty(1) };
-    observed.answers.insert(1, keystore_operator_core::observed::Answer::Here(fresh));
+    observed.answers.insert(1, Answer::Here(fresh));
     let plan = plan_of(&wanting(3), &observed);
     assert_eq!(next(&plan), "Joining, to epoch 3 of 4, 3 pods");
     let status = status_of(&wanting(3), &observed, 1);
@@ -208,7 +204,7 @@ fn data_that_does_not_fit_onto_fewer_nodes_stays_where_it_is() {
     let with = |total: u64, available: u64| {
         let mut observed = seen(&five, 5);
         for answer in observed.answers.values_mut() {
-            let keystore_operator_core::observed::Answer::Here(answer) = answer else { continue };
+            let Answer::Here(answer) = answer else { continue };
             answer.disk = Some(Disk { total_bytes: total, available_bytes: available });
         }
         plan_of(&wanting(3), &observed)
