@@ -168,9 +168,9 @@ const SCENARIOS: [Scenario; 17] = [
         run: |sandbox| scale_held::run(sandbox).boxed(),
     },
     Scenario {
-        number: None,
+        number: Some(16),
         name: "empty-volume",
-        shows: "a pod that returns with an empty volume does not serve, is reported, and initialises nothing",
+        shows: "a pod that returns with an empty volume is replaced by a new node, filled from the others",
         is_core: false,
         deadline: Duration::from_secs(360),
         run: |sandbox| empty_volume::run(sandbox).boxed(),
