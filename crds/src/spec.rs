@@ -61,9 +61,9 @@ pub type ConfigSections = BTreeMap<String, BTreeMap<String, serde_json::Value>>;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct KeyStoreClusterSpec {
-    /// How many storage nodes (pods) the cluster has. At creation it must not be below replicationFactor. Once the
-    /// cluster is initialised, this version holds a changed number (condition Stalled, reason ScalingNotSupported)
-    /// until it is set back.
+    /// How many storage nodes (pods) the cluster has. At creation it must not be below replicationFactor. It can be
+    /// changed at any time, also while an earlier change runs: data moves before pods go, and after they came. A number
+    /// below replicationFactor, or one onto which the data does not fit, is held (condition Stalled) until it is changed.
     #[schemars(range(min = 1, max = 64))]
     #[serde(default = "default_replicas")]
     pub replicas: i32,
@@ -102,8 +102,8 @@ pub struct KeyStoreClusterSpec {
     pub consistency: ConsistencySpec,
 
     /// The named sets of keys, each with its way with concurrent writes. default (mode lww) exists also where it is
-    /// not listed, and 64 is the most, default included. They are made when the cluster is: none can be removed, added
-    /// or given another mode later.
+    /// not listed, and 64 is the most, default included. More can be added at any time; none can be removed or given
+    /// another mode.
     #[schemars(
         length(max = 64),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
@@ -115,11 +115,9 @@ pub struct KeyStoreClusterSpec {
         validation = Rule::new("self.size() < 64 || self.exists(k, k.name == 'default')")
             .message("at most 64 keyspaces, and keyspace default exists beside those that are listed: list at most 63 others"),
         validation = Rule::new("oldSelf.all(old, old.name == 'default' || self.exists(k, k.name == old.name))")
-            .message("a keyspace cannot be removed, its keys would be out of reach: list every keyspace that the cluster was created with"),
+            .message("a keyspace cannot be removed, its keys would be out of reach: list every keyspace that the cluster has"),
         validation = Rule::new("self.all(k, oldSelf.all(old, old.name != k.name || old.mode == k.mode))")
-            .message("the mode of a keyspace cannot be changed, its keys are stored in the form of that mode: set it back, or create a new cluster"),
-        validation = Rule::new("self.all(k, k.name == 'default' || oldSelf.exists(old, old.name == k.name))")
-            .message("a keyspace cannot be added to a cluster that exists: keyspaces are those named at creation; adding one later comes with the epochs of the layout. Remove it, or create a new cluster")
+            .message("the mode of a keyspace cannot be changed, its keys are stored in the form of that mode: set it back, or create a new cluster")
     )]
     pub keyspaces: Vec<Keyspace>,
 

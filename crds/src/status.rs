@@ -93,10 +93,19 @@ pub enum LayoutPhase {
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 pub struct Operation {
-    /// What is being done: Create.
+    /// What is being done: Create, ScaleUp, ScaleDown or Replace (of nodes whose volumes are gone).
     pub kind: OperationKind,
 
-    /// How far it is: WaitingForNames, WaitingForNodes, Initializing or WaitingForPods.
+    /// How many nodes held the data, or were about to, when it began; absent for Create.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<i32>,
+
+    /// How many nodes are to hold the data; absent for Create.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<i32>,
+
+    /// How far it is. Create: WaitingForNames, WaitingForNodes, Initializing or WaitingForPods. The others: StartingPods,
+    /// GivingUp, Joining, Moving, Finishing, TurningBack, Dismissing or RemovingPods.
     pub phase: String,
 
     /// When it began.
@@ -109,6 +118,9 @@ pub struct Operation {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OperationKind {
     Create,
+    ScaleUp,
+    ScaleDown,
+    Replace,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
@@ -128,7 +140,8 @@ pub struct NodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 
-    /// joining (not yet in a layout in force), serving, draining or down.
+    /// joining (it does not hold all of its data yet), serving, draining (it is about to stop, or data moves away from
+    /// it), down, or lost (its volume is gone, and its data is rebuilt elsewhere).
     pub state: NodeState,
 
     /// How many partitions it holds a copy of.
@@ -143,4 +156,5 @@ pub enum NodeState {
     Serving,
     Draining,
     Down,
+    Lost,
 }

@@ -198,11 +198,6 @@ fn changes() -> Vec<Case> {
             &["a keyspace cannot be removed", "list every keyspace"],
         ),
         refused(
-            "a keyspace more",
-            json!({"spec": {"keyspaces": [causal("siblings"), {"name": "more"}]}}),
-            &["a keyspace cannot be added", "Remove it"],
-        ),
-        refused(
             "less storage",
             json!({"spec": {"storage": {"size": "256Mi"}}}),
             &["storage.size cannot shrink", "set it back"],

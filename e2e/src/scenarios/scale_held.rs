@@ -1,5 +1,5 @@
-//! A changed number of replicas, by `kubectl scale`, is held: nothing moves, the reason is in the conditions, and
-//! setting it back needs nothing else.
+//! Scenario 9: a number of replicas below the replication factor, by `kubectl scale`, is held: nothing moves, the reason is
+//! in the conditions, and setting it back needs nothing else.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use serde_json::json;
 
 use super::Ending;
 use crate::harness::ksc::{
-    NAME, REPLICAS, condition, expect_condition, expect_whole, identity, manifest, pod_names,
+    NAME, REPLICAS, REPLICATION_FACTOR, condition, expect_condition, expect_whole, identity, manifest,
+    pod_names,
 };
 use crate::harness::sandbox::Sandbox;
 use crate::harness::wait::throughout;
@@ -25,10 +26,10 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let before = identity(&sandbox.create_ready(&manifest()).await?)?;
     let connected = sandbox.connect_store().await?;
     let load = Load::start(connected.store.clone(), Settings::default());
-    for wanted in [5, 2] {
+    for wanted in [1, 2] {
         scale(sandbox, wanted).await?;
         let is_held = |ksc: &KeyStoreCluster| {
-            expect_condition(ksc, ConditionType::Stalled, "True", "ScalingNotSupported")?;
+            expect_condition(ksc, ConditionType::Stalled, "True", "BelowReplicationFactor")?;
             expect_condition(ksc, ConditionType::Ready, "False", "Held")?;
             expect_condition(ksc, ConditionType::Available, "True", "QuorumAvailable")
         };
@@ -37,7 +38,7 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
             .map(|stalled| stalled.message.clone())
             .unwrap_or_default();
         ensure!(
-            message.contains(&REPLICAS.to_string()),
+            message.contains(&REPLICATION_FACTOR.to_string()),
             "the message does not say what to set it to: {message}"
         );
         throughout("nothing moves", HELD_FOR, || expect_unmoved(sandbox)).await?;

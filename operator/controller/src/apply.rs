@@ -11,6 +11,7 @@ use keystore_operator_core::hold::{Hold, HoldReason};
 use keystore_operator_core::names::{FIELD_MANAGER, Names};
 use keystore_operator_core::observed::Observed;
 use keystore_operator_core::plan::{NodeStep, Plan};
+use keystore_operator_core::scaling::Proposal;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
@@ -83,6 +84,14 @@ impl ApplyError {
     }
 }
 
+/// What came of a plan that was carried out.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    /// Why the proposed layout is not in force, as far as anybody knows. It is not a failure: gates open in their own
+    /// time, and the next look sees what was decided.
+    pub(crate) refusal: Option<String>,
+}
+
 /// Nothing can be made in a namespace that is going away, and nothing has to.
 pub(crate) fn is_namespace_terminating(error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else { return false };
@@ -95,7 +104,7 @@ pub(crate) async fn apply(
     names: &Names,
     observed: &Observed,
     plan: &Plan,
-) -> Result<(), ApplyError> {
+) -> Result<Applied, ApplyError> {
     for write in &plan.writes {
         match write {
             Write::Apply { kind, name, object, live_uid } => {
@@ -107,20 +116,55 @@ pub(crate) async fn apply(
     }
     match &plan.node_step {
         // The report writes it, before any node learns of it.
-        NodeStep::Nothing | NodeStep::RecordCluster(_) => Ok(()),
+        NodeStep::Nothing | NodeStep::RecordCluster(_) => Ok(Applied::default()),
         NodeStep::Init { layout, ordinals } => {
             for ordinal in ordinals {
-                let pod = names.pod(*ordinal);
-                let ip = observed.pods.get(ordinal).and_then(|pod| pod.status.as_ref()?.pod_ip.clone());
-                let address = NodeAddress { pod: pod.clone(), ip: ip.unwrap_or_default() };
+                let address = address(names, observed, *ordinal);
                 context.leadership.check()?;
                 let sent = context.nodes.init(&address, layout).await;
-                sent.map_err(|source| ApplyError::Init { pod: pod.clone(), source })?;
+                sent.map_err(|source| ApplyError::Init { pod: address.pod.clone(), source })?;
+                let pod = address.pod;
                 info!(pod, cluster = %layout.cluster, epoch = layout.epoch.0, "node accepted its first layout");
             }
-            Ok(())
+            Ok(Applied::default())
+        }
+        NodeStep::Propose(proposal) => {
+            propose(context, &address(names, observed, proposal.ordinal), proposal).await
         }
     }
+}
+
+fn address(names: &Names, observed: &Observed, ordinal: u32) -> NodeAddress {
+    let ip = observed.pods.get(&ordinal).and_then(|pod| pod.status.as_ref()?.pod_ip.clone());
+    NodeAddress { pod: names.pod(ordinal), ip: ip.unwrap_or_default() }
+}
+
+async fn propose(
+    context: &Context,
+    address: &NodeAddress,
+    proposal: &Proposal,
+) -> Result<Applied, ApplyError> {
+    let Proposal { expected, layout, ordinal: _ } = proposal;
+    context.leadership.check()?;
+    let (pod, epoch, is_joint) = (&address.pod, layout.epoch.0, layout.is_joint());
+    let refusal = match context.nodes.propose(address, *expected, layout).await {
+        Ok(decided) if decided == *layout => {
+            info!(pod, epoch, is_joint, members = layout.members.len(), "layout decided");
+            None
+        }
+        Ok(decided) => {
+            info!(pod, epoch, decided = decided.epoch.0, "another layout was decided");
+            Some(format!("another layout was decided, epoch {}", decided.epoch))
+        }
+        Err(error) => {
+            info!(pod, epoch, is_joint, error = &error as &dyn std::error::Error, "layout not decided yet");
+            Some(match error {
+                NodeError::Call { source, .. } => source.detail().message.clone(),
+                NodeError::Stranger { .. } => error.to_string(),
+            })
+        }
+    };
+    Ok(Applied { refusal })
 }
 
 async fn apply_object(

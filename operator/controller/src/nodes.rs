@@ -6,12 +6,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keystore_client::{AdminClient, NodeState};
-use keystore_operator_core::observed::{HeldLayout, Layout, NodeAnswer, NodeMode};
+use keystore_client::{AdminClient, DiskStatus, NodeState};
+use keystore_operator_core::observed::{Disk, Epoch, HeldLayout, Layout, NodeAnswer, NodeMode, Transfer};
 use thiserror::Error;
 
 /// A node that takes longer than this is treated as one that does not answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
+/// A node gives up a proposal by itself a little earlier than this.
+const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(12);
 
 #[derive(Debug, Error)]
 pub(crate) enum NodeError {
@@ -38,6 +40,13 @@ pub(crate) trait NodeClient: Send + Sync {
     async fn get_status(&self, node: &NodeAddress) -> Result<NodeAnswer, NodeError>;
     async fn get_layout(&self, node: &NodeAddress) -> Result<Option<HeldLayout>, NodeError>;
     async fn init(&self, node: &NodeAddress, layout: &Layout) -> Result<(), NodeError>;
+    /// Has a layout decided that follows the one of this epoch; returns the one in force then, perhaps another one.
+    async fn propose(
+        &self,
+        node: &NodeAddress,
+        expected: Epoch,
+        layout: &Layout,
+    ) -> Result<Layout, NodeError>;
 }
 
 /// Each node's Admin service, at this port of its pod.
@@ -53,7 +62,16 @@ impl NodeClient for GrpcNodes {
         if status.name != node.pod {
             return Err(NodeError::Stranger { asked: node.pod.clone(), answered: status.name });
         }
+        let linked = status.peers.iter().filter(|peer| peer.connected);
+        let DiskStatus { total_bytes, available_bytes, full: _ } = status.disk;
         Ok(NodeAnswer {
+            connected: linked.map(|peer| peer.node).collect(),
+            transfer: Transfer {
+                partitions: status.transfer.partitions,
+                partitions_done: status.transfer.partitions_done,
+                waits_for: status.transfer.waits_for,
+            },
+            disk: (total_bytes > 0).then_some(Disk { total_bytes, available_bytes }),
             node: status.node,
             actor: status.actor,
             version: status.version,
@@ -74,6 +92,17 @@ impl NodeClient for GrpcNodes {
         let call = Call { node, port: self.port };
         call.result(call.dial().await?.init(layout).await).map(|_| ())
     }
+
+    async fn propose(
+        &self,
+        node: &NodeAddress,
+        expected: Epoch,
+        layout: &Layout,
+    ) -> Result<Layout, NodeError> {
+        let call = Call { node, port: self.port };
+        let admin = call.dial_within(PROPOSAL_TIMEOUT).await?;
+        call.result(admin.propose_layout(expected, layout).await)
+    }
 }
 
 struct Call<'a> {
@@ -88,7 +117,11 @@ impl Call<'_> {
     }
 
     async fn dial(&self) -> Result<AdminClient, NodeError> {
-        self.result(AdminClient::connect_within(self.address(), TIMEOUT).await)
+        self.dial_within(TIMEOUT).await
+    }
+
+    async fn dial_within(&self, timeout: Duration) -> Result<AdminClient, NodeError> {
+        self.result(AdminClient::connect_within(self.address(), timeout).await)
     }
 
     fn result<T>(&self, result: Result<T, keystore_client::Error>) -> Result<T, NodeError> {

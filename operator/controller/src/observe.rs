@@ -11,7 +11,9 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use keystore_crds::KeyStoreCluster;
 use keystore_operator_core::names::{CLUSTER_LABEL, Names};
-use keystore_operator_core::observed::{Answer, Children, HeldLayout, Observed, expected_nodes};
+use keystore_operator_core::observed::{
+    Answer, Children, HeldLayout, Layout, NodeMode, Observed, expected_nodes,
+};
 use keystore_operator_core::plan::wanted_config_map;
 use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
@@ -57,11 +59,22 @@ pub(crate) async fn observe(
 ) -> Result<Observed, ObserveError> {
     let children = observe_children(context, names, cluster).await?;
     let mut observed = Observed { children, ..Observed::default() };
-    let expected = expected_nodes(cluster, observed.live_replicas());
-    observed.pods = observe_pods(context, names, expected).await?;
-    observed.answers = ask_nodes(context, names, &observed.pods, expected).await;
+    let expected: BTreeSet<u32> = (0..expected_nodes(cluster, names, observed.live_replicas())).collect();
+    observed.pods = observe_pods(context, names, &expected).await?;
+    observed.answers = ask_nodes(context, names, &observed.pods, &expected).await;
     observed.layout = ask_layout(context, names, &observed).await;
-    if observed.layout.as_ref().is_none_or(|held| !held.decided) {
+    if let Some(held) = &observed.layout {
+        let others = unasked(names, &held.layout, &observed);
+        if !others.is_empty() {
+            observed.pods.extend(observe_missing(context, names, &observed.pods, &others).await?);
+            let answers = ask_nodes(context, names, &observed.pods, &others).await;
+            observed.answers.extend(answers);
+            observed.layout = ask_layout(context, names, &observed).await;
+        }
+    }
+    // Zones are part of the layout: they matter for those who are to join it.
+    let joins = observed.heard().any(|(_, answer)| answer.mode == NodeMode::Uninitialized);
+    if joins || observed.layout.as_ref().is_none_or(|held| !held.decided) {
         observed.zones = observe_zones(context, cluster, &observed.pods).await?;
     }
     Ok(observed)
@@ -140,24 +153,42 @@ async fn observe_revisions(context: &Context, names: &Names) -> Result<Vec<Strin
     Ok(mounted.filter_map(name).collect())
 }
 
+/// The pods of members, and those that exist, that nothing else led to.
+fn unasked(names: &Names, layout: &Layout, observed: &Observed) -> BTreeSet<u32> {
+    let of_members = layout.members.iter().filter_map(|member| names.ordinal(&member.name));
+    let known = of_members.chain(observed.pods.keys().copied());
+    known.filter(|ordinal| !observed.answers.contains_key(ordinal)).collect()
+}
+
 /// By label in one request, and whichever of the expected that did not find, by name.
 async fn observe_pods(
     context: &Context,
     names: &Names,
-    expected: u32,
+    expected: &BTreeSet<u32>,
 ) -> Result<BTreeMap<u32, Pod>, ObserveError> {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &names.namespace);
     let labelled = ListParams::default().labels(&names.selector_text());
     let listed = api.list(&labelled).await.map_err(read_error("the pods"))?;
     let by_ordinal = |pod: Pod| Some((names.ordinal(&pod.name_any())?, pod));
     let mut pods: BTreeMap<_, _> = listed.into_iter().filter_map(by_ordinal).collect();
-    let missing: Vec<_> = (0..expected).filter(|ordinal| !pods.contains_key(ordinal)).collect();
-    for ordinal in missing {
-        if let Some(pod) = get::<Pod>(context, names, &names.pod(ordinal)).await? {
-            pods.insert(ordinal, pod);
+    pods.extend(observe_missing(context, names, &pods, expected).await?);
+    Ok(pods)
+}
+
+/// Those of the expected pods that exist and are not among `known`.
+async fn observe_missing(
+    context: &Context,
+    names: &Names,
+    known: &BTreeMap<u32, Pod>,
+    expected: &BTreeSet<u32>,
+) -> Result<BTreeMap<u32, Pod>, ObserveError> {
+    let mut found = BTreeMap::new();
+    for ordinal in expected.iter().filter(|ordinal| !known.contains_key(ordinal)) {
+        if let Some(pod) = get::<Pod>(context, names, &names.pod(*ordinal)).await? {
+            found.insert(*ordinal, pod);
         }
     }
-    Ok(pods)
+    Ok(found)
 }
 
 fn address(names: &Names, ordinal: u32, pods: &BTreeMap<u32, Pod>) -> Option<NodeAddress> {
@@ -169,9 +200,9 @@ async fn ask_nodes(
     context: &Context,
     names: &Names,
     pods: &BTreeMap<u32, Pod>,
-    expected: u32,
+    expected: &BTreeSet<u32>,
 ) -> BTreeMap<u32, Answer> {
-    let ask = |ordinal| async move {
+    let ask = |ordinal: u32| async move {
         let Some(address) = address(names, ordinal, pods) else { return (ordinal, Answer::Unreachable) };
         match context.nodes.get_status(&address).await {
             Ok(answer) => (ordinal, Answer::Here(answer)),
@@ -181,7 +212,7 @@ async fn ask_nodes(
             }
         }
     };
-    stream::iter(0..expected).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await
+    stream::iter(expected.iter().copied()).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await
 }
 
 /// The newest layout among those that the nodes hold, and in force if any node knows that.

@@ -119,6 +119,9 @@ async fn run(context: &Context, names: &Names) -> Result<Action, ReconcileError>
     if let Some(rejection) = applied.as_ref().err().and_then(ApplyError::rejection) {
         plan.hold = Some(rejection);
     }
+    if let Some(refusal) = applied.as_ref().ok().and_then(|applied| applied.refusal.as_deref()) {
+        plan.note_refusal(refusal);
+    }
     let input = StatusInput {
         cluster: &cluster,
         valid: &valid,

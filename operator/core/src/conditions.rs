@@ -3,17 +3,19 @@
 //! Sentences hold names and decided numbers only, nothing that changes from look to look: the status of a cluster at rest
 //! must not change.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
-use keystore_crds::ConditionType;
+use keystore_crds::{ConditionType, OperationKind};
 
 use crate::children::{Kind, Write};
 use crate::health::{Availability, Health};
 use crate::identity::Identity;
 use crate::names::APPROVE_ANNOTATION;
 use crate::observed::Observed;
-use crate::plan::Plan;
+use crate::plan::{NodeStep, Plan};
 use crate::trouble::explain;
 use crate::validate::ValidCluster;
 
@@ -108,10 +110,27 @@ fn judge_progressing(of: &Assessed<'_>) -> Verdict {
     let running = |reason, message: String| verdict(ConditionType::Progressing, TRUE, reason, message);
     let in_force = matches!(of.plan.identity, Identity::InForce { .. });
     let creating = creation_progress(of).map(|(_, message)| ("Creating", message));
+    let scaling = || {
+        let progress = of.plan.progress.as_ref()?;
+        Some((reason(progress.kind), with_troubles(of, progress.message.clone())))
+    };
+    let adding = || {
+        let is_proposed = matches!(of.plan.node_step, NodeStep::Propose(_));
+        is_proposed.then(|| ("AddingKeyspaces", "adding the keyspaces that the spec names".to_owned()))
+    };
     let rolling = || rollout_progress(of).filter(|_| in_force).map(|message| ("Upgrading", message));
-    match creating.or_else(rolling) {
+    match creating.or_else(scaling).or_else(adding).or_else(rolling) {
         Some((reason, message)) => running(reason, message),
         None => verdict(ConditionType::Progressing, FALSE, "Idle", "no operation runs"),
+    }
+}
+
+fn reason(kind: OperationKind) -> &'static str {
+    match kind {
+        OperationKind::Create => "Creating",
+        OperationKind::ScaleUp => "ScalingUp",
+        OperationKind::ScaleDown => "ScalingDown",
+        OperationKind::Replace => "Replacing",
     }
 }
 
@@ -161,10 +180,6 @@ fn rollout_progress(of: &Assessed<'_>) -> Option<String> {
         let message = format!("{updated} of {replicas} pods are up to date, the others follow one by one");
         return Some(with_troubles(of, message));
     }
-    let pods = of.observed.pods.len();
-    if pods > replicas as usize {
-        return Some(format!("{pods} pods exist and {replicas} belong to the store; the others are removed"));
-    }
     None
 }
 
@@ -195,9 +210,8 @@ fn judge_degraded(of: &Assessed<'_>) -> Verdict {
         return bad(
             "NodeReplaced",
             format!(
-                "{pods} came back with another volume than the one that belongs to the store, and {} not serve; \
-                 nothing is initialised anew, and this version cannot rebuild it: bring the volume back",
-                does(replaced.len())
+                "what {pods} held is gone with {} volume; it is rebuilt from the other nodes",
+                if replaced.len() == 1 { "its" } else { "their" }
             ),
         );
     }
@@ -221,7 +235,13 @@ fn does(pods: usize) -> &'static str {
 
 /// What the pods of serving nodes still lack.
 fn unsettled_pods(of: &Assessed<'_>) -> Option<String> {
-    let pods = (0..of.plan.replicas).filter(|ordinal| !of.observed.is_ready(*ordinal));
+    let holders = of.plan.identity.layout().map(|layout| {
+        let held = layout.members.iter().filter(|member| layout.rings().any(|r| r.owned(member.node) > 0));
+        held.filter_map(|member| of.valid.names.ordinal(&member.name)).collect::<BTreeSet<u32>>()
+    });
+    // One that has just come is not missed yet, and one that is about to go no more.
+    let is_missed = |ordinal: &u32| holders.as_ref().is_none_or(|holders| holders.contains(ordinal));
+    let pods = (0..of.plan.replicas).filter(is_missed).filter(|ordinal| !of.observed.is_ready(*ordinal));
     let unready: Vec<_> = pods.map(|ordinal| of.valid.names.pod(ordinal)).collect();
     if !unready.is_empty() {
         return Some(with_troubles(of, format!("{} to be ready", unready.join(", "))));

@@ -114,6 +114,11 @@ fn same_quantity(a: &Value, b: &Value) -> bool {
     }
 }
 
+/// A quantity in bytes, rounded down; `None` for other text.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    u64::try_from(milli(text)? / 1_000).ok()
+}
+
 /// A quantity in thousandths, or `None` for other text. Finer parts than that are not told apart.
 fn milli(text: &str) -> Option<i128> {
     const SUFFIXES: [(&str, i128); 13] = [

@@ -38,6 +38,10 @@ fn plan_event(type_: ConditionType, old: Option<&Condition>, new: &Condition) ->
     let ended = |old: &Condition| match old.reason.as_str() {
         "Creating" => "Created".to_owned(),
         "Upgrading" => "Upgraded".to_owned(),
+        "ScalingUp" => "ScaledUp".to_owned(),
+        "ScalingDown" => "ScaledDown".to_owned(),
+        "Replacing" => "Replaced".to_owned(),
+        "AddingKeyspaces" => "KeyspacesAdded".to_owned(),
         other => format!("{other}Ended"),
     };
     let (is_warning, reason) = match (type_, was, is) {

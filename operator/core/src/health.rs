@@ -1,7 +1,7 @@
 //! How the store is, as far as the operator can see.
 //!
 //! A member counts as up only if it answered, under the UUID that the layout names, that it serves. What was not
-//! seen is reported as unseen, never as gone.
+//! seen is reported as unseen, never as gone. A member that holds nothing is missed by nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,7 @@ pub struct Health {
     pub down: Vec<String>,
     /// Pods whose node serves and does not reach the quorum of every partition.
     pub cut_off: Vec<String>,
-    /// Pods whose node came back as another one.
+    /// Pods whose node came back as another one, or was given up as lost, with what it held.
     pub replaced: Vec<String>,
 }
 
@@ -75,13 +75,14 @@ fn assess_layout(valid: &ValidCluster, layout: &Layout, observed: &Observed) -> 
     let heard = by_node(observed);
     let replaced = replaced(valid, layout, observed);
     let serving: BTreeSet<NodeId> =
-        layout.members.iter().filter(|m| serves(m, &heard)).map(|m| m.node).collect();
-    let is_replaced = |member: &Member| replaced.values().any(|node| *node == member.node);
-    let down = layout.members.iter().filter(|member| !serving.contains(&member.node) && !is_replaced(member));
+        layout.members.iter().filter(|m| !m.is_lost && serves(m, &heard)).map(|m| m.node).collect();
+    let is_replaced = |member: &Member| member.is_lost || replaced.values().any(|node| *node == member.node);
+    let holders = || layout.members.iter().filter(|member| layout.rings().any(|r| r.owned(member.node) > 0));
+    let down = holders().filter(|member| !serving.contains(&member.node) && !is_replaced(member));
     let partitions = layout.partitions.get().into();
     let reached = |member: &Member| heard.get(&member.node).map_or(0, |answer| answer.partitions_available);
     let serves = |member: &&Member| serving.contains(&member.node);
-    let cut_off = layout.members.iter().filter(serves).filter(|member| reached(member) < partitions);
+    let cut_off = holders().filter(serves).filter(|member| reached(member) < partitions);
     let best = layout.members.iter().filter(serves).map(reached).max().unwrap_or(0);
     Health {
         availability: if heard.is_empty() {
@@ -91,13 +92,17 @@ fn assess_layout(valid: &ValidCluster, layout: &Layout, observed: &Observed) -> 
         },
         down: in_order(valid, down.map(|member| member.name.clone()).collect()),
         cut_off: in_order(valid, cut_off.map(|member| member.name.clone()).collect()),
-        replaced: replaced.keys().map(|ordinal| valid.names.pod(*ordinal)).collect(),
+        replaced: in_order(
+            valid,
+            holders().filter(|member| is_replaced(member)).map(|member| member.name.clone()).collect(),
+        ),
     }
 }
 
 /// demo-2 before demo-10.
 fn in_order(valid: &ValidCluster, mut pods: Vec<String>) -> Vec<String> {
     pods.sort_by_key(|pod| (valid.names.ordinal(pod), pod.clone()));
+    pods.dedup();
     pods
 }
 

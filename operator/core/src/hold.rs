@@ -25,8 +25,9 @@ pub enum HoldReason {
     NameConflict,
     BelowReplicationFactor,
     LayoutMismatch,
-    ScalingNotSupported,
-    /// The API server refused what was planned; set by the step that applies it.
+    InsufficientSpace,
+    Unhealthy,
+    /// The API server refused what was planned, which the step that applies it finds out, or the store could not take it.
     Rejected,
 }
 
@@ -37,7 +38,8 @@ impl HoldReason {
             Self::NameConflict => "NameConflict",
             Self::BelowReplicationFactor => "BelowReplicationFactor",
             Self::LayoutMismatch => "LayoutMismatch",
-            Self::ScalingNotSupported => "ScalingNotSupported",
+            Self::InsufficientSpace => "InsufficientSpace",
+            Self::Unhealthy => "Unhealthy",
             Self::Rejected => "Rejected",
         }
     }
@@ -51,7 +53,8 @@ impl HoldReason {
             // The store that runs goes on running, and a person may change their mind.
             Self::BelowReplicationFactor
             | Self::LayoutMismatch
-            | Self::ScalingNotSupported
+            | Self::InsufficientSpace
+            | Self::Unhealthy
             | Self::Rejected => false,
         }
     }
@@ -68,9 +71,9 @@ pub(crate) fn plan_hold(
     }
     let name_conflict = plan_name_conflict(valid, observed, wanted);
     name_conflict.or_else(|| match identity.held_layout() {
-        Some(layout) => plan_accepting_hold(valid, observed, identity)
-            .or_else(|| plan_layout_mismatch(valid, layout))
-            .or_else(|| plan_scaling_hold(valid, layout)),
+        Some(layout) => {
+            plan_accepting_hold(valid, observed, identity).or_else(|| plan_layout_mismatch(valid, layout))
+        }
         None => plan_first_layout_hold(valid, identity),
     })
 }
@@ -151,9 +154,9 @@ fn plan_layout_mismatch(valid: &ValidCluster, layout: &Layout) -> Option<Hold> {
     })
 }
 
-/// The store goes on with the keyspaces that it has.
+/// The store goes on with the keyspaces that it has: more can be added, none removed or changed.
 fn plan_keyspaces_hold(valid: &ValidCluster, layout: &Layout) -> Option<Hold> {
-    if layout.keyspaces == valid.keyspaces {
+    if layout.keyspaces.iter().all(|(name, mode)| valid.keyspaces.get(name) == Some(mode)) {
         return None;
     }
     let as_it_is = |(name, mode): (&String, &KeyspaceMode)| match mode {
@@ -164,24 +167,9 @@ fn plan_keyspaces_hold(valid: &ValidCluster, layout: &Layout) -> Option<Hold> {
     Some(Hold {
         reason: HoldReason::LayoutMismatch,
         message: format!(
-            "the volumes hold a store with the keyspaces {}, and spec.keyspaces says otherwise; this version can neither \
-             add, remove nor change one: delete this resource (volumes are kept) and create it with these keyspaces",
+            "the volumes hold a store with the keyspaces {}, and spec.keyspaces says otherwise; none can be removed or \
+             changed: delete this resource (volumes are kept) and create it with these keyspaces",
             held.join(", ")
-        ),
-    })
-}
-
-fn plan_scaling_hold(valid: &ValidCluster, layout: &Layout) -> Option<Hold> {
-    let members = layout.members.len();
-    if valid.replicas as usize == members {
-        return None;
-    }
-    Some(Hold {
-        reason: HoldReason::ScalingNotSupported,
-        message: format!(
-            "spec.replicas is {} and the store has {members} nodes; this version cannot scale a store that is \
-             initialised: set spec.replicas back to {members}",
-            valid.replicas
         ),
     })
 }

@@ -160,5 +160,13 @@ pub fn replaced(cluster: &ValidCluster, layout: &Layout, observed: &Observed) ->
     let heard: BTreeMap<_, _> = observed.heard().collect();
     let named =
         layout.members.iter().filter_map(|member| Some((cluster.names.ordinal(&member.name)?, member.node)));
-    named.filter(|(ordinal, node)| heard.get(ordinal).is_some_and(|answer| answer.node != *node)).collect()
+    // Where two members have one name, the one that answers has come for the other.
+    let is_other = |(ordinal, node): &(u32, NodeId)| {
+        heard.get(ordinal).is_some_and(|answer| {
+            let is_successor =
+                layout.member(answer.node).is_some_and(|member| member.name == cluster.names.pod(*ordinal));
+            answer.node != *node && !is_successor
+        })
+    };
+    named.filter(is_other).collect()
 }

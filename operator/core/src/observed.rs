@@ -3,14 +3,16 @@
 //! Filled by the controller's observe step and by nothing else. A node that did not answer is `Unreachable`, which
 //! says nothing about what it holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-pub use keystore_core::id::{Actor, ClusterId, NodeId};
+pub use keystore_core::id::{Actor, ClusterId, Epoch, NodeId};
 pub use keystore_core::layout::Layout;
 use keystore_crds::KeyStoreCluster;
+
+use crate::names::Names;
 
 /// Everything a reconcile knows. Children are as they live in the API server, `None` where there is none.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +60,28 @@ pub struct NodeAnswer {
     pub epoch: u64,
     /// Of how many partitions it reaches a write quorum of replicas, itself included.
     pub partitions_available: u32,
+    /// The members that it has a link to.
+    pub connected: BTreeSet<NodeId>,
+    pub transfer: Transfer,
+    /// `None` where it does not say.
+    pub disk: Option<Disk>,
+}
+
+/// How far a node has taken over what others hold, while data moves.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Transfer {
+    /// How many partitions it has to take over, and of how many it has.
+    pub partitions: u32,
+    pub partitions_done: u32,
+    /// What is missing at all nodes before the move can end, as far as this one has heard; `None` if nothing is.
+    pub waits_for: Option<String>,
+}
+
+/// The file system that holds a node's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disk {
+    pub total_bytes: u64,
+    pub available_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,14 +141,19 @@ impl Observed {
 
 /// How many nodes have to be asked before anything may be concluded from silence: those the spec asks for, those
 /// that the StatefulSet runs, and those that once belonged.
-pub fn expected_nodes(cluster: &KeyStoreCluster, live_replicas: Option<u32>) -> u32 {
+pub fn expected_nodes(cluster: &KeyStoreCluster, names: &Names, live_replicas: Option<u32>) -> u32 {
     let asked = u32::try_from(cluster.spec.replicas).unwrap_or(0);
-    let status = cluster.status.as_ref();
-    let minted = status.is_some_and(|status| status.cluster_id.is_some());
-    let known = status.map_or(0, |status| status.nodes.len());
-    if minted {
-        asked.max(live_replicas.unwrap_or(0)).max(u32::try_from(known).unwrap_or(0))
-    } else {
-        asked.max(live_replicas.unwrap_or(0))
-    }
+    let minted = cluster.status.as_ref().is_some_and(|status| status.cluster_id.is_some());
+    let known = if minted { known_pods(cluster, names) } else { 0 };
+    asked.max(live_replicas.unwrap_or(0)).max(known)
 }
+
+/// How many pods it took to run every node that the status names.
+pub(crate) fn known_pods(cluster: &KeyStoreCluster, names: &Names) -> u32 {
+    let nodes = cluster.status.as_ref().map(|status| status.nodes.as_slice()).unwrap_or_default();
+    let ordinals = nodes.iter().filter_map(|node| names.ordinal(&node.pod));
+    ordinals.max().map_or(0, |highest| highest.saturating_add(1)).min(PODS_MAX)
+}
+
+/// A status that was tampered with must not have thousands of pods asked.
+const PODS_MAX: u32 = 2 * keystore_core::layout::MEMBERS_MAX as u32;

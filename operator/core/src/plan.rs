@@ -1,7 +1,7 @@
 //! From what was seen to what is done: leaves no choice to the step that applies it.
 //!
 //! At most: write children that differ, drop configurations that nothing names and pods that a correction cannot
-//! reach, and one step towards a first layout.
+//! reach, and one step of the nodes: towards a first layout, or from the layout in force to the next.
 //! Whatever is unsafe or impossible is held, with a sentence for a person. Invariant: while two identities are seen,
 //! while the resource is paused or being deleted, or while a child's name belongs to someone else, nothing is written.
 
@@ -13,12 +13,13 @@ use crate::build::{build_config_map, build_pod_template, node_image};
 use crate::children::{ChildError, Write, find_leftover, plan_writes, wanted_children};
 use crate::hold::{Hold, plan_hold};
 use crate::identity::{Identity, Remembered, decide, is_complete};
-use crate::observed::{NodeMode, Observed};
+use crate::observed::{NodeMode, Observed, known_pods};
 use crate::outdated::plan_deletions;
 use crate::rollout::decide_rollout;
+use crate::scaling::{Progress, Proposal, Scaling, plan_scaling, with_pods};
 use crate::validate::{ValidCluster, validate};
 
-/// The step towards a first layout.
+/// What is sent to nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeStep {
     Nothing,
@@ -29,6 +30,8 @@ pub enum NodeStep {
         layout: Layout,
         ordinals: Vec<u32>,
     },
+    /// Have this layout decided.
+    Propose(Proposal),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +40,8 @@ pub struct Plan {
     pub writes: Vec<Write>,
     pub node_step: NodeStep,
     pub hold: Option<Hold>,
+    /// The change of members and pods that is under way.
+    pub progress: Option<Progress>,
     /// The hash that a person has to approve before the pods are changed.
     pub pending_update: Option<String>,
     /// How many pods there should be.
@@ -74,10 +79,17 @@ pub fn remembered(cluster: &KeyStoreCluster) -> Remembered {
 }
 
 pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
-    let PlanInput { cluster, valid, observed, fresh } = *input;
+    let PlanInput { cluster, valid, observed, .. } = *input;
     let remembered = remembered(cluster);
     let identity = decide(valid, observed, remembered);
-    let replicas = plan_replicas(input, &identity, remembered);
+    let scaling = match &identity {
+        Identity::InForce { layout } => Some(plan_scaling(valid, layout, observed)),
+        _ => None,
+    };
+    let replicas = match &scaling {
+        Some(scaling) => scaling.replicas,
+        None => plan_replicas(input, &identity, remembered),
+    };
     let in_force = remembered.was_in_force || matches!(identity, Identity::InForce { .. });
     let config_map = build_config_map(valid)?;
     let name = config_map.metadata.name.clone().unwrap_or_default();
@@ -86,13 +98,15 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
     let pending_update = rollout.pending.clone();
     let image = node_image(&rollout.template);
     let wanted = wanted_children(valid, &config_map, rollout, replicas)?;
-    let hold = plan_hold(valid, observed, &identity, &wanted);
+    let scaling_hold = scaling.as_ref().and_then(|scaling| scaling.hold.clone());
+    let hold = plan_hold(valid, observed, &identity, &wanted).or(scaling_hold);
     let waits_for = find_leftover(valid, observed, &wanted);
     let untouchable = cluster.metadata.deletion_timestamp.is_some()
         || waits_for.is_some()
         || hold.as_ref().is_some_and(|hold| hold.reason.stops_everything());
     let mut plan = Plan {
-        node_step: plan_node_step(&identity, valid, observed, fresh),
+        node_step: plan_node_step(&identity, scaling.as_ref(), input),
+        progress: scaling.and_then(|scaling| scaling.progress),
         identity,
         writes: [plan_writes(wanted, observed), plan_deletions(&valid.names, observed, in_force)].concat(),
         hold,
@@ -114,16 +128,26 @@ impl Plan {
         let step = std::mem::replace(&mut self.node_step, NodeStep::Nothing);
         self.kept_back = self.writes.len() + usize::from(step != NodeStep::Nothing);
         self.writes.clear();
+        // What moves goes on moving, and what has not begun does not run.
+        self.progress.take_if(|_| !self.identity.layout().is_some_and(Layout::is_joint));
+    }
+
+    /// The store does not take the proposed layout yet, or nobody knows whether it has: the next look will tell.
+    pub fn note_refusal(&mut self, why: &str) {
+        let Some(layout) = self.identity.layout() else { return };
+        if let Some(progress) = &mut self.progress {
+            progress.message = format!("{}; not yet: {}", progress.message, with_pods(layout, why));
+        }
     }
 }
 
-/// The members of the layout decide; before there is one, the spec does. Nothing that may belong to a store is scaled
-/// away: not while nodes are silent, and beside a store only pods beyond all of its members, each of which answered
-/// in this very look (a StatefulSet that was scaled up by hand).
+/// Before a layout is in force, the members of the one that is on its way decide, and before there is one, the spec
+/// does. Nothing that may belong to a store is scaled away: not while nodes are silent, and beside a store only pods
+/// beyond all of its members, each of which answered in this very look.
 fn plan_replicas(input: &PlanInput<'_>, identity: &Identity, remembered: Remembered) -> u32 {
     let PlanInput { cluster, valid, observed, .. } = *input;
     let live = observed.live_replicas().unwrap_or(0);
-    let known = cluster.status.as_ref().map_or(0, |status| u32::try_from(status.nodes.len()).unwrap_or(0));
+    let known = known_pods(cluster, &valid.names);
     let remembered_replicas = if remembered.was_in_force { known.max(1) } else { valid.replicas };
     match identity {
         Identity::InForce { layout } | Identity::Accepting { layout } => {
@@ -143,12 +167,8 @@ fn member_pods(valid: &ValidCluster, layout: &Layout) -> u32 {
     ordinals.max().map_or(valid.replicas, |highest| highest + 1)
 }
 
-fn plan_node_step(
-    identity: &Identity,
-    valid: &ValidCluster,
-    observed: &Observed,
-    fresh: ClusterId,
-) -> NodeStep {
+fn plan_node_step(identity: &Identity, scaling: Option<&Scaling>, input: &PlanInput<'_>) -> NodeStep {
+    let PlanInput { valid, observed, fresh, .. } = *input;
     match identity {
         Identity::Nameless => NodeStep::RecordCluster(fresh),
         Identity::Empty { layout } => {
@@ -164,8 +184,11 @@ fn plan_node_step(
                 NodeStep::Init { layout: layout.clone(), ordinals }
             }
         }
-        Identity::InForce { .. }
-        | Identity::Unknown { .. }
+        Identity::InForce { .. } => {
+            let proposal = scaling.and_then(|scaling| scaling.proposal.clone());
+            proposal.map_or(NodeStep::Nothing, NodeStep::Propose)
+        }
+        Identity::Unknown { .. }
         | Identity::AllReplaced
         | Identity::Conflict { .. }
         | Identity::Impossible { .. } => NodeStep::Nothing,

@@ -2,6 +2,8 @@
 //!
 //! Invariant: two looks at a cluster at rest make equal statuses, so that nothing is written.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use keystore_core::layout::{Layout, Member};
@@ -11,9 +13,10 @@ use keystore_crds::{
 };
 
 use crate::conditions::{Assessed, TRUE, Verdict, creation_progress, date, judge};
-use crate::health::{Health, assess, by_node};
+use crate::health::{Health, assess};
 use crate::identity::Identity;
-use crate::observed::{Answer, NodeMode, Observed};
+use crate::members::Roster;
+use crate::observed::{Answer, NodeAnswer, NodeMode, Observed};
 use crate::plan::{NodeStep, Plan, remembered};
 use crate::validate::{InvalidSpec, ValidCluster};
 
@@ -31,7 +34,8 @@ pub fn plan_status(input: StatusInput<'_>) -> KeyStoreClusterStatus {
     let StatusInput { cluster, valid, observed, plan, now } = input;
     let old = cluster.status.clone().unwrap_or_default();
     let health = assess(valid, &plan.identity, observed, remembered(cluster).was_in_force);
-    let is_new = old.epoch.is_none() || old.operation.is_some();
+    let creates = |operation: &Operation| operation.kind == OperationKind::Create;
+    let is_new = old.epoch.is_none() || old.operation.as_ref().is_some_and(creates);
     let assessed = Assessed { valid, observed, plan, health: &health, is_new, now };
     let (cluster_id, epoch, layout_phase) = identity_fields(plan, &old);
     KeyStoreClusterStatus {
@@ -97,15 +101,41 @@ fn identity_fields(
 }
 
 fn operation(of: &Assessed<'_>, old: &KeyStoreClusterStatus, now: Timestamp) -> Option<Operation> {
-    let (phase, message) = creation_progress(of)?;
-    let since = old.operation.as_ref().map_or(Time(now), |operation| operation.since.clone());
-    Some(Operation { kind: OperationKind::Create, phase: phase.to_owned(), since, message })
+    let number = |count: u32| Some(i32::try_from(count).unwrap_or(i32::MAX));
+    let mut operation = match creation_progress(of) {
+        Some((phase, message)) => Operation {
+            kind: OperationKind::Create,
+            from: None,
+            to: None,
+            phase: phase.to_owned(),
+            since: Time(now),
+            message,
+        },
+        None => {
+            let progress = of.plan.progress.as_ref()?;
+            Operation {
+                kind: progress.kind,
+                from: number(progress.from),
+                to: number(progress.to),
+                phase: progress.phase.to_owned(),
+                since: Time(now),
+                message: progress.message.clone(),
+            }
+        }
+    };
+    // The same as before: it began then, and from there.
+    let is_same = |old: &&Operation| old.kind == operation.kind && old.to == operation.to;
+    if let Some(same) = old.operation.as_ref().filter(is_same) {
+        operation.since = same.since.clone();
+        operation.from = same.from;
+    }
+    Some(operation)
 }
 
 fn nodes(input: StatusInput<'_>, old: &KeyStoreClusterStatus, health: &Health) -> Vec<NodeStatus> {
     let StatusInput { valid, observed, plan, .. } = input;
     match &plan.identity {
-        Identity::InForce { layout } => member_nodes(valid, layout, observed, old),
+        Identity::InForce { layout } => member_nodes(input, layout, old),
         _ if !health.down.is_empty() || !health.replaced.is_empty() => remembered_nodes(old),
         Identity::Conflict { .. } => old.nodes.clone(),
         Identity::Accepting { .. }
@@ -117,29 +147,52 @@ fn nodes(input: StatusInput<'_>, old: &KeyStoreClusterStatus, health: &Health) -
     }
 }
 
-/// In the pods' order, whatever the layout's.
-fn member_nodes(
-    valid: &ValidCluster,
-    layout: &Layout,
-    observed: &Observed,
-    old: &KeyStoreClusterStatus,
-) -> Vec<NodeStatus> {
-    let heard = by_node(observed);
-    let mut members: Vec<&Member> = layout.members.iter().collect();
-    members.sort_by_key(|member| (valid.names.ordinal(&member.name), &member.name));
+/// In the pods' order, whatever the layout's: each pod of a member once, and those of nodes that are about to join.
+fn member_nodes(input: StatusInput<'_>, layout: &Layout, old: &KeyStoreClusterStatus) -> Vec<NodeStatus> {
+    let StatusInput { valid, observed, plan, .. } = input;
+    let roster = Roster::new(&valid.names, layout, observed);
+    let named = |member: &&Member| (valid.names.ordinal(&member.name), member.name.clone());
+    let mut pods: BTreeSet<_> = layout.members.iter().map(|member| named(&member)).collect();
+    let is_joining = |ordinal: &u32| roster.stranger(*ordinal).is_some() && plan.progress.is_some();
+    pods.extend((0..plan.replicas).filter(is_joining).map(|o| (Some(o), valid.names.pod(o))));
     let last_version = |pod: &str| old.nodes.iter().find(|node| node.pod == pod)?.version.clone();
-    let node = |member: &Member| {
-        let answer = heard.get(&member.node);
+    let node = |(ordinal, pod): (Option<u32>, String)| {
+        let lost = || layout.members.iter().find(|member| member.name == pod);
+        let member = ordinal.and_then(|ordinal| roster.live(ordinal)).or_else(lost);
+        let answer = match member {
+            Some(member) => roster.answer_of(member.node),
+            None => ordinal.and_then(|ordinal| roster.stranger(ordinal)),
+        };
+        let zone = match member {
+            Some(member) => some_text(&member.zone),
+            None => ordinal.and_then(|ordinal| observed.zones.get(&ordinal).cloned()),
+        };
         NodeStatus {
-            pod: member.name.clone(),
-            node_id: Some(member.node.to_string()),
-            zone: some_text(&member.zone),
-            version: answer.map(|answer| answer.version.clone()).or_else(|| last_version(&member.name)),
-            state: answer.map_or(NodeState::Down, |answer| state(answer.mode)),
-            partitions: count(layout.owned(member.node)),
+            node_id: member.map(|m| m.node).or_else(|| Some(answer?.node)).map(|node| node.to_string()),
+            zone,
+            version: answer.map(|answer| answer.version.clone()).or_else(|| last_version(&pod)),
+            state: member.map_or(NodeState::Joining, |member| member_state(layout, member, answer)),
+            partitions: count(member.map_or(0, |member| layout.owned(member.node))),
+            pod,
         }
     };
-    members.into_iter().map(node).collect()
+    pods.into_iter().map(node).collect()
+}
+
+/// What a member does, by the rings and by what it says.
+fn member_state(layout: &Layout, member: &Member, answer: Option<&NodeAnswer>) -> NodeState {
+    let Some(answer) = answer.filter(|_| !member.is_lost) else {
+        return if member.is_lost { NodeState::Lost } else { NodeState::Down };
+    };
+    let had = layout.source_ring().owned(member.node) > 0;
+    let keeps = layout.ring().owned(member.node) > 0;
+    match answer.mode {
+        NodeMode::Uninitialized | NodeMode::Accepted => NodeState::Joining,
+        NodeMode::Draining => NodeState::Draining,
+        NodeMode::Serving if had && !keeps => NodeState::Draining,
+        NodeMode::Serving if !had => NodeState::Joining,
+        NodeMode::Serving => NodeState::Serving,
+    }
 }
 
 /// Nobody shows the layout: its members are known from before, and none of them is seen to serve.
@@ -160,15 +213,6 @@ fn joining_nodes(valid: &ValidCluster, observed: &Observed, replicas: u32) -> Ve
         }
     };
     (0..replicas).map(node).collect()
-}
-
-/// A member that has not learned of the layout's force yet is still joining.
-fn state(mode: NodeMode) -> NodeState {
-    match mode {
-        NodeMode::Uninitialized | NodeMode::Accepted => NodeState::Joining,
-        NodeMode::Serving => NodeState::Serving,
-        NodeMode::Draining => NodeState::Draining,
-    }
 }
 
 fn some_text(text: &str) -> Option<String> {

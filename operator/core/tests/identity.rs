@@ -40,6 +40,7 @@ fn conclude(answers: Answers, held: Option<HeldLayout>, status: Option<KeyStoreC
             assert_eq!(layout.cluster, CLUSTER);
             format!("init {ordinals:?}")
         }
+        NodeStep::Propose(_) => "propose".to_owned(),
     };
     format!("{identity}, {step}")
 }

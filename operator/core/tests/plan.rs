@@ -109,19 +109,6 @@ fn a_setting_that_is_taken_away_is_applied_though_no_wanted_field_differs() {
 }
 
 #[test]
-fn a_changed_number_of_nodes_is_held_and_the_pods_stay() {
-    let (before, observed) = at_rest(&json!({}));
-    for replicas in [5, 2] {
-        let after = changed(&before, &json!({"replicas": replicas}));
-        let plan = plan_of(&after, &observed);
-        let hold = plan.hold.clone().unwrap();
-        assert_eq!(hold.reason, HoldReason::ScalingNotSupported);
-        assert!(hold.message.contains(&format!("spec.replicas is {replicas} and the store has 3 nodes")));
-        assert_eq!((plan.replicas, writes(&plan)), (3, Vec::new()));
-    }
-}
-
-#[test]
 fn silence_never_scales_anything_away() {
     let (before, observed) = at_rest(&json!({}));
     let silent = Observed { children: observed.children, ..look(vec![None, None, None], None) };
@@ -198,8 +185,8 @@ fn volumes_of_another_shape_are_adopted_and_the_difference_is_held() {
     let recreated = cluster(&json!({"partitions": 64}), None);
     let plan = plan_of(&recreated, &healthy());
     assert_eq!(plan.hold.unwrap().reason, HoldReason::LayoutMismatch);
-    let plan = plan_of(&cluster(&json!({"replicas": 5}), None), &healthy());
-    assert_eq!((plan.hold.unwrap().reason, plan.replicas), (HoldReason::ScalingNotSupported, 3));
+    let plan = plan_of(&cluster(&json!({"partitions": 64, "replicas": 5}), None), &healthy());
+    assert_eq!((plan.replicas, plan.node_step), (3, NodeStep::Nothing), "and it is not scaled meanwhile");
 }
 
 #[test]
@@ -220,16 +207,37 @@ fn keyspaces_other_than_the_stores_are_held_and_the_store_goes_on() {
     for (spec, expected) in [
         (json!([]), None),
         (json!([{"name": "default"}]), None),
-        (json!([{"name": "carts"}]), Some("the keyspaces default (lww), and spec.keyspaces says otherwise")),
+        (
+            json!([{"name": "carts"}]),
+            Some("carts (siblings), default (lww), and spec.keyspaces says otherwise"),
+        ),
+        (json!([{"name": "more"}]), Some("the keyspaces carts (siblings), default (lww)")),
     ] {
         let recreated = cluster(&json!({"keyspaces": spec}), None);
-        let plan = plan_of(&recreated, &healthy());
+        let mut observed = healthy();
+        if expected.is_some() {
+            let keyspaces = &mut observed.layout.as_mut().unwrap().layout.keyspaces;
+            keyspaces.insert("carts".to_owned(), KeyspaceMode::Siblings);
+        }
+        let plan = plan_of(&recreated, &observed);
+        assert_eq!(plan.node_step, NodeStep::Nothing);
         let told =
             plan.hold.as_ref().map(|hold| (hold.reason, hold.message.contains(expected.unwrap_or("?"))));
         assert_eq!(told, expected.map(|_| (HoldReason::LayoutMismatch, true)), "{spec}: {:?}", plan.hold);
         assert!(matches!(plan.identity, Identity::InForce { .. }));
         assert!(writes(&plan).contains(&"StatefulSet demo".to_owned()), "the pods are still looked after");
     }
+}
+
+#[test]
+fn a_keyspace_that_the_spec_adds_is_added_at_once() {
+    let (before, observed) = at_rest(&json!({}));
+    let after = changed(&before, &json!({"keyspaces": [{"name": "carts", "mode": "siblings"}]}));
+    let plan = plan_of(&after, &observed);
+    let NodeStep::Propose(proposal) = plan.node_step else { panic!("{:?}", plan.node_step) };
+    assert_eq!((proposal.ordinal, proposal.expected.0, proposal.layout.epoch.0), (0, 1, 2));
+    assert_eq!(proposal.layout.keyspaces.get("carts"), Some(&KeyspaceMode::Siblings));
+    assert_eq!((plan.hold, plan.progress), (None, None));
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn a_node_that_lost_its_volume_is_named_and_nothing_is_hidden() {
         remembers(CLUSTER, Some(1)),
         look(vec![Some(serving(0)), Some(fresh), Some(serving(2))], decided()),
     );
-    assert!(condition(&status, "Degraded").starts_with("True NodeReplaced: demo-1 came back"));
+    assert!(condition(&status, "Degraded").starts_with("True NodeReplaced: what demo-1 held is gone"));
     assert!(condition(&status, "Available").starts_with("True"));
 
     let all = vec![Some(empty(0)), Some(empty(1)), Some(empty(2))];
@@ -132,12 +132,13 @@ fn a_node_that_lost_its_volume_is_named_and_nothing_is_hidden() {
 #[test]
 fn what_waits_for_a_person_is_stalled_and_not_ready() {
     let scaled = seen(
-        &json!({"replicas": 5}),
+        &json!({"replicas": 2}),
         remembers(CLUSTER, Some(1)),
         look(vec![Some(serving(0)), Some(serving(1)), Some(serving(2))], decided()),
     );
-    assert!(condition(&scaled, "Stalled").starts_with("True ScalingNotSupported"));
-    assert!(condition(&scaled, "Ready").starts_with("False Held: spec.replicas is 5"));
+    assert!(condition(&scaled, "Stalled").starts_with("True BelowReplicationFactor"));
+    assert!(condition(&scaled, "Ready").starts_with("False Held: spec.replicas is 2"));
+    assert!(condition(&scaled, "Progressing").starts_with("False Idle"));
     assert!(condition(&scaled, "Available").starts_with("True"));
 
     let foreign = Some(of(OTHER_CLUSTER, NodeMode::Serving, 1));

@@ -1,7 +1,9 @@
 //! One reconcile at a time, with something going wrong in the middle of it.
 
+use std::collections::BTreeSet;
+
 use http::StatusCode;
-use keystore_operator_core::observed::{Actor, ClusterId, NodeAnswer, NodeId, NodeMode};
+use keystore_operator_core::observed::{Actor, ClusterId, NodeAnswer, NodeId, NodeMode, Transfer};
 
 use super::{
     Action, Arc, CLUSTER, KeyStoreCluster, SERVICE, STATEFUL_SET, Value, World, json, on_error, reconcile,
@@ -246,6 +248,9 @@ async fn nodes_that_contradict_themselves_are_not_believed() {
         cluster,
         epoch: 7,
         partitions_available: u32::MAX,
+        connected: BTreeSet::new(),
+        transfer: Transfer::default(),
+        disk: None,
     };
     // Belongs to a store of which it shows no layout: the others are not initialised beside it.
     for mode in [NodeMode::Uninitialized, NodeMode::Serving, NodeMode::Draining, NodeMode::Accepted] {

@@ -1,14 +1,22 @@
-//! Storage nodes in memory, which keep the rules of init: each accepts the first layout it sees and refuses any
-//! other, and serves once all members have accepted.
+//! Storage nodes in memory, which keep the rules of init (each accepts the first layout it sees and refuses any other,
+//! and serves once all members have accepted) and those of the layouts that follow: what may follow what, by the store's
+//! own check, and that nodes take up a layout, and move data, in their own time. That passes with each look at a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use async_trait::async_trait;
 use keystore_client::{Detail, Error, Reason};
-use keystore_operator_core::observed::{Actor, HeldLayout, Layout, NodeAnswer, NodeId, NodeMode};
+use keystore_operator_core::observed::{
+    Actor, Epoch, HeldLayout, Layout, NodeAnswer, NodeId, NodeMode, Transfer,
+};
+
+use keystore_core::succession::{Step, check_step};
 
 use crate::nodes::{NodeAddress, NodeClient, NodeError};
+
+/// At how many looks data still moves.
+const LOOKS_TO_MOVE: u32 = 4;
 
 #[derive(Default)]
 pub(super) struct FakeNodes(Mutex<State>);
@@ -23,8 +31,14 @@ struct State {
     init_fails_at: Option<String>,
     init_refused_at: Option<String>,
     layouts_seen: Vec<Layout>,
-    /// Once in force, a layout stays so, whatever becomes of a volume.
+    /// Once in force, a layout stays so, whatever becomes of a volume, until another follows.
     in_force: Option<Layout>,
+    /// Every layout that was decided after the first, in order.
+    decided: Vec<Layout>,
+    /// Says why to every proposal.
+    refusal: Option<String>,
+    /// How often each node was looked at while data moved.
+    looks: BTreeMap<(NodeId, Epoch), u32>,
 }
 
 impl FakeNodes {
@@ -59,6 +73,16 @@ impl FakeNodes {
         }
     }
 
+    /// Until `None`.
+    pub(super) fn refuse_proposals(&self, why: Option<&str>) {
+        self.0.lock().unwrap().refusal = why.map(str::to_owned);
+    }
+
+    /// Every layout that was decided after the first, in order.
+    pub(super) fn layouts_decided(&self) -> Vec<Layout> {
+        self.0.lock().unwrap().decided.clone()
+    }
+
     /// Every layout that a node was given, in order.
     pub(super) fn layouts_seen(&self) -> Vec<Layout> {
         self.0.lock().unwrap().layouts_seen.clone()
@@ -67,7 +91,42 @@ impl FakeNodes {
 
 impl State {
     fn decided(&self, layout: &Layout) -> bool {
-        self.in_force.as_ref() == Some(layout)
+        self.in_force.as_ref().is_some_and(|decided| decided.epoch >= layout.epoch)
+    }
+
+    fn moves(&self, node: NodeId, layout: &Layout) -> bool {
+        let looks = self.looks.get(&(node, layout.epoch)).copied().unwrap_or(0);
+        layout.ring().owned(node) > 0 && looks < LOOKS_TO_MOVE
+    }
+
+    /// What is missing before a layout can follow, as far as these nodes care.
+    fn find_obstacle(&self, now: &Layout, step: Step) -> Option<String> {
+        let is_late = |(node, held): &(NodeId, Option<Layout>)| {
+            now.member(*node).is_some() && held.as_ref().is_none_or(|held| held.epoch < now.epoch)
+        };
+        let moves = |(node, _): &(NodeId, Option<Layout>)| self.moves(*node, now);
+        match step {
+            Step::Same | Step::Abort => None,
+            Step::Begin | Step::Finish if self.nodes.values().any(is_late) => {
+                Some("a node has not acknowledged it".to_owned())
+            }
+            Step::Finish if self.nodes.values().any(moves) => Some("data has to be merged".to_owned()),
+            Step::Begin | Step::Finish => None,
+        }
+    }
+
+    /// Time passes: the node takes up what was decided, or finds that it is a member no longer.
+    fn go_on(&mut self, pod: &str) {
+        let Some(newest) = self.in_force.clone() else { return };
+        let Some((node, held)) = self.nodes.get_mut(pod) else { return };
+        let is_member = newest.member(*node).is_some_and(|member| !member.is_lost);
+        let has_departed = held.is_some() || newest.is_lost(*node);
+        if is_member {
+            *held = Some(newest.clone());
+            *self.looks.entry((*node, newest.epoch)).or_default() += 1;
+        } else if has_departed {
+            (*node, *held) = (NodeId([node.0[0] + 100; 16]), None);
+        }
     }
 
     fn all_accepted(&self, layout: &Layout) -> bool {
@@ -88,23 +147,32 @@ fn silence(address: &NodeAddress) -> NodeError {
 #[async_trait]
 impl NodeClient for FakeNodes {
     async fn get_status(&self, address: &NodeAddress) -> Result<NodeAnswer, NodeError> {
-        let state = self.0.lock().unwrap();
+        let mut state = self.0.lock().unwrap();
         if let Some(answer) = state.garbled.get(&address.pod) {
             return Ok(answer.clone());
         }
-        let (node, held) = state.node(address)?;
-        let mode = match held {
+        let (node, held) = state.node(address)?.clone();
+        let mode = match &held {
             None => NodeMode::Uninitialized,
             Some(layout) if state.decided(layout) => NodeMode::Serving,
             Some(_) => NodeMode::Accepted,
         };
+        let epoch = held.as_ref().map_or(0, |layout| layout.epoch.0);
+        let joint = held.as_ref().filter(|layout| layout.is_joint());
+        let waits_for = joint.and_then(|layout| state.find_obstacle(layout, Step::Finish));
+        let transfer = Transfer { waits_for, ..Transfer::default() };
+        let connected: BTreeSet<_> = state.nodes.values().map(|(node, _)| *node).collect();
+        state.go_on(&address.pod);
         Ok(NodeAnswer {
-            node: *node,
+            connected,
+            transfer,
+            disk: None,
+            node,
             actor: Actor(u64::from(node.0[0])),
             version: "0.1.0".to_owned(),
             mode,
             cluster: held.as_ref().map(|layout| layout.cluster),
-            epoch: u64::from(mode == NodeMode::Serving),
+            epoch: if mode == NodeMode::Serving { epoch } else { 0 },
             partitions_available: if mode == NodeMode::Serving { 256 } else { 0 },
         })
     }
@@ -134,5 +202,29 @@ impl NodeClient for FakeNodes {
             state.in_force = Some(layout.clone());
         }
         Ok(())
+    }
+    async fn propose(
+        &self,
+        address: &NodeAddress,
+        expected: Epoch,
+        layout: &Layout,
+    ) -> Result<Layout, NodeError> {
+        let mut state = self.0.lock().unwrap();
+        let (_, held) = state.node(address)?;
+        let refused = |message: String| {
+            let detail =
+                Detail { reason: "LAYOUT_REFUSED".to_owned().into(), message, acks: None, needed: None };
+            let (pod, address) = (address.pod.clone(), address.ip.clone());
+            NodeError::Call { pod, address, source: Error::Refused(detail) }
+        };
+        let now = state.in_force.clone().filter(|now| held.as_ref() == Some(now) && now.epoch == expected);
+        let now = now.ok_or_else(|| refused("the epoch has moved on".to_owned()))?;
+        let step = check_step(&now, layout).unwrap();
+        if let Some(why) = state.refusal.clone().or_else(|| state.find_obstacle(&now, step)) {
+            return Err(refused(why));
+        }
+        state.in_force = Some(layout.clone());
+        state.decided.push(layout.clone());
+        Ok(layout.clone())
     }
 }

@@ -7,6 +7,7 @@ mod fake_nodes;
 mod fake_path;
 mod leading;
 mod real_nodes;
+mod scaling;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,6 +109,17 @@ impl World {
         self.api.get(CLUSTER).unwrap()["status"].clone()
     }
 
+    /// Reconciles until that is so.
+    async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        for _ in 0..80 {
+            if is_so(self) {
+                return;
+            }
+            let _failures_are_tried_again = self.reconcile().await;
+        }
+        panic!("not {what} after eighty reconciles: {:#}", self.status());
+    }
+
     /// `Reason` of a condition that is true.
     fn is(&self, type_: &str) -> Option<String> {
         let conditions = self.status()["conditions"].clone();
@@ -187,14 +199,16 @@ async fn a_new_resource_adopts_what_old_volumes_hold_even_while_one_pod_is_slow(
 }
 
 #[tokio::test]
-async fn a_node_that_comes_back_empty_is_reported_and_not_initialised() {
+async fn nodes_that_all_come_back_empty_are_reported_and_not_initialised() {
     let world = World::new(&json!({}));
     world.start_nodes();
     world.settle().await;
-    world.nodes.start("demo-1", 9);
+    for (uuid, pod) in (7..).zip(["demo-0", "demo-1", "demo-2"]) {
+        world.nodes.start(pod, uuid);
+    }
     world.settle().await;
     assert_eq!(world.is("Degraded").as_deref(), Some("NodeReplaced"));
-    assert_eq!(world.nodes.layouts_seen().len(), 3);
+    assert_eq!((world.nodes.layouts_seen().len(), world.nodes.layouts_decided().len()), (3, 0));
 }
 
 #[tokio::test]

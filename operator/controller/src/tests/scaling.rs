@@ -1,0 +1,157 @@
+//! The number of nodes changes, and nodes lose their volumes: whole operations, reconcile by reconcile.
+
+use std::collections::BTreeSet;
+
+use keystore_operator_core::observed::{Layout, NodeId};
+
+use super::{CLUSTER, STATEFUL_SET, Value, World, json};
+
+/// Three nodes that serve, and two more that answer as soon as they have pods.
+async fn at_rest() -> World {
+    let world = World::new(&json!({}));
+    world.start_nodes();
+    world.nodes.start("demo-3", 4);
+    world.nodes.start("demo-4", 5);
+    world.settle().await;
+    assert_eq!(world.is("Ready").as_deref(), Some("Converged"));
+    world
+}
+
+fn scale(world: &World, replicas: u32) {
+    world.api.edit(CLUSTER, |cluster| cluster["spec"]["replicas"] = json!(replicas));
+}
+
+fn pods(world: &World) -> (u64, Vec<bool>) {
+    let replicas = world.api.get(STATEFUL_SET).unwrap()["spec"]["replicas"].as_u64().unwrap();
+    let exists =
+        |ordinal: u32| world.api.get(&format!("/api/v1/namespaces/shop/pods/demo-{ordinal}")).is_some();
+    (replicas, (0..5).map(exists).collect())
+}
+
+fn holders(layout: &Layout) -> BTreeSet<NodeId> {
+    layout.ring().iter().flat_map(|(_, replicas)| replicas.iter().map(|replica| replica.node)).collect()
+}
+
+fn nodes(ids: impl IntoIterator<Item = u8>) -> BTreeSet<NodeId> {
+    ids.into_iter().map(|id| NodeId([id; 16])).collect()
+}
+
+fn operation(world: &World) -> Value {
+    world.status()["operation"].clone()
+}
+
+fn is_converged(world: &World) -> bool {
+    world.is("Ready").as_deref() == Some("Converged")
+}
+
+#[tokio::test]
+async fn more_nodes_get_pods_then_members_then_data_and_fewer_give_them_up_in_the_other_order() {
+    let world = at_rest().await;
+    scale(&world, 5);
+    world.until("scaling up", |world| world.is("Progressing").as_deref() == Some("ScalingUp")).await;
+    assert_eq!(pods(&world).0, 5);
+    world.until("moving", |world| world.status()["layoutPhase"] == "joint").await;
+    let up = operation(&world);
+    assert_eq!((&up["kind"], &up["from"], &up["to"]), (&json!("ScaleUp"), &json!(3), &json!(5)));
+    let joining: Vec<_> =
+        world.status()["nodes"].as_array().unwrap().iter().map(|n| n["state"].clone()).collect();
+    assert_eq!(joining, ["serving", "serving", "serving", "joining", "joining"]);
+    world.until("at rest with five", is_converged).await;
+    let layouts = world.nodes.layouts_decided();
+    let steps: Vec<_> =
+        layouts.iter().map(|l| (l.epoch.0, l.members.len(), l.is_joint(), holders(l).len())).collect();
+    assert_eq!(steps, [(2, 5, false, 3), (3, 5, true, 5), (4, 5, false, 5)]);
+    assert_eq!(layouts[0].members[3].zone, "", "the machine has no label");
+
+    scale(&world, 3);
+    world.until("moving", |world| world.status()["layoutPhase"] == "joint").await;
+    assert_eq!(pods(&world), (5, vec![true; 5]), "data first");
+    let down = operation(&world);
+    assert_eq!((&down["kind"], &down["from"], &down["to"]), (&json!("ScaleDown"), &json!(5), &json!(3)));
+    world.until("at rest with three", is_converged).await;
+    assert_eq!(pods(&world), (3, vec![true, true, true, false, false]));
+    let last = world.nodes.layouts_decided().pop().unwrap();
+    assert_eq!((holders(&last), last.departed), (nodes(1..=3), nodes(4..=5)));
+    assert_eq!(world.nodes.layouts_seen().len(), 3, "nothing was initialised anew");
+
+    // The old disks come back, and join as new nodes.
+    scale(&world, 5);
+    world.until("scaling up", |world| world.is("Progressing").as_deref() == Some("ScalingUp")).await;
+    world.until("at rest with five", is_converged).await;
+    let last = world.nodes.layouts_decided().pop().unwrap();
+    assert_eq!(holders(&last), nodes([1, 2, 3, 104, 105]));
+    world.api.take_writes();
+    for _ in 0..5 {
+        world.reconcile().await.unwrap();
+    }
+    assert_eq!(world.api.take_writes(), Vec::<String>::new());
+    assert_eq!(world.nodes.layouts_decided().pop(), Some(last));
+}
+
+#[tokio::test]
+async fn a_change_of_mind_in_the_middle_turns_the_move_back() {
+    let world = at_rest().await;
+    scale(&world, 5);
+    world.until("moving", |world| world.status()["layoutPhase"] == "joint").await;
+    scale(&world, 3);
+    world.reconcile().await.unwrap();
+    assert_eq!(operation(&world)["phase"], "TurningBack");
+    world.until("at rest with three", is_converged).await;
+    assert_eq!(pods(&world), (3, vec![true, true, true, false, false]));
+    let phases: Vec<_> =
+        world.nodes.layouts_decided().iter().map(|l| (l.is_joint(), holders(l).len())).collect();
+    assert_eq!(phases, [(false, 3), (true, 5), (false, 3), (false, 3)]);
+}
+
+#[tokio::test]
+async fn a_node_whose_volume_is_gone_is_replaced_by_the_one_that_came_in_its_place() {
+    let world = at_rest().await;
+    world.nodes.start("demo-1", 9);
+    world.until("replacing", |world| world.is("Progressing").as_deref() == Some("Replacing")).await;
+    assert_eq!(world.is("Degraded").as_deref(), Some("NodeReplaced"));
+    world.until("at rest", is_converged).await;
+    let last = world.nodes.layouts_decided().pop().unwrap();
+    assert_eq!((holders(&last), last.departed), (nodes([1, 9, 3]), nodes([2])));
+    assert_eq!(world.status()["nodes"].as_array().unwrap().len(), 3);
+    assert_eq!(world.nodes.layouts_seen().len(), 3);
+}
+
+#[tokio::test]
+async fn a_proposal_that_is_refused_is_told_and_made_again() {
+    let world = at_rest().await;
+    world.nodes.refuse_proposals(Some("02020202-0202-0202-0202-020202020202 is not so far"));
+    scale(&world, 5);
+    world
+        .until("refused", |world| operation(world)["message"].as_str().is_some_and(|m| m.contains("not yet")))
+        .await;
+    let message = operation(&world)["message"].clone();
+    assert!(message.as_str().unwrap().ends_with("; not yet: demo-1 is not so far"), "{message}");
+    assert_eq!(world.is("Stalled"), None);
+    world.nodes.refuse_proposals(None);
+    world.until("at rest with five", is_converged).await;
+}
+
+#[tokio::test]
+async fn a_number_below_the_replication_factor_is_held_and_raising_it_needs_nothing_else() {
+    let world = at_rest().await;
+    scale(&world, 2);
+    world.settle().await;
+    assert_eq!(world.is("Stalled").as_deref(), Some("BelowReplicationFactor"));
+    assert_eq!((pods(&world).0, world.nodes.layouts_decided().len()), (3, 0));
+    scale(&world, 3);
+    world.settle().await;
+    assert!(is_converged(&world));
+}
+
+#[tokio::test]
+async fn once_the_leadership_is_lost_nothing_is_proposed() {
+    let world = at_rest().await;
+    scale(&world, 5);
+    world.until("pods are there", |world| pods(world).0 == 5).await;
+    let leadership = world.context.leadership.clone();
+    leadership.end();
+    for _ in 0..5 {
+        assert!(world.reconcile().await.is_err());
+    }
+    assert_eq!(world.nodes.layouts_decided(), Vec::new());
+}

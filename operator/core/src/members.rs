@@ -1,0 +1,117 @@
+//! Which node is where: the layout's members beside the pods and beside what answers in them.
+//!
+//! A member is found by its UUID; its name only says in which pod it is to be looked for, and where a node was replaced
+//! two members have one name. Silence says nothing of a member. That another node, which belongs to no store, answers in
+//! its pod says that its volume is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keystore_core::id::{Epoch, NodeId};
+use keystore_core::layout::{Layout, Member};
+use keystore_core::quorum::Consistency;
+use keystore_core::ring::Ring;
+
+use crate::names::Names;
+use crate::observed::{Answer, NodeAnswer, NodeMode, Observed};
+
+pub(crate) struct Roster<'a> {
+    pub(crate) names: &'a Names,
+    pub(crate) layout: &'a Layout,
+    pub(crate) observed: &'a Observed,
+    /// By UUID: in which pod it answers, and what.
+    heard: BTreeMap<NodeId, (u32, &'a NodeAnswer)>,
+}
+
+impl<'a> Roster<'a> {
+    pub(crate) fn new(names: &'a Names, layout: &'a Layout, observed: &'a Observed) -> Self {
+        let heard = observed.heard().map(|(ordinal, answer)| (answer.node, (ordinal, answer))).collect();
+        Self { names, layout, observed, heard }
+    }
+
+    pub(crate) fn ordinal(&self, node: NodeId) -> Option<u32> {
+        self.names.ordinal(&self.layout.member(node)?.name)
+    }
+
+    pub(crate) fn ordinals(&self, nodes: impl IntoIterator<Item = NodeId>) -> BTreeSet<u32> {
+        nodes.into_iter().filter_map(|node| self.ordinal(node)).collect()
+    }
+
+    /// `demo-1, demo-3`
+    pub(crate) fn pods(&self, ordinals: impl IntoIterator<Item = u32>) -> String {
+        let pods: Vec<_> = ordinals.into_iter().map(|ordinal| self.names.pod(ordinal)).collect();
+        pods.join(", ")
+    }
+
+    /// What a member answers, in whichever pod.
+    pub(crate) fn answer_of(&self, node: NodeId) -> Option<&'a NodeAnswer> {
+        self.heard.get(&node).map(|(_, answer)| *answer)
+    }
+
+    /// What a member answers in the pod that the layout names for it.
+    pub(crate) fn answer_at_home(&self, node: NodeId) -> Option<&'a NodeAnswer> {
+        let (ordinal, answer) = self.heard.get(&node)?;
+        (self.ordinal(node) == Some(*ordinal)).then_some(*answer)
+    }
+
+    /// The member of this pod that counts: not lost; where somebody made several, the one that answers, then the one
+    /// that holds most.
+    pub(crate) fn live(&self, ordinal: u32) -> Option<&'a Member> {
+        let pod = self.names.pod(ordinal);
+        let named = self.layout.members.iter().filter(|member| member.name == pod && !member.is_lost);
+        named.max_by_key(|member| {
+            (self.answer_at_home(member.node).is_some(), self.layout.owned(member.node), member.node)
+        })
+    }
+
+    /// The node that answers in this pod and may be made a member: it belongs to no store and never belonged to this.
+    pub(crate) fn stranger(&self, ordinal: u32) -> Option<&'a NodeAnswer> {
+        let answer = self.observed.answers.get(&ordinal).and_then(Answer::here)?;
+        let is_empty = answer.mode == NodeMode::Uninitialized && answer.cluster.is_none();
+        let is_known =
+            self.layout.member(answer.node).is_some() || self.layout.departed.contains(&answer.node);
+        (is_empty && !is_known).then_some(answer)
+    }
+
+    /// The members whose volume is certainly gone: another, empty node answers in their pod, and they answer nowhere.
+    pub(crate) fn replaced(&self) -> BTreeSet<NodeId> {
+        let is_replaced = |member: &&Member| {
+            let ordinal = self.names.ordinal(&member.name);
+            !member.is_lost
+                && !self.heard.contains_key(&member.node)
+                && ordinal.is_some_and(|ordinal| self.stranger(ordinal).is_some())
+        };
+        self.layout.members.iter().filter(is_replaced).map(|member| member.node).collect()
+    }
+
+    /// True if the node serves, by the layout that this look is about.
+    pub(crate) fn serves_now(&self, node: NodeId) -> bool {
+        self.answer_at_home(node).is_some_and(|answer| {
+            answer.mode == NodeMode::Serving && Epoch(answer.epoch) == self.layout.epoch
+        })
+    }
+
+    /// True if some node knows a later layout than this look is about.
+    pub(crate) fn is_behind(&self) -> bool {
+        let ours = |answer: &NodeAnswer| answer.cluster == Some(self.layout.cluster);
+        self.heard.values().any(|(_, answer)| ours(answer) && Epoch(answer.epoch) > self.layout.epoch)
+    }
+
+    pub(crate) fn owns(&self, node: NodeId) -> bool {
+        self.layout.rings().any(|ring| ring.owned(node) > 0)
+    }
+
+    /// True if of each partition so many replicas are left without these that they share one with every quorum: all
+    /// that was acknowledged can be had from them.
+    pub(crate) fn can_do_without(&self, gone: &BTreeSet<NodeId>) -> bool {
+        let is_left = |node: NodeId| !gone.contains(&node) && !self.layout.is_lost(node);
+        self.layout.source_ring().iter().all(|(_, replicas)| {
+            let left = replicas.iter().filter(|replica| is_left(replica.node)).count();
+            left + Consistency::Quorum.needed(replicas.len()) > replicas.len()
+        })
+    }
+}
+
+/// The nodes that hold partitions of a ring.
+pub(crate) fn owners(ring: &Ring) -> BTreeSet<NodeId> {
+    ring.iter().flat_map(|(_, replicas)| replicas.iter().map(|replica| replica.node)).collect()
+}

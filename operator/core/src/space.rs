@@ -1,0 +1,79 @@
+//! Whether the data of all nodes fits onto fewer.
+//!
+//! Counts what is in use on the disks of all that hold data, as if it were spread evenly over those that are to stay: a
+//! little too much, since each node's own log is in it. A file system that is much larger than the volume that was asked
+//! for is shared with others, and says nothing about this store.
+
+use crate::differ::bytes;
+use crate::members::{Roster, owners};
+use crate::observed::Disk;
+use crate::validate::ValidCluster;
+
+/// Above this share of a disk nodes begin to warn.
+const FULL_PERCENT: u128 = 90;
+
+/// Why the data does not fit onto so many nodes; `None` if it does, or if that cannot be known.
+pub(crate) fn find_lack_of_space(valid: &ValidCluster, roster: &Roster<'_>, replicas: u32) -> Option<String> {
+    let asked = bytes(&valid.spec.storage.size)?;
+    let disk = |node| {
+        let disk = roster.answer_of(node)?.disk?;
+        // File systems are a little smaller than their volumes, and volumes are rounded up.
+        (disk.total_bytes > 0 && disk.total_bytes / 2 <= asked).then_some(disk)
+    };
+    let holders = owners(roster.layout.source_ring());
+    let used = |disk: Disk| u128::from(disk.total_bytes.saturating_sub(disk.available_bytes));
+    let all_used: u128 = holders.iter().filter_map(|node| disk(*node)).map(used).sum();
+    let staying = (0..replicas).filter_map(|ordinal| roster.live(ordinal));
+    let smallest = staying.filter_map(|member| disk(member.node)).map(|disk| disk.total_bytes).min()?;
+    let share = all_used.div_ceil(u128::from(replicas.max(1)));
+    let most = u128::from(smallest) * FULL_PERCENT / 100;
+    let missing = share.checked_sub(most).filter(|missing| *missing > 0)?;
+    Some(format!(
+        "spec.replicas is {replicas}, and the data of {} nodes does not fit onto so few: each would hold about {}, and \
+         of the smallest volume ({}) {FULL_PERCENT} % may be used, so about {} are missing on each; nothing is moved: \
+         set spec.replicas higher, or delete data",
+        holders.len(),
+        rough(share),
+        rough(u128::from(smallest)),
+        rough(missing),
+    ))
+}
+
+/// With two digits, so that the sentence stays while the data hardly changes.
+fn rough(bytes: u128) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut tenths = bytes * 10;
+    let mut unit = 0;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths = tenths.div_ceil(1_024);
+        unit += 1;
+    }
+    let name = UNITS.get(unit).copied().unwrap_or_default();
+    if tenths < 100 {
+        return format!("{}.{} {name}", tenths / 10, tenths % 10);
+    }
+    let mut step = 10;
+    while tenths / step >= 100 {
+        step *= 10;
+    }
+    format!("{} {name}", tenths.div_ceil(step) * step / 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_two_digits() {
+        for (bytes, expected) in [
+            (5, "5.0 B"),
+            (1_023, "1100 B"),
+            (1_536, "1.5 KiB"),
+            (300 << 20, "300 MiB"),
+            (347 << 20, "350 MiB"),
+            (15 << 29, "7.5 GiB"),
+        ] {
+            assert_eq!(rough(bytes), expected);
+        }
+    }
+}
