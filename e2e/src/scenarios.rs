@@ -30,6 +30,7 @@ mod scale_held;
 mod empty_volume;
 mod operator_restart;
 mod corrected;
+mod scaling;
 
 /// Within which a load gets something done.
 const WRITES_WITHIN: Duration = Duration::from_secs(90);
@@ -54,7 +55,7 @@ pub struct Scenario {
     pub run: for<'a> fn(&'a Sandbox) -> BoxFuture<'a, Result<Ending>>,
 }
 
-const SCENARIOS: [Scenario; 17] = [
+const SCENARIOS: [Scenario; 22] = [
     Scenario {
         number: Some(1),
         name: "create",
@@ -86,6 +87,46 @@ const SCENARIOS: [Scenario; 17] = [
         is_core: false,
         deadline: Duration::from_secs(300),
         run: |sandbox| idle::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(5),
+        name: "scale-up",
+        shows: "kubectl scale to five: new nodes join, the data spreads over all, and no request fails",
+        is_core: true,
+        deadline: Duration::from_secs(480),
+        run: |sandbox| scaling::up(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(6),
+        name: "scale-down",
+        shows: "kubectl scale to three: the data moves first, then pods go, and volumes stay",
+        is_core: false,
+        deadline: Duration::from_secs(480),
+        run: |sandbox| scaling::down(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(7),
+        name: "down-then-up",
+        shows: "scaled down, and up again in the middle of moving: it ends as was said last",
+        is_core: false,
+        deadline: Duration::from_secs(480),
+        run: |sandbox| scaling::down_then_up(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(8),
+        name: "up-then-down",
+        shows: "scaled up, and down again in the middle of joining: it ends as was said last",
+        is_core: false,
+        deadline: Duration::from_secs(480),
+        run: |sandbox| scaling::up_then_down(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(34),
+        name: "old-volumes",
+        shows: "up, down and up again with the volumes of before: nothing deleted returns, old disks join as new nodes",
+        is_core: false,
+        deadline: Duration::from_secs(720),
+        run: |sandbox| scaling::with_old_volumes(sandbox).boxed(),
     },
     Scenario {
         number: Some(14),

@@ -112,6 +112,13 @@ impl Sandbox {
         .await
     }
 
+    /// What `kubectl scale` sends.
+    pub async fn scale(&self, replicas: i32) -> Result<()> {
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        self.api::<KeyStoreCluster>().patch_scale(NAME, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
     /// The pod's object, once it is ready and its UID is not `old_uid`.
     pub async fn wait_pod_ready(&self, name: &str, old_uid: Option<&str>, within: Duration) -> Result<Pod> {
         let pods = self.api::<Pod>();
@@ -172,8 +179,17 @@ pub fn expect_condition(
     Ok(())
 }
 
-/// Complains unless every node serves, under one layout that is in force, in a store with a copy on each node.
+/// Complains unless every node serves, under the first layout.
 pub fn expect_whole(ksc: &KeyStoreCluster) -> Result<(), String> {
+    expect_settled(ksc)?;
+    match status(ksc)?.epoch {
+        Some(1) => Ok(()),
+        epoch => Err(format!("the epoch is {epoch:?}")),
+    }
+}
+
+/// Complains unless every node of the spec serves, under one layout that is in force, and has its share.
+pub fn expect_settled(ksc: &KeyStoreCluster) -> Result<(), String> {
     use ConditionType::{Available, Degraded, Progressing, Ready, Stalled, UpdatePending};
     expect_condition(ksc, Ready, "True", "Converged")?;
     expect_condition(ksc, Available, "True", "QuorumAvailable")?;
@@ -184,18 +200,19 @@ pub fn expect_whole(ksc: &KeyStoreCluster) -> Result<(), String> {
     }
     let status = status(ksc)?;
     let replicas = ksc.spec.replicas;
-    let counts = (status.replicas, status.ready_replicas, status.epoch, status.layout_phase);
-    if counts != (replicas, replicas, Some(1), Some(LayoutPhase::Stable)) || status.operation.is_some() {
+    let counts = (status.replicas, status.ready_replicas, status.layout_phase);
+    if counts != (replicas, replicas, Some(LayoutPhase::Stable)) || status.operation.is_some() {
         return Err(format!("the status has {counts:?} and operation {:?}", status.operation));
     }
     let pods: Vec<_> = status.nodes.iter().map(|node| node.pod.clone()).collect();
     if pods != pod_names_of(replicas) {
         return Err(format!("the status names {pods:?}"));
     }
-    // With as many nodes as copies, each has a copy of everything.
+    let copies = ksc.spec.partitions * ksc.spec.replication_factor;
+    let share = copies / replicas..=copies / replicas + i32::from(copies % replicas > 0);
     let right = |node: &&_| {
         let keystore_crds::NodeStatus { state, partitions, node_id, .. } = node;
-        *state == NodeState::Serving && *partitions == ksc.spec.partitions && node_id.is_some()
+        *state == NodeState::Serving && share.contains(partitions) && node_id.is_some()
     };
     match status.nodes.iter().find(|node| !right(node)) {
         Some(node) => Err(format!("{node:?}")),

@@ -6,8 +6,6 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use keystore_crds::{ConditionType, KeyStoreCluster};
-use kube::api::{Patch, PatchParams};
-use serde_json::json;
 
 use super::Ending;
 use crate::harness::ksc::{
@@ -27,7 +25,7 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let connected = sandbox.connect_store().await?;
     let load = Load::start(connected.store.clone(), Settings::default());
     for wanted in [1, 2] {
-        scale(sandbox, wanted).await?;
+        sandbox.scale(wanted).await?;
         let is_held = |ksc: &KeyStoreCluster| {
             expect_condition(ksc, ConditionType::Stalled, "True", "BelowReplicationFactor")?;
             expect_condition(ksc, ConditionType::Ready, "False", "Held")?;
@@ -43,18 +41,11 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
         );
         throughout("nothing moves", HELD_FOR, || expect_unmoved(sandbox)).await?;
     }
-    scale(sandbox, REPLICAS).await?;
+    sandbox.scale(REPLICAS).await?;
     let ksc = sandbox.wait_ksc("whole again", NOTICED_WITHIN, expect_whole).await?;
     ensure!(identity(&ksc)? == before, "the store is another one");
     let summary = load.stop().await.judge(Allowance::NoFailure, 100).map_err(anyhow::Error::msg)?;
     Ok(Ending::Passed(summary.to_string()))
-}
-
-/// What `kubectl scale` sends.
-async fn scale(sandbox: &Sandbox, replicas: i32) -> Result<()> {
-    let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-    sandbox.api::<KeyStoreCluster>().patch_scale(NAME, &PatchParams::default(), &patch).await?;
-    Ok(())
 }
 
 async fn expect_unmoved(sandbox: &Sandbox) -> Result<()> {

@@ -250,6 +250,20 @@ impl Coordinator {
         }
     }
 
+    /// This node takes part in nothing any more: ends all that waits for an answer.
+    pub(crate) fn abandon(&mut self) -> Vec<(RequestId, Answer)> {
+        let answered = std::mem::take(&mut self.answered);
+        let parked = std::mem::take(&mut self.parked);
+        self.deadlines.clear();
+        self.speculations.clear();
+        (self.writes, self.write_bytes) = (0, 0);
+        let waiting = std::mem::take(&mut self.operations).into_iter();
+        let waiting = waiting.filter(|(number, _)| !answered.contains(number));
+        waiting
+            .map(|(number, operation)| (operation.request(), operation.abandoned(parked.contains(&number))))
+            .collect()
+    }
+
     /// Stamps may be issued again: sends what waited for one.
     pub(crate) fn unpark(&mut self, context: &mut Context<'_>) {
         for number in std::mem::take(&mut self.parked) {
@@ -487,6 +501,18 @@ impl UnderWay {
             Self::Causal(write) => write.sets(),
             Self::Read(read) => read.sets(),
             Self::Scan(scan) => scan.sets(),
+        }
+    }
+
+    fn abandoned(&self, is_parked: bool) -> Answer {
+        let unknown = FailureReason::OutcomeUnknown;
+        match self {
+            Self::Write(write) if write.is_unsent() => write.failed(FailureReason::Draining),
+            Self::Causal(write) if write.is_unsent() && is_parked => write.failed(FailureReason::Draining),
+            Self::Write(write) => write.failed(unknown),
+            Self::Causal(write) => write.failed(unknown),
+            Self::Read(read) => read.failed(FailureReason::QuorumUnreachable),
+            Self::Scan(scan) => scan.failed(FailureReason::QuorumUnreachable),
         }
     }
 

@@ -129,9 +129,8 @@ impl Transfer {
         let takes_over = |partition: &Partition| {
             layout.has_to_merge(*partition) && layout.ring().is_replica(*partition, me)
         };
-        let is_merged = |partition: &Partition| {
-            self.merges.phase == layout.phase_since && !self.open.contains(partition)
-        };
+        let is_merged =
+            |partition: &Partition| self.merges.phase == layout.phase_since && !self.open.contains(partition);
         layout.partitions.all().filter(takes_over).filter(is_merged).collect()
     }
 

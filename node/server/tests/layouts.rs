@@ -127,7 +127,8 @@ async fn three_nodes_become_five_and_three_again_under_load() {
     move_to(&cluster, &cluster.nodes[..3]).await;
     let narrow = finish(&cluster).await;
     load.progress(100).await;
-    let leavers: BTreeSet<_> = members(&cluster.nodes[3..]).await.into_iter().map(|member| member.node).collect();
+    let leavers: BTreeSet<_> =
+        members(&cluster.nodes[3..]).await.into_iter().map(|member| member.node).collect();
     assert!(leavers.iter().all(|node| narrow.owned(*node) == 0));
     change(&cluster.nodes[0], &Change::Dismiss(leavers.clone())).await;
     load.progress(100).await;

@@ -115,6 +115,8 @@ impl Node {
             effects.push(proposing.failed(ProposalError::Unknown));
         }
         self.messages.clear();
+        let ended = self.coordinator.abandon().into_iter();
+        effects.extend(ended.map(|(request, answer)| Effect::Answer { request, answer }));
         for (_, link) in self.peers.disconnect_all() {
             effects.push(Effect::CloseLink { link });
         }

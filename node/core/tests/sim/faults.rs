@@ -3,7 +3,7 @@
 //! Faults that take away what a replica has acknowledged strike at most as many members at a time as the promises
 //! allow: fewer than a quorum of any partition. Everything else may come together.
 
-use keystore_core::id::{Nonce, NodeId};
+use keystore_core::id::{NodeId, Nonce};
 use keystore_core::layout::Layout;
 use keystore_core::partition::RecordKey;
 use keystore_core::quorum::Consistency;
@@ -244,7 +244,8 @@ impl World {
         let id = self.machines[n].id;
         let is_left = |node: &NodeId| *node != id && !others.contains(node);
         let bears_it = |layout: &Layout| {
-            let keeps_quorum = |partition| layout.replica_sets(partition).satisfied(Consistency::Quorum, is_left);
+            let keeps_quorum =
+                |partition| layout.replica_sets(partition).satisfied(Consistency::Quorum, is_left);
             let voters = layout.voters.iter().filter(|voter| is_left(voter)).count();
             layout.partitions.all().all(keeps_quorum) && voters > layout.voters.len() / 2
         };

@@ -117,7 +117,8 @@ impl World {
         let hinted = self.machines[n].hinted.remove(&(target, key.clone()));
         let (Some(record), true) = (hinted, self.plan.keeps_hints()) else { return };
         let (layout, partition) = (self.layout_at(n), key.partition(self.layout.partitions));
-        let are_replicas = [self.machines[n].id, target].iter().all(|node| layout.is_replica(partition, *node));
+        let are_replicas =
+            [self.machines[n].id, target].iter().all(|node| layout.is_replica(partition, *node));
         if !are_replicas || layout.is_lost(target) {
             return;
         }

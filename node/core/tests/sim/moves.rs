@@ -251,7 +251,8 @@ impl World {
     /// True if a machine is to leave nothing of a key, before it is a replica of it by a layout that is decided.
     pub(crate) fn is_cleared(&self, n: usize, key: &RecordKey) -> bool {
         let machine = &self.machines[n];
-        let acknowledged = machine.disk.state.membership.as_ref().map_or(Epoch(0), |(layout, _)| layout.epoch);
+        let acknowledged =
+            machine.disk.state.membership.as_ref().map_or(Epoch(0), |(layout, _)| layout.epoch);
         let partition = key.partition(self.layout.partitions);
         let mut later = self.layouts.range(Epoch(acknowledged.0 + 1)..);
         later.any(|(_, layout)| layout.since(partition, machine.id).is_some_and(|since| since > acknowledged))

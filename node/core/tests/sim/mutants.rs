@@ -21,13 +21,14 @@ use crate::run::run_plan;
 use crate::violation::Checker;
 use crate::violation::Checker::{
     AcknowledgedIsSyncedOnAQuorum, AnsweredIsSyncedOnAQuorum, AnswersAreOfTheirEpoch, ClosedLinksStayClosed,
-    CommitsHoldWhatIsStored, DoubtRaisesTheGeneration, DoubtsEnd, FencesAreDurable, HealedByEnough, HeldIsOnDisk,
-    HintsDrain, HintsEndHeard, History, IdentitiesAreDurable, InDoubtSaysNothing, LateWritesAreRefused,
-    MembersBeginEmpty, MissedIsHandedOver, MissingHasAReason, MissingIsMissing, MovesKeepWhatWasPromised,
-    MovesWaitForFences, NotedIsDurable, OneLayoutAnEpoch, VotesAreDurable, OneDotIsOneWrite, OneOperationIsOneDot, QueuesStayWithinTheirBounds,
-    RepairsAreNotRefusedForTheirAge, ServingMeansAllAccepted, SetAsideHasAReason, SiblingsAreCapped,
-    StaleDisksAreRefused, StampsAreAboveWhatWasAccepted, StampsAreBelowTheCeiling, StampsOfANodeGrow,
-    StartsWaitForTheClock, StrayFramesAreIgnored, VisibleMeansSynced,
+    CommitsHoldWhatIsStored, DoubtRaisesTheGeneration, DoubtsEnd, FencesAreDurable, HealedByEnough,
+    HeldIsOnDisk, HintsDrain, HintsEndHeard, History, IdentitiesAreDurable, InDoubtSaysNothing,
+    LateWritesAreRefused, MembersBeginEmpty, MissedIsHandedOver, MissingHasAReason, MissingIsMissing,
+    MovesKeepWhatWasPromised, MovesWaitForFences, NotedIsDurable, OneDotIsOneWrite, OneLayoutAnEpoch,
+    OneOperationIsOneDot, QueuesStayWithinTheirBounds, RepairsAreNotRefusedForTheirAge,
+    ServingMeansAllAccepted, SetAsideHasAReason, SiblingsAreCapped, StaleDisksAreRefused,
+    StampsAreAboveWhatWasAccepted, StampsAreBelowTheCeiling, StampsOfANodeGrow, StartsWaitForTheClock,
+    StrayFramesAreIgnored, VisibleMeansSynced, VotesAreDurable,
 };
 
 /// In so many seeds a mutant has to be caught.
