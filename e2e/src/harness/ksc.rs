@@ -1,6 +1,7 @@
 //! The KeyStoreCluster of a scenario: its manifest, its conditions, and waiting for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -8,6 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use keystore_crds::{ConditionType, KeyStoreCluster, KeyStoreClusterStatus, LayoutPhase, NodeState};
 use kube::Resource;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::sandbox::Sandbox;
@@ -208,16 +210,29 @@ pub fn expect_settled(ksc: &KeyStoreCluster) -> Result<(), String> {
     if pods != pod_names_of(replicas) {
         return Err(format!("the status names {pods:?}"));
     }
-    let copies = ksc.spec.partitions * ksc.spec.replication_factor;
-    let share = copies / replicas..=copies / replicas + i32::from(copies % replicas > 0);
     let right = |node: &&_| {
-        let keystore_crds::NodeStatus { state, partitions, node_id, .. } = node;
-        *state == NodeState::Serving && share.contains(partitions) && node_id.is_some()
+        let keystore_crds::NodeStatus { state, partitions, node_id, zone, .. } = node;
+        *state == NodeState::Serving && share(ksc, zone.as_ref()).contains(partitions) && node_id.is_some()
     };
     match status.nodes.iter().find(|node| !right(node)) {
         Some(node) => Err(format!("{node:?}")),
         None => Ok(()),
     }
+}
+
+/// How many partitions a node of a zone has: those of its zone, of which there are as many as copies, or of all, are
+/// spread evenly.
+fn share(ksc: &KeyStoreCluster, zone: Option<&String>) -> RangeInclusive<i32> {
+    let nodes = ksc.status.as_ref().map(|status| status.nodes.as_slice()).unwrap_or_default();
+    let zones: BTreeSet<_> = nodes.iter().map(|node| node.zone.as_ref()).collect();
+    let copies = ksc.spec.replication_factor;
+    let is_one_each = usize::try_from(copies).is_ok_and(|copies| zones.len() == copies);
+    let among = nodes.iter().filter(|node| !is_one_each || node.zone.as_ref() == zone).count();
+    let (held, among) = match i32::try_from(among) {
+        Ok(among) if among > 0 => (ksc.spec.partitions * if is_one_each { 1 } else { copies }, among),
+        _ => return 0..=0,
+    };
+    held / among..=held / among + i32::from(held % among > 0)
 }
 
 pub fn identity(ksc: &KeyStoreCluster) -> Result<StoreIdentity> {
