@@ -4,36 +4,30 @@
 //! [`crate::scan`]; here is which ones are under way, whose answer belongs to which, which of them wait for a stamp,
 //! and which replicas missed a write that was answered.
 
+mod under_way;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::causal;
 use crate::causal_write::{CausalOrder, CausalWrite};
 use crate::context::Context;
-use crate::effect::{
-    Answer, Causal, ClientRequest, Deadline, Effect, Failure, FailureReason, Operation, RequestId,
-};
+use crate::effect::{Answer, Causal, ClientRequest, Effect, Failure, FailureReason, Operation, RequestId};
 use crate::id::{Generation, NodeId};
 use crate::layout::KeyspaceMode;
 use crate::message::{Call, Message, MintOutcome, Noted, ReadOutcome, ScanOutcome, WriteOutcome};
 use crate::mutant::{Mutant, is_on};
-use crate::partition::{Partition, RecordKey};
+use crate::partition::RecordKey;
 use crate::quorum::ReplicaSets;
 use crate::read::ReadOperation;
 use crate::record::Body;
 use crate::scan::ScanOperation;
 use crate::write::{Verdict, WriteOperation, WriteOrder};
 
+use under_way::UnderWay;
+
 /// How many writes that were answered wait for their slowest replicas, to see who missed them. Those beyond are
 /// taken as missed at once, which costs a hint too many and nothing else.
 const LINGERING_MAX: usize = 4096;
-
-#[derive(Debug)]
-enum UnderWay {
-    Write(WriteOperation),
-    Causal(Box<CausalWrite>),
-    Read(ReadOperation),
-    Scan(Box<ScanOperation>),
-}
 
 #[derive(Debug, Default)]
 pub(crate) struct Coordinator {
@@ -442,94 +436,6 @@ pub(crate) fn news_in(noted: Noted, sets: &ReplicaSets, context: &Context<'_>) -
         }
     };
     sets.nodes().zip(noted).filter(is_news).collect()
-}
-
-impl UnderWay {
-    fn is_write(&self) -> bool {
-        match self {
-            Self::Write(_) | Self::Causal(_) => true,
-            Self::Read(_) | Self::Scan(_) => false,
-        }
-    }
-
-    fn write_bytes(&self) -> usize {
-        match self {
-            Self::Write(write) => write.bytes(),
-            Self::Causal(write) => write.bytes(),
-            Self::Read(_) | Self::Scan(_) => 0,
-        }
-    }
-
-    fn wants_stamp(&self) -> bool {
-        match self {
-            Self::Write(_) => true,
-            Self::Causal(write) => write.wants_stamp(),
-            Self::Read(_) | Self::Scan(_) => false,
-        }
-    }
-
-    fn request(&self) -> RequestId {
-        match self {
-            Self::Write(write) => write.request,
-            Self::Causal(write) => write.request,
-            Self::Read(read) => read.request,
-            Self::Scan(scan) => scan.request,
-        }
-    }
-
-    fn deadline(&self) -> Deadline {
-        match self {
-            Self::Write(write) => write.deadline,
-            Self::Causal(write) => write.deadline,
-            Self::Read(read) => read.deadline,
-            Self::Scan(scan) => scan.deadline,
-        }
-    }
-
-    fn partition(&self, context: &Context<'_>) -> Partition {
-        match self {
-            Self::Write(write) => context.partition(write.key()),
-            Self::Causal(write) => context.partition(write.key()),
-            Self::Read(read) => context.partition(read.key()),
-            Self::Scan(scan) => scan.partition(),
-        }
-    }
-
-    fn sets(&self) -> &ReplicaSets {
-        match self {
-            Self::Write(write) => write.sets(),
-            Self::Causal(write) => write.sets(),
-            Self::Read(read) => read.sets(),
-            Self::Scan(scan) => scan.sets(),
-        }
-    }
-
-    fn abandoned(&self, is_parked: bool) -> Answer {
-        let unknown = FailureReason::OutcomeUnknown;
-        match self {
-            Self::Write(write) if write.is_unsent() => write.failed(FailureReason::Draining),
-            Self::Causal(write) if write.is_unsent() && is_parked => write.failed(FailureReason::Draining),
-            Self::Write(write) => write.failed(unknown),
-            Self::Causal(write) => write.failed(unknown),
-            Self::Read(read) => read.failed(FailureReason::QuorumUnreachable),
-            Self::Scan(scan) => scan.failed(FailureReason::QuorumUnreachable),
-        }
-    }
-
-    fn timed_out(&self, is_parked: bool) -> Answer {
-        let reason = FailureReason::DeadlineExceeded;
-        match self {
-            // It never got a stamp, so no replica was asked.
-            Self::Write(write) if write.is_unsent() || is_on(Mutant::TimeoutIsCalledFailed) => {
-                write.failed(FailureReason::Overloaded)
-            }
-            Self::Causal(write) if write.is_unsent() && is_parked => write.failed(FailureReason::Overloaded),
-            Self::Write(write) => write.failed(reason),
-            Self::Causal(write) => write.failed(reason),
-            Self::Read(read) => read.failed(reason),
-            Self::Scan(scan) => scan.failed(reason),
-        }
-    }
 }
 
 /// What a request becomes, or why it fails at once.

@@ -8,6 +8,8 @@ mod deciding;
 mod epochs;
 mod founding;
 mod identity;
+mod links;
+mod machines;
 mod status;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,29 +17,29 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::budget::Budget;
 pub use crate::context::Settings;
 use crate::context::{Context, EffectIds};
-use crate::coordinator::{Coordinator, Heard, news_in};
+use crate::coordinator::Coordinator;
 pub use crate::counters::Counters;
 use crate::effect::{
-    Alarm, Answer, ClientRequest, Damaged, Effect, Event, Failure, FailureReason, Hint, LinkId, LoadId, Now,
-    Operation, RequestId, SaveId, SavedState,
+    Alarm, Answer, ClientRequest, Effect, Event, Failure, FailureReason, Hint, LinkId, Now, Operation,
+    RequestId, SaveId, SavedState,
 };
 pub use crate::hints::HintStatus;
 use crate::hints::HintStore;
-use crate::id::{Actor, Epoch, Generation, Lineage, NodeId};
+use crate::id::{Actor, Generation, Lineage, NodeId};
 use crate::init::{Membership, Proposal};
 use crate::layout::Layout;
 use crate::message::{Header, Hello, Message, Refusal};
 use crate::mutant::{Mutant, is_on};
 use crate::pace::Paces;
 use crate::paxos::Votes;
-use crate::peers::{Greeting, LinkRefusal, PeerIdentities, Peers};
-use crate::record::Record;
+use crate::peers::{LinkRefusal, PeerIdentities, Peers};
 use crate::replica::Replica;
 use crate::stamp::{CEILING_STEP_MS, HybridClock, Stamp};
 use crate::succession::{Evidence, Standing};
 use crate::transfer::{Merges, Transfer};
 use deciding::{Proposing, Voting};
 use epochs::{Ahead, Changing};
+use machines::Machines;
 pub use status::{DOUBTS_NAMED_MAX, NodeState, Status};
 
 /// How often a member that has accepted tells those of which it does not know the same.
@@ -231,7 +233,7 @@ impl Node {
             Event::Client(request) => self.client(request, now, effects),
             Event::Init { request, layout } => self.init(request, layout, effects),
             Event::Propose { request, expected, layout } => {
-                self.propose(request, expected, *layout, now, effects);
+                self.propose(request, (expected, &layout), now, effects);
             }
             Event::LinkOffered { link, hello } => self.link_offered(link, hello, now, effects),
             Event::LinkClosed { link } => {
@@ -365,72 +367,6 @@ impl Node {
                     || bytes >= share(self.settings.write_bytes_max))
     }
 
-    fn link_offered(&mut self, link: LinkId, hello: Hello, now: Now, effects: &mut Vec<Effect>) {
-        match self.peers.greet(&hello, self.membership.layout(), self.me) {
-            Err(refusal) => effects.push(Effect::RefuseLink { link, refusal }),
-            Ok(Greeting::Known) => self.accept_link(link, &hello, now, effects),
-            Ok(Greeting::Newer) => {
-                // From here on, not only once it is durable: what others say of it is no news any more.
-                if !is_on(Mutant::HellosVoidNothingUntilSaved) {
-                    self.lose(&[(hello.header.from, true)], now, effects);
-                }
-                let state = SavedState::Peers(self.peers.identities().clone());
-                self.save(PendingSave::Greeting { link: Some(link), hello }, state, effects);
-            }
-        }
-    }
-
-    /// A link that closes while its hello is being saved must not come into use afterwards: nobody would say that
-    /// it is closed a second time.
-    fn forget_greeting(&mut self, closed: LinkId) {
-        for save in self.saves.values_mut() {
-            if let PendingSave::Greeting { link, .. } = save
-                && *link == Some(closed)
-                && !is_on(Mutant::ClosedLinksAreAccepted)
-            {
-                *link = None;
-            }
-        }
-    }
-
-    fn accept_link(&mut self, link: LinkId, hello: &Hello, now: Now, effects: &mut Vec<Effect>) {
-        let peer = hello.header.from;
-        // Without a layout there is nothing to say, but that somebody may go on who has one for us.
-        let lineage = self.lineage.clone();
-        let header =
-            Header { epoch: Epoch(0), from: self.me, to: peer, generation: self.generation, ..hello.header };
-        let ours = self.hello(peer).unwrap_or(Hello { header, lineage });
-        let replaced = self.peers.connect(link, &hello.header);
-        effects.push(Effect::AcceptLink { link, hello: ours });
-        if let Some(link) = replaced {
-            effects.push(Effect::CloseLink { link });
-            self.lose(&[(peer, false)], now, effects);
-        }
-        self.replica.doubts.linked(now.mono_ms);
-        self.serve(now, effects, |node, context| node.hints.linked(peer, context));
-        if let Some(message) = self.membership.announcement(peer) {
-            self.messages.push_back((peer, message));
-        }
-        self.greet_with_layout(peer, hello.header.epoch);
-    }
-
-    fn frame(
-        &mut self,
-        (link, header): (LinkId, Header),
-        messages: Vec<Message>,
-        now: Now,
-        effects: &mut Vec<Effect>,
-    ) {
-        if !self.peers.admits(link, &header, self.membership.layout(), self.me) {
-            effects.push(Effect::CloseLink { link });
-            if let Some(peer) = self.peers.disconnect(link) {
-                self.lose(&[(peer, false)], now, effects);
-            }
-            return;
-        }
-        self.sort_out((link, header), messages, now, effects);
-    }
-
     fn message(&mut self, from: NodeId, message: Message, now: Now, effects: &mut Vec<Effect>) {
         if let Message::InitAccepted { digest, reply_wanted, decided } = message {
             if self.membership.note_accepted(from, digest, decided) {
@@ -445,7 +381,7 @@ impl Node {
             Message::Layout(layout) => return self.learn(*layout, now, effects),
             Message::Standing(standing) => return self.note_standing(from, standing),
             Message::Paxos { epoch, ballot, say } => {
-                return self.paxos(from, (epoch, ballot), *say, now, effects);
+                return self.paxos(from, (epoch, ballot, *say), now, effects);
             }
             message => message,
         };
@@ -602,76 +538,5 @@ impl Node {
             transfer: &mut self.transfer,
         };
         act(&mut machines, &mut context);
-    }
-}
-
-struct Machines<'a> {
-    coordinator: &'a mut Coordinator,
-    replica: &'a mut Replica,
-    hints: &'a mut HintStore,
-    transfer: &'a mut Transfer,
-}
-
-impl Machines<'_> {
-    fn loaded(&mut self, load: LoadId, record: Result<Option<Record>, Damaged>, context: &mut Context<'_>) {
-        let Some(key) = self.hints.loading(load).cloned() else {
-            return self.replica.loaded(load, record, context);
-        };
-        if record.is_err() {
-            self.replica.doubt(&key, context);
-        }
-        let record = if self.replica.doubts.contains(&key) { Err(Damaged) } else { record };
-        let call = self.coordinator.next_number();
-        self.hints.loaded(load, record, call, context);
-    }
-
-    /// Returns what is news in an answer: nothing was concluded from it then, before that is taken in.
-    fn handle(&mut self, from: NodeId, message: Message, context: &mut Context<'_>) -> Heard {
-        let is_about_a_dot = matches!(message, Message::MintAnswer { .. });
-        if message.refusal() == Some(Refusal::StaleEpoch) && !is_about_a_dot {
-            // The layout that it is under is on its way here, and all begins anew with that.
-            return Vec::new();
-        }
-        match message {
-            Message::Write(write) => self.replica.write(from, write, context),
-            Message::Mint(mint) => self.replica.mint(from, mint, context),
-            Message::Read { call, key, want } => self.replica.read(from, call, (key, want), context),
-            Message::Scan { call, range } => self.replica.scan(from, call, range, context),
-            Message::WriteAnswer { call, outcome, noted } if self.hints.awaits(call) => {
-                return self.hints.answered(from, call, (outcome, noted), context);
-            }
-            Message::WriteAnswer { call, outcome, .. } if self.transfer.awaits(call.operation) => {
-                self.transfer.written(call, outcome, context);
-            }
-            Message::WriteAnswer { call, outcome, noted } => {
-                return self.coordinator.write_answered(from, call, (outcome, noted), context);
-            }
-            Message::MintAnswer { call, outcome, noted } => {
-                return self.coordinator.mint_answered(from, call, (outcome, noted), context);
-            }
-            Message::ReadAnswer { call, outcome, noted } => {
-                if let Some(sets) = self.replica.doubts.sets_of(call.operation) {
-                    let heard = news_in(noted, sets, context);
-                    self.replica.heal(from, call, outcome, context);
-                    return heard;
-                }
-                return self.coordinator.read_answered(from, call, (outcome, noted), context);
-            }
-            Message::ScanAnswer { call, outcome, noted } if self.transfer.awaits(call.operation) => {
-                let sets = context.layout.replica_sets(self.transfer.partition_of(call.operation));
-                let heard = news_in(noted, &sets, context);
-                self.transfer.page(from, call, outcome, context);
-                return heard;
-            }
-            Message::ScanAnswer { call, outcome, noted } => {
-                return self.coordinator.scan_answered(from, call, (outcome, noted), context);
-            }
-            Message::Hint { target, key } => self.hints.note(target, &key, context),
-            Message::InitAccepted { .. }
-            | Message::Layout(_)
-            | Message::Standing(_)
-            | Message::Paxos { .. } => {}
-        }
-        Vec::new()
     }
 }

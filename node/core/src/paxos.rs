@@ -70,7 +70,7 @@ pub enum Verdict {
     /// Say this at once.
     Say(Say),
     /// Make these durable, then say this.
-    SaveThenSay(Votes, Say),
+    SaveThenSay(Box<Votes>, Say),
 }
 
 /// Why a vote is refused.
@@ -105,14 +105,20 @@ impl Votes {
         match say {
             Say::Prepare => {
                 let accepted = votes.accepted.clone().filter(|_| !is_on(Mutant::PromisesHideVotes));
-                Some(Verdict::SaveThenSay(Votes { promised: ballot, ..votes }, Say::Promise { accepted }))
+                Some(Verdict::SaveThenSay(
+                    Box::new(Votes { promised: ballot, ..votes }),
+                    Say::Promise { accepted },
+                ))
             }
             Say::Accept { layout, evidence } => {
                 if let Err(error) = check_vote(now, layout, evidence) {
                     return Some(Verdict::Say(Say::Refused { why: error.to_string() }));
                 }
                 let accepted = Some(Vote { ballot, layout: layout.clone(), evidence: evidence.clone() });
-                Some(Verdict::SaveThenSay(Votes { promised: ballot, accepted, ..votes }, Say::Accepted))
+                Some(Verdict::SaveThenSay(
+                    Box::new(Votes { promised: ballot, accepted, ..votes }),
+                    Say::Accepted,
+                ))
             }
             Say::Promise { .. } | Say::Accepted | Say::Outbid { .. } | Say::Refused { .. } => None,
         }

@@ -133,7 +133,7 @@ impl Layout {
         next.epoch = Epoch(self.epoch.0 + 1);
         match change {
             Change::Move { members, replication_factor } => {
-                self.plan_move(&mut next, members, *replication_factor)?
+                self.plan_move(&mut next, members, *replication_factor)?;
             }
             Change::Admit(members) => next.admit(members),
             Change::Finish => {

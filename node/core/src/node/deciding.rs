@@ -7,7 +7,7 @@ use crate::id::{Epoch, NodeId};
 use crate::layout::Layout;
 use crate::message::Message;
 use crate::mutant::{Mutant, is_on};
-use crate::paxos::{Ballot, Next, Outcome, Proposer, Say, Verdict, VoteError, check_vote};
+use crate::paxos::{Ballot, Next, Outcome, Proposer, Say, Verdict, VoteError, Votes, check_vote};
 use crate::succession::{Step, check_step};
 
 /// How long the voters have to answer before they are asked again, under a higher ballot.
@@ -49,12 +49,11 @@ impl Node {
     pub(super) fn propose(
         &mut self,
         request: RequestId,
-        expected: Epoch,
-        layout: Layout,
+        (expected, layout): (Epoch, &Layout),
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        match self.check_proposal(expected, &layout) {
+        match self.check_proposal(expected, layout) {
             Ok(proposer) => {
                 let (again_ms, until_ms) = (now.mono_ms + BALLOT_MS, now.mono_ms + DECIDE_MS);
                 self.proposing = Some(Proposing { request, proposer, again_ms, until_ms });
@@ -103,15 +102,14 @@ impl Node {
     pub(super) fn paxos(
         &mut self,
         from: NodeId,
-        (epoch, ballot): (Epoch, Ballot),
-        say: Say,
+        (epoch, ballot, say): (Epoch, Ballot, Say),
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
         match say {
             Say::Prepare | Say::Accept { .. } => self.vote(from, (epoch, ballot), &say, effects),
             Say::Promise { .. } | Say::Accepted | Say::Outbid { .. } | Say::Refused { .. } => {
-                self.hear_vote(from, (epoch, ballot), say, now, effects);
+                self.hear_vote(from, (epoch, ballot, say), now, effects);
             }
         }
     }
@@ -133,7 +131,7 @@ impl Node {
                 self.messages.push_back((from, Message::Paxos { epoch, ballot, say: Box::new(say) }));
             }
             Some(Verdict::SaveThenSay(votes, say)) => {
-                self.votes = votes.clone();
+                self.votes = Votes::clone(&votes);
                 let voting = Voting { to: from, epoch, ballot, say };
                 if is_on(Mutant::VotesBeforeTheyAreSaved) {
                     let Voting { to, epoch, ballot, say } = voting;
@@ -141,7 +139,7 @@ impl Node {
                         .messages
                         .push_back((to, Message::Paxos { epoch, ballot, say: Box::new(say) }));
                 }
-                self.save(PendingSave::Votes(voting), SavedState::Votes(votes), effects);
+                self.save(PendingSave::Votes(voting), SavedState::Votes(*votes), effects);
             }
         }
     }
@@ -154,8 +152,7 @@ impl Node {
     fn hear_vote(
         &mut self,
         from: NodeId,
-        (epoch, ballot): (Epoch, Ballot),
-        say: Say,
+        (epoch, ballot, say): (Epoch, Ballot, Say),
         now: Now,
         effects: &mut Vec<Effect>,
     ) {

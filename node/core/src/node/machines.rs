@@ -1,0 +1,87 @@
+//! The state machines of a node together: which of them a message or a record is for.
+
+use crate::context::Context;
+use crate::coordinator::{Coordinator, Heard, news_in};
+use crate::effect::{Damaged, LoadId};
+use crate::hints::HintStore;
+use crate::id::NodeId;
+use crate::message::{Message, Refusal};
+use crate::record::Record;
+use crate::replica::Replica;
+use crate::transfer::Transfer;
+
+pub(super) struct Machines<'a> {
+    pub(super) coordinator: &'a mut Coordinator,
+    pub(super) replica: &'a mut Replica,
+    pub(super) hints: &'a mut HintStore,
+    pub(super) transfer: &'a mut Transfer,
+}
+
+impl Machines<'_> {
+    pub(super) fn loaded(
+        &mut self,
+        load: LoadId,
+        record: Result<Option<Record>, Damaged>,
+        context: &mut Context<'_>,
+    ) {
+        let Some(key) = self.hints.loading(load).cloned() else {
+            return self.replica.loaded(load, record, context);
+        };
+        if record.is_err() {
+            self.replica.doubt(&key, context);
+        }
+        let record = if self.replica.doubts.contains(&key) { Err(Damaged) } else { record };
+        let call = self.coordinator.next_number();
+        self.hints.loaded(load, record, call, context);
+    }
+
+    /// Returns what is news in an answer: nothing was concluded from it then, before that is taken in.
+    pub(super) fn handle(&mut self, from: NodeId, message: Message, context: &mut Context<'_>) -> Heard {
+        let is_about_a_dot = matches!(message, Message::MintAnswer { .. });
+        if message.refusal() == Some(Refusal::StaleEpoch) && !is_about_a_dot {
+            // The layout that it is under is on its way here, and all begins anew with that.
+            return Vec::new();
+        }
+        match message {
+            Message::Write(write) => self.replica.write(from, write, context),
+            Message::Mint(mint) => self.replica.mint(from, mint, context),
+            Message::Read { call, key, want } => self.replica.read(from, call, (key, want), context),
+            Message::Scan { call, range } => self.replica.scan(from, call, range, context),
+            Message::WriteAnswer { call, outcome, noted } if self.hints.awaits(call) => {
+                return self.hints.answered(from, call, (outcome, noted), context);
+            }
+            Message::WriteAnswer { call, outcome, .. } if self.transfer.awaits(call.operation) => {
+                self.transfer.written(call, outcome, context);
+            }
+            Message::WriteAnswer { call, outcome, noted } => {
+                return self.coordinator.write_answered(from, call, (outcome, noted), context);
+            }
+            Message::MintAnswer { call, outcome, noted } => {
+                return self.coordinator.mint_answered(from, call, (outcome, noted), context);
+            }
+            Message::ReadAnswer { call, outcome, noted } => {
+                if let Some(sets) = self.replica.doubts.sets_of(call.operation) {
+                    let heard = news_in(noted, sets, context);
+                    self.replica.heal(from, call, outcome, context);
+                    return heard;
+                }
+                return self.coordinator.read_answered(from, call, (outcome, noted), context);
+            }
+            Message::ScanAnswer { call, outcome, noted } if self.transfer.awaits(call.operation) => {
+                let sets = context.layout.replica_sets(self.transfer.partition_of(call.operation));
+                let heard = news_in(noted, &sets, context);
+                self.transfer.page(from, call, outcome, context);
+                return heard;
+            }
+            Message::ScanAnswer { call, outcome, noted } => {
+                return self.coordinator.scan_answered(from, call, (outcome, noted), context);
+            }
+            Message::Hint { target, key } => self.hints.note(target, &key, context),
+            Message::InitAccepted { .. }
+            | Message::Layout(_)
+            | Message::Standing(_)
+            | Message::Paxos { .. } => {}
+        }
+        Vec::new()
+    }
+}
