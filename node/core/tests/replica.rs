@@ -5,21 +5,22 @@
 mod bench;
 
 use bench::effects::{answer_in, answers, commit_in, commits, load_in};
-use bench::{Bench, LINK, ME, WALL_MS, header, hello, key, key_of, layout, many, now, put, record, start};
+use bench::{
+    Bench, LINK, ME, PEER, WALL_MS, header, hello, key, key_of, layout, many, now, put, record, start,
+};
 use bytes::Bytes;
 use keystore_core::causal::{Change, OperationId};
 use keystore_core::effect::{
     Alarm, Answer, CommitId, Damaged, Effect, Entry, Event, Failure, FailureReason, LinkId, LoadId,
-    NotCommitted, Operation, RequestId, SaveId,
+    NotCommitted, Operation, RequestId, SaveId, SavedState,
 };
-use keystore_core::id::{ClusterId, Generation};
-use keystore_core::layout::Layout;
+use keystore_core::id::{ClusterId, Epoch, Generation, NodeId};
+use keystore_core::layout::{Layout, Member};
 use keystore_core::message::{
     Call, Message, Mint, MintOutcome, Origin, ReadOutcome, Refusal, Want, Write, WriteOutcome,
 };
 use keystore_core::node::{Node, Settings, Start, WARM_UP_MS_MAX};
 use keystore_core::partition::RecordKey;
-use keystore_core::peers::LinkRefusal;
 use keystore_core::quorum::Durability;
 use keystore_core::record::{Body, Record};
 
@@ -405,12 +406,27 @@ fn a_frame_that_does_not_fit_closes_its_link() {
 }
 
 #[test]
-fn an_uninitialised_node_refuses_links_and_a_second_first_layout() {
-    let uninitialised = Start { membership: None, ..start(false, Settings::default()) };
-    let mut node = Node::new(uninitialised, now(0));
-    let mut effects = Vec::new();
-    node.step(now(0), Event::LinkOffered { link: LINK, hello: hello(7) }, &mut effects);
-    assert_eq!(effects, [Effect::RefuseLink { link: LINK, refusal: LinkRefusal::NotInitialized }]);
+fn an_uninitialised_node_takes_a_layout_that_names_it_and_refuses_a_second_first_one() {
+    let offered = |layout: Layout| {
+        let uninitialised = Start { membership: None, ..start(false, Settings::default()) };
+        let mut node = Node::new(uninitialised, now(0));
+        let mut effects = Vec::new();
+        node.step(now(0), Event::LinkOffered { link: LINK, hello: hello(7) }, &mut effects);
+        let [Effect::Save { save, state: SavedState::Peers(_) }] = effects[..] else { panic!("{effects:?}") };
+        effects.clear();
+        node.step(now(0), Event::Saved { save }, &mut effects);
+        let [Effect::AcceptLink { hello: ours, .. }] = &effects[..] else { panic!("{effects:?}") };
+        assert_eq!((ours.header.epoch, ours.header.to), (Epoch(0), PEER));
+        effects.clear();
+        let messages = vec![Message::Layout(Box::new(layout))];
+        node.step(now(0), Event::Frame { link: LINK, header: header(7), messages }, &mut effects);
+        (node, effects)
+    };
+    let (_, effects) = offered(layout());
+    assert!(matches!(effects[..], [Effect::Save { state: SavedState::Layout { decided: true, .. }, .. }]));
+    let stranger = Member { node: NodeId([9; 16]), ..layout().members[0].clone() };
+    let (mut node, mut effects) = offered(Layout { members: vec![stranger], ..layout() });
+    assert_eq!(effects, [], "it is not for us");
     effects.clear();
     node.step(now(0), Event::Init { request: RequestId(1), layout: layout() }, &mut effects);
     assert!(matches!(effects[..], [Effect::Save { .. }]), "answered once it is durable");

@@ -121,7 +121,9 @@ fn added_keyspaces(valid: &ValidCluster, layout: &Layout) -> Option<Change> {
 /// One that holds data comes first: it knows what was decided, and no pod is taken away before it says the same as all
 /// others. Then the best connected one.
 fn propose(roster: &Roster<'_>, change: &Change) -> Result<Option<Proposal>, SuccessionError> {
-    let layout = roster.layout.next(change)?;
+    let is_silent = |node: &NodeId| roster.answer_of(*node).is_none();
+    let away: BTreeSet<_> = roster.layout.members.iter().map(|member| member.node).filter(is_silent).collect();
+    let layout = roster.layout.next_without(change, &away)?;
     // Whoever has heard that nothing is missing can prove it to the others.
     let can_prove = |node: NodeId| {
         *change != Change::Finish
@@ -316,7 +318,7 @@ fn plan_removal(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
     let pods = roster.pods(surplus);
     Some(match find_obstacle(roster, needed_pods(roster, aim)) {
         Some(obstacle) => Stage::waiting("RemovingPods", format!("{pods} can go, but not before {obstacle}")),
-        None => Stage::waiting("RemovingPods", format!("{pods} hold nothing any more, and go")),
+        None => Stage::waiting("RemovingPods", format!("{pods}: nothing is held there any more, pods go")),
     })
 }
 
