@@ -8,7 +8,7 @@ use keystore_core::id::{Actor, Epoch, NodeId};
 use keystore_core::layout::{Layout, Member, Phase};
 use keystore_core::message::{Header, Message};
 use keystore_core::partition::RecordKey;
-use keystore_core::paxos::Say;
+use keystore_core::paxos::{Ballot, Say};
 use keystore_core::quorum::Consistency;
 use keystore_core::ring::Ring;
 use keystore_core::stamp::Stamp;
@@ -371,19 +371,37 @@ impl World {
             return self.note_decided(n, &layout.clone());
         }
         let Message::Paxos { epoch, ballot, say } = message else { return };
-        let votes = &state.votes;
+        let votes = &self.machines[n].disk.state.votes;
         let is_kept = match **say {
-            Say::Promise { .. } => votes.promised >= *ballot,
-            Say::Accepted => votes.accepted.as_ref().is_some_and(|vote| vote.ballot >= *ballot),
-            _ => true,
+            Say::Promise { .. } => votes.epoch > *epoch || votes.epoch == *epoch && votes.promised >= *ballot,
+            Say::Accepted => {
+                let vote = votes.accepted.as_ref().filter(|_| votes.epoch == *epoch);
+                votes.epoch > *epoch || vote.is_some_and(|vote| vote.ballot >= *ballot)
+            }
+            Say::Prepare | Say::Accept { .. } | Say::Outbid { .. } | Say::Refused { .. } => true,
         };
-        if votes.epoch <= *epoch
-            && (votes.epoch < *epoch || !is_kept)
-            && !matches!(**say, Say::Prepare | Say::Accept { .. } | Say::Outbid { .. } | Say::Refused { .. })
-        {
+        if !is_kept {
             let what = format!("machine {n} says {say:?} under {ballot:?}, and has {votes:?} on disk");
-            self.violate(Violation::of_the_world(Checker::VotesAreDurable, what));
+            return self.violate(Violation::of_the_world(Checker::VotesAreDurable, what));
         }
+        if let Say::Accept { .. } = **say
+            && !self.is_promised(*epoch, *ballot)
+        {
+            let what = format!("machine {n} asks for votes under {ballot:?}, which too few have promised");
+            self.violate(Violation::of_the_world(Checker::VotesNeedPromises, what));
+        }
+    }
+
+    /// True if a majority of those that vote on an epoch has promised a ballot, or a higher one.
+    fn is_promised(&self, epoch: Epoch, ballot: Ballot) -> bool {
+        let Some(before) = self.layouts.get(&Epoch(epoch.0 - 1)) else { return true };
+        let has_promised = |voter: &&NodeId| {
+            let machine = self.machines.iter().find(|machine| machine.id == **voter);
+            machine.is_none_or(|Machine { disk: Disk { state, .. }, .. }| {
+                state.votes.epoch > epoch || state.votes.epoch == epoch && state.votes.promised >= ballot
+            })
+        };
+        before.voters.iter().filter(has_promised).count() > before.voters.len() / 2
     }
 
     /// An answer is of the epoch under which it was asked for.

@@ -28,7 +28,7 @@ use crate::violation::Checker::{
     OneOperationIsOneDot, QueuesStayWithinTheirBounds, RepairsAreNotRefusedForTheirAge,
     ServingMeansAllAccepted, SetAsideHasAReason, SiblingsAreCapped, StaleDisksAreRefused,
     StampsAreAboveWhatWasAccepted, StampsAreBelowTheCeiling, StampsOfANodeGrow, StartsWaitForTheClock,
-    StrayFramesAreIgnored, VisibleMeansSynced, VotesAreDurable,
+    StrayFramesAreIgnored, VisibleMeansSynced, VotesAreDurable, VotesNeedPromises,
 };
 
 /// In so many seeds a mutant has to be caught.
@@ -59,7 +59,7 @@ const LINES: &[Line] = &[
     (Mutant::LateWritesAreTaken, LateWritesAreRefused, stalled),
     (Mutant::DeadlinesAreForgotten, History(AnsweredInTime), lossy),
     (Mutant::RefusedSiblingsAreAnsweredAtOnce, History(FailedIsNotApplied), by_turns),
-    (Mutant::RefusedSiblingsWaitForTheLast, History(FailedIsNotApplied), by_turns),
+    (Mutant::RefusedSiblingsWaitForTheLast, History(FailedIsNotApplied), long_by_turns),
     (Mutant::RefusedValuesAreAnsweredAtOnce, History(FailedIsNotApplied), loose_by_turns),
     (Mutant::OperationsAreForgotten, OneOperationIsOneDot, retried),
     (Mutant::OneOperationIsSeveralValues, History(OneWriteOneValue), retried),
@@ -123,8 +123,8 @@ const LINES: &[Line] = &[
     (Mutant::PromisesAreForgotten, OneLayoutAnEpoch, contested),
     (Mutant::PromisesHideVotes, OneLayoutAnEpoch, contested),
     (Mutant::FoundVotesAreIgnored, OneLayoutAnEpoch, contested),
-    (Mutant::AnyBallotCounts, OneLayoutAnEpoch, contested),
-    (Mutant::OneVoteFewer, OneLayoutAnEpoch, contested),
+    (Mutant::AnyBallotCounts, VotesNeedPromises, contested),
+    (Mutant::OneVoteFewer, VotesNeedPromises, contested),
     (Mutant::VotesBeforeTheyAreSaved, VotesAreDurable, moving),
     (Mutant::ChangesDoNotWaitForFences, MovesWaitForFences, moving),
     (Mutant::EarlierEpochsAreServed, AnswersAreOfTheirEpoch, moving),
@@ -307,6 +307,10 @@ fn by_turns() -> Plan {
         duration_ms: 4_000,
         ..carts()
     }
+}
+
+fn long_by_turns() -> Plan {
+    Plan { duration_ms: 10_000, fault_every_ms: 100, ..by_turns() }
 }
 
 /// What was to be synced later is committed once more for a read that finds it on one replica only.

@@ -85,6 +85,8 @@ pub(crate) enum Checker {
     AnswersAreOfTheirEpoch,
     /// What a voter says is on its disk.
     VotesAreDurable,
+    /// A vote is asked for only under a ballot that a majority of the voters has promised.
+    VotesNeedPromises,
     /// The layout that a node speaks under is on its disk.
     FencesAreDurable,
     /// Data moves only between rings whose earlier operations have ended: enough replicas have fenced the phase.
