@@ -6,17 +6,21 @@ use std::sync::Arc;
 
 use keystore_core::causal::{Change, Context, DotActor, OperationId, Siblings};
 use keystore_core::effect::{Entry, Hint, SavedState};
-use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, Lineage, NodeId, Nonce};
+use keystore_core::id::{Actor, ClusterId, Epoch, Generation, Incarnation, Lineage, NodeId, Nonce};
 use keystore_core::layout::{FirstLayout, Layout, Member};
-use keystore_core::partition::PartitionCount;
+use keystore_core::partition::{Partition, PartitionCount};
+use keystore_core::paxos::{Ballot, Vote, Votes};
 use keystore_core::record::{Body, Record};
 use keystore_core::stamp::Stamp;
+use keystore_core::succession::Change::{Admit, Dismiss, Finish, Move};
+use keystore_core::succession::Standing;
+use keystore_core::transfer::{Merge, Merges};
 
 use super::{entry, identity, key, memory_dir, put};
 use crate::storage::engine::EngineKind;
 use crate::storage::found::{
-    decode_engine, decode_generation, decode_identity, decode_membership, decode_number, decode_peers,
-    decode_position, encode_identity, encode_position, encode_saved,
+    decode_engine, decode_generation, decode_identity, decode_membership, decode_merges, decode_number,
+    decode_peers, decode_position, decode_votes, encode_identity, encode_position, encode_saved,
 };
 use crate::storage::log::{self, CommitLog, Position};
 use crate::storage::state::{self, Kind};
@@ -45,6 +49,31 @@ fn layout() -> Layout {
         keyspaces: Default::default(),
     })
     .unwrap()
+}
+
+/// Data moves to a fourth node, and one that was a member once is none any more.
+fn joint() -> Layout {
+    let mut members = layout().members;
+    let guest = Member { node: NodeId([6; 16]), actor: Actor(6), ..members[0].clone() };
+    let admitted = layout().next(&Admit(vec![guest])).unwrap();
+    let dismissed = admitted.next(&Dismiss([NodeId([6; 16])].into())).unwrap();
+    members.push(Member { node: NodeId([10; 16]), actor: Actor(10), zone: "b".into(), ..members[0].clone() });
+    dismissed.next(&Move { members, replication_factor: 3 }).unwrap()
+}
+
+fn votes() -> Votes {
+    let ballot = |round| Ballot { round, proposer: NodeId([7; 16]), generation: Generation(3) };
+    let standing = Standing { fence: Epoch(4), phase: Epoch(4), whole: [Partition(0), Partition(9)].into() };
+    let evidence = [(NodeId([8; 16]), standing)].into();
+    let layout = joint().next(&Finish).unwrap();
+    let accepted = Some(Vote { ballot: ballot(1), layout, evidence });
+    Votes { epoch: Epoch(5), promised: ballot(2), accepted }
+}
+
+fn merges() -> Merges {
+    let pass = Some((NodeId([8; 16]), Some(key(1))));
+    let merge = Merge { sources: [NodeId([7; 16])].into(), pass };
+    Merges { phase: Epoch(4), partitions: [(Partition(3), merge), (Partition(4), Merge::default())].into() }
 }
 
 fn checkpoint() -> Position {
@@ -87,6 +116,15 @@ fn states_of_the_third_release_still_read() {
 }
 
 #[test]
+fn states_of_the_fourth_release_still_read() {
+    let payload = |kind, bytes| state::decode(kind, bytes).unwrap();
+    let membership = decode_membership(payload(Kind::Layout, sample!("storage-v4/layout")));
+    assert_eq!(membership, Ok(Some((joint(), true))));
+    assert_eq!(decode_votes(payload(Kind::Votes, sample!("storage-v4/votes"))), Ok(votes()));
+    assert_eq!(decode_merges(payload(Kind::Merges, sample!("storage-v4/merges"))), Ok(merges()));
+}
+
+#[test]
 fn states_are_written_as_the_samples_were() {
     let peers = [(NodeId([8; 16]), (Generation(2), Nonce(3)))].into();
     let lineage = [Nonce(7), Nonce(6)].into_iter().collect();
@@ -98,7 +136,9 @@ fn states_are_written_as_the_samples_were() {
         (encoded((Kind::Identity, encode_identity(&identity()))), sample!("storage-v1/identity")),
         (saved(generation), sample!("storage-v3/generation")),
         (saved(SavedState::StampCeiling(1_700_000_000_000)), sample!("storage-v1/stamp-ceiling")),
-        (saved(SavedState::Layout { layout: layout(), decided: true }), sample!("storage-v2/layout")),
+        (saved(SavedState::Layout { layout: joint(), decided: true }), sample!("storage-v4/layout")),
+        (saved(SavedState::Votes(votes())), sample!("storage-v4/votes")),
+        (saved(SavedState::Merges(merges())), sample!("storage-v4/merges")),
         (saved(SavedState::Peers(peers)), sample!("storage-v1/peers")),
         (encoded((Kind::Checkpoint, encode_position(checkpoint()))), sample!("storage-v1/checkpoint")),
         (encoded((Kind::Engine, EngineKind::Memory.name().into())), sample!("storage-v2/storage-engine")),
