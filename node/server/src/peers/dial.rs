@@ -18,6 +18,7 @@ use super::link::Link;
 use super::links::{Links, outgoing};
 use crate::grpc::{FRAME_DECODED_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_WINDOWS};
 use crate::handle::CoreHandle;
+use crate::view::View;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -54,6 +55,10 @@ impl Dialler {
     pub(super) async fn run(mut self, cancelled: CancellationToken) {
         let mut backoff = BACKOFF_MIN;
         loop {
+            tokio::select! {
+                () = self.wait_until_apart() => {}
+                () = cancelled.cancelled() => return,
+            }
             let target = *self.target.borrow_and_update();
             let link_cancelled = cancelled.child_token();
             let accepted = {
@@ -78,6 +83,15 @@ impl Dialler {
                 () = cancelled.cancelled() => return,
             }
         }
+    }
+
+    /// Returns while there is no link to the member: it may have dialled us, and another link would take the place of
+    /// that one, with all that is under way on it.
+    async fn wait_until_apart(&self) {
+        let mut view = self.core.watch_view();
+        let is_apart = |view: &Arc<View>| view.connected.iter().all(|(connected, _)| *connected != self.peer);
+        // It fails only once the core has ended.
+        let _ = view.wait_for(is_apart).await;
     }
 
     /// One link, unless none can be opened; after that, a pause.

@@ -13,7 +13,7 @@ mod links;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use keystore_core::id::NodeId;
+use keystore_core::id::{Epoch, NodeId};
 use keystore_core::layout::Layout;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -124,7 +124,8 @@ impl Peers {
     fn help(&mut self, cancelled: &CancellationToken) {
         let gossiped = Arc::clone(&self.gossiped.borrow());
         let view = self.core.view();
-        let Some(layout) = &view.layout else { return };
+        // The first layout is given to all members alike.
+        let Some(layout) = view.layout.as_ref().filter(|layout| layout.epoch > Epoch(1)) else { return };
         self.helping.retain(|_, helping| !helping.is_finished());
         let is_connected = |node: NodeId| view.connected.iter().any(|(connected, _)| *connected == node);
         for member in layout.members.iter().filter(|member| member.node < self.me) {
@@ -153,7 +154,7 @@ fn target(known: &Known) -> Option<Target> {
 mod tests {
     use std::net::SocketAddr;
 
-    use keystore_core::id::{Epoch, Generation};
+    use keystore_core::id::Generation;
 
     use super::*;
     use crate::clock::Clock;
