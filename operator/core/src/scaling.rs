@@ -122,7 +122,8 @@ fn added_keyspaces(valid: &ValidCluster, layout: &Layout) -> Option<Change> {
 /// others. Then the best connected one.
 fn propose(roster: &Roster<'_>, change: &Change) -> Result<Option<Proposal>, SuccessionError> {
     let is_silent = |node: &NodeId| roster.answer_of(*node).is_none();
-    let away: BTreeSet<_> = roster.layout.members.iter().map(|member| member.node).filter(is_silent).collect();
+    let away: BTreeSet<_> =
+        roster.layout.members.iter().map(|member| member.node).filter(is_silent).collect();
     let layout = roster.layout.next_without(change, &away)?;
     // Whoever has heard that nothing is missing can prove it to the others.
     let can_prove = |node: NodeId| {

@@ -1,0 +1,643 @@
+//! The decision on layouts, of nodes that treat what they hear as `node/deciding.rs` does: acceptors save before they
+//! speak, proposers are lost in a crash, and whoever holds a decided layout tells it.
+//!
+//! What was sent once stays sent, and may arrive at any time, as often as it likes, or never: that is loss, duplication
+//! and reordering in one. A node that is down is one that nothing reaches.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use keystore_core::id::{Epoch, Generation};
+use keystore_core::layout::Layout;
+use keystore_core::mutant::{Mutant, switch};
+use keystore_core::paxos::{Ballot, Next, Outcome, Proposer, Say, Verdict, Votes, check_vote};
+use keystore_core::succession::{Change, Evidence, Standing};
+use stateright::{Model, Property};
+
+use crate::cluster::{node, nodes};
+use crate::interned::{Interned, Number, add};
+
+/// How many writes of votes are under way at once.
+const SAVES_MAX: usize = 2;
+
+/// What somebody wants while a layout is in force.
+pub(crate) struct Want {
+    pub(crate) change: Change,
+    pub(crate) away: &'static [u8],
+    /// It is proposed whatever its evidence, which is none: the voters have to see to it.
+    pub(crate) is_rash: bool,
+}
+
+impl Want {
+    pub(crate) fn of(change: Change) -> Self {
+        Self { change, away: &[], is_rash: false }
+    }
+}
+
+pub(crate) struct Scenario {
+    pub(crate) start: Layout,
+    /// Its nodes are 1 to this.
+    pub(crate) nodes: u8,
+    /// What a node wants, one after the other; what cannot follow is left out.
+    pub(crate) wants: fn(u8, &Layout) -> Vec<Want>,
+    /// So many layouts are decided, one after the other.
+    pub(crate) epochs: u64,
+    /// How many ballots each node may begin while one layout is in force.
+    pub(crate) ballots: u8,
+    pub(crate) crashes: u8,
+    /// Other things may happen before a vote is on disk.
+    pub(crate) saves_take_time: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Machine {
+    /// On disk.
+    layout: Number,
+    /// On disk.
+    votes: Number,
+    /// On their way there, in this order, and what is said then.
+    saving: Vec<(Number, Option<Number>)>,
+    /// On disk.
+    generation: u8,
+    proposer: Option<Number>,
+    last_round: u8,
+    ballots: u8,
+    proposals: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct State {
+    machines: Vec<Machine>,
+    sent: Vec<Number>,
+    crashes: u8,
+    /// What somebody took for decided.
+    decided: Vec<Number>,
+    /// What a majority of the voters has voted for under one ballot.
+    chosen: Vec<Number>,
+    wanted: Vec<Number>,
+    broken: Vec<Broken>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Broken {
+    /// Decided or chosen, it cannot follow the layout that its voters held, or its gate was shut by its evidence.
+    Illegal,
+    /// Its evidence says of a node what is not so.
+    Untrue,
+    WentBack,
+    /// Two proposals under one ballot.
+    BallotTwice,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    Deliver(Number, u8),
+    Synced(u8),
+    Propose(u8),
+    Bid(u8),
+    Crash(u8),
+}
+
+/// What of the model has happened anywhere: it shows that the model is not idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Seen {
+    Outbid,
+    Refused,
+    FoundAndProposed,
+    SkippedAnEpoch,
+    CrashedWhileSaving,
+    Decided(Number),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Message {
+    Layout(Number),
+    /// To all voters, if to nobody by name.
+    Paxos {
+        from: u8,
+        to: Option<u8>,
+        epoch: Epoch,
+        ballot: Ballot,
+        say: Say,
+    },
+}
+
+#[derive(Debug, Clone)]
+enum Judged {
+    Nothing,
+    Say(Number),
+    Save(Number, Number),
+}
+
+#[derive(Debug, Clone)]
+enum Heard {
+    Wait,
+    Say,
+    Decided(Number),
+    Refused,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    layouts: Interned<Layout>,
+    votes: Interned<Votes>,
+    proposers: Interned<Proposer>,
+    messages: Interned<Message>,
+    judged: HashMap<(u8, Number, Number, Number), Judged>,
+    heard: HashMap<(Number, Number), (Number, Heard)>,
+    nexts: HashMap<(u8, Number), Vec<(Number, bool)>>,
+    pub(crate) seen: BTreeSet<Seen>,
+}
+
+pub(crate) struct Deciding {
+    scenario: Scenario,
+    mutant: Option<Mutant>,
+    tables: Arc<Mutex<Tables>>,
+}
+
+impl Deciding {
+    pub(crate) fn new(scenario: Scenario, mutant: Option<Mutant>) -> Self {
+        Self { scenario, mutant, tables: Arc::default() }
+    }
+
+    pub(crate) fn tables(&self) -> Arc<Mutex<Tables>> {
+        self.tables.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap()
+    }
+
+    /// The proposals a node can make of its wants, and whether they are rash.
+    fn nexts(&self, tables: &mut Tables, n: u8, layout: Number) -> Vec<(Number, bool)> {
+        if let Some(known) = tables.nexts.get(&(n, layout)) {
+            return known.clone();
+        }
+        let now = tables.layouts.get(layout).clone();
+        let legal = |want: Want| {
+            let next = now.next_without(&want.change, &nodes(want.away)).ok()?;
+            Some((tables.layouts.number(next), want.is_rash))
+        };
+        let is_over = now.epoch.0 >= self.scenario.start.epoch.0 + self.scenario.epochs;
+        let wants = if is_over { Vec::new() } else { (self.scenario.wants)(n, &now) };
+        let nexts: Vec<_> = wants.into_iter().filter_map(legal).collect();
+        tables.nexts.insert((n, layout), nexts.clone());
+        nexts
+    }
+}
+
+impl Tables {
+    fn epoch(&self, layout: Number) -> Epoch {
+        self.layouts.get(layout).epoch
+    }
+
+    /// What all nodes could say of themselves. Whoever has taken up a move has merged all that it has to.
+    fn standings(&self, state: &State) -> Evidence {
+        let standing = |(n, machine): (u8, &Machine)| {
+            let layout = self.layouts.get(machine.layout);
+            let has_merged =
+                |partition: &_| layout.is_joint() && layout.ring().is_replica(*partition, node(n));
+            let whole = layout.partitions.all().filter(has_merged).collect();
+            (node(n), Standing { fence: layout.epoch, phase: layout.phase_since, whole })
+        };
+        (1..).zip(&state.machines).map(standing).collect()
+    }
+
+    fn judge(&mut self, n: u8, machine: &Machine, number: Number) -> Judged {
+        let votes = machine.saving.last().map_or(machine.votes, |(votes, _)| *votes);
+        let key = (n, machine.layout, votes, number);
+        if let Some(known) = self.judged.get(&key) {
+            return known.clone();
+        }
+        let Message::Paxos { from, epoch, ballot, say, .. } = self.messages.get(number).clone() else {
+            return Judged::Nothing;
+        };
+        let answer = |say| Message::Paxos { from: n, to: Some(from), epoch, ballot, say };
+        let layout = self.layouts.get(machine.layout);
+        let judged = match self.votes.get(votes).judge(layout, ballot, &say) {
+            None => Judged::Nothing,
+            Some(Verdict::Say(say)) => {
+                self.seen.insert(if matches!(say, Say::Outbid { .. }) {
+                    Seen::Outbid
+                } else {
+                    Seen::Refused
+                });
+                Judged::Say(self.messages.number(answer(say)))
+            }
+            Some(Verdict::SaveThenSay(votes, say)) => {
+                Judged::Save(self.votes.number(*votes), self.messages.number(answer(say)))
+            }
+        };
+        self.judged.insert(key, judged.clone());
+        judged
+    }
+
+    fn hear(&mut self, proposer: Number, number: Number) -> (Number, Heard) {
+        if let Some(known) = self.heard.get(&(proposer, number)) {
+            return known.clone();
+        }
+        let Message::Paxos { from, ballot, say, .. } = self.messages.get(number).clone() else {
+            return (proposer, Heard::Wait);
+        };
+        let mut heard = self.proposers.get(proposer).clone();
+        let found = match &say {
+            Say::Promise { accepted: Some(vote) } => Some(vote.layout.clone()),
+            _ => None,
+        };
+        let next = match heard.hear(node(from), ballot, say) {
+            Next::Wait => Heard::Wait,
+            Next::Say(say) => {
+                if matches!(say, Say::Accept { layout, .. } if Some(&layout) == found.as_ref()) {
+                    self.seen.insert(Seen::FoundAndProposed);
+                }
+                Heard::Say
+            }
+            Next::End(Outcome::Refused(_)) => Heard::Refused,
+            Next::End(Outcome::Decided(layout)) => Heard::Decided(self.layouts.number(layout)),
+        };
+        let known = (self.proposers.number(heard), next);
+        self.heard.insert((proposer, number), known.clone());
+        known
+    }
+}
+
+/// One step.
+struct Stepping<'a> {
+    of: &'a Deciding,
+    tables: &'a mut Tables,
+    state: State,
+}
+
+impl Stepping<'_> {
+    fn machine(&mut self, n: u8) -> &mut Machine {
+        &mut self.state.machines[usize::from(n) - 1]
+    }
+
+    fn epoch(&self, n: u8) -> Epoch {
+        self.tables.epoch(self.state.machines[usize::from(n) - 1].layout)
+    }
+
+    fn broken(&mut self, broken: Broken) {
+        add(&mut self.state.broken, broken);
+    }
+
+    fn deliver(&mut self, number: Number, n: u8) {
+        match self.tables.messages.get(number) {
+            Message::Layout(layout) => self.learn(n, *layout),
+            Message::Paxos { epoch, say, .. } => match say {
+                Say::Prepare | Say::Accept { .. } => self.vote(n, *epoch, number),
+                Say::Promise { .. } | Say::Accepted | Say::Outbid { .. } | Say::Refused { .. } => {
+                    self.hear(n, *epoch, number);
+                }
+            },
+        }
+    }
+
+    /// As `Node::vote`; that others hold the layout in force was said before.
+    fn vote(&mut self, n: u8, epoch: Epoch, number: Number) {
+        let machine = self.machine(n).clone();
+        let layout = self.tables.layouts.get(machine.layout);
+        if epoch.0 != layout.epoch.0 + 1 || !layout.is_voter(node(n)) {
+            return;
+        }
+        match self.tables.judge(n, &machine, number) {
+            Judged::Nothing => {}
+            Judged::Say(answer) => self.send(answer),
+            // The disk is busy: it comes again.
+            Judged::Save(..) if machine.saving.len() >= SAVES_MAX => {}
+            Judged::Save(votes, answer) => {
+                // What changes nothing on the disk is written and said after whatever was begun before all the same.
+                let is_early = self.of.mutant == Some(Mutant::VotesBeforeTheyAreSaved);
+                self.machine(n).saving.push((votes, Some(answer).filter(|_| !is_early)));
+                if is_early {
+                    self.send(answer);
+                }
+                if !self.of.scenario.saves_take_time {
+                    self.synced(n);
+                }
+            }
+        }
+    }
+
+    fn synced(&mut self, n: u8) {
+        let machine = self.machine(n);
+        if machine.saving.is_empty() {
+            return;
+        }
+        let (votes, answer) = machine.saving.remove(0);
+        machine.votes = votes;
+        if let Some(answer) = answer {
+            self.send(answer);
+        }
+    }
+
+    /// As `Node::hear_vote`.
+    fn hear(&mut self, n: u8, epoch: Epoch, number: Number) {
+        let Some(proposer) = self.machine(n).proposer else { return };
+        if self.tables.proposers.get(proposer).epoch() != epoch {
+            return;
+        }
+        let (proposer, next) = self.tables.hear(proposer, number);
+        self.machine(n).proposer = Some(proposer);
+        match next {
+            Heard::Wait => {}
+            Heard::Say => self.say_to_voters(n),
+            Heard::Refused => self.machine(n).proposer = None,
+            Heard::Decided(layout) => {
+                add(&mut self.state.decided, layout);
+                self.tables.seen.insert(Seen::Decided(layout));
+                let number = self.tables.messages.number(Message::Layout(layout));
+                add(&mut self.state.sent, number);
+            }
+        }
+    }
+
+    /// As `Node::learn`, `Node::take_up` and `Node::concluded`; the layout is on disk at once.
+    fn learn(&mut self, n: u8, layout: Number) {
+        let (ours, epoch) = (self.epoch(n), self.tables.epoch(layout));
+        if epoch <= ours {
+            return;
+        }
+        if epoch.0 > ours.0 + 1 {
+            self.tables.seen.insert(Seen::SkippedAnEpoch);
+        }
+        let proposer = self.machine(n).proposer;
+        let is_concluded =
+            proposer.is_some_and(|proposer| self.tables.proposers.get(proposer).epoch() <= epoch);
+        let machine = self.machine(n);
+        (machine.layout, machine.ballots, machine.proposals) = (layout, 0, 0);
+        machine.proposer = proposer.filter(|_| !is_concluded);
+        if self.epoch(n) < ours {
+            self.broken(Broken::WentBack);
+        }
+    }
+
+    /// As `Node::propose`: by an administrator who knows the epoch, and asks anew when nothing came of it.
+    fn propose(&mut self, n: u8) {
+        let layout = self.machine(n).layout;
+        let nexts = self.of.nexts(self.tables, n, layout);
+        if nexts.is_empty() {
+            return;
+        }
+        let first = usize::from(self.machine(n).proposals) % nexts.len();
+        let standings = self.tables.standings(&self.state);
+        let now = self.tables.layouts.get(layout).clone();
+        let can_be = |(number, is_rash): &&(Number, bool)| {
+            *is_rash || check_vote(&now, self.tables.layouts.get(*number), &standings).is_ok()
+        };
+        let in_turn = nexts[first..].iter().chain(&nexts[..first]);
+        let Some((next, is_rash)) = in_turn.clone().find(can_be) else { return };
+        let evidence = if *is_rash { Evidence::new() } else { standings };
+        let value = self.tables.layouts.get(*next).clone();
+        let machine = self.machine(n);
+        machine.last_round += 1;
+        machine.ballots += 1;
+        machine.proposals += 1;
+        let generation = Generation(machine.generation.into());
+        let ballot = Ballot { round: machine.last_round.into(), proposer: node(n), generation };
+        let proposer = self.tables.proposers.number(Proposer::new(&now, value, evidence, ballot));
+        self.machine(n).proposer = Some(proposer);
+        add(&mut self.state.wanted, *next);
+        self.say_to_voters(n);
+    }
+
+    /// As `Node::go_on_proposing`, which may come at any time.
+    fn bid(&mut self, n: u8) {
+        let Some(proposer) = self.machine(n).proposer else { return };
+        let mut proposer = self.tables.proposers.get(proposer).clone();
+        proposer.bid();
+        let round = u8::try_from(proposer.ballot().round).unwrap();
+        let proposer = self.tables.proposers.number(proposer);
+        let machine = self.machine(n);
+        machine.ballots += 1;
+        machine.last_round = machine.last_round.max(round);
+        machine.proposer = Some(proposer);
+        self.say_to_voters(n);
+    }
+
+    fn say_to_voters(&mut self, n: u8) {
+        let Some(proposer) = self.machine(n).proposer else { return };
+        let proposer = self.tables.proposers.get(proposer);
+        let (epoch, ballot, say) = (proposer.epoch(), proposer.ballot(), proposer.say());
+        let number = self.tables.messages.number(Message::Paxos { from: n, to: None, epoch, ballot, say });
+        self.send(number);
+    }
+
+    /// Memory is lost.
+    fn crash(&mut self, n: u8) {
+        self.state.crashes += 1;
+        let machine = self.machine(n);
+        let was_saving = !machine.saving.is_empty();
+        machine.saving.clear();
+        machine.proposer = None;
+        machine.last_round = 0;
+        machine.generation += 1;
+        if was_saving {
+            self.tables.seen.insert(Seen::CrashedWhileSaving);
+        }
+    }
+
+    fn send(&mut self, number: Number) {
+        let Message::Paxos { from, epoch, ballot, say, .. } = self.tables.messages.get(number).clone() else {
+            return;
+        };
+        if self.state.sent.contains(&number) {
+            return;
+        }
+        if matches!(say, Say::Accept { .. }) && self.proposal(epoch, ballot).is_some() {
+            self.broken(Broken::BallotTwice);
+        }
+        add(&mut self.state.sent, number);
+        if say == Say::Accepted {
+            self.count(from, epoch, ballot);
+        }
+    }
+
+    /// What was proposed under a ballot.
+    fn proposal(&self, of: Epoch, under: Ballot) -> Option<(Layout, Evidence)> {
+        self.state.sent.iter().find_map(|number| match self.tables.messages.get(*number) {
+            Message::Paxos { epoch, ballot, say: Say::Accept { layout, evidence }, .. }
+                if (*epoch, *ballot) == (of, under) =>
+            {
+                Some((layout.clone(), evidence.clone()))
+            }
+            _ => None,
+        })
+    }
+
+    /// A vote was given: it may be the one that makes a majority.
+    fn count(&mut self, voter: u8, of: Epoch, under: Ballot) {
+        let Some((layout, evidence)) = self.proposal(of, under) else { return };
+        let is_vote = |number: &&Number| {
+            matches!(self.tables.messages.get(**number), Message::Paxos { epoch, ballot, say: Say::Accepted, .. }
+                if (*epoch, *ballot) == (of, under))
+        };
+        let votes = self.state.sent.iter().filter(is_vote).count();
+        let now = self.tables.layouts.get(self.state.machines[usize::from(voter) - 1].layout).clone();
+        if votes <= now.voters.len() / 2 {
+            return;
+        }
+        let chosen = self.tables.layouts.number(layout.clone());
+        add(&mut self.state.chosen, chosen);
+        switch(None);
+        if check_vote(&now, &layout, &evidence).is_err() {
+            self.broken(Broken::Illegal);
+        }
+        switch(self.of.mutant);
+        let standings = self.tables.standings(&self.state);
+        let is_so = |(node, said): (_, &Standing)| {
+            standings.get(node).is_some_and(|now| {
+                said.fence <= now.fence && (said.phase < now.phase || said.whole.is_subset(&now.whole))
+            })
+        };
+        if !evidence.iter().all(is_so) {
+            self.broken(Broken::Untrue);
+        }
+    }
+
+    /// Forgets what can change nothing any more, so that states which differ in nothing else are one.
+    fn tidy(&mut self) {
+        let epochs: Vec<_> = (1..=self.of.scenario.nodes).map(|n| self.epoch(n)).collect();
+        let least = epochs.iter().min().copied().unwrap_or_default();
+        let machines = &self.state.machines;
+        let is_dead = |number: &Number| match self.tables.messages.get(*number) {
+            Message::Layout(layout) => self.tables.epoch(*layout) <= least,
+            Message::Paxos { epoch, .. } if *epoch <= least => true,
+            // Votes are counted.
+            Message::Paxos { to: None, .. } | Message::Paxos { say: Say::Accepted, .. } => false,
+            Message::Paxos { to: Some(to), epoch, ballot, .. } => {
+                let machine = &machines[usize::from(*to) - 1];
+                let present = machine.proposer.map(|proposer| self.tables.proposers.get(proposer).ballot());
+                let was = (ballot.generation.0, ballot.round);
+                let is_over = present != Some(*ballot)
+                    && was <= (machine.generation.into(), machine.last_round.into())
+                    && self.of.mutant != Some(Mutant::AnyBallotCounts);
+                is_over || *epoch <= epochs[usize::from(*to) - 1]
+            }
+        };
+        self.state.sent.retain(|number| !is_dead(number));
+    }
+}
+
+impl Model for Deciding {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let mut tables = self.lock();
+        let machine = Machine {
+            layout: tables.layouts.number(self.scenario.start.clone()),
+            votes: tables.votes.number(Votes::default()),
+            saving: Vec::new(),
+            generation: 1,
+            proposer: None,
+            last_round: 0,
+            ballots: 0,
+            proposals: 0,
+        };
+        vec![State {
+            machines: vec![machine; self.scenario.nodes.into()],
+            sent: Vec::new(),
+            crashes: 0,
+            decided: Vec::new(),
+            chosen: Vec::new(),
+            wanted: Vec::new(),
+            broken: Vec::new(),
+        }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        let tables = self.lock();
+        for (n, machine) in (1..).zip(&state.machines) {
+            let epoch = tables.epoch(machine.layout);
+            for number in &state.sent {
+                let concerns = match tables.messages.get(*number) {
+                    Message::Layout(layout) => tables.epoch(*layout) > epoch,
+                    Message::Paxos { to: None, epoch: of, .. } => of.0 == epoch.0 + 1,
+                    Message::Paxos { to: Some(to), .. } => *to == n && machine.proposer.is_some(),
+                };
+                if concerns {
+                    actions.push(Action::Deliver(*number, n));
+                }
+            }
+            if !machine.saving.is_empty() {
+                actions.push(Action::Synced(n));
+            }
+            if machine.ballots < self.scenario.ballots {
+                actions.push(Action::Propose(n));
+                if machine.proposer.is_some() {
+                    actions.push(Action::Bid(n));
+                }
+            }
+            let has_memory = !machine.saving.is_empty() || machine.last_round > 0;
+            if has_memory && state.crashes < self.scenario.crashes {
+                actions.push(Action::Crash(n));
+            }
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        switch(self.mutant);
+        let mut tables = self.lock();
+        let mut step = Stepping { of: self, tables: &mut tables, state: last.clone() };
+        match action {
+            Action::Deliver(number, n) => step.deliver(number, n),
+            Action::Synced(n) => step.synced(n),
+            Action::Propose(n) => step.propose(n),
+            Action::Bid(n) => step.bid(n),
+            Action::Crash(n) => step.crash(n),
+        }
+        step.tidy();
+        Some(step.state).filter(|state| state != last)
+    }
+
+    fn format_action(&self, action: &Action) -> String {
+        match action {
+            Action::Deliver(number, n) => {
+                let tables = self.lock();
+                match tables.messages.get(*number) {
+                    Message::Layout(layout) => format!("{n} learns layout #{layout}"),
+                    Message::Paxos { from, epoch, ballot, say, .. } => {
+                        let said = format!("{say:?}");
+                        let said = said.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+                        let under = (ballot.round, ballot.proposer.0[0], ballot.generation.0);
+                        format!("{n} hears {said} of {from} for epoch {epoch} under {under:?}")
+                    }
+                }
+            }
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        fn one_an_epoch(model: &Deciding, layouts: &[Number]) -> bool {
+            let tables = model.lock();
+            let epochs: BTreeSet<_> = layouts.iter().map(|layout| tables.epoch(*layout)).collect();
+            epochs.len() == layouts.len()
+        }
+        vec![
+            Property::always("one layout is decided an epoch", |model, state: &State| {
+                one_an_epoch(model, &state.decided)
+            }),
+            Property::always("one layout an epoch has a majority", |model, state: &State| {
+                one_an_epoch(model, &state.chosen)
+            }),
+            Property::always("what is decided has a majority", |_, state: &State| {
+                state.decided.iter().all(|layout| state.chosen.contains(layout))
+            }),
+            Property::always("what has a majority was proposed", |_, state: &State| {
+                state.chosen.iter().all(|layout| state.wanted.contains(layout))
+            }),
+            Property::always("what has a majority may follow", |_, state: &State| {
+                !state.broken.contains(&Broken::Illegal)
+            }),
+            Property::always("evidence is true", |_, state: &State| !state.broken.contains(&Broken::Untrue)),
+            Property::always("no node goes back", |_, state: &State| {
+                !state.broken.contains(&Broken::WentBack)
+            }),
+            Property::always("a ballot has one proposal", |_, state: &State| {
+                !state.broken.contains(&Broken::BallotTwice)
+            }),
+        ]
+    }
+}
