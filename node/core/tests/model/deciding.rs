@@ -4,7 +4,7 @@
 //! What was sent once stays sent, and may arrive at any time, as often as it likes, or never: that is loss, duplication
 //! and reordering in one. A node that is down is one that nothing reaches.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use keystore_core::id::{Epoch, Generation};
@@ -43,7 +43,7 @@ pub(crate) struct Scenario {
     /// So many layouts are decided, one after the other.
     pub(crate) epochs: u64,
     /// How many ballots each node may begin while one layout is in force.
-    pub(crate) ballots: u8,
+    pub(crate) ballots: &'static [u8],
     pub(crate) crashes: u8,
     /// Other things may happen before a vote is on disk.
     pub(crate) saves_take_time: bool,
@@ -122,6 +122,26 @@ enum Message {
     },
 }
 
+/// What a message is, at a glance.
+#[derive(Debug, Clone, Copy)]
+struct Label {
+    to: Option<u8>,
+    epoch: Epoch,
+    ballot: Ballot,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Layout(Number),
+    Prepare,
+    Promise,
+    Accept,
+    Accepted,
+    Outbid,
+    Refused,
+}
+
 #[derive(Debug, Clone)]
 enum Judged {
     Nothing,
@@ -143,6 +163,7 @@ pub(crate) struct Tables {
     votes: Interned<Votes>,
     proposers: Interned<Proposer>,
     messages: Interned<Message>,
+    labels: Vec<Label>,
     judged: HashMap<(u8, Number, Number, Number), Judged>,
     heard: HashMap<(Number, Number), (Number, Heard)>,
     nexts: HashMap<(u8, Number), Vec<(Number, bool)>>,
@@ -191,6 +212,37 @@ impl Tables {
         self.layouts.get(layout).epoch
     }
 
+    fn label(&self, message: Number) -> Label {
+        self.labels[usize::from(message)]
+    }
+
+    fn message(&mut self, message: Message) -> Number {
+        let label = match &message {
+            Message::Layout(layout) => Label {
+                to: None,
+                epoch: self.epoch(*layout),
+                ballot: Ballot::default(),
+                kind: Kind::Layout(*layout),
+            },
+            Message::Paxos { to, epoch, ballot, say, .. } => {
+                let kind = match say {
+                    Say::Prepare => Kind::Prepare,
+                    Say::Promise { .. } => Kind::Promise,
+                    Say::Accept { .. } => Kind::Accept,
+                    Say::Accepted => Kind::Accepted,
+                    Say::Outbid { .. } => Kind::Outbid,
+                    Say::Refused { .. } => Kind::Refused,
+                };
+                Label { to: *to, epoch: *epoch, ballot: *ballot, kind }
+            }
+        };
+        let number = self.messages.number(message);
+        if usize::from(number) == self.labels.len() {
+            self.labels.push(label);
+        }
+        number
+    }
+
     /// What all nodes could say of themselves. Whoever has taken up a move has merged all that it has to.
     fn standings(&self, state: &State) -> Evidence {
         let standing = |(n, machine): (u8, &Machine)| {
@@ -222,10 +274,10 @@ impl Tables {
                 } else {
                     Seen::Refused
                 });
-                Judged::Say(self.messages.number(answer(say)))
+                Judged::Say(self.message(answer(say)))
             }
             Some(Verdict::SaveThenSay(votes, say)) => {
-                Judged::Save(self.votes.number(*votes), self.messages.number(answer(say)))
+                Judged::Save(self.votes.number(*votes), self.message(answer(say)))
             }
         };
         self.judged.insert(key, judged.clone());
@@ -282,14 +334,11 @@ impl Stepping<'_> {
     }
 
     fn deliver(&mut self, number: Number, n: u8) {
-        match self.tables.messages.get(number) {
-            Message::Layout(layout) => self.learn(n, *layout),
-            Message::Paxos { epoch, say, .. } => match say {
-                Say::Prepare | Say::Accept { .. } => self.vote(n, *epoch, number),
-                Say::Promise { .. } | Say::Accepted | Say::Outbid { .. } | Say::Refused { .. } => {
-                    self.hear(n, *epoch, number);
-                }
-            },
+        let Label { epoch, kind, .. } = self.tables.label(number);
+        match kind {
+            Kind::Layout(layout) => self.learn(n, layout),
+            Kind::Prepare | Kind::Accept => self.vote(n, epoch, number),
+            Kind::Promise | Kind::Accepted | Kind::Outbid | Kind::Refused => self.hear(n, epoch, number),
         }
     }
 
@@ -346,7 +395,7 @@ impl Stepping<'_> {
             Heard::Decided(layout) => {
                 add(&mut self.state.decided, layout);
                 self.tables.seen.insert(Seen::Decided(layout));
-                let number = self.tables.messages.number(Message::Layout(layout));
+                let number = self.tables.message(Message::Layout(layout));
                 add(&mut self.state.sent, number);
             }
         }
@@ -419,7 +468,7 @@ impl Stepping<'_> {
         let Some(proposer) = self.machine(n).proposer else { return };
         let proposer = self.tables.proposers.get(proposer);
         let (epoch, ballot, say) = (proposer.epoch(), proposer.ballot(), proposer.say());
-        let number = self.tables.messages.number(Message::Paxos { from: n, to: None, epoch, ballot, say });
+        let number = self.tables.message(Message::Paxos { from: n, to: None, epoch, ballot, say });
         self.send(number);
     }
 
@@ -438,42 +487,42 @@ impl Stepping<'_> {
     }
 
     fn send(&mut self, number: Number) {
-        let Message::Paxos { from, epoch, ballot, say, .. } = self.tables.messages.get(number).clone() else {
-            return;
-        };
+        let Label { epoch, ballot, kind, .. } = self.tables.label(number);
         if self.state.sent.contains(&number) {
             return;
         }
-        if matches!(say, Say::Accept { .. }) && self.proposal(epoch, ballot).is_some() {
+        if kind == Kind::Accept && self.said(epoch, ballot, Kind::Accept).next().is_some() {
             self.broken(Broken::BallotTwice);
         }
         add(&mut self.state.sent, number);
-        if say == Say::Accepted {
-            self.count(from, epoch, ballot);
+        if kind == Kind::Accepted {
+            self.count(epoch, ballot);
         }
     }
 
-    /// What was proposed under a ballot.
-    fn proposal(&self, of: Epoch, under: Ballot) -> Option<(Layout, Evidence)> {
-        self.state.sent.iter().find_map(|number| match self.tables.messages.get(*number) {
-            Message::Paxos { epoch, ballot, say: Say::Accept { layout, evidence }, .. }
-                if (*epoch, *ballot) == (of, under) =>
-            {
-                Some((layout.clone(), evidence.clone()))
-            }
-            _ => None,
+    /// What was said of this kind under a ballot.
+    fn said(&self, of: Epoch, under: Ballot, kind: Kind) -> impl Iterator<Item = Number> {
+        self.state.sent.iter().copied().filter(move |number| {
+            let label = self.tables.label(*number);
+            (label.epoch, label.ballot, label.kind) == (of, under, kind)
         })
     }
 
     /// A vote was given: it may be the one that makes a majority.
-    fn count(&mut self, voter: u8, of: Epoch, under: Ballot) {
-        let Some((layout, evidence)) = self.proposal(of, under) else { return };
-        let is_vote = |number: &&Number| {
-            matches!(self.tables.messages.get(**number), Message::Paxos { epoch, ballot, say: Say::Accepted, .. }
-                if (*epoch, *ballot) == (of, under))
+    fn count(&mut self, of: Epoch, under: Ballot) {
+        let votes = self.said(of, under, Kind::Accepted).count();
+        let proposal = self.said(of, under, Kind::Accept).next();
+        let Some(Message::Paxos { say: Say::Accept { layout, evidence }, .. }) =
+            proposal.map(|number| self.tables.messages.get(number).clone())
+        else {
+            return;
         };
-        let votes = self.state.sent.iter().filter(is_vote).count();
-        let now = self.tables.layouts.get(self.state.machines[usize::from(voter) - 1].layout).clone();
+        let start = &self.of.scenario.start;
+        let now = {
+            let decided = self.state.decided.iter().map(|number| self.tables.layouts.get(*number));
+            let before = decided.chain([start]).find(|layout| layout.epoch.0 + 1 == of.0);
+            before.cloned().expect("whoever votes holds the layout before")
+        };
         if votes <= now.voters.len() / 2 {
             return;
         }
@@ -500,20 +549,25 @@ impl Stepping<'_> {
         let epochs: Vec<_> = (1..=self.of.scenario.nodes).map(|n| self.epoch(n)).collect();
         let least = epochs.iter().min().copied().unwrap_or_default();
         let machines = &self.state.machines;
-        let is_dead = |number: &Number| match self.tables.messages.get(*number) {
-            Message::Layout(layout) => self.tables.epoch(*layout) <= least,
-            Message::Paxos { epoch, .. } if *epoch <= least => true,
+        let is_dead = |number: &Number| {
+            let Label { to, epoch, ballot, kind } = self.tables.label(*number);
             // Votes are counted.
-            Message::Paxos { to: None, .. } | Message::Paxos { say: Say::Accepted, .. } => false,
-            Message::Paxos { to: Some(to), epoch, ballot, .. } => {
-                let machine = &machines[usize::from(*to) - 1];
-                let present = machine.proposer.map(|proposer| self.tables.proposers.get(proposer).ballot());
-                let was = (ballot.generation.0, ballot.round);
-                let is_over = present != Some(*ballot)
-                    && was <= (machine.generation.into(), machine.last_round.into())
-                    && self.of.mutant != Some(Mutant::AnyBallotCounts);
-                is_over || *epoch <= epochs[usize::from(*to) - 1]
+            if epoch <= least || kind == Kind::Accepted {
+                return epoch <= least;
             }
+            let Some(to) = to else { return false };
+            let at = usize::from(to) - 1;
+            let machine = &machines[at];
+            let present = machine.proposer.map(|proposer| self.tables.proposers.get(proposer));
+            let is_present = present.is_some_and(|proposer| proposer.ballot() == ballot);
+            let was = (ballot.generation.0, ballot.round);
+            let is_over = !is_present && was <= (machine.generation.into(), machine.last_round.into());
+            // A promise after a majority of them is nothing, and whoever may not bid need not know how high.
+            let is_late =
+                kind == Kind::Promise && present.is_some_and(|proposer| proposer.say() != Say::Prepare);
+            let is_vain = kind == Kind::Outbid && machine.ballots >= self.of.scenario.ballots[at];
+            let may_count = self.of.mutant == Some(Mutant::AnyBallotCounts);
+            epoch <= epochs[at] || is_vain || !may_count && (is_over || is_present && is_late)
         };
         self.state.sent.retain(|number| !is_dead(number));
     }
@@ -551,10 +605,11 @@ impl Model for Deciding {
         for (n, machine) in (1..).zip(&state.machines) {
             let epoch = tables.epoch(machine.layout);
             for number in &state.sent {
-                let concerns = match tables.messages.get(*number) {
-                    Message::Layout(layout) => tables.epoch(*layout) > epoch,
-                    Message::Paxos { to: None, epoch: of, .. } => of.0 == epoch.0 + 1,
-                    Message::Paxos { to: Some(to), .. } => *to == n && machine.proposer.is_some(),
+                let Label { to, epoch: of, kind, .. } = tables.label(*number);
+                let concerns = match (kind, to) {
+                    (Kind::Layout(_), _) => of > epoch,
+                    (_, None) => of.0 == epoch.0 + 1,
+                    (_, Some(to)) => to == n && machine.proposer.is_some(),
                 };
                 if concerns {
                     actions.push(Action::Deliver(*number, n));
@@ -563,7 +618,7 @@ impl Model for Deciding {
             if !machine.saving.is_empty() {
                 actions.push(Action::Synced(n));
             }
-            if machine.ballots < self.scenario.ballots {
+            if machine.ballots < self.scenario.ballots[usize::from(n) - 1] {
                 actions.push(Action::Propose(n));
                 if machine.proposer.is_some() {
                     actions.push(Action::Bid(n));
