@@ -62,11 +62,15 @@ fn three(ballots: &'static [u8], epochs: u64) -> Scenario {
 }
 
 pub(crate) fn three_nodes() -> Scenario {
-    three(if depth() > 0 { &[2, 2, 0] } else { &[2, 1, 0] }, 1)
+    three(&[2, 1, 0], 1)
 }
 
 pub(crate) fn one_ballot() -> Scenario {
     three(&[1, 1, 0], 1)
+}
+
+pub(crate) fn one_proposer() -> Scenario {
+    three(&[2, 0, 0], 1)
 }
 
 pub(crate) fn two_epochs() -> Scenario {
