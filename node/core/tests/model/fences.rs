@@ -29,8 +29,7 @@ pub(crate) struct Fences {
     pub(crate) seen: Arc<Mutex<BTreeSet<Seen>>>,
 }
 
-/// A gated step was let through while somebody was this many epochs behind, and an operation of the phase before began
-/// after that.
+/// What of the model has happened anywhere: it shows that the model is not idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Seen {
     Began,

@@ -1,7 +1,7 @@
 //! Values under small numbers, so that a state of a model is a few bytes, and what the shipped code made of a value and
 //! an input is computed once.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 pub(crate) type Number = u16;
@@ -10,12 +10,12 @@ pub(crate) type Number = u16;
 #[derive(Debug)]
 pub(crate) struct Interned<T> {
     values: Vec<T>,
-    numbers: HashMap<String, Number>,
+    numbers: BTreeMap<String, Number>,
 }
 
 impl<T> Default for Interned<T> {
     fn default() -> Self {
-        Self { values: Vec::new(), numbers: HashMap::new() }
+        Self { values: Vec::new(), numbers: BTreeMap::new() }
     }
 }
 

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a broken model may panic")]
 #![allow(clippy::disallowed_methods, reason = "how far to explore comes from the environment")]
+#![allow(clippy::disallowed_types, reason = "the checker has threads, and shares the model with them")]
 
 mod cluster;
 mod deciding;
