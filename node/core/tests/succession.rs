@@ -1,0 +1,381 @@
+//! Which layouts may follow which: every refusal has a case, and whatever changes come one after the other, neighbours
+//! share a replica of each quorum.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use keystore_core::id::{Actor, ClusterId, Epoch, Incarnation, NodeId};
+use keystore_core::layout::{FirstLayout, KeyspaceMode, Layout, LayoutError, Member, Phase};
+use keystore_core::partition::{Partition, PartitionCount};
+use keystore_core::quorum::Consistency;
+use keystore_core::ring::{Replica, Ring, RingError};
+use keystore_core::succession::{
+    Change, Evidence, GateError, Standing, Step, SuccessionError, check_gate, check_step,
+};
+use proptest::prelude::*;
+
+fn node(n: u8) -> NodeId {
+    NodeId([n; 16])
+}
+
+fn nodes(numbers: &[u8]) -> BTreeSet<NodeId> {
+    numbers.iter().copied().map(node).collect()
+}
+
+fn member(n: u8) -> Member {
+    let (actor, name, zone) = (Actor(n.into()), format!("demo-{n}"), format!("zone-{}", n % 3));
+    Member { node: node(n), actor, name, zone, weight: 1, is_lost: false }
+}
+
+fn members(numbers: &[u8]) -> Vec<Member> {
+    numbers.iter().copied().map(member).collect()
+}
+
+fn first(numbers: &[u8], replication_factor: usize) -> Layout {
+    Layout::first(FirstLayout {
+        cluster: ClusterId([9; 16]),
+        incarnation: Incarnation { number: 1, id: 5 },
+        partitions: PartitionCount::new(16).unwrap(),
+        replication_factor,
+        members: members(numbers),
+        keyspaces: BTreeMap::new(),
+    })
+    .unwrap()
+}
+
+fn to(numbers: &[u8], replication_factor: usize) -> Change {
+    Change::Move { members: members(numbers), replication_factor }
+}
+
+fn keyspace(name: &str, mode: KeyspaceMode) -> Change {
+    Change::Keyspaces([(name.to_owned(), mode)].into())
+}
+
+/// Nodes 1 to 3 hold everything, and it is to move to 2 to 4.
+fn joint() -> Layout {
+    first(&[1, 2, 3], 3).next(&Change::Admit(members(&[4]))).unwrap().next(&to(&[2, 3, 4], 3)).unwrap()
+}
+
+#[test]
+fn a_change_that_cannot_be_is_refused() {
+    let stable = first(&[1, 2, 3], 3);
+    let spare = stable.next(&Change::Admit(members(&[4]))).unwrap();
+    let other_mode = keyspace("default", KeyspaceMode::Siblings);
+    let no_member = RingError::NoMember { partition: Partition(0), node: node(1) };
+    let cases = [
+        (&joint(), to(&[1, 2, 3], 3), SuccessionError::IsMoving),
+        (&stable, Change::Finish, SuccessionError::IsNotMoving),
+        (&stable, Change::Abort, SuccessionError::IsNotMoving),
+        (&stable, Change::Lose(nodes(&[7])), SuccessionError::NoMember(node(7))),
+        (&stable, Change::Dismiss(nodes(&[7])), SuccessionError::NoMember(node(7))),
+        (&spare, Change::Dismiss(nodes(&[1])), LayoutError::Ring(no_member).into()),
+        (&stable, Change::Voters, SuccessionError::Nothing),
+        (&stable, to(&[1, 2, 3], 3), SuccessionError::Nothing),
+        (&stable, Change::Admit(members(&[3])), SuccessionError::Nothing),
+        (&stable, to(&[1, 2, 3], 4), LayoutError::ReplicationFactor(4).into()),
+        (&stable, Change::Lose(nodes(&[1, 2, 3])), LayoutError::Voters(0).into()),
+        (&stable, other_mode, LayoutError::NoDefaultKeyspace.into()),
+    ];
+    for (now, change, error) in cases {
+        assert_eq!(now.next(&change), Err(error), "{change:?}");
+    }
+    let other = Change::Admit(vec![Member { actor: Actor(77), ..member(4) }]);
+    assert_eq!(spare.next(&other), Err(SuccessionError::Changed(node(4))));
+    let back = spare.next(&Change::Lose(nodes(&[4]))).unwrap().next(&Change::Admit(members(&[4])));
+    assert_eq!(back, Err(SuccessionError::Changed(node(4))));
+    let left = spare.next(&Change::Dismiss(nodes(&[4]))).unwrap();
+    assert_eq!(
+        left.next(&Change::Admit(members(&[4]))),
+        Err(LayoutError::Departed(node(4)).into()),
+        "a departed node never returns"
+    );
+}
+
+/// A ring as it would be had one replica another epoch.
+fn with_since(ring: &Ring, of: NodeId, since: Epoch) -> Ring {
+    let replica = |replica: &Replica| match *replica {
+        Replica { node, .. } if node == of => Replica { node, since },
+        other => other,
+    };
+    Ring::new(ring.iter().map(|(_, replicas)| replicas.iter().map(replica).collect()).collect())
+}
+
+#[test]
+fn a_layout_that_cannot_follow_is_refused() {
+    let now = first(&[1, 2, 3], 3)
+        .next(&Change::Admit(members(&[4, 5])))
+        .and_then(|layout| layout.next(&Change::Dismiss(nodes(&[5]))))
+        .and_then(|layout| layout.next(&keyspace("carts", KeyspaceMode::Siblings)))
+        .unwrap();
+    let next = now.next(&to(&[2, 3, 4], 3)).unwrap();
+    assert_eq!(check_step(&now, &next), Ok(Step::Begin));
+    let check = |spoil: &dyn Fn(&mut Layout), error: SuccessionError| {
+        let mut spoilt = next.clone();
+        spoil(&mut spoilt);
+        assert_eq!(check_step(&now, &spoilt), Err(error));
+    };
+    let expected = next.epoch;
+    check(
+        &|layout| layout.epoch = Epoch(expected.0 + 1),
+        SuccessionError::Epoch { expected, found: Epoch(expected.0 + 1) },
+    );
+    check(&|layout| layout.cluster = ClusterId([8; 16]), SuccessionError::OtherCluster);
+    check(&|layout| layout.incarnation.id = 6, SuccessionError::OtherCluster);
+    check(&|layout| layout.phase_since = Epoch(1), SuccessionError::PhaseSince { expected, found: Epoch(1) });
+    check(
+        &|layout| {
+            layout.keyspaces.remove("carts");
+        },
+        SuccessionError::Keyspace("carts".to_owned()),
+    );
+    check(
+        &|layout| {
+            layout.keyspaces.insert("carts".to_owned(), KeyspaceMode::Lww);
+        },
+        SuccessionError::Keyspace("carts".to_owned()),
+    );
+    check(
+        &|layout| {
+            layout.departed.remove(&node(5));
+        },
+        SuccessionError::Forgotten(node(5)),
+    );
+    check(&|layout| layout.members[0].actor = Actor(99), SuccessionError::Changed(node(1)));
+    check(&|layout| layout.phase = Phase::Stable(next.ring().clone()), SuccessionError::Rings);
+    for (of, since) in [(4, 1), (4, expected.0 + 1), (2, expected.0)] {
+        let to = with_since(next.ring(), node(of), Epoch(since));
+        let phase = Phase::Joint { from: now.ring().clone(), to };
+        check(&|layout| layout.phase = phase.clone(), SuccessionError::Since);
+    }
+    // A member without data that is left out has to be noted.
+    let mut forgotten = now.next(&Change::Dismiss(nodes(&[4]))).unwrap();
+    forgotten.departed.remove(&node(4));
+    assert_eq!(check_step(&now, &forgotten), Err(SuccessionError::LeftOut(node(4))));
+    // Whoever leaves is read from until the move has ended everywhere.
+    let mut early = next.next(&Change::Finish).unwrap();
+    early.members.remove(0);
+    early.departed.insert(node(1));
+    early.voters = vec![node(2)];
+    assert_eq!(check_step(&next, &early), Err(SuccessionError::LeftOut(node(1))));
+    // The rings of a move stay until it ends, and it ends in one of the two.
+    let (a, b) = (next.source_ring().clone(), next.ring().clone());
+    let phases = [
+        (Phase::Joint { from: b.clone(), to: a.clone() }, SuccessionError::IsMoving),
+        (Phase::Stable(with_since(&b, node(4), Epoch(1))), SuccessionError::Rings),
+        (Phase::Stable(with_since(&a, node(1), expected)), SuccessionError::Rings),
+    ];
+    for (phase, error) in phases {
+        let spoilt = Layout { phase, ..next.next(&Change::Finish).unwrap() };
+        assert_eq!(check_step(&next, &spoilt), Err(error));
+    }
+}
+
+fn standing(fence: u64, phase: u64, whole: impl IntoIterator<Item = u16>) -> Standing {
+    Standing { fence: Epoch(fence), phase: Epoch(phase), whole: whole.into_iter().map(Partition).collect() }
+}
+
+fn evidence(all: &[(u8, Standing)]) -> Evidence {
+    all.iter().map(|(n, standing)| (node(*n), standing.clone())).collect()
+}
+
+#[test]
+fn the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own() {
+    let now = joint();
+    assert_eq!((now.epoch, now.phase_since), (Epoch(3), Epoch(3)));
+    let whole = || standing(3, 3, 0..16);
+    let fence = |waiting: &[u8]| GateError::Fence {
+        partition: Partition(0),
+        epoch: Epoch(3),
+        waiting_for: now
+            .source_ring()
+            .replicas(Partition(0))
+            .iter()
+            .map(|replica| replica.node)
+            .filter(|replica| waiting.contains(&replica.0[0]))
+            .collect(),
+    };
+    let merge = |partition, others, waiting: &[u8]| GateError::Merge {
+        partition: Partition(partition),
+        others,
+        waiting_for: waiting.iter().copied().map(node).collect(),
+    };
+    let cases = [
+        (evidence(&[]), Err(fence(&[1, 2, 3]))),
+        // Node 4 is no replica of the ring that both phases have.
+        (evidence(&[(2, whole()), (4, whole())]), Err(fence(&[1, 3]))),
+        (evidence(&[(2, whole()), (3, standing(2, 1, [])), (4, whole())]), Err(fence(&[1, 3]))),
+        (evidence(&[(2, whole()), (3, whole())]), Err(merge(0, 15, &[4]))),
+        (evidence(&[(2, whole()), (3, whole()), (4, standing(3, 3, 0..15))]), Err(merge(15, 0, &[4]))),
+        // What was merged in another phase is nothing.
+        (evidence(&[(2, whole()), (3, whole()), (4, standing(3, 2, 0..16))]), Err(merge(0, 15, &[4]))),
+        (evidence(&[(1, standing(3, 3, [])), (2, whole()), (4, whole())]), Err(merge(0, 15, &[3]))),
+        (evidence(&[(2, whole()), (3, whole()), (4, whole())]), Ok(())),
+    ];
+    for (evidence, expected) in cases {
+        assert_eq!(check_gate(&now, Step::Finish, &evidence), expected, "{evidence:?}");
+        assert_eq!(check_gate(&now, Step::Same, &evidence), Ok(()));
+        assert_eq!(check_gate(&now, Step::Abort, &evidence), Ok(()));
+    }
+    let all = evidence(&[(1, whole()), (2, whole()), (3, whole()), (4, whole())]);
+    let one_lost = now.next(&Change::Lose(nodes(&[4]))).unwrap();
+    assert_eq!(check_gate(&one_lost, Step::Finish, &all), Ok(()), "nobody waits for what is lost");
+    let two_lost = now.next(&Change::Lose(nodes(&[3, 4]))).unwrap();
+    assert_eq!(check_gate(&two_lost, Step::Finish, &all), Err(GateError::Lost { partition: Partition(0) }));
+    // What is lost is no fence, whatever it has said.
+    let two_lost = now.next(&Change::Lose(nodes(&[1, 2]))).unwrap();
+    assert_eq!(check_gate(&two_lost, Step::Finish, &all), Err(fence(&[1, 2])));
+}
+
+#[test]
+fn a_move_waits_for_the_fences_of_the_phase_before_it_whether_that_was_finished_or_aborted() {
+    assert_eq!(check_gate(&first(&[1, 2, 3], 3), Step::Begin, &Evidence::new()), Ok(()));
+    for (change, fenced) in [(Change::Finish, [3, 4]), (Change::Abort, [1, 2])] {
+        let now = joint().next(&change).unwrap();
+        assert_eq!(now.phase_since, Epoch(4));
+        let gate = |evidence: &[(u8, Standing)]| check_gate(&now, Step::Begin, &crate::evidence(evidence));
+        let [a, b] = fenced;
+        assert_eq!(gate(&[(a, standing(4, 4, [])), (b, standing(4, 4, []))]), Ok(()));
+        assert!(matches!(
+            gate(&[(a, standing(4, 4, [])), (b, standing(3, 3, []))]),
+            Err(GateError::Fence { .. })
+        ));
+        // A later epoch of the same rings changes nothing of what has to be fenced.
+        let later = now.next(&keyspace("carts", KeyspaceMode::Lww)).unwrap();
+        let enough = evidence(&[(a, standing(4, 4, [])), (b, standing(5, 4, []))]);
+        assert_eq!(check_gate(&later, Step::Begin, &enough), Ok(()));
+    }
+}
+
+/// Any change that somebody could want, of nodes that are there or new ones.
+fn change(layout: &Layout, (kind, pick, factor): (u8, u16, usize), new: u8) -> (Change, BTreeSet<NodeId>) {
+    let picked = |member: &&Member| pick & 1 << (member.node.0[0] % 16) != 0;
+    let some: Vec<_> = layout.members.iter().filter(picked).cloned().collect();
+    let names: BTreeSet<_> = some.iter().map(|member| member.node).collect();
+    let one: BTreeSet<_> = names.iter().take(1).copied().collect();
+    let change = match kind {
+        0 | 1 => Change::Admit(vec![member(new)]),
+        2..=4 => Change::Move {
+            members: some.into_iter().filter(|member| !member.is_lost).collect(),
+            replication_factor: factor,
+        },
+        5 | 6 => Change::Finish,
+        7 => Change::Abort,
+        8 => Change::Lose(one),
+        9 | 10 => {
+            let idle = names.into_iter().filter(|node| layout.owned(*node) == 0);
+            Change::Dismiss(idle.collect())
+        }
+        11 => keyspace(&format!("k{pick}"), KeyspaceMode::Siblings),
+        _ => return (Change::Voters, names),
+    };
+    (change, BTreeSet::new())
+}
+
+fn check_voters(layout: &Layout) {
+    let holds = |node: NodeId| layout.rings().map(|ring| ring.owned(node) > 0).collect::<Vec<_>>();
+    let live = || layout.members.iter().filter(|member| !member.is_lost).map(|member| member.node);
+    let holders = live().filter(|node| holds(*node).contains(&true)).count();
+    let count = [7, 5, 3, 1].into_iter().find(|count| *count <= holders).unwrap_or(1);
+    assert_eq!(layout.voters.len(), count);
+    let lasting: BTreeSet<_> = live().filter(|node| !holds(*node).contains(&false)).collect();
+    let voters: BTreeSet<_> = layout.voters.iter().copied().collect();
+    assert!(lasting.is_subset(&voters) || voters.is_subset(&lasting), "{lasting:?} {voters:?}");
+}
+
+/// No two quorums, one of each layout, are without a common replica.
+fn check_quorums(now: &Layout, next: &Layout) {
+    let all: Vec<_> = next.members.iter().chain(&now.members).map(|member| member.node).collect();
+    for partition in now.partitions.all() {
+        let replicas: Vec<_> = all
+            .iter()
+            .copied()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter(|node| now.is_replica(partition, *node) || next.is_replica(partition, *node))
+            .collect();
+        let (a, b) = (now.replica_sets(partition), next.replica_sets(partition));
+        for bits in 0u32..1 << replicas.len() {
+            let is_in = |node: &NodeId| {
+                replicas.iter().position(|replica| replica == node).is_some_and(|at| bits & 1 << at != 0)
+            };
+            let apart = a.satisfied(Consistency::Quorum, is_in)
+                && b.satisfied(Consistency::Quorum, |node| !is_in(node));
+            assert!(!apart, "{partition}: {a:?} {b:?}");
+        }
+    }
+}
+
+fn check_follows(now: &Layout, next: &Layout, change: &Change) {
+    assert_eq!(next.validate(), Ok(()));
+    let step = match change {
+        Change::Finish => Step::Finish,
+        Change::Abort => Step::Abort,
+        Change::Move { .. } if next.is_joint() => Step::Begin,
+        _ => Step::Same,
+    };
+    assert_eq!(check_step(now, next), Ok(step));
+    assert_eq!(next.phase_since, if step == Step::Same { now.phase_since } else { next.epoch });
+    assert!(now.departed.is_subset(&next.departed));
+    assert!(next.departed.iter().all(|node| next.member(*node).is_none()));
+    for partition in now.partitions.all() {
+        for node in next.replicas(partition) {
+            let since = next.since(partition, node).unwrap();
+            assert_eq!(since, now.since(partition, node).unwrap_or(next.epoch));
+        }
+    }
+    check_voters(next);
+    check_quorums(now, next);
+    // The same layout is no successor of itself, nor of the one before that.
+    assert!(check_step(next, next).is_err());
+    for spoil in [
+        |layout: &mut Layout| layout.epoch.0 += 1,
+        |layout: &mut Layout| layout.phase_since.0 = layout.phase_since.0 % layout.epoch.0 + 1,
+        |layout: &mut Layout| {
+            layout.keyspaces.remove("default");
+        },
+        |layout: &mut Layout| {
+            layout.voters.pop();
+        },
+        |layout: &mut Layout| layout.incarnation.number += 1,
+        |layout: &mut Layout| layout.replication_factor += 1,
+    ] {
+        let mut spoilt = next.clone();
+        spoil(&mut spoilt);
+        assert!(check_step(now, &spoilt).is_err(), "{spoilt:?}");
+    }
+}
+
+#[test]
+fn whatever_follows_is_legal_and_neighbours_share_a_replica() {
+    let steps = RefCell::new(Vec::new());
+    let wants = || prop::collection::vec((0u8..14, any::<u16>(), 1usize..5), 1..40);
+    proptest!(ProptestConfig::with_cases(64), |(factor in 1usize..4, wants in wants())| {
+        let mut layout = first(&[1, 2, 3], factor);
+        let (mut new, mut sinces) = (4, BTreeMap::new());
+        for want in wants {
+            let (change, away) = change(&layout, want, new);
+            if layout.members.len() > 7 && matches!(change, Change::Admit(_)) {
+                continue;
+            }
+            new += u8::from(matches!(change, Change::Admit(_)));
+            let Ok(next) = layout.next_without(&change, &away) else { continue };
+            check_follows(&layout, &next, &change);
+            steps.borrow_mut().extend(check_step(&layout, &next));
+            for partition in next.partitions.all() {
+                for node in next.replicas(partition) {
+                    let since = next.since(partition, node);
+                    let before = sinces.insert((partition, node), since);
+                    prop_assert!(before.is_none_or(|before| before <= since));
+                }
+            }
+            layout = next;
+        }
+    });
+    for step in [Step::Same, Step::Begin, Step::Finish, Step::Abort] {
+        let count = steps.borrow().iter().filter(|taken| **taken == step).count();
+        println!("{step:?}: {count}");
+        assert!(count > 0, "{step:?} was never tried");
+    }
+}
