@@ -173,13 +173,10 @@ struct Decided {
 }
 
 fn report(output: Output, layout: &Layout, changed: bool) -> Result<(), Failure> {
-    let Decided { epoch, phase, changed } =
-        Decided { epoch: layout.epoch.0, phase: phase_name(layout), changed };
+    let (epoch, phase) = (layout.epoch.0, phase_name(layout));
     match output {
         Output::Json => print_json(&Decided { epoch, phase, changed }),
-        Output::Table => print_line(&match changed {
-            true => format!("epoch {epoch}, {phase}"),
-            false => format!("epoch {epoch}, {phase}: nothing would change"),
-        }),
+        Output::Table if changed => print_line(&format!("epoch {epoch}, {phase}")),
+        Output::Table => print_line(&format!("epoch {epoch}, {phase}: nothing would change")),
     }
 }

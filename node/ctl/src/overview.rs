@@ -128,7 +128,7 @@ pub(crate) async fn status(globals: &Globals) -> Result<(), Failure> {
 fn report_status(layout: &Layout, survey: &Survey) -> StatusReport {
     let statuses = survey.answers.iter().map(|answer| &answer.status);
     let progress = Progress::of(layout, statuses.clone());
-    let behind = transfer::behind(layout, statuses.clone()).into_iter().map(|(node, epoch)| BehindReport {
+    let behind = transfer::behind(layout, &statuses).into_iter().map(|(node, epoch)| BehindReport {
         name: layout.member(node).map_or_else(String::new, |member| member.name.clone()),
         node_id: node.to_string(),
         epoch,

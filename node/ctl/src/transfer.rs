@@ -64,7 +64,7 @@ pub(crate) fn phase_name(layout: &Layout) -> &'static str {
 /// have; epoch 0 if nobody has heard of any. Who is lost is not waited for.
 pub(crate) fn behind<'a>(
     layout: &Layout,
-    statuses: impl Iterator<Item = &'a NodeStatus> + Clone,
+    statuses: &(impl Iterator<Item = &'a NodeStatus> + Clone),
 ) -> Vec<(NodeId, u64)> {
     let acknowledged = |node: NodeId| {
         let own = statuses.clone().filter(|status| status.node == node).map(|status| status.epoch);
