@@ -48,6 +48,11 @@ impl AdminClient {
         }
     }
 
+    /// The same connection, with another timeout for each request.
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { node: self.node.clone(), timeout }
+    }
+
     pub fn address(&self) -> &str {
         self.node.address()
     }

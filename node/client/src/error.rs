@@ -22,6 +22,10 @@ impl Reason {
     pub const OUTCOME_UNKNOWN: Self = Self::known(reason::OUTCOME_UNKNOWN);
     pub const NOT_INITIALIZED: Self = Self::known(reason::NOT_INITIALIZED);
     pub const WRONG_CLUSTER: Self = Self::known(reason::WRONG_CLUSTER);
+    /// The layout in force is not the one that a proposal was to follow.
+    pub const STALE_EPOCH: Self = Self::known(reason::STALE_EPOCH);
+    /// A layout cannot follow the one in force, or not yet.
+    pub const LAYOUT_REFUSED: Self = Self::known(reason::LAYOUT_REFUSED);
     pub const KEYSPACE_UNKNOWN: Self = Self::known(reason::KEYSPACE_UNKNOWN);
     /// The request is malformed.
     pub const INVALID_ARGUMENT: Self = Self::known(reason::INVALID_ARGUMENT);

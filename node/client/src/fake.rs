@@ -5,6 +5,7 @@
 //! node can have, and telling the test which writes were applied.
 
 mod records;
+mod layouts;
 mod admin;
 mod keystore;
 
@@ -12,9 +13,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use keystore_core::id::{Actor, ClusterId, NodeId};
+use keystore_core::id::{Actor, ClusterId, Epoch, NodeId};
 use keystore_core::layout::{KeyspaceMode, Layout};
 use keystore_core::partition::{DEFAULT_KEYSPACE, PartitionCount, RecordKey};
+use keystore_core::succession::Change;
 use keystore_proto::client::ERROR_DOMAIN;
 use keystore_proto::v1::admin_server::AdminServer;
 use keystore_proto::v1::key_store_server::KeyStoreServer;
@@ -26,6 +28,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::NodeState;
+pub use layouts::{first_layout, member};
 
 /// The keyspaces of every fake cluster.
 const KEYSPACES: [(&str, KeyspaceMode); 2] =
@@ -45,6 +48,19 @@ pub enum Misbehaviour {
     ApplyAndHang,
 }
 
+/// What becomes of the next proposal of a layout, whichever node it reaches.
+#[derive(Debug, Clone)]
+pub enum Fate {
+    /// It is answered this, and not decided.
+    Answer(Status),
+    /// It is answered this though it is decided.
+    DecideAndAnswer(Status),
+    /// Somebody else makes this change before it comes.
+    TooLate(Change),
+    /// Somebody else makes this change while it is voted upon.
+    Outvoted(Change),
+}
+
 /// The status that a real node answers: with an ErrorInfo of our domain, and acks of needed.
 pub fn outcome(code: Code, reason: &str, acks: u32, needed: u32) -> Status {
     let metadata = [("acks", acks), ("needed", needed)].map(|(name, n)| (name.to_owned(), n.to_string()));
@@ -59,6 +75,7 @@ struct Shared {
     layout: Option<Layout>,
     /// By node, who has accepted the layout.
     accepted: BTreeMap<NodeId, bool>,
+    layouts: layouts::Layouts,
     /// Where clients are told that a node is.
     addresses: BTreeMap<NodeId, String>,
 }
@@ -108,13 +125,18 @@ impl FakeCluster {
 
     /// Nodes that serve, with 16 partitions and each a replica of all.
     pub fn serving(count: u8) -> std::io::Result<Self> {
-        let cluster = Self::uninitialized(count)?;
-        let statuses: Vec<_> = cluster.nodes.iter().map(FakeNode::status).collect();
+        Self::with_spares(count, 0)
+    }
+
+    /// Nodes that serve as [`FakeCluster::serving`] has it, and behind them some that belong to no cluster and can join.
+    pub fn with_spares(count: u8, spares: u8) -> std::io::Result<Self> {
+        let cluster = Self::uninitialized(count + spares)?;
+        let statuses: Vec<_> = cluster.nodes.iter().take(count.into()).map(FakeNode::status).collect();
         let plan = crate::init::Plan {
             cluster: ClusterId([0xc1; 16]),
             incarnation: 1,
             partitions: PartitionCount::new(16).expect("16 is a power of two"),
-            replication_factor: cluster.nodes.len(),
+            replication_factor: usize::from(count),
             keyspaces: KEYSPACES.map(|(name, mode)| (name.to_owned(), mode)).into(),
         };
         let layout = crate::init::plan(plan, &statuses).expect("nodes differ");
@@ -147,6 +169,43 @@ impl FakeCluster {
         };
         let layout = shared.layout.iter().flat_map(|layout| &layout.keyspaces);
         layout.map(|(name, of)| format!("{name}={}", mode(of))).collect()
+    }
+
+    /// The layout that was decided last.
+    pub fn layout(&self) -> Option<Layout> {
+        lock(&self.shared).layout.clone()
+    }
+
+    /// Has somebody make a change, as far as layouts can follow each other.
+    pub fn change(&self, change: &Change) -> Result<(), String> {
+        layouts::change(&mut lock(&self.shared), change)
+    }
+
+    /// Queues what becomes of one proposal.
+    pub fn fate_of_proposal(&self, fate: Fate) {
+        lock(&self.shared).layouts.fates.push_back(fate);
+    }
+
+    /// Each time a node is asked how it is, it has taken over so many partitions more. By default all, at once.
+    pub fn take_over(&self, partitions_per_status: usize) {
+        lock(&self.shared).layouts.pace = Some(partitions_per_status);
+    }
+
+    /// All nodes have taken over all that they have to.
+    pub fn take_over_all(&self) {
+        lock(&self.shared).layouts.pace = None;
+    }
+
+    /// How often nodes were asked how they are.
+    pub fn statuses(&self) -> usize {
+        lock(&self.shared).layouts.statuses
+    }
+
+    /// Makes it another cluster than all other fake ones are.
+    pub fn found_anew(&self) {
+        if let Some(layout) = &mut lock(&self.shared).layout {
+            layout.cluster = ClusterId([0xc2; 16]);
+        }
     }
 
     /// Gets, puts, deletes and scans that reached any node.
@@ -216,6 +275,24 @@ impl FakeNode {
         lock(&self.shared).addresses.insert(self.own.node, address.into());
     }
 
+    pub fn node_id(&self) -> NodeId {
+        self.own.node
+    }
+
+    /// Acknowledges no later epoch than this from now on; any, if `None`.
+    pub fn hold_at(&self, epoch: Option<Epoch>) {
+        let mut shared = lock(&self.shared);
+        match epoch {
+            Some(epoch) => shared.layouts.held.insert(self.own.node, epoch),
+            None => shared.layouts.held.remove(&self.own.node),
+        };
+    }
+
+    /// Has no link to any other node from now on.
+    pub fn cut_off(&self) {
+        lock(&self.shared).layouts.cut_off.insert(self.own.node);
+    }
+
     /// Queues a misbehaviour for one request.
     pub fn misbehave(&self, misbehaviour: Misbehaviour) {
         lock(&self.own.script).push_back(misbehaviour);
@@ -272,6 +349,8 @@ impl Shared {
     fn state(&self, node: NodeId) -> NodeState {
         let accepted = |node: &NodeId| self.accepted.get(node) == Some(&true);
         match &self.layout {
+            Some(layout) if layout.departed.contains(&node) => NodeState::Draining,
+            Some(layout) if self.layouts.fence(layout, node) == Epoch(0) => NodeState::Uninitialized,
             Some(layout) if layout.members.iter().all(|member| accepted(&member.node)) => NodeState::Serving,
             Some(_) if accepted(&node) => NodeState::Accepted,
             _ => NodeState::Uninitialized,

@@ -47,12 +47,14 @@ pub use client::{Client, ClientBuilder};
 pub use error::{Detail, Error, Reason};
 pub use keystore_core::causal::OperationId;
 pub use keystore_core::id::{ClusterId, Epoch, NodeId};
-pub use keystore_core::layout::{KeyspaceMode, Layout, LayoutError};
+pub use keystore_core::layout::{KeyspaceMode, Layout, LayoutError, Member, Phase, is_keyspace_name};
 pub use keystore_core::node::NodeState;
-pub use keystore_core::partition::{DEFAULT_KEYSPACE, PartitionCount};
+pub use keystore_core::partition::{DEFAULT_KEYSPACE, Partition, PartitionCount};
 pub use keystore_core::quorum::{Consistency, Durability};
 pub use keystore_core::record::VALUE_BYTES_MAX;
+pub use keystore_core::ring::Ring;
 pub use keystore_core::stamp::Stamp;
+pub use keystore_core::succession::{Change, Step, SuccessionError, check_step, others_of_a_quorum};
 pub use keystore_proto::admin::node_state_name;
 pub use operation::Operation;
 pub use options::{

@@ -330,7 +330,7 @@ fn check_fences(now: &Layout, evidence: &Evidence) -> Result<(), GateError> {
 }
 
 /// So many replicas share one with every quorum: N - W + 1.
-pub(crate) fn others_of_a_quorum(replicas: usize) -> usize {
+pub fn others_of_a_quorum(replicas: usize) -> usize {
     replicas - Consistency::Quorum.needed(replicas) + 1
 }
 

@@ -1,5 +1,7 @@
 //! What can be typed: flags, commands and their checks.
 
+mod layout;
+
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use keystore_client::{
 };
 
 use crate::data::parse_token;
+pub(crate) use layout::{Joining, LayoutCommand, Manner, Wanted};
 
 pub(crate) const ENDPOINT_DEFAULT: &str = "127.0.0.1:7400";
 
@@ -23,7 +26,19 @@ pub(crate) struct Arguments {
     pub command: Command,
 }
 
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
 impl Globals {
+    /// Of each request.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.given_timeout.unwrap_or(TIMEOUT_DEFAULT)
+    }
+
+    /// The same for a command whose timeout is that of the whole.
+    pub(crate) fn with_short_requests(&self) -> Self {
+        Self { given_timeout: Some(self.timeout().min(TIMEOUT_DEFAULT)), ..self.clone() }
+    }
+
     pub(crate) fn admin_endpoints(&self) -> Vec<String> {
         match &self.given_admin_endpoints[..] {
             [] => self.endpoints.iter().map(|endpoint| admin_of(endpoint)).collect(),
@@ -74,9 +89,11 @@ pub(crate) struct Globals {
     #[arg(long, global = true, env = "KEYSTORE_CONSISTENCY")]
     pub consistency: Option<ConsistencyArg>,
 
-    /// The deadline of each request, such as 500ms, 5s or 1m.
-    #[arg(long, global = true, env = "KEYSTORE_TIMEOUT", default_value = "5s", value_parser = parse_duration)]
-    pub timeout: Duration,
+    /// The deadline of each request, such as 500ms, 5s or 1m; of the whole where a command waits (--wait). By default
+    /// 5s for each request, and none for the whole.
+    #[arg(long = "timeout", global = true, env = "KEYSTORE_TIMEOUT", value_name = "TIMEOUT")]
+    #[arg(value_parser = parse_duration)]
+    pub given_timeout: Option<Duration>,
 
     #[arg(short, long, global = true, env = "KEYSTORE_OUTPUT", default_value = "table")]
     pub output: Output,
@@ -154,6 +171,9 @@ pub(crate) enum Command {
     Nodes,
     /// Makes a cluster of the nodes at all the given admin endpoints. On Kubernetes the operator does that.
     Init(InitArgs),
+    /// Changes what all nodes agree upon: which of them hold data, and the keyspaces.
+    #[command(subcommand)]
+    Layout(LayoutCommand),
     /// Puts load on the cluster and measures it. It writes keys of its own, which start with --prefix.
     Bench(BenchArgs),
 }

@@ -11,7 +11,7 @@ mod tickets;
 mod load;
 mod worker;
 mod crew;
-mod live;
+mod figures;
 mod report;
 
 use std::sync::Arc;
@@ -24,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{BenchArgs, Globals};
 use crate::failure::Failure;
+use crate::live::Live;
 use crate::reach::{self, Addresses};
 use crew::{Crew, End, Part, Task};
-use live::{Figures, Live, per_second, progress, round};
+use figures::{Figures, per_second, progress, round};
 use load::Load;
 use report::Measured;
 use schedule::Schedule;

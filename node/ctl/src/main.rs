@@ -6,12 +6,15 @@
 mod failure;
 mod args;
 mod output;
+mod live;
 mod forward;
 mod reach;
 mod data;
 mod survey;
+mod transfer;
 mod overview;
 mod init;
+mod layout;
 mod bench;
 mod run;
 

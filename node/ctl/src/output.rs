@@ -65,6 +65,23 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
+/// With three digits or four, as people read it: 850, 12.3k, 4.56M.
+pub(crate) fn bytes(bytes: f64) -> String {
+    let units = ["", "k", "M", "G"];
+    let (mut scaled, mut unit) = (bytes, 0);
+    while scaled >= 999.5 && unit + 1 < units.len() {
+        scaled /= 1000.0;
+        unit += 1;
+    }
+    let digits = match scaled {
+        _ if unit == 0 => 0,
+        scaled if scaled < 9.995 => 2,
+        scaled if scaled < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{scaled:.digits$}{}", units.get(unit).unwrap_or(&""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,5 +90,21 @@ mod tests {
     fn columns_are_aligned() {
         let rows = vec![vec!["demo-0".to_owned(), "serving".to_owned()], vec!["é".to_owned(), String::new()]];
         assert_eq!(table(&["NAME", "STATE"], &rows), "NAME    STATE\ndemo-0  serving\né");
+    }
+
+    #[test]
+    fn bytes_have_three_digits() {
+        for (given, text) in [
+            (0.0, "0"),
+            (850.4, "850"),
+            (999.4, "999"),
+            (999.6, "1.00k"),
+            (12_345.0, "12.3k"),
+            (999_499.0, "999k"),
+            (4_560_000.0, "4.56M"),
+            (5e12, "5000G"),
+        ] {
+            assert_eq!(bytes(given), text, "{given}");
+        }
     }
 }

@@ -1,18 +1,23 @@
 //! The commands that show a cluster: status, nodes, ring.
 
-use keystore_client::{DoubtedKey, HintStatus, Layout, NodeId, NodeStatus, node_state_name};
+use keystore_client::{
+    DoubtedKey, HintStatus, Layout, Member, NodeId, NodeStatus, Partition, Ring, node_state_name,
+};
 use serde::Serialize;
 
 use crate::args::{Globals, Output};
 use crate::failure::Failure;
-use crate::output::{print_json, print_line, table};
+use crate::output::{bytes, print_json, print_line, table};
 use crate::survey::{self, Survey};
+use crate::transfer::{self, Progress, with_names};
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct StatusReport {
     cluster_id: Option<String>,
     epoch: u64,
+    /// stable; or joint, while data moves.
+    phase: Option<&'static str>,
     replication_factor: usize,
     members: usize,
     members_serving: usize,
@@ -23,6 +28,33 @@ struct StatusReport {
     doubted_keys: u32,
     /// Of all nodes together.
     hints: HintReport,
+    /// While data moves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transfer: Option<TransferReport>,
+    /// Members that have not acknowledged the layout.
+    behind: Vec<BehindReport>,
+}
+
+/// How far the data has moved.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TransferReport {
+    /// To take over, and taken over; each counts at each node that does.
+    partitions: usize,
+    partitions_done: usize,
+    /// Since the nodes' processes started.
+    bytes: u64,
+    /// What is missing before the move can end.
+    waits_for: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BehindReport {
+    name: String,
+    node_id: String,
+    /// The latest that it has acknowledged; 0 if nobody has heard of any.
+    epoch: u64,
 }
 
 /// Writes that nodes keep for others which may have missed them.
@@ -48,7 +80,7 @@ struct NodeReport {
     name: String,
     node_id: String,
     zone: String,
-    /// `unreachable` if the node could not be asked.
+    /// `unreachable` if the node could not be asked, `lost` if it never will be again.
     state: &'static str,
     version: Option<String>,
     partitions: usize,
@@ -65,9 +97,13 @@ struct NodeReport {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct PartitionReport {
     partition: u16,
     owners: Vec<OwnerReport>,
+    /// While data moves: those that are to own it then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_owners: Option<Vec<OwnerReport>>,
 }
 
 #[derive(Serialize)]
@@ -80,32 +116,41 @@ struct OwnerReport {
 pub(crate) async fn status(globals: &Globals) -> Result<(), Failure> {
     let survey = survey::ask_all(globals).await?;
     let report = match survey.layout().await? {
-        Some(layout) => StatusReport {
-            cluster_id: Some(layout.cluster.to_string()),
-            epoch: layout.epoch.0,
-            replication_factor: layout.replication_factor,
-            members: layout.members.len(),
-            members_serving: survey.serving().filter(|node| layout.member(node.node).is_some()).count(),
-            partitions: layout.partitions.get(),
-            partitions_available: survey.serving().map(|node| node.partitions_available).max().unwrap_or(0),
-            doubted_keys: survey.answers.iter().map(|answer| answer.status.doubted_keys).sum(),
-            hints: report_hints(survey.answers.iter().map(|answer| &answer.status.hints)),
-        },
-        None => StatusReport {
-            cluster_id: None,
-            epoch: 0,
-            replication_factor: 0,
-            members: 0,
-            members_serving: 0,
-            partitions: 0,
-            partitions_available: 0,
-            doubted_keys: 0,
-            hints: HintReport::default(),
-        },
+        Some(layout) => report_status(&layout, &survey),
+        None => StatusReport::default(),
     };
     match globals.output {
         Output::Json => print_json(&report),
         Output::Table => print_line(&status_lines(&report, &survey)),
+    }
+}
+
+fn report_status(layout: &Layout, survey: &Survey) -> StatusReport {
+    let statuses = survey.answers.iter().map(|answer| &answer.status);
+    let progress = Progress::of(layout, statuses.clone());
+    let behind = transfer::behind(layout, &statuses).into_iter().map(|(node, epoch)| BehindReport {
+        name: layout.member(node).map_or_else(String::new, |member| member.name.clone()),
+        node_id: node.to_string(),
+        epoch,
+    });
+    StatusReport {
+        cluster_id: Some(layout.cluster.to_string()),
+        epoch: layout.epoch.0,
+        phase: Some(transfer::phase_name(layout)),
+        replication_factor: layout.replication_factor,
+        members: layout.members.len(),
+        members_serving: survey.serving().filter(|node| layout.member(node.node).is_some()).count(),
+        partitions: layout.partitions.get(),
+        partitions_available: survey.serving().map(|node| node.partitions_available).max().unwrap_or(0),
+        doubted_keys: statuses.clone().map(|status| status.doubted_keys).sum(),
+        hints: report_hints(statuses.clone().map(|status| &status.hints)),
+        transfer: progress.map(|progress| TransferReport {
+            partitions: progress.partitions,
+            partitions_done: progress.done,
+            bytes: progress.bytes,
+            waits_for: progress.waits_for.map(|problem| with_names(layout, &problem)),
+        }),
+        behind: behind.collect(),
     }
 }
 
@@ -115,7 +160,7 @@ fn status_lines(report: &StatusReport, survey: &Survey) -> String {
     };
     let lines = [
         ("Cluster", cluster.clone()),
-        ("Epoch", report.epoch.to_string()),
+        ("Epoch", format!("{}, {}", report.epoch, report.phase.unwrap_or_default())),
         ("Replication", report.replication_factor.to_string()),
         ("Nodes", format!("{} of {} serving", report.members_serving, report.members)),
         ("Partitions", format!("{} of {} available", report.partitions_available, report.partitions)),
@@ -124,11 +169,30 @@ fn status_lines(report: &StatusReport, survey: &Survey) -> String {
     let doubts = doubts.map(|answer| ("In doubt", doubt_line(&answer.status)));
     let lines: Vec<_> = lines
         .into_iter()
+        .chain(report.transfer.iter().flat_map(transfer_lines))
+        .chain(report.behind.iter().map(|behind| ("Behind", behind_line(behind))))
         .chain(hint_line(&report.hints))
         .chain(doubts)
         .map(|(name, value)| format!("{:<13}{value}", format!("{name}:")))
         .collect();
     lines.join("\n")
+}
+
+fn transfer_lines(transfer: &TransferReport) -> [(&'static str, String); 2] {
+    let TransferReport { partitions, partitions_done, bytes: taken, waits_for } = transfer;
+    let moved = format!(
+        "{partitions_done} of {partitions} partitions taken over, {} bytes since the nodes started",
+        bytes(*taken as f64)
+    );
+    let nothing = || "nothing more: the move can end".to_owned();
+    [("Moving", moved), ("Waits for", waits_for.clone().unwrap_or_else(nothing))]
+}
+
+fn behind_line(BehindReport { name, node_id: _, epoch }: &BehindReport) -> String {
+    match epoch {
+        0 => format!("{name}, nobody has heard which epoch it has acknowledged"),
+        _ => format!("{name}, has acknowledged epoch {epoch}"),
+    }
 }
 
 /// `None` while there is nothing to be said of hints.
@@ -223,7 +287,7 @@ fn report_unreachable(survey: &Survey, layout: &Layout, node: NodeId) -> NodeRep
         name: member.map_or_else(String::new, |member| member.name.clone()),
         node_id: node.to_string(),
         zone: member.map_or_else(String::new, |member| member.zone.clone()),
-        state: "unreachable",
+        state: if layout.is_lost(node) { "lost" } else { "unreachable" },
         version: None,
         partitions: layout.owned(node),
         connected: None,
@@ -258,28 +322,32 @@ fn node_row(node: &NodeReport) -> Vec<String> {
 
 pub(crate) async fn ring(globals: &Globals) -> Result<(), Failure> {
     let layout = survey::ask(globals).await?.layout_of_cluster().await?;
-    let reports: Vec<_> = layout
-        .partitions
-        .all()
-        .map(|partition| PartitionReport {
-            partition: partition.0,
-            owners: layout
-                .rings()
-                .flat_map(|ring| ring.replicas(partition))
-                .filter_map(|replica| layout.member(replica.node))
-                .map(|member| OwnerReport { name: member.name.clone(), node_id: member.node.to_string() })
-                .collect(),
-        })
-        .collect();
+    let report = |partition: Partition| PartitionReport {
+        partition: partition.0,
+        owners: report_owners(&layout, layout.source_ring(), partition),
+        next_owners: layout.is_joint().then(|| report_owners(&layout, layout.ring(), partition)),
+    };
+    let reports: Vec<_> = layout.partitions.all().map(report).collect();
     match globals.output {
         Output::Json => print_json(&reports),
         Output::Table => {
-            let owners = |report: &PartitionReport| {
-                report.owners.iter().map(|owner| owner.name.as_str()).collect::<Vec<_>>().join(",")
-            };
-            let rows: Vec<_> =
-                reports.iter().map(|report| vec![report.partition.to_string(), owners(report)]).collect();
-            print_line(&table(&["PARTITION", "OWNERS"], &rows))
+            let header = ["PARTITION", "OWNERS", "NEXT OWNERS"];
+            let columns = if layout.is_joint() { 3 } else { 2 };
+            let header = header.iter().copied().take(columns).collect::<Vec<_>>();
+            print_line(&table(&header, &reports.iter().map(partition_row).collect::<Vec<_>>()))
         }
     }
+}
+
+fn report_owners(layout: &Layout, ring: &Ring, partition: Partition) -> Vec<OwnerReport> {
+    let owners = ring.replicas(partition).iter().filter_map(|replica| layout.member(replica.node));
+    let owner = |member: &Member| OwnerReport { name: member.name.clone(), node_id: member.node.to_string() };
+    owners.map(owner).collect()
+}
+
+fn partition_row(PartitionReport { partition, owners, next_owners }: &PartitionReport) -> Vec<String> {
+    let names = |owners: &Vec<OwnerReport>| {
+        owners.iter().map(|owner| owner.name.as_str()).collect::<Vec<_>>().join(",")
+    };
+    [partition.to_string(), names(owners)].into_iter().chain(next_owners.as_ref().map(names)).collect()
 }

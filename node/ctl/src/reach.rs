@@ -65,7 +65,7 @@ pub(crate) async fn connect_to(
 ) -> Result<Client, Failure> {
     let mode = if direct { Routing::Direct } else { Routing::Proxy };
     let builder =
-        Client::builder().endpoints(addresses).mode(mode).patience(patience).timeout(globals.timeout);
+        Client::builder().endpoints(addresses).mode(mode).patience(patience).timeout(globals.timeout());
     let builder = match globals.consistency {
         Some(consistency) => builder.consistency(consistency.into()),
         None => builder,

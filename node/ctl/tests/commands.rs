@@ -2,66 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod ran;
+
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use keystore_client::fake::{FakeCluster, Misbehaviour, outcome};
+use ran::{Ran, command, command_on, run_on};
 use tonic::Code;
-
-struct Ran {
-    status: i32,
-    stdout: Vec<u8>,
-    stderr: String,
-}
-
-impl Ran {
-    fn text(&self) -> &str {
-        std::str::from_utf8(&self.stdout).unwrap()
-    }
-
-    fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.stdout).unwrap()
-    }
-
-    fn error(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stderr).unwrap()
-    }
-}
-
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        Self {
-            status: output.status.code().unwrap(),
-            stdout: output.stdout,
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-}
-
-/// The command, with no settings of whoever runs the tests.
-fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keystorectl"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("KEYSTORE_") {
-            command.env_remove(name);
-        }
-    }
-    command.stdin(Stdio::null()).env_remove("RUST_LOG");
-    command
-}
-
-fn run_on(cluster: &FakeCluster, arguments: &[&str]) -> Ran {
-    command_on(cluster).args(arguments).output().unwrap().into()
-}
-
-fn command_on(cluster: &FakeCluster) -> Command {
-    let mut command = command();
-    command
-        .env("KEYSTORE_ENDPOINTS", cluster.endpoints().join(","))
-        .env("KEYSTORE_ADMIN_ENDPOINTS", cluster.admin_endpoints().join(","));
-    command
-}
 
 fn run_with_stdin(cluster: &FakeCluster, arguments: &[&str], stdin: &[u8]) -> Ran {
     let mut command = command_on(cluster);

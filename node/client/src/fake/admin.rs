@@ -3,21 +3,25 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use keystore_core::id::Epoch;
 use keystore_core::layout::Layout;
-use keystore_core::succession::check_step;
 use keystore_proto::admin::node_state_to_wire;
 use keystore_proto::client::reason;
 use keystore_proto::v1;
 use keystore_proto::v1::admin_server::Admin;
 use tonic::{Code, Request, Response, Status};
 
-use super::{Own, Shared, SharedRef, lock, outcome};
+use super::{Own, Shared, SharedRef, layouts, lock, outcome};
 use crate::NodeState;
 
 pub(super) struct FakeAdmin {
     pub own: Arc<Own>,
     pub shared: SharedRef,
 }
+
+/// What a node has on its disk: 1 MiB for each of 16 partitions.
+const DISK: v1::DiskStatus =
+    v1::DiskStatus { total_bytes: 1 << 30, available_bytes: (1 << 30) - (16 << 20), full: false };
 
 pub(super) fn status(own: &Own, shared: &Shared) -> v1::GetStatusResponse {
     let state = shared.state(own.node);
@@ -29,9 +33,10 @@ pub(super) fn status(own: &Own, shared: &Shared) -> v1::GetStatusResponse {
             node_id: Bytes::copy_from_slice(&member.node.0),
             name: member.name.clone(),
             zone: member.zone.clone(),
-            connected: true,
+            connected: shared.layouts.are_connected(own.node, member.node),
             alive: true,
             generation: 1,
+            epoch: shared.layouts.fence(layout, member.node).0,
             ..Default::default()
         });
         peer.collect()
@@ -44,14 +49,16 @@ pub(super) fn status(own: &Own, shared: &Shared) -> v1::GetStatusResponse {
         state: node_state_to_wire(state).into(),
         cluster_id: layout.map_or(Bytes::new(), |layout| Bytes::copy_from_slice(&layout.cluster.0)),
         incarnation: layout.map(|layout| layout.incarnation.into()),
-        epoch: layout.map_or(0, |layout| layout.epoch.0),
+        epoch: layout.map_or(0, |layout| shared.layouts.fence(layout, own.node).0),
         generation: 1,
-        partitions_owned: partitions,
+        partitions_owned: layout.map_or(0, |layout| layout.owned(own.node) as u32),
         peers: peers.unwrap_or_default(),
         partitions_available: partitions,
         client_address: own.client_address.to_string(),
         peer_address: own.admin_address.to_string(),
         engine: "fake".to_owned(),
+        disk: Some(DISK),
+        transfer: layout.map(|layout| shared.layouts.transfer(layout, own.node)),
         ..Default::default()
     }
 }
@@ -62,7 +69,11 @@ impl Admin for FakeAdmin {
         &self,
         _: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        Ok(Response::new(status(&self.own, &lock(&self.shared))))
+        let shared = &mut *lock(&self.shared);
+        if let Some(layout) = &shared.layout {
+            shared.layouts.go_on(layout, self.own.node);
+        }
+        Ok(Response::new(status(&self.own, shared)))
     }
 
     async fn init(&self, request: Request<v1::InitRequest>) -> Result<Response<v1::InitResponse>, Status> {
@@ -85,17 +96,10 @@ impl Admin for FakeAdmin {
         request: Request<v1::ProposeLayoutRequest>,
     ) -> Result<Response<v1::ProposeLayoutResponse>, Status> {
         let v1::ProposeLayoutRequest { expected_epoch, layout } = request.into_inner();
-        let mut shared = lock(&self.shared);
-        let now = shared.layout.clone().filter(|now| now.epoch.0 == expected_epoch);
-        let next = layout.and_then(|layout| Layout::try_from(layout).ok());
-        let (Some(now), Some(next)) = (now, next) else {
-            return Err(outcome(Code::FailedPrecondition, reason::STALE_EPOCH, 0, 0));
-        };
-        if let Err(error) = check_step(&now, &next) {
-            return Err(Status::failed_precondition(error.to_string()));
-        }
-        shared.layout = Some(next.clone());
-        Ok(Response::new(v1::ProposeLayoutResponse { layout: Some((&next).into()) }))
+        let layout = layout.ok_or_else(|| Status::invalid_argument("no layout"))?;
+        let layout = Layout::try_from(layout).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let decided = layouts::propose(&mut lock(&self.shared), Epoch(expected_epoch), layout)?;
+        Ok(Response::new(v1::ProposeLayoutResponse { layout: Some((&decided).into()) }))
     }
 
     async fn get_layout(

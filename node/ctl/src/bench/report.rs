@@ -5,12 +5,12 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::live::{per_second, round};
+use super::figures::{per_second, round};
 use super::load::Load;
 use super::tally::{Errors, Outcomes, Tally};
 use crate::args::{BenchArgs, Globals, Output};
 use crate::failure::Failure;
-use crate::output::{print_json, print_line, table};
+use crate::output::{bytes, print_json, print_line, table};
 
 /// What a measurement has brought.
 pub(super) struct Measured {
@@ -233,23 +233,6 @@ fn text(report: &Report) -> String {
     text.join("\n")
 }
 
-/// With three digits or four, as people read it: 850, 12.3k, 4.56M.
-fn bytes(bytes: f64) -> String {
-    let units = ["", "k", "M", "G"];
-    let (mut scaled, mut unit) = (bytes, 0);
-    while scaled >= 999.5 && unit + 1 < units.len() {
-        scaled /= 1000.0;
-        unit += 1;
-    }
-    let digits = match scaled {
-        _ if unit == 0 => 0,
-        scaled if scaled < 9.995 => 2,
-        scaled if scaled < 99.95 => 1,
-        _ => 0,
-    };
-    format!("{scaled:.digits$}{}", units.get(unit).unwrap_or(&""))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -337,21 +320,5 @@ mod tests {
                 "consistency": "one",
             })
         );
-    }
-
-    #[test]
-    fn bytes_have_three_digits() {
-        for (given, text) in [
-            (0.0, "0"),
-            (850.4, "850"),
-            (999.4, "999"),
-            (999.6, "1.00k"),
-            (12_345.0, "12.3k"),
-            (999_499.0, "999k"),
-            (4_560_000.0, "4.56M"),
-            (5e12, "5000G"),
-        ] {
-            assert_eq!(bytes(given), text, "{given}");
-        }
     }
 }
