@@ -104,8 +104,12 @@ pub enum Message {
         reply_wanted: bool,
         decided: bool,
     },
-    /// A layout that is decided.
-    Layout(Box<Layout>),
+    /// A layout that is decided, and what its sender knows of its members' generations, in their order: whoever joins
+    /// has met none of them.
+    Layout {
+        layout: Box<Layout>,
+        noted: Noted,
+    },
     /// What the sender says of itself, as evidence for the layouts to come.
     Standing(Standing),
     /// About the decision on the layout of this epoch.
@@ -120,7 +124,7 @@ impl Message {
     /// True of what is said about layouts: it counts whatever the epoch of its frame.
     pub fn is_of_layouts(&self) -> bool {
         match self {
-            Self::InitAccepted { .. } | Self::Layout(_) | Self::Standing(_) | Self::Paxos { .. } => true,
+            Self::InitAccepted { .. } | Self::Layout { .. } | Self::Standing(_) | Self::Paxos { .. } => true,
             Self::Write(_)
             | Self::WriteAnswer { .. }
             | Self::Mint(_)
@@ -155,7 +159,7 @@ impl Message {
             | Self::ScanAnswer { .. }
             | Self::Hint { .. }
             | Self::InitAccepted { .. }
-            | Self::Layout(_)
+            | Self::Layout { .. }
             | Self::Standing(_)
             | Self::Paxos { .. } => return None,
         })

@@ -378,7 +378,7 @@ impl Node {
             return;
         }
         let message = match message {
-            Message::Layout(layout) => return self.learn(*layout, now, effects),
+            Message::Layout { layout, noted } => return self.learn_from(*layout, noted, now, effects),
             Message::Standing(standing) => return self.note_standing(from, standing),
             Message::Paxos { epoch, ballot, say } => {
                 return self.paxos(from, (epoch, ballot, *say), now, effects);

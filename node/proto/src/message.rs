@@ -53,7 +53,7 @@ impl From<Message> for v1::PeerMessage {
                 let accepted = v1::InitAcceptedMessage { digest, reply_wanted, decided };
                 (NO_CALL, Noted::new(), Kind::InitAccepted(accepted))
             }
-            Message::Layout(layout) => (NO_CALL, Noted::new(), Kind::Layout(v1::Layout::from(&*layout))),
+            Message::Layout { layout, noted } => (NO_CALL, noted, Kind::Layout(v1::Layout::from(&*layout))),
             Message::Standing(standing) => {
                 (NO_CALL, Noted::new(), Kind::Standing(succession::standing_to_wire(&standing)))
             }
@@ -100,7 +100,9 @@ impl TryFrom<v1::PeerMessage> for Message {
             Kind::InitAccepted(v1::InitAcceptedMessage { digest, reply_wanted, decided }) => {
                 Self::InitAccepted { digest, reply_wanted, decided }
             }
-            Kind::Layout(layout) => Self::Layout(Box::new(succession::layout_from_wire(layout)?)),
+            Kind::Layout(layout) => {
+                Self::Layout { layout: Box::new(succession::layout_from_wire(layout)?), noted }
+            }
             Kind::Standing(standing) => Self::Standing(succession::standing_from_wire(standing)?),
             Kind::Paxos(paxos) => succession::say_from_wire(paxos)?,
         })

@@ -126,7 +126,7 @@ fn message_bytes(message: &Message) -> usize {
         | Message::MintAnswer { .. }
         | Message::ScanAnswer { .. }
         | Message::InitAccepted { .. } => 0,
-        Message::Layout(layout) => layout_bytes(layout),
+        Message::Layout { layout, .. } => layout_bytes(layout),
         Message::Standing(standing) => 4 * standing.whole.len(),
         Message::Paxos { say, .. } => match &**say {
             Say::Promise { accepted: Some(Vote { layout, .. }) } | Say::Accept { layout, .. } => {

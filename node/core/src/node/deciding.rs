@@ -118,8 +118,8 @@ impl Node {
         let Some(layout) = self.membership.serving() else { return };
         if epoch <= layout.epoch {
             // Decided, and perhaps more than that.
-            let layout = Box::new(layout.clone());
-            return self.messages.push_back((from, Message::Layout(layout)));
+            let message = self.layout_message(layout);
+            return self.messages.push_back((from, message));
         }
         // Whoever is behind hears of the layout in force soon, and is asked again.
         if epoch.0 != layout.epoch.0 + 1 || !layout.is_voter(self.me) {
@@ -179,7 +179,8 @@ impl Node {
             Next::End(Outcome::Decided(layout)) => {
                 let peers: Vec<_> = self.peers.connected().map(|(peer, _)| peer).collect();
                 for peer in peers {
-                    self.messages.push_back((peer, Message::Layout(Box::new(layout.clone()))));
+                    let message = self.layout_message(&layout);
+                    self.messages.push_back((peer, message));
                 }
                 // It may say that we are no member any more.
                 self.deliver(now, effects);

@@ -11,8 +11,8 @@ use crate::clearing::Clearing;
 use crate::effect::{Alarm, CommitId, Effect, LinkId, LoadId, NoPage, NotCommitted, Now, SavedState};
 use crate::id::{Epoch, NodeId};
 use crate::init::Membership;
-use crate::layout::Layout;
-use crate::message::{Header, Message, Page, Refusal};
+use crate::layout::{Layout, Member};
+use crate::message::{Header, Message, Noted, Page, Refusal};
 use crate::mutant::{Mutant, is_on};
 use crate::quorum::Durability;
 use crate::succession::{Standing, Step, check_gate};
@@ -121,7 +121,8 @@ impl Node {
     pub(super) fn greet_with_layout(&mut self, peer: NodeId, their_epoch: Epoch) {
         let Some(layout) = self.membership.serving() else { return };
         if their_epoch < layout.epoch {
-            self.messages.push_back((peer, Message::Layout(Box::new(layout.clone()))));
+            let message = self.layout_message(layout);
+            self.messages.push_back((peer, message));
         }
         if layout.epoch > Epoch(1) {
             let standing = self.standing();
@@ -129,7 +130,29 @@ impl Node {
         }
     }
 
-    /// Somebody has a decided layout.
+    /// A decided layout, for somebody who may not have it.
+    pub(super) fn layout_message(&self, layout: &Layout) -> Message {
+        let noted = |member: &Member| match member.node == self.me {
+            true => self.generation,
+            false => self.peers.noted(member.node),
+        };
+        let noted = layout.members.iter().map(noted).collect();
+        Message::Layout { layout: Box::new(layout.clone()), noted }
+    }
+
+    /// Somebody has a decided layout. A node that belongs to no cluster has met none of the members, and would take a
+    /// copy of one's disk for it: it hears what the sender has noted of them.
+    pub(super) fn learn_from(&mut self, layout: Layout, noted: Noted, now: Now, effects: &mut Vec<Effect>) {
+        if self.membership.layout().is_none() && !is_on(Mutant::JoinersHearNoGenerations) {
+            let members = layout.members.iter().map(|member| member.node);
+            let heard = members.zip(noted).filter(|(node, generation)| self.peers.is_news(*node, *generation));
+            for (node, generation) in heard.collect::<Vec<_>>() {
+                self.peers.hear(node, generation);
+            }
+        }
+        self.learn(layout, now, effects);
+    }
+
     pub(super) fn learn(&mut self, layout: Layout, now: Now, effects: &mut Vec<Effect>) {
         let is_news = match self.membership.layout() {
             Some(ours) => {
@@ -261,7 +284,8 @@ impl Node {
         let fence = standing.fence;
         self.evidence.insert(from, standing);
         if let Some(layout) = self.membership.serving().filter(|layout| layout.epoch > fence) {
-            self.messages.push_back((from, Message::Layout(Box::new(layout.clone()))));
+            let message = self.layout_message(layout);
+            self.messages.push_back((from, message));
         }
     }
 

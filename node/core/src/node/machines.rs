@@ -78,7 +78,7 @@ impl Machines<'_> {
             }
             Message::Hint { target, key } => self.hints.note(target, &key, context),
             Message::InitAccepted { .. }
-            | Message::Layout(_)
+            | Message::Layout { .. }
             | Message::Standing(_)
             | Message::Paxos { .. } => {}
         }

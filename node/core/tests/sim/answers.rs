@@ -185,7 +185,7 @@ impl World {
             | Message::Scan { .. }
             | Message::Hint { .. }
             | Message::InitAccepted { .. }
-            | Message::Layout(_)
+            | Message::Layout { .. }
             | Message::Standing(_)
             | Message::Paxos { .. } => {}
         }

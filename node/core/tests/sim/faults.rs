@@ -264,7 +264,8 @@ impl World {
             let known = machine.disk.state.peers.get(&id);
             known.is_some_and(|(generation, _)| *generation > image.state.generation)
         };
-        let others = self.machines.iter().take(self.plan.machines()).filter(|machine| machine.id != id);
+        let is_member = |machine: &&Machine| machine.id != id && self.layout.member(machine.id).is_some();
+        let others = self.machines.iter().take(self.plan.machines()).filter(is_member);
         others.filter(|machine| machine.standing != Standing::Gone).all(knows)
     }
 

@@ -289,9 +289,11 @@ impl World {
 
     fn check_fences(&mut self, before: &Layout) {
         let has_fenced = |node: NodeId| {
-            let machine = self.machines.iter().find(|machine| machine.id == node && !machine.is_stale);
+            // A disk that was lost since had it, and nobody will ever speak for it again.
+            let machine = self.machines.iter().find(|machine| machine.id == node);
             let state = machine.and_then(|machine| machine.disk.state.membership.as_ref());
-            state.is_some_and(|(layout, decided)| *decided && layout.epoch >= before.phase_since)
+            machine.is_some_and(|machine| machine.is_stale)
+                || state.is_some_and(|(layout, decided)| *decided && layout.epoch >= before.phase_since)
         };
         for (partition, replicas) in before.source_ring().iter() {
             let fenced = replicas.iter().filter(|replica| has_fenced(replica.node)).count();
@@ -307,8 +309,10 @@ impl World {
     /// move by each of its replicas that is not lost.
     fn check_kept(&mut self, ring: &Ring, before: &Layout) {
         let holds = |node: NodeId, key: &RecordKey, floor: Stamp| {
-            let machine = self.machines.iter().find(|machine| machine.id == node && !machine.is_stale);
-            machine.is_some_and(|machine| machine.disk.ever_synced(key).any(|stored| stored.stamp >= floor))
+            let machine = self.machines.iter().find(|machine| machine.id == node);
+            machine.is_some_and(|machine| {
+                machine.is_stale || machine.disk.ever_synced(key).any(|stored| stored.stamp >= floor)
+            })
         };
         let replicas = |key: &RecordKey| ring.replicas(key.partition(before.partitions));
         let is_kept = |(key, floor): (&RecordKey, &Stamp)| {
@@ -367,7 +371,7 @@ impl World {
             let what = format!("machine {n} speaks under epoch {}, and has {fenced} on disk", header.epoch);
             return self.violate(Violation::of_the_world(Checker::FencesAreDurable, what));
         }
-        if let Message::Layout(layout) = message {
+        if let Message::Layout { layout, .. } = message {
             return self.note_decided(n, &layout.clone());
         }
         let Message::Paxos { epoch, ballot, say } = message else { return };
@@ -397,8 +401,10 @@ impl World {
         let Some(before) = self.layouts.get(&Epoch(epoch.0 - 1)) else { return true };
         let has_promised = |voter: &&NodeId| {
             let machine = self.machines.iter().find(|machine| machine.id == **voter);
-            machine.is_none_or(|Machine { disk: Disk { state, .. }, .. }| {
-                state.votes.epoch > epoch || state.votes.epoch == epoch && state.votes.promised >= ballot
+            machine.is_none_or(|Machine { disk: Disk { state, .. }, is_stale, .. }| {
+                // What a disk that was lost had on it counts, and nobody will ever speak for it again.
+                *is_stale
+                    || state.votes.epoch > epoch || state.votes.epoch == epoch && state.votes.promised >= ballot
             })
         };
         before.voters.iter().filter(has_promised).count() > before.voters.len() / 2

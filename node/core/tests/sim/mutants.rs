@@ -117,6 +117,7 @@ const LINES: &[Line] = &[
     (Mutant::OvertakenIdentitiesAreAccepted, IdentitiesAreDurable, slowly_saved),
     (Mutant::ClosedLinksAreAccepted, ClosedLinksStayClosed, slowly_saved),
     (Mutant::StrayFramesCount, StrayFramesAreIgnored, misdirected),
+    (Mutant::JoinersHearNoGenerations, StaleDisksAreRefused, joining_beside_copies),
     (Mutant::RecordsOutliveMembership, MembersBeginEmpty, moving),
     (Mutant::ServesBeforeAllHaveAccepted, ServingMeansAllAccepted, busy),
     (Mutant::SecondInitIsAccepted, ServingMeansAllAccepted, busy),
@@ -357,6 +358,12 @@ fn moving() -> Plan {
         duration_ms: 6_000,
         ..busy()
     }
+}
+
+/// Copies of disks that all members know run while others join.
+fn joining_beside_copies() -> Plan {
+    let faults = vec![Fault::Crash, Fault::RollBack, Fault::Clone];
+    Plan { faults, fault_every_ms: 200, keys: vec![Class::Strict], ..moving() }
 }
 
 /// Several nodes propose different layouts at a time, and lose what they say to each other.

@@ -117,8 +117,7 @@ impl Plan {
     }
 
     /// Nodes join and leave in the middle of it.
-    fn moving(mut self, rng: &mut Rng) -> Self {
-        self.faults.retain(|fault| !matches!(fault, Fault::RollBack | Fault::Clone));
+    fn moving(self, rng: &mut Rng) -> Self {
         Self { spares: rng.between(1, 3) as usize, move_every_ms: rng.pick(&[40, 100, 100, 300]), ..self }
     }
 
