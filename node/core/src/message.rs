@@ -104,11 +104,11 @@ pub enum Message {
         reply_wanted: bool,
         decided: bool,
     },
-    /// A layout that is decided, and what its sender knows of its members' generations, in their order: whoever joins
-    /// has met none of them.
+    /// A layout that is decided, and the identities of its members that its sender has durably noted, in their order:
+    /// whoever joins has met none of them.
     Layout {
         layout: Box<Layout>,
-        noted: Noted,
+        identities: Vec<(Generation, Nonce)>,
     },
     /// What the sender says of itself, as evidence for the layouts to come.
     Standing(Standing),

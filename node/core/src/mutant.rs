@@ -168,8 +168,8 @@ mutants! {
       ClosedLinksAreAccepted,
       /// Links and frames that are meant for another node are accepted.
       StrayFramesCount,
-      /// A node that joins hears nothing of the members' generations.
-      JoinersHearNoGenerations,
+      /// A node that joins hears nothing of the members' identities.
+      JoinersHearOfNobody,
       /// What a node held of a partition before it became a replica of it stays.
       RecordsOutliveMembership;
     18 /// A member serves before it knows that all others have accepted.

@@ -93,6 +93,11 @@ enum PendingSave {
     SetAside {
         alarm: Alarm,
     },
+    /// Who the members are of a layout under which this node joins; it is looked at then.
+    Joining {
+        layout: Layout,
+        known: PeerIdentities,
+    },
     /// A layout that is decided, on its way into force.
     Layout,
     /// What is said once they are on disk.
@@ -378,7 +383,9 @@ impl Node {
             return;
         }
         let message = match message {
-            Message::Layout { layout, noted } => return self.learn_from(*layout, noted, now, effects),
+            Message::Layout { layout, identities } => {
+                return self.learn_from(from, *layout, identities, now, effects);
+            }
             Message::Standing(standing) => return self.note_standing(from, standing),
             Message::Paxos { epoch, ballot, say } => {
                 return self.paxos(from, (epoch, ballot, *say), now, effects);
@@ -416,7 +423,7 @@ impl Node {
                 }
             }
             Some(PendingSave::Greeting { link, hello }) => {
-                self.peers.make_durable(&hello);
+                self.peers.make_durable([(hello.header.from, hello.identity())]);
                 let Some(link) = link else { return };
                 if self.peers.is_current(&hello) {
                     self.accept_link(link, &hello, now, effects);
@@ -426,6 +433,10 @@ impl Node {
             }
             Some(PendingSave::Generation(generation)) => self.raised(generation, now, effects),
             Some(PendingSave::SetAside { .. } | PendingSave::Merges) => {}
+            Some(PendingSave::Joining { layout, known }) => {
+                self.peers.make_durable(known);
+                self.learn(layout, now, effects);
+            }
             Some(PendingSave::Layout) => self.take_up(now, effects),
             Some(PendingSave::Votes(voting)) => self.voted(voting),
         }

@@ -129,15 +129,31 @@ impl Peers {
         is_newest || is_on(Mutant::OvertakenIdentitiesAreAccepted)
     }
 
-    /// The identity behind this hello has been synced to disk.
-    pub fn make_durable(&mut self, hello: &Hello) {
-        self.durable.insert(hello.header.from, hello.identity());
+    /// These identities have been synced to disk.
+    pub fn make_durable(&mut self, synced: impl IntoIterator<Item = (NodeId, (Generation, Nonce))>) {
+        self.durable.extend(synced);
+    }
+
+    /// Takes what a member knows of the others in place of what we have made of their hellos while we belonged to no
+    /// cluster. Returns those whom we know as somebody else now: what links them to us has to be opened anew.
+    pub fn adopt(&mut self, known: &PeerIdentities) -> Vec<NodeId> {
+        let is_other = |(node, identity): &(&NodeId, &(Generation, Nonce))| {
+            self.identities.get(*node).is_some_and(|before| before != *identity)
+        };
+        let others = known.iter().filter(is_other).map(|(node, _)| *node).collect();
+        self.identities.extend(known);
+        others
+    }
+
+    /// The identity of a peer that is on our disk.
+    pub fn noted_identity(&self, peer: NodeId) -> Option<(Generation, Nonce)> {
+        let known = if is_on(Mutant::NotedBeforeItIsSaved) { &self.identities } else { &self.durable };
+        known.get(&peer).copied()
     }
 
     /// The generation of a peer that is on our disk, 0 if none is.
     pub fn noted(&self, peer: NodeId) -> Generation {
-        let known = if is_on(Mutant::NotedBeforeItIsSaved) { &self.identities } else { &self.durable };
-        known.get(&peer).map_or(Generation(0), |(generation, _)| *generation)
+        self.noted_identity(peer).map_or(Generation(0), |(generation, _)| generation)
     }
 
     /// True for a generation of a peer that is later than any we know of: what the peer said before does not count.
@@ -290,7 +306,7 @@ mod tests {
         let mut peers = Peers::default();
         assert_eq!(peers.greet(&hello(5, 50), Some(&layout()), ME), Ok(Greeting::Newer));
         assert_eq!(peers.greet(&hello(5, 50), Some(&layout()), ME), Ok(Greeting::Newer), "not durable yet");
-        peers.make_durable(&hello(5, 50));
+        peers.make_durable([(PEER, (Generation(5), Nonce(50)))]);
         assert_eq!(peers.greet(&hello(5, 50), Some(&layout()), ME), Ok(Greeting::Known));
     }
 

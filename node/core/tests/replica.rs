@@ -418,8 +418,13 @@ fn an_uninitialised_node_takes_a_layout_that_names_it_and_refuses_a_second_first
         let [Effect::AcceptLink { hello: ours, .. }] = &effects[..] else { panic!("{effects:?}") };
         assert_eq!((ours.header.epoch, ours.header.to), (Epoch(0), PEER));
         effects.clear();
-        let messages = vec![Message::Layout { layout: Box::new(layout), noted: Vec::new() }];
+        let messages = vec![Message::Layout { layout: Box::new(layout), identities: Vec::new() }];
         node.step(now(0), Event::Frame { link: LINK, header: header(7), messages }, &mut effects);
+        // Whom the sender knows comes first.
+        if let [Effect::Save { save, state: SavedState::Peers(_) }] = effects[..] {
+            effects.clear();
+            node.step(now(0), Event::Saved { save }, &mut effects);
+        }
         (node, effects)
     };
     let (_, effects) = offered(layout());

@@ -1,7 +1,7 @@
 //! The messages within a frame: to the wire and back.
 
 use keystore_core::causal::{Change, Context, Dot, DotActor, OperationId};
-use keystore_core::id::Generation;
+use keystore_core::id::{Generation, Nonce};
 use keystore_core::message::{
     Call, Message, Mint, MintOutcome, Noted, Origin, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange,
     Want, Write, WriteOutcome,
@@ -25,6 +25,7 @@ const NO_CALL: Call = Call { operation: 0, attempt: 0 };
 
 impl From<Message> for v1::PeerMessage {
     fn from(message: Message) -> Self {
+        let mut known = Vec::new();
         let (call, noted, kind) = match message {
             Message::Write(write) => (write.call, Noted::new(), Kind::Write(write_to_wire(write))),
             Message::WriteAnswer { call, outcome, noted } => {
@@ -53,7 +54,10 @@ impl From<Message> for v1::PeerMessage {
                 let accepted = v1::InitAcceptedMessage { digest, reply_wanted, decided };
                 (NO_CALL, Noted::new(), Kind::InitAccepted(accepted))
             }
-            Message::Layout { layout, noted } => (NO_CALL, noted, Kind::Layout(v1::Layout::from(&*layout))),
+            Message::Layout { layout, identities } => {
+                known = identities;
+                (NO_CALL, Noted::new(), Kind::Layout(v1::Layout::from(&*layout)))
+            }
             Message::Standing(standing) => {
                 (NO_CALL, Noted::new(), Kind::Standing(succession::standing_to_wire(&standing)))
             }
@@ -62,7 +66,11 @@ impl From<Message> for v1::PeerMessage {
             }
         };
         let noted = noted.into_iter().map(|generation| generation.0).collect();
-        Self { operation: call.operation, attempt: call.attempt, kind: Some(kind), noted }
+        let identities = known
+            .into_iter()
+            .map(|(generation, nonce)| v1::PeerIdentity { generation: generation.0, nonce: nonce.0 })
+            .collect();
+        Self { operation: call.operation, attempt: call.attempt, kind: Some(kind), noted, identities }
     }
 }
 
@@ -70,7 +78,7 @@ impl TryFrom<v1::PeerMessage> for Message {
     type Error = WireError;
 
     fn try_from(message: v1::PeerMessage) -> Result<Self, WireError> {
-        let v1::PeerMessage { operation, attempt, kind, noted } = message;
+        let v1::PeerMessage { operation, attempt, kind, noted, identities } = message;
         let call = Call { operation, attempt };
         let noted: Noted = noted.into_iter().map(Generation).collect();
         Ok(match kind.ok_or(WireError::Missing("kind"))? {
@@ -101,7 +109,11 @@ impl TryFrom<v1::PeerMessage> for Message {
                 Self::InitAccepted { digest, reply_wanted, decided }
             }
             Kind::Layout(layout) => {
-                Self::Layout { layout: Box::new(succession::layout_from_wire(layout)?), noted }
+                let identities = identities
+                    .into_iter()
+                    .map(|v1::PeerIdentity { generation, nonce }| (Generation(generation), Nonce(nonce)))
+                    .collect();
+                Self::Layout { layout: Box::new(succession::layout_from_wire(layout)?), identities }
             }
             Kind::Standing(standing) => Self::Standing(succession::standing_from_wire(standing)?),
             Kind::Paxos(paxos) => succession::say_from_wire(paxos)?,

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use keystore_core::id::{Actor, ClusterId, Epoch, Generation, Incarnation, NodeId};
+use keystore_core::id::{Actor, ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
 use keystore_core::layout::{FirstLayout, KeyspaceMode, Layout, Member};
 use keystore_core::message::{Header, Message};
 use keystore_core::partition::{Partition, PartitionCount};
@@ -81,9 +81,10 @@ fn everything() -> Frame {
     ];
     let says = says.map(|say| Message::Paxos { epoch: Epoch(6), ballot: ballot(4), say: Box::new(say) });
     let finished = joint().next(&Change::Finish).unwrap();
+    let identities = vec![(Generation(3), Nonce(u64::MAX)), (Generation(0), Nonce(0))];
     let others = [
-        Message::Layout(Box::new(joint())),
-        Message::Layout(Box::new(finished)),
+        Message::Layout { layout: Box::new(joint()), identities: Vec::new() },
+        Message::Layout { layout: Box::new(finished), identities },
         Message::Standing(Standing::default()),
         Message::Standing(standing()),
     ];
@@ -125,7 +126,15 @@ fn votes_read_back() {
 
 #[test]
 fn what_was_said_and_saved_by_the_first_release_of_this_still_reads() {
-    assert_eq!(read(include_bytes!("data/peer-layouts-v1.bin")), everything());
+    let mut everything = everything();
+    let Content::Messages(messages) = &mut everything.content else { unreachable!() };
+    for message in messages {
+        // Said since.
+        if let Message::Layout { identities, .. } = message {
+            identities.clear();
+        }
+    }
+    assert_eq!(read(include_bytes!("data/peer-layouts-v1.bin")), everything);
     let [_, _, votes] = votes();
     assert_eq!(read_votes(include_bytes!("data/votes-v1.bin")), votes);
 }

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, VecDeque};
 use super::{Node, PendingSave};
 use crate::clearing::Clearing;
 use crate::effect::{Alarm, CommitId, Effect, LinkId, LoadId, NoPage, NotCommitted, Now, SavedState};
-use crate::id::{Epoch, NodeId};
+use crate::id::{ClusterId, Epoch, Generation, NodeId, Nonce};
 use crate::init::Membership;
 use crate::layout::{Layout, Member};
-use crate::message::{Header, Message, Noted, Page, Refusal};
+use crate::message::{Header, Message, Page, Refusal};
 use crate::mutant::{Mutant, is_on};
 use crate::quorum::Durability;
 use crate::succession::{Standing, Step, check_gate};
@@ -38,6 +38,10 @@ enum Stage {
 }
 
 impl Changing {
+    pub(super) fn cluster(&self) -> ClusterId {
+        self.layout.cluster
+    }
+
     pub(super) fn next_wakeup_ms(&self) -> Option<u64> {
         match &self.stage {
             Stage::Clearing(clearing) => clearing.next_wakeup_ms(),
@@ -132,38 +136,60 @@ impl Node {
 
     /// A decided layout, for somebody who may not have it.
     pub(super) fn layout_message(&self, layout: &Layout) -> Message {
-        let noted = |member: &Member| match member.node == self.me {
-            true => self.generation,
-            false => self.peers.noted(member.node),
+        let identity = |member: &Member| match member.node == self.me {
+            true => (self.generation, self.lineage.present()),
+            false => self.peers.noted_identity(member.node).unwrap_or_default(),
         };
-        let noted = layout.members.iter().map(noted).collect();
-        Message::Layout { layout: Box::new(layout.clone()), noted }
+        let identities = layout.members.iter().map(identity).collect();
+        Message::Layout { layout: Box::new(layout.clone()), identities }
     }
 
     /// Somebody has a decided layout. A node that belongs to no cluster has met none of the members, and would take a
-    /// copy of one's disk for it: it hears what the sender has noted of them.
-    pub(super) fn learn_from(&mut self, layout: Layout, noted: Noted, now: Now, effects: &mut Vec<Effect>) {
-        if self.membership.layout().is_none() && !is_on(Mutant::JoinersHearNoGenerations) {
-            let members = layout.members.iter().map(|member| member.node);
-            let heard = members.zip(noted).filter(|(node, generation)| self.peers.is_news(*node, *generation));
-            for (node, generation) in heard.collect::<Vec<_>>() {
-                self.peers.hear(node, generation);
+    /// copy of one's disk for it: before it joins, it takes over whom the sender knows.
+    pub(super) fn learn_from(
+        &mut self,
+        from: NodeId,
+        layout: Layout,
+        identities: Vec<(Generation, Nonce)>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let belongs_to_none = self.membership.layout().is_none() && self.changing.is_none();
+        if !belongs_to_none || !self.is_news(&layout) || is_on(Mutant::JoinersHearOfNobody) {
+            return self.learn(layout, now, effects);
+        }
+        let members = layout.members.iter().map(|member| member.node);
+        let is_known = |(node, (generation, _)): &(NodeId, (Generation, Nonce))| {
+            *node != self.me && *node != from && *generation > Generation(0)
+        };
+        let known = members.zip(identities).filter(is_known).collect();
+        let others = self.peers.adopt(&known);
+        for node in others {
+            self.refuse_greeting(node, effects);
+            if let Some(link) = self.peers.link(node) {
+                self.peers.disconnect(link);
+                effects.push(Effect::CloseLink { link });
             }
         }
-        self.learn(layout, now, effects);
+        let state = SavedState::Peers(self.peers.identities().clone());
+        self.save(PendingSave::Joining { layout, known }, state, effects);
     }
 
-    pub(super) fn learn(&mut self, layout: Layout, now: Now, effects: &mut Vec<Effect>) {
-        let is_news = match self.membership.layout() {
+    /// True for a layout that this node may follow from where it is, if it is decided.
+    fn is_news(&self, layout: &Layout) -> bool {
+        match self.membership.layout() {
             Some(ours) => {
                 (ours.cluster, ours.incarnation) == (layout.cluster, layout.incarnation)
                     && layout.epoch > self.epoch()
             }
             // Whoever belongs to no cluster joins the first that names it, under its actor.
             None => layout.member(self.me).is_some_and(|member| member.actor == self.actor),
-        };
+        }
+    }
+
+    pub(super) fn learn(&mut self, layout: Layout, now: Now, effects: &mut Vec<Effect>) {
         let is_newest = self.changing.as_ref().is_none_or(|changing| changing.layout.epoch < layout.epoch);
-        if !is_news || !is_newest || self.accepting.is_some() {
+        if !self.is_news(&layout) || !is_newest || self.accepting.is_some() {
             return;
         }
         let ours = layout.member(self.me).filter(|member| member.actor == self.actor && !member.is_lost);

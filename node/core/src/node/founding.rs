@@ -19,6 +19,10 @@ impl Node {
             }
             return;
         }
+        // A later layout of some cluster is on its way into force: this node is a member of that one.
+        if let (Membership::Uninitialised, Some(joined)) = (&self.membership, &self.changing) {
+            return effects.push(answer(Answer::InitRefused(InitRefusal::OtherCluster(joined.cluster()))));
+        }
         match self.membership.judge(&layout, self.me, self.actor) {
             Proposal::AlreadyAccepted => effects.push(answer(Answer::InitAccepted)),
             Proposal::Refuse(refusal) => effects.push(answer(Answer::InitRefused(refusal))),

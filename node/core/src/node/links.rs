@@ -2,10 +2,10 @@
 
 use super::{Node, PendingSave};
 use crate::effect::{Effect, LinkId, Now, SavedState};
-use crate::id::Epoch;
+use crate::id::{Epoch, NodeId};
 use crate::message::{Header, Hello, Message};
 use crate::mutant::{Mutant, is_on};
-use crate::peers::Greeting;
+use crate::peers::{Greeting, LinkRefusal};
 
 impl Node {
     pub(super) fn link_offered(&mut self, link: LinkId, hello: Hello, now: Now, effects: &mut Vec<Effect>) {
@@ -32,6 +32,18 @@ impl Node {
                 && !is_on(Mutant::ClosedLinksAreAccepted)
             {
                 *link = None;
+            }
+        }
+    }
+
+    /// Lets a peer greet anew whose hello is being saved: nothing is said about its disk.
+    pub(super) fn refuse_greeting(&mut self, peer: NodeId, effects: &mut Vec<Effect>) {
+        for save in self.saves.values_mut() {
+            if let PendingSave::Greeting { link, hello } = save
+                && hello.header.from == peer
+                && let Some(link) = link.take()
+            {
+                effects.push(Effect::RefuseLink { link, refusal: LinkRefusal::NotInitialized });
             }
         }
     }

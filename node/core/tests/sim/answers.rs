@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use keystore_core::effect::{Effect, Event, LinkId};
-use keystore_core::id::{Generation, NodeId};
+use keystore_core::id::{Epoch, Generation, NodeId};
 use keystore_core::message::{
     Call, Header, Hello, Message, Mint, MintOutcome, Origin, ReadOutcome, Refusal, ScanOutcome, Want, Write,
     WriteOutcome,
 };
+use keystore_core::node::Node;
 use keystore_core::partition::{Partition, RecordKey};
 use keystore_core::quorum::Durability;
 use keystore_core::record::Record;
@@ -56,7 +57,8 @@ impl World {
         }
         let now = self.machines[n].now(self.now_ms);
         let latest_ms = now.wall_ms.saturating_sub(self.plan.settings.skew_ms_max);
-        let epoch = self.layout_at(n).epoch;
+        let layout = self.machines[n].node.as_ref().and_then(Node::layout);
+        let epoch = layout.map_or(Epoch(0), |layout| layout.epoch);
         for message in messages {
             let (call, deadline_ms) = match message {
                 Message::Write(Write { call, origin: Origin::Client { deadline_wall_ms }, .. })

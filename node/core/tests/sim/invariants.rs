@@ -13,6 +13,7 @@ use keystore_core::record::{Body, Record};
 use keystore_core::stamp::Stamp;
 
 use crate::coverage::Path;
+use crate::disk::State;
 use crate::machine::{Doubted, EPOCH_MS, Machine, Standing};
 use crate::plan::Class;
 use crate::request::{Asked, Told};
@@ -318,12 +319,15 @@ impl World {
             let what = format!("machine {n} accepts {hello:?}, which is meant for somebody else");
             return self.violate(Violation::of_the_world(Checker::StrayFramesAreIgnored, what));
         }
-        let known = self.machines[n].disk.state.peers.get(&hello.header.from);
+        let State { peers, membership, .. } = &self.machines[n].disk.state;
+        let known = peers.get(&hello.header.from);
         let is_overtaken = self.known_generation(n, hello.header.from) > hello.header.generation;
+        // Whoever belongs to no cluster, or to none any more, knows nobody well; nothing is asked on its links.
+        let is_member = membership.is_some() && self.layout.member(self.machines[n].id).is_some();
         if known != Some(&hello.identity()) || is_overtaken {
             let what = format!("machine {n} accepts {hello:?}, and has {known:?} on disk");
             self.violate(Violation::of_the_world(Checker::IdentitiesAreDurable, what));
-        } else if !self.machines[n].is_stale && self.is_of_a_copy(hello) {
+        } else if is_member && !self.machines[n].is_stale && self.is_of_a_copy(hello) {
             let what = format!("machine {n} accepts {hello:?} of a disk that was rolled back or cloned");
             self.violate(Violation::of_the_world(Checker::StaleDisksAreRefused, what));
         }

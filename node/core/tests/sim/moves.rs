@@ -404,7 +404,8 @@ impl World {
             machine.is_none_or(|Machine { disk: Disk { state, .. }, is_stale, .. }| {
                 // What a disk that was lost had on it counts, and nobody will ever speak for it again.
                 *is_stale
-                    || state.votes.epoch > epoch || state.votes.epoch == epoch && state.votes.promised >= ballot
+                    || state.votes.epoch > epoch
+                    || state.votes.epoch == epoch && state.votes.promised >= ballot
             })
         };
         before.voters.iter().filter(has_promised).count() > before.voters.len() / 2

@@ -117,7 +117,7 @@ const LINES: &[Line] = &[
     (Mutant::OvertakenIdentitiesAreAccepted, IdentitiesAreDurable, slowly_saved),
     (Mutant::ClosedLinksAreAccepted, ClosedLinksStayClosed, slowly_saved),
     (Mutant::StrayFramesCount, StrayFramesAreIgnored, misdirected),
-    (Mutant::JoinersHearNoGenerations, StaleDisksAreRefused, joining_beside_copies),
+    (Mutant::JoinersHearOfNobody, StaleDisksAreRefused, joining_beside_copies),
     (Mutant::RecordsOutliveMembership, MembersBeginEmpty, moving),
     (Mutant::ServesBeforeAllHaveAccepted, ServingMeansAllAccepted, busy),
     (Mutant::SecondInitIsAccepted, ServingMeansAllAccepted, busy),
