@@ -25,6 +25,7 @@ mod comparison;
 mod figures;
 mod stress;
 mod growth;
+mod moving;
 mod report;
 
 use std::path::PathBuf;
@@ -73,6 +74,8 @@ enum Part {
     Stress(stress::Shape),
     /// Millions of records against a few. Takes long.
     Growth(growth::Shape),
+    /// A node more and a node less, under load: what clients notice while data moves.
+    Moving(moving::Shape),
     /// Makes a page of what was measured.
     Report(report::Wanted),
 }
@@ -142,6 +145,7 @@ async fn measure(programs: &Programs, parts: Vec<Part>) -> Result<Results> {
             Part::Figures(shape) => results.figures = Some(figures::measure(programs, &shape).await?),
             Part::Stress(shape) => results.stress = Some(stress::run(programs, &shape).await?),
             Part::Growth(shape) => results.growth.push(growth::run(programs, &shape).await?),
+            Part::Moving(shape) => results.moving.push(moving::run(programs, &shape).await?),
             Part::Report(_) => {}
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -55,7 +55,18 @@ impl Engine {
 pub(crate) struct Servers {
     // Before the directory that they write to.
     servers: Vec<Server>,
-    _directory: TempDir,
+    /// Of a store's nodes, where they are administered.
+    admins: Vec<SocketAddr>,
+    starts: Option<Starts>,
+    directory: TempDir,
+}
+
+/// How each node of a store is started.
+struct Starts {
+    programs: Programs,
+    name: String,
+    seeds: String,
+    settings: Vec<(String, String)>,
 }
 
 impl Servers {
@@ -65,28 +76,45 @@ impl Servers {
         let ports: [[u16; 4]; NODES] = [free_ports()?, free_ports()?, free_ports()?];
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let seeds: Vec<_> = ports.iter().map(|[_, _, gossip, _]| at(*gossip).to_string()).collect();
+        let starts = Starts {
+            programs: programs.clone(),
+            name: name.to_owned(),
+            seeds: seeds.join(","),
+            settings: settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+        };
         let mut servers = Vec::new();
-        for (number, [client, peer, gossip, http]) in ports.iter().enumerate() {
-            let home = directory.path().join(format!("node-{number}"));
-            fs::create_dir_all(&home)?;
-            let mut command = Command::new(&programs.node);
-            let mut set = |name: &str, value: &str| {
-                command.arg(format!("--{name}={value}"));
-            };
-            set("data_dir", &home.join("data").display().to_string());
-            set("node.name", &format!("bench-{number}"));
-            set("node.advertise_host", "127.0.0.1");
-            set("gossip.cluster", &format!("bench/{name}"));
-            set("gossip.seeds", &seeds.join(","));
-            set("drain.grace_ms", "0");
-            for (listener, port) in [("client", client), ("peer", peer), ("gossip", gossip), ("http", http)] {
-                set(&format!("listen.{listener}"), &at(*port).to_string());
-            }
-            settings.iter().for_each(|(name, value)| set(name, value));
-            servers.push(Server::start(command, &home, (at(*client), Some(at(*http))))?);
+        for (number, ports) in ports.iter().enumerate() {
+            servers.push(starts.node(number, *ports, &directory)?);
         }
-        init(programs, &mut servers, &ports.map(|[_, peer, ..]| at(peer)))?;
-        Ok(Self { servers, _directory: directory })
+        let admins = ports.map(|[_, peer, ..]| at(peer));
+        init(programs, &mut servers, &admins)?;
+        Ok(Self { servers, admins: admins.to_vec(), starts: Some(starts), directory })
+    }
+
+    /// One more node beside a store, which belongs to no cluster; returns where it is administered.
+    pub(crate) fn add(&mut self) -> Result<SocketAddr> {
+        let starts = self.starts.as_ref().context("only a store grows")?;
+        let ports = free_ports()?;
+        let [_, peer, ..] = ports;
+        self.servers.push(starts.node(self.servers.len(), ports, &self.directory)?);
+        Ok(SocketAddr::from(([127, 0, 0, 1], peer)))
+    }
+
+    /// Begins to move a store's data to its first so many nodes, and ends the move once it has.
+    pub(crate) fn rearrange(&mut self, nodes: usize, joins: Option<SocketAddr>) -> Result<Child> {
+        let starts = self.starts.as_ref().context("only a store moves its data")?;
+        let mut command = Command::new(&starts.programs.ctl);
+        for admin in &self.admins {
+            command.args(["--admin-endpoint", &admin.to_string()]);
+        }
+        let names: Vec<_> = (0..nodes).map(node_name).collect();
+        command.args(["layout", "propose", "--wait", "--quiet", "--nodes", &names.join(",")]);
+        if let Some(admin) = joins {
+            command.args(["--join", &admin.to_string()]);
+            self.admins.push(admin);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().context("cannot start keystorectl")
     }
 
     /// `durable`: with its fsync, which it takes a flag to leave out.
@@ -113,7 +141,7 @@ impl Servers {
             let address = SocketAddr::from(([127, 0, 0, 1], *client));
             servers.push(Server::start(command, &home, (address, None))?);
         }
-        Ok(Self { servers, _directory: directory })
+        Ok(Self { servers, admins: Vec::new(), starts: None, directory })
     }
 
     /// A connection to each, made when it is first used.
@@ -196,6 +224,34 @@ impl Servers {
     /// What all together have on disk.
     pub(crate) fn disk_bytes(&self) -> Result<u64> {
         self.servers.iter().map(Server::disk_bytes).sum()
+    }
+}
+
+fn node_name(number: usize) -> String {
+    format!("bench-{number}")
+}
+
+impl Starts {
+    fn node(&self, number: usize, ports: [u16; 4], directory: &TempDir) -> Result<Server> {
+        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let [client, peer, gossip, http] = ports;
+        let home = directory.path().join(format!("node-{number}"));
+        fs::create_dir_all(&home)?;
+        let mut command = Command::new(&self.programs.node);
+        let mut set = |name: &str, value: &str| {
+            command.arg(format!("--{name}={value}"));
+        };
+        set("data_dir", &home.join("data").display().to_string());
+        set("node.name", &node_name(number));
+        set("node.advertise_host", "127.0.0.1");
+        set("gossip.cluster", &format!("bench/{}", self.name));
+        set("gossip.seeds", &self.seeds);
+        set("drain.grace_ms", "0");
+        for (listener, port) in [("client", client), ("peer", peer), ("gossip", gossip), ("http", http)] {
+            set(&format!("listen.{listener}"), &at(port).to_string());
+        }
+        self.settings.iter().for_each(|(name, value)| set(name, value));
+        Server::start(command, &home, (at(client), Some(at(http))))
     }
 }
 

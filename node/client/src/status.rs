@@ -49,6 +49,10 @@ pub struct TransferStatus {
     /// Since its process started.
     pub records: u64,
     pub bytes: u64,
+    /// About how many records did not have to come, for the node held them already; since its process started.
+    pub records_held: u64,
+    /// How long what is left will take at the pace so far; `None` while nobody can tell, or if nothing is left.
+    pub remaining_ms: Option<u64>,
     /// What is missing at all nodes before the move can end, as far as this one has heard; `None` if nothing is.
     pub waits_for: Option<String>,
 }
@@ -141,9 +145,17 @@ impl TryFrom<v1::GetStatusResponse> for NodeStatus {
 
 impl From<v1::TransferStatus> for TransferStatus {
     fn from(transfer: v1::TransferStatus) -> Self {
-        let v1::TransferStatus { partitions, partitions_done, records, bytes, waits_for } = transfer;
+        let v1::TransferStatus {
+            partitions,
+            partitions_done,
+            records,
+            bytes,
+            waits_for,
+            records_held,
+            remaining_ms,
+        } = transfer;
         let waits_for = (!waits_for.is_empty()).then_some(waits_for);
-        Self { partitions, partitions_done, records, bytes, waits_for }
+        Self { partitions, partitions_done, records, bytes, records_held, remaining_ms, waits_for }
     }
 }
 

@@ -1,5 +1,5 @@
 //! Leaves nothing of some partitions: what a node holds of them is from before it became a replica of them, and must
-//! neither count nor come up again.
+//! neither count nor come up again; or it is no replica of them any more, and wants the space.
 //!
 //! Page by page, each record's end goes through the log like a write. Nothing of these partitions is being written while
 //! this goes on, so that an empty partition stays empty.
@@ -16,6 +16,8 @@ use crate::quorum::Durability;
 
 /// How many records are cleared at a time.
 const PAGE_RECORDS: u32 = 512;
+/// The same where nobody waits for it, and others do for the disk.
+const BACKGROUND_RECORDS: u32 = 64;
 /// How long nothing is tried again after the disk has refused.
 const PAUSE_MS: u64 = 500;
 
@@ -29,6 +31,7 @@ pub(crate) struct Clearing {
     /// Nothing is tried before this moment.
     from_ms: u64,
     cleared: u64,
+    is_in_background: bool,
 }
 
 impl Clearing {
@@ -39,7 +42,13 @@ impl Clearing {
             commits: BTreeSet::new(),
             from_ms: 0,
             cleared: 0,
+            is_in_background: false,
         }
+    }
+
+    /// Goes on only when it is told to.
+    pub(crate) fn in_the_background(partitions: impl IntoIterator<Item = Partition>) -> Self {
+        Self { is_in_background: true, ..Self::new(partitions) }
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -63,7 +72,8 @@ impl Clearing {
         }
         let load = ids.next_load();
         self.load = Some(load);
-        let range = ScanRange { partition, prefix: Bytes::new(), after: None, limit: PAGE_RECORDS };
+        let limit = if self.is_in_background { BACKGROUND_RECORDS } else { PAGE_RECORDS };
+        let range = ScanRange { partition, prefix: Bytes::new(), after: None, limit };
         effects.push(Effect::Scan { load, range });
     }
 
@@ -91,8 +101,14 @@ impl Clearing {
             // Nobody knows what is in there: the layout waits.
             Err(NoPage::Unreadable) => self.from_ms = now_ms + PAUSE_MS,
         }
-        self.go_on(now_ms, ids, effects);
+        self.go_on_at_once(now_ms, ids, effects);
         true
+    }
+
+    fn go_on_at_once(&mut self, now_ms: u64, ids: &mut EffectIds, effects: &mut Vec<Effect>) {
+        if !self.is_in_background {
+            self.go_on(now_ms, ids, effects);
+        }
     }
 
     fn end(&mut self, keys: &[&RecordKey], ids: &mut EffectIds, effects: &mut Vec<Effect>) {
@@ -101,7 +117,8 @@ impl Clearing {
             self.commits.insert(id);
             self.cleared += 1;
             let entry = Entry::Replace { key: (*key).clone(), record: None };
-            effects.push(Effect::Commit(Commit { id, entry, durability: Durability::Synced }));
+            let durability = if self.is_in_background { Durability::Periodic } else { Durability::Synced };
+            effects.push(Effect::Commit(Commit { id, entry, durability }));
         }
     }
 
@@ -119,7 +136,7 @@ impl Clearing {
         if outcome.is_err() {
             self.from_ms = now_ms + PAUSE_MS;
         }
-        self.go_on(now_ms, ids, effects);
+        self.go_on_at_once(now_ms, ids, effects);
         true
     }
 }

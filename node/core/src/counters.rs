@@ -41,6 +41,8 @@ counters! {
     frames_ahead as layout_frames_ahead,
     /// Records that were dropped since they were from before this node became a replica of their partition
     records_cleared as layout_records_cleared,
+    /// Records that were dropped since this node is no replica of their partition any more
+    records_left as layout_records_left,
     /// Attempts to have a layout decided that began anew
     ballots_repeated as layout_ballots_repeated,
     /// Stamps drawn again since a higher one stood in the way

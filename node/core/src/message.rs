@@ -5,6 +5,7 @@
 use bytes::Bytes;
 
 use crate::causal::{Change, Dot};
+use crate::held::{Held, Lacking};
 use crate::id::{ClusterId, Epoch, Generation, Incarnation, Lineage, NodeId, Nonce};
 use crate::layout::Layout;
 use crate::partition::{Partition, RecordKey};
@@ -83,9 +84,11 @@ pub enum Message {
         outcome: ReadOutcome,
         noted: Noted,
     },
+    /// `held`: what the asker holds of the range, which it need not be sent.
     Scan {
         call: Call,
         range: ScanRange,
+        held: Option<Held>,
     },
     ScanAnswer {
         call: Call,
@@ -227,6 +230,10 @@ impl Page {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScanOutcome {
     Page(Page),
+    /// All that the asker has not said that it holds.
+    Lacking(Lacking),
+    /// What the asker holds is not the same: one digest of each of its records would tell what differs.
+    Differs,
     Refused(Refusal),
 }
 

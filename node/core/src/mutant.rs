@@ -205,7 +205,23 @@ mutants! {
       /// A replica takes itself for whole with one merged replica less than is needed.
       OneFewerIsMerged,
       /// What was merged in an earlier phase counts.
-      MergesOutliveTheirPhase;
+      MergesOutliveTheirPhase,
+      /// What a node holds and will no longer be a replica of goes before the new ring stands alone.
+      LeftIsClearedWhileDataMoves,
+      /// It goes while others may still ask for it under the layout before.
+      LeftIsClearedUnheard;
+    23 /// What the new owner holds is sent to it once more.
+      WhatIsHeldIsNotSaid,
+      /// Of a page in which something differs, all is sent.
+      AllOfADifferentPageIsSent,
+      /// A page is taken for the same whatever its digest is.
+      DigestsAreNotCompared,
+      /// The digest of a record does not tell its versions apart.
+      VersionsAreNotCompared,
+      /// A pass goes on behind what the source has compared.
+      MoreIsComparedThanWasRead,
+      /// What was not sent, since it is held, is not on disk before the pass goes on behind it.
+      HeldIsNotSynced;
     27 RequestsAreUnbounded,
       WritesAreUnbounded;
 }

@@ -8,6 +8,7 @@ mod deciding;
 mod epochs;
 mod founding;
 mod identity;
+mod leaving;
 mod links;
 mod machines;
 mod status;
@@ -39,6 +40,7 @@ use crate::succession::{Evidence, Standing};
 use crate::transfer::{Merges, Transfer};
 use deciding::{Proposing, Voting};
 use epochs::{Ahead, Changing};
+use leaving::Leaving;
 use machines::Machines;
 pub use status::{DOUBTS_NAMED_MAX, NodeState, Status};
 
@@ -143,6 +145,8 @@ pub struct Node {
     transfer: Transfer,
     /// The layout that is being taken up.
     changing: Option<Changing>,
+    /// What of other partitions is to go.
+    leaving: Option<Leaving>,
     /// What others have sent under layouts that are not in force here yet.
     ahead: Ahead,
     votes: Votes,
@@ -192,6 +196,7 @@ impl Node {
             hints: HintStore::new(hints, &settings, now),
             transfer: Transfer::new(merges),
             changing: None,
+            leaving: None,
             ahead: Ahead::default(),
             votes,
             proposing: None,
@@ -226,6 +231,7 @@ impl Node {
             machines.hints.begin_epoch(context);
             machines.transfer.begin(context);
         });
+        node.begin_leaving(now);
         node
     }
 
@@ -258,9 +264,7 @@ impl Node {
                 });
             }
             Event::Scanned { load, page } if !self.cleared_page(load, &page, now, effects) => {
-                self.serve(now, effects, |node, context| {
-                    node.replica.scanned(load, page, context);
-                });
+                self.serve(now, effects, |node, context| node.scanned(load, page, context));
             }
             Event::Scanned { .. } => {}
             Event::Committed { commit, outcome } if !self.cleared(commit, outcome, now, effects) => {
@@ -308,7 +312,8 @@ impl Node {
         let hints =
             self.membership.serving().and_then(|_| self.hints.next_wakeup_ms(&self.peers, &self.budget));
         let deadline = self.coordinator.next_deadline_ms();
-        [announce, stamps, deadline, raise, heal, hints, changing, moving, proposing]
+        let leaving = self.leaving_wakeup_ms();
+        [announce, stamps, deadline, raise, heal, hints, changing, moving, leaving, proposing]
             .into_iter()
             .flatten()
             .min()
@@ -384,7 +389,7 @@ impl Node {
         }
         let message = match message {
             Message::Layout { layout, identities } => {
-                return self.learn_from(from, *layout, identities, now, effects);
+                return self.learn_from(from, (*layout, identities), now, effects);
             }
             Message::Standing(standing) => return self.note_standing(from, standing),
             Message::Paxos { epoch, ballot, say } => {
@@ -460,6 +465,7 @@ impl Node {
             }
         });
         self.go_on_moving(now, effects);
+        self.go_on_leaving(now, effects);
         self.go_on_proposing(now, effects);
     }
 

@@ -17,6 +17,7 @@ use crate::causal::{Dot, DotActor, Siblings};
 use crate::context::Context;
 use crate::doubt::Doubts;
 use crate::effect::{Alarm, Commit, CommitId, Damaged, Effect, Entry, LoadId, NoPage, NotCommitted};
+use crate::held::Held;
 use crate::id::{Epoch, NodeId};
 use crate::message::{
     Call, Message, Mint, MintOutcome, Origin, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, Want,
@@ -64,7 +65,7 @@ enum KeyWrites {
 enum Load {
     Write(RecordKey),
     Read { key: RecordKey, from: NodeId, call: Call, want: Want },
-    Scan { range: ScanRange, from: NodeId, call: Call },
+    Scan { range: ScanRange, held: Option<Held>, from: NodeId, call: Call },
 }
 
 #[derive(Debug)]
@@ -72,6 +73,7 @@ struct PendingCommit {
     key: RecordKey,
     /// Of the record that is committed.
     stamp: Stamp,
+    durability: Durability,
     bytes: usize,
     answers: Vec<(NodeId, Call, Holding)>,
 }
@@ -205,18 +207,24 @@ impl Replica {
         context.effects.push(Effect::Load { load, key });
     }
 
-    pub(crate) fn scan(&mut self, from: NodeId, call: Call, range: ScanRange, context: &mut Context<'_>) {
+    pub(crate) fn scan(
+        &mut self,
+        from: NodeId,
+        call: Call,
+        (range, held): (ScanRange, Option<Held>),
+        context: &mut Context<'_>,
+    ) {
         let partition = range.partition;
         if !context.layout.is_replica(partition, context.me) {
             let outcome = ScanOutcome::Refused(Refusal::NotReplica);
             return context.send(from, Message::ScanAnswer { call, outcome, noted: Vec::new() });
         }
-        let load = self.expect(Load::Scan { range: range.clone(), from, call }, context);
+        let load = self.expect(Load::Scan { range: range.clone(), held, from, call }, context);
         context.effects.push(Effect::Scan { load, range });
     }
 
     pub(crate) fn scanned(&mut self, load: LoadId, page: Result<Page, NoPage>, context: &mut Context<'_>) {
-        let Some(Load::Scan { range, from, call }) = self.loads.remove(&load) else { return };
+        let Some(Load::Scan { range, held, from, call }) = self.loads.remove(&load) else { return };
         let outcome = match page {
             Ok(page)
                 if self.doubts.touch(&range, page.last_if_cut(), context)
@@ -226,7 +234,12 @@ impl Replica {
             }
             Ok(page) => {
                 context.counters.scan_cuts += u64::from(page.is_cut);
-                ScanOutcome::Page(page)
+                match held {
+                    None => ScanOutcome::Page(page),
+                    Some(held) => held
+                        .lacks(page.entries, page.is_cut)
+                        .map_or(ScanOutcome::Differs, ScanOutcome::Lacking),
+                }
             }
             Err(damage) => {
                 if let NoPage::Damaged(key) = damage {
@@ -287,7 +300,8 @@ impl Replica {
             // Leaves nobody to be answered: it may come up after the next start.
             self.doubt(&key, context);
         }
-        let Some(PendingCommit { key, stamp, bytes, answers }) = self.commits.remove(&commit) else {
+        let Some(PendingCommit { key, stamp, bytes, answers, durability: _ }) = self.commits.remove(&commit)
+        else {
             return;
         };
         self.bytes -= bytes;
@@ -425,9 +439,9 @@ impl Replica {
                 // Whoever repairs goes by it that the record, or what supersedes it, is as durable as was asked.
                 if origin == Origin::Repair && self.durability_of(&key) < durability {
                     let answers = vec![(from, call, Holding::Superseding(newest.stamp))];
-                    let pending = PendingCommit { key, stamp: newest.stamp, bytes, answers };
+                    let pending = PendingCommit { key, stamp: newest.stamp, durability, bytes, answers };
                     context.counters.synced_anew += 1;
-                    return self.commit(pending, newest.clone(), (Some(newest.clone()), durability), context);
+                    return self.commit(pending, newest.clone(), Some(newest), context);
                 }
                 self.bytes -= bytes;
                 return self.answer_superseded((from, call), &key, newest.stamp, context);
@@ -444,14 +458,14 @@ impl Replica {
             return context.send(from, Message::WriteAnswer { call, outcome, noted });
         }
         let answers = vec![(from, call, Holding::Ours)];
-        let mut pending = PendingCommit { key, stamp: merged.stamp, bytes, answers };
+        let mut pending = PendingCommit { key, stamp: merged.stamp, durability, bytes, answers };
         if is_on(Mutant::HeldBeforeItIsSynced) {
             pending.answers.clear();
             let (outcome, noted) =
                 (WriteOutcome::Held(durability), context.noted(context.partition(&pending.key)));
             context.send(from, Message::WriteAnswer { call, outcome, noted });
         }
-        self.commit(pending, merged, (newest, durability), context);
+        self.commit(pending, merged, newest.as_ref(), context);
     }
 
     /// Adds the write to the siblings of its key, under a dot of ours. That is synced before anybody hears of it:
@@ -492,19 +506,21 @@ impl Replica {
         }
         context.counters.minted += 1;
         let holding = Holding::Minted { record: record.clone(), dot };
-        let pending = PendingCommit { key, stamp, bytes, answers: vec![(from, call, holding)] };
-        self.commit(pending, record, (newest, Durability::Synced), context);
+        let durability = Durability::Synced;
+        let answers = vec![(from, call, holding)];
+        let pending = PendingCommit { key, stamp, durability, bytes, answers };
+        self.commit(pending, record, newest.as_ref(), context);
     }
 
     fn commit(
         &mut self,
         mut pending: PendingCommit,
         record: Record,
-        (newest, durability): (Option<Record>, Durability),
+        newest: Option<&Record>,
         context: &mut Context<'_>,
     ) {
-        let key = pending.key.clone();
-        if newest.as_ref() == Some(&record) && self.join(&mut pending, durability) {
+        let (key, durability) = (pending.key.clone(), pending.durability);
+        if newest == Some(&record) && self.join(&mut pending) {
             self.bytes -= pending.bytes;
             return;
         }
@@ -540,12 +556,12 @@ impl Replica {
 
     /// The very record is being committed already: its commit serves for this write too, unless it is to be less
     /// durable.
-    fn join(&mut self, pending: &mut PendingCommit, wanted: Durability) -> bool {
+    fn join(&mut self, pending: &mut PendingCommit) -> bool {
         let Some(KeyWrites::Merging { last, durability, .. }) = self.keys.get(&pending.key) else {
             return false;
         };
         let last = *last;
-        if *durability < wanted && !is_on(Mutant::JoinsLessDurableCommits)
+        if *durability < pending.durability && !is_on(Mutant::JoinsLessDurableCommits)
             || !self.commits.contains_key(&last)
         {
             return false;
@@ -560,6 +576,11 @@ impl Replica {
             Some(KeyWrites::Loading(_)) | None if self.is_unsynced => Durability::Periodic,
             Some(KeyWrites::Loading(_)) | None => Durability::Synced,
         }
+    }
+
+    /// True if the engine may show what no sync has followed yet.
+    pub(crate) fn shows_unsynced(&self) -> bool {
+        self.is_unsynced || self.commits.values().any(|commit| commit.durability < Durability::Synced)
     }
 
     /// Answers when a commit ends; false if it has ended.

@@ -91,7 +91,8 @@ impl ScanOperation {
         }
         let reply = match outcome {
             ScanOutcome::Page(page) => Reply::Said(page),
-            ScanOutcome::Refused(_) => Reply::Failed,
+            // Nobody who scans for a client says what it holds.
+            ScanOutcome::Lacking(_) | ScanOutcome::Differs | ScanOutcome::Refused(_) => Reply::Failed,
         };
         self.gathering.note(from, reply);
     }
@@ -205,5 +206,5 @@ impl ScanOperation {
 }
 
 fn question(operation: u64, range: &ScanRange) -> Message {
-    Message::Scan { call: Call { operation, attempt: GATHER }, range: range.clone() }
+    Message::Scan { call: Call { operation, attempt: GATHER }, range: range.clone(), held: None }
 }

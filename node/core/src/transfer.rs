@@ -5,22 +5,31 @@
 //! their places. A pass begins under the phase's own epochs, so each source has fenced everything older by then: what
 //! was acknowledged before is in it, and what is written since reaches the new ring by itself.
 //!
-//! What is taken over is merged like any repair, and is on disk before the pass goes on behind it. How far each pass has
-//! come is kept on disk as well, now and then.
+//! Only what differs is moved. Page by page, this node reads what it holds itself and says so, in digests: most of what a
+//! second source holds has come from the first, and a replica that stays one has nearly all. What is taken over is
+//! merged like any repair, and is on disk before the pass goes on behind it, as is what was held already. How far each
+//! pass has come is kept on disk as well, now and then.
+
+mod pass;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
 use crate::context::Context;
-use crate::effect::SavedState;
+use crate::effect::{Effect, LoadId, SavedState};
+use crate::held::Lacking;
 use crate::id::{Epoch, NodeId};
 use crate::layout::Layout;
-use crate::message::{Call, Message, Origin, Page, ScanOutcome, ScanRange, Write, WriteOutcome};
+use crate::message::{Call, Message, Origin, ScanOutcome, ScanRange, Write, WriteOutcome};
 use crate::mutant::{Mutant, is_on};
 use crate::partition::{Partition, RecordKey};
 use crate::quorum::Durability;
+use crate::record::Record;
 use crate::succession::others_of_a_quorum;
+
+pub(crate) use pass::Holding;
+use pass::{Pass, Stage, Storing};
 
 /// How many partitions are taken over at a time.
 const PASSES_MAX: usize = 4;
@@ -34,6 +43,8 @@ const PAUSE_MS: u64 = 250;
 const SAVE_EVERY_MS: u64 = 1_000;
 /// What a record of a page costs beside its key and value.
 const RECORD_BYTES: usize = 64;
+/// What it costs to look at one here and there, and to say that both have it.
+const COMPARED_BYTES: usize = 32;
 
 /// How far a node has come in one phase.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,9 +69,13 @@ pub struct TransferStatus {
     /// Partitions that this node has to take over, and those of which it has.
     pub partitions: usize,
     pub done: usize,
-    /// Since this process started.
+    /// What has come since this process started.
     pub records: u64,
     pub bytes: u64,
+    /// About how many records did not have to come, for they were held already.
+    pub records_held: u64,
+    /// How long what is left will take at the pace of this node so far; `None` while nobody can tell.
+    pub remaining_ms: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -71,26 +86,13 @@ pub(crate) struct Transfer {
     passes: BTreeMap<Partition, Pass>,
     /// By the operation of what was asked for or is being stored.
     operations: BTreeMap<u64, Partition>,
+    /// Of which the last page was not the same as ours, so that the next may not be either.
+    differing: BTreeSet<Partition>,
     paused: BTreeMap<Partition, u64>,
     save_at_ms: Option<u64>,
     status: TransferStatus,
-}
-
-#[derive(Debug)]
-struct Pass {
-    source: NodeId,
-    operation: u64,
-    due_ms: u64,
-    /// What has come and is not on disk yet; `None` while it is being asked for.
-    page: Option<Storing>,
-}
-
-#[derive(Debug)]
-struct Storing {
-    left: BTreeSet<u32>,
-    last: Option<RecordKey>,
-    is_cut: bool,
-    has_failed: bool,
+    /// When it began under the layout in force, and with how much left.
+    begun: (u64, usize),
 }
 
 impl Transfer {
@@ -104,6 +106,7 @@ impl Transfer {
         self.passes.clear();
         self.operations.clear();
         self.paused.clear();
+        self.differing.clear();
         let layout = context.layout;
         let is_of_this_phase =
             self.merges.phase == layout.phase_since || is_on(Mutant::MergesOutliveTheirPhase);
@@ -117,11 +120,17 @@ impl Transfer {
         let all: Vec<_> = layout.partitions.all().filter(takes_over).collect();
         self.status.partitions = all.len();
         self.open = all.into_iter().filter(|partition| !self.is_merged(*partition, context)).collect();
+        self.begun = (context.now.mono_ms, self.open.len());
         self.save_at_ms = None;
     }
 
-    pub(crate) fn status(&self) -> TransferStatus {
-        TransferStatus { done: self.status.partitions - self.open.len(), ..self.status }
+    pub(crate) fn status(&self, now_ms: u64) -> TransferStatus {
+        let left = self.open.len();
+        let (begun_ms, open_then) = self.begun;
+        let elapsed_ms = now_ms.saturating_sub(begun_ms);
+        let done = (open_then - left) as u64;
+        let remaining_ms = elapsed_ms.saturating_mul(left as u64).checked_div(done).filter(|_| left > 0);
+        TransferStatus { done: self.status.partitions - left, remaining_ms, ..self.status }
     }
 
     /// The partitions of the new ring of which enough is merged.
@@ -215,9 +224,42 @@ impl Transfer {
         let Some((source, after)) = begun.or_else(fresh) else { return self.pause(partition, now_ms) };
         merge.pass = Some((source, after.clone()));
         let range = ScanRange { partition, prefix: Bytes::new(), after, limit: PAGE_RECORDS };
-        context.send(source, Message::Scan { call: Call { operation, attempt: 0 }, range });
+        let load = context.next_load();
+        context.effects.push(Effect::Scan { load, range: range.clone() });
         self.operations.insert(operation, partition);
-        self.passes.insert(partition, Pass { source, operation, due_ms: now_ms + ANSWER_MS, page: None });
+        let (due_ms, stage) = (now_ms + ANSWER_MS, Stage::Reading(load));
+        self.passes.insert(partition, Pass { source, operation, due_ms, range, stage });
+    }
+
+    /// True if this was read for us.
+    pub(crate) fn reads(&self, load: LoadId) -> bool {
+        self.reading(load).is_some()
+    }
+
+    fn reading(&self, load: LoadId) -> Option<Partition> {
+        let mut passes = self.passes.iter();
+        let pass = passes.find(|(_, pass)| matches!(pass.stage, Stage::Reading(reading) if reading == load));
+        pass.map(|(partition, _)| *partition)
+    }
+
+    /// This is what this node holds of a page.
+    pub(crate) fn read(&mut self, load: LoadId, holding: Holding, context: &mut Context<'_>) {
+        let Some(partition) = self.reading(load) else { return };
+        context.budget.spend(COMPARED_BYTES * holding.each.len());
+        self.ask_source(partition, (holding, self.differing.contains(&partition)), context);
+    }
+
+    fn ask_source(
+        &mut self,
+        partition: Partition,
+        (holding, says_each): (Holding, bool),
+        context: &mut Context<'_>,
+    ) {
+        let Some(pass) = self.passes.get_mut(&partition) else { return };
+        let held = holding.said(says_each);
+        pass.due_ms = context.now.mono_ms + ANSWER_MS;
+        pass.stage = Stage::Asking { holding, says_each };
+        context.send(pass.source, Message::Scan { call: pass.call(), range: pass.range.clone(), held });
     }
 
     /// A source has said what it holds.
@@ -225,21 +267,56 @@ impl Transfer {
         let now_ms = context.now.mono_ms;
         let Some(partition) = self.operations.get(&call.operation).copied() else { return };
         let Some(pass) = self.passes.get_mut(&partition) else { return };
-        if pass.source != from || pass.page.is_some() {
+        if pass.source != from || pass.call() != call {
             return;
         }
-        let ScanOutcome::Page(page) = outcome else { return self.pause(partition, now_ms) };
-        let last = page.entries.last().map(|(key, _)| key.detached());
-        let Page { entries, is_cut } = page;
-        let left = (0..).take(entries.len()).collect();
-        pass.due_ms = now_ms + ANSWER_MS;
-        pass.page = Some(Storing { left, last, is_cut, has_failed: false });
-        for (attempt, (key, record)) in (0..).zip(entries) {
+        let Stage::Asking { holding, says_each } = &mut pass.stage else { return };
+        let (holding, says_each) = (std::mem::take(holding), *says_each);
+        match outcome {
+            ScanOutcome::Differs if !says_each => {
+                self.differing.insert(partition);
+                self.ask_source(partition, (holding, true), context);
+            }
+            ScanOutcome::Differs | ScanOutcome::Refused(_) => self.pause(partition, now_ms),
+            // Nothing was said to be held, or the source knows nothing of that yet.
+            ScanOutcome::Page(page) => {
+                let until = page.last_if_cut().map(RecordKey::detached);
+                self.store(partition, (page.entries, until), None, context);
+            }
+            ScanOutcome::Lacking(Lacking { entries, until }) => {
+                if entries.is_empty() {
+                    self.differing.remove(&partition);
+                }
+                let held = holding.each.len().saturating_sub(entries.len());
+                self.status.records_held += held as u64;
+                let until = until.as_ref().map(RecordKey::detached);
+                self.store(partition, (entries, until), holding.unsynced, context);
+            }
+        }
+    }
+
+    /// Writes what has come, and `again` what is held and not synced.
+    fn store(
+        &mut self,
+        partition: Partition,
+        (entries, until): (Vec<(RecordKey, Record)>, Option<RecordKey>),
+        again: Option<(RecordKey, Record)>,
+        context: &mut Context<'_>,
+    ) {
+        let Some(pass) = self.passes.get_mut(&partition) else { return };
+        for (key, record) in &entries {
             let bytes = RECORD_BYTES + key.encoded().len() + record.value_len();
             context.budget.spend(bytes);
             self.status.records += 1;
             self.status.bytes += bytes as u64;
-            let call = Call { attempt, ..call };
+        }
+        let writes: Vec<_> = (0..).zip(entries.into_iter().chain(again)).collect();
+        let left = writes.iter().map(|(attempt, _)| *attempt).collect();
+        pass.due_ms = context.now.mono_ms + ANSWER_MS;
+        pass.stage = Stage::Storing(Storing { left, until, has_failed: false });
+        let operation = pass.operation;
+        for (attempt, (key, record)) in writes {
+            let call = Call { operation, attempt };
             let (origin, durability) = (Origin::Repair, Durability::Synced);
             context.send(context.me, Message::Write(Write { call, key, record, origin, durability }));
         }
@@ -249,7 +326,7 @@ impl Transfer {
     /// A record of a page is on disk here, or is not.
     pub(crate) fn written(&mut self, call: Call, outcome: WriteOutcome, context: &mut Context<'_>) {
         let Some(partition) = self.operations.get(&call.operation).copied() else { return };
-        let Some(Pass { page: Some(page), .. }) = self.passes.get_mut(&partition) else { return };
+        let Some(Pass { stage: Stage::Storing(page), .. }) = self.passes.get_mut(&partition) else { return };
         page.left.remove(&call.attempt);
         page.has_failed |= matches!(outcome, WriteOutcome::Refused(_));
         self.stored(partition, context);
@@ -257,7 +334,8 @@ impl Transfer {
 
     /// Goes on behind a page once all of it is on disk.
     fn stored(&mut self, partition: Partition, context: &Context<'_>) {
-        let Some(Pass { source, operation, page: Some(page), .. }) = self.passes.get(&partition) else {
+        let Some(Pass { source, operation, stage: Stage::Storing(page), .. }) = self.passes.get(&partition)
+        else {
             return;
         };
         if !page.left.is_empty() {
@@ -267,7 +345,7 @@ impl Transfer {
         if page.has_failed {
             return self.pause(partition, context.now.mono_ms);
         }
-        let behind = page.is_cut.then(|| page.last.clone()).flatten();
+        let behind = page.until.clone();
         self.operations.remove(&operation);
         self.passes.remove(&partition);
         self.save_at_ms.get_or_insert(context.now.mono_ms + SAVE_EVERY_MS);
@@ -278,6 +356,7 @@ impl Transfer {
         }
         merge.pass = None;
         merge.sources.insert(source);
+        self.differing.remove(&partition);
         if self.is_merged(partition, context) {
             self.open.remove(&partition);
         }
@@ -285,7 +364,7 @@ impl Transfer {
 
     /// The link to a node is gone, or it is known as a later generation.
     pub(crate) fn lose(&mut self, node: NodeId, now_ms: u64) {
-        let lost = self.passes.iter().filter(|(_, pass)| pass.source == node && pass.page.is_none());
+        let lost = self.passes.iter().filter(|(_, pass)| pass.source == node && pass.is_asking());
         for partition in lost.map(|(partition, _)| *partition).collect::<Vec<_>>() {
             self.pause(partition, now_ms);
         }

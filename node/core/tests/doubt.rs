@@ -305,13 +305,13 @@ fn a_scan_is_refused_where_it_would_speak_of_a_key_in_doubt() {
     ];
     let mut bench = Bench::new();
     let call = bench.call();
-    let effects = bench.frame(A, Message::Scan { call, range });
+    let effects = bench.frame(A, Message::Scan { call, range, held: None });
     let effects =
         bench.step(Event::Scanned { load: load_in(&effects), page: Err(NoPage::Damaged(damaged.clone())) });
     assert!(is_refused_in_doubt(&effects) && raise_in(&effects).is_some());
     for (range, entries, is_cut, is_refused, what) in cases {
         let call = bench.call();
-        let effects = bench.frame(A, Message::Scan { call, range });
+        let effects = bench.frame(A, Message::Scan { call, range, held: None });
         let page = Page { entries, is_cut };
         let effects = bench.step(Event::Scanned { load: load_in(&effects), page: Ok(page) });
         assert_eq!(is_refused_in_doubt(&effects), is_refused, "{what}: {effects:?}");
@@ -329,7 +329,7 @@ fn a_stretch_that_cannot_be_read_refuses_its_scan_and_dooms_no_key() {
         limit: 10,
     };
     let call = bench.call();
-    let effects = bench.frame(A, Message::Scan { call, range });
+    let effects = bench.frame(A, Message::Scan { call, range, held: None });
     let effects = bench.step(Event::Scanned { load: load_in(&effects), page: Err(NoPage::Unreadable) });
     assert!(is_refused_in_doubt(&effects) && raise_in(&effects).is_none(), "{effects:?}");
 }

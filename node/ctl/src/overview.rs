@@ -44,6 +44,9 @@ struct TransferReport {
     partitions_done: usize,
     /// Since the nodes' processes started.
     bytes: u64,
+    /// About how long it will take at the pace so far; none while nobody can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remaining_ms: Option<u64>,
     /// What is missing before the move can end.
     waits_for: Option<String>,
 }
@@ -148,6 +151,7 @@ fn report_status(layout: &Layout, survey: &Survey) -> StatusReport {
             partitions: progress.partitions,
             partitions_done: progress.done,
             bytes: progress.bytes,
+            remaining_ms: progress.remaining_ms,
             waits_for: progress.waits_for.map(|problem| with_names(layout, &problem)),
         }),
         behind: behind.collect(),
@@ -179,9 +183,10 @@ fn status_lines(report: &StatusReport, survey: &Survey) -> String {
 }
 
 fn transfer_lines(transfer: &TransferReport) -> [(&'static str, String); 2] {
-    let TransferReport { partitions, partitions_done, bytes: taken, waits_for } = transfer;
+    let TransferReport { partitions, partitions_done, bytes: taken, remaining_ms, waits_for } = transfer;
+    let left = remaining_ms.map(|ms| format!(", about {} s left", ms.div_ceil(1_000))).unwrap_or_default();
     let moved = format!(
-        "{partitions_done} of {partitions} partitions taken over, {} bytes since the nodes started",
+        "{partitions_done} of {partitions} partitions taken over, {} bytes since the nodes started{left}",
         bytes(*taken as f64)
     );
     let nothing = || "nothing more: the move can end".to_owned();

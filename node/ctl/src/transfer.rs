@@ -12,6 +12,8 @@ pub(crate) struct Progress {
     pub done: usize,
     /// Since the nodes' processes started.
     pub bytes: u64,
+    /// Until the slowest of those who can tell is done.
+    pub remaining_ms: Option<u64>,
     /// What a node with the newest layout has found missing before the move can end; `None` if nothing is.
     pub waits_for: Option<String>,
 }
@@ -33,6 +35,7 @@ impl Progress {
             partitions: takers.count(),
             done: moves.clone().map(|transfer| transfer.partitions_done as usize).sum(),
             bytes: moves.clone().map(|transfer| transfer.bytes).sum(),
+            remaining_ms: moves.clone().filter_map(|transfer| transfer.remaining_ms).max(),
             waits_for: match moves.clone().any(|transfer| transfer.waits_for.is_none()) {
                 true => None,
                 false => moves.clone().find_map(|transfer| transfer.waits_for.clone()).or_else(nobody_says),

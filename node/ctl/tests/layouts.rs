@@ -390,6 +390,7 @@ fn status_and_ring_show_how_data_moves() {
     for part in [
         "Epoch:       3, joint\n",
         "Moving:      16 of 36 partitions taken over, 16.8M bytes",
+        ", about 90 s left\n",
         "Waits for:   ",
     ] {
         assert!(joint.text().contains(part), "{part}: {}", joint.text());

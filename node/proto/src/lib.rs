@@ -25,4 +25,5 @@ mod field;
 pub mod layout;
 mod message;
 pub mod peer;
+mod scan;
 pub mod succession;

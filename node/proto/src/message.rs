@@ -3,21 +3,20 @@
 use keystore_core::causal::{Change, Context, Dot, DotActor, OperationId};
 use keystore_core::id::{Generation, Nonce};
 use keystore_core::message::{
-    Call, Message, Mint, MintOutcome, Noted, Origin, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange,
-    Want, Write, WriteOutcome,
+    Call, Message, Mint, MintOutcome, Noted, Origin, ReadOutcome, Refusal, Want, Write, WriteOutcome,
 };
-use keystore_core::partition::{Partition, RecordKey};
+use keystore_core::partition::RecordKey;
 use keystore_core::quorum::Durability;
 use keystore_core::record::{Body, Record, Version};
 
 use crate::error::WireError;
 use crate::field::{check_value, node, sixteen, stamp, stamp_bytes, uuid_bytes};
+use crate::scan;
 use crate::succession;
 use crate::v1;
 use crate::v1::mint_answer::Outcome as MintKind;
 use crate::v1::peer_message::Kind;
 use crate::v1::read_answer::Outcome as ReadKind;
-use crate::v1::scan_answer::Outcome as ScanKind;
 use crate::v1::write_answer::Outcome as WriteKind;
 
 /// What messages bear that belong to no request.
@@ -42,9 +41,11 @@ impl From<Message> for v1::PeerMessage {
             Message::ReadAnswer { call, outcome, noted } => {
                 (call, noted, Kind::ReadAnswer(read_answer_to_wire(outcome)))
             }
-            Message::Scan { call, range } => (call, Noted::new(), Kind::Scan(scan_to_wire(range))),
+            Message::Scan { call, range, held } => {
+                (call, Noted::new(), Kind::Scan(scan::scan_to_wire(range, held)))
+            }
             Message::ScanAnswer { call, outcome, noted } => {
-                (call, noted, Kind::ScanAnswer(scan_answer_to_wire(outcome)))
+                (call, noted, Kind::ScanAnswer(scan::answer_to_wire(outcome)))
             }
             Message::Hint { target, key } => {
                 let hint = v1::HintMessage { target: uuid_bytes(&target.0), key: key.encoded().clone() };
@@ -98,9 +99,12 @@ impl TryFrom<v1::PeerMessage> for Message {
             Kind::ReadAnswer(answer) => {
                 Self::ReadAnswer { call, outcome: read_answer_from_wire(answer)?, noted }
             }
-            Kind::Scan(scan) => Self::Scan { call, range: scan_from_wire(scan)? },
+            Kind::Scan(scan) => {
+                let (range, held) = scan::scan_from_wire(scan)?;
+                Self::Scan { call, range, held }
+            }
             Kind::ScanAnswer(answer) => {
-                Self::ScanAnswer { call, outcome: scan_answer_from_wire(answer)?, noted }
+                Self::ScanAnswer { call, outcome: scan::answer_from_wire(answer)?, noted }
             }
             Kind::Hint(v1::HintMessage { target, key }) => {
                 Self::Hint { target: node("target", &target)?, key: RecordKey::from_encoded(key)? }
@@ -152,7 +156,7 @@ fn durability_of(periodic: bool) -> Durability {
     if periodic { Durability::Periodic } else { Durability::Synced }
 }
 
-fn record_to_wire(Record { stamp, body }: Record) -> v1::PeerRecord {
+pub(crate) fn record_to_wire(Record { stamp, body }: Record) -> v1::PeerRecord {
     let (kind, value) = match body {
         Body::Value(value) => (0, Some(value)),
         Body::Tombstone => (0, None),
@@ -163,7 +167,7 @@ fn record_to_wire(Record { stamp, body }: Record) -> v1::PeerRecord {
     v1::PeerRecord { stamp: stamp_bytes(stamp), value, kind }
 }
 
-fn record_from_wire(record: v1::PeerRecord) -> Result<Record, WireError> {
+pub(crate) fn record_from_wire(record: v1::PeerRecord) -> Result<Record, WireError> {
     let v1::PeerRecord { stamp: of, value, kind } = record;
     let body = match (kind, value) {
         (0, Some(value)) => Body::Value(value),
@@ -230,50 +234,6 @@ fn mint_answer_from_wire(answer: v1::MintAnswer) -> Result<MintOutcome, WireErro
     })
 }
 
-fn scan_to_wire(range: ScanRange) -> v1::ScanMessage {
-    let ScanRange { partition, prefix, after, limit } = range;
-    let after = after.map(|key| key.encoded().clone()).unwrap_or_default();
-    v1::ScanMessage { partition: partition.0.into(), prefix, after, limit }
-}
-
-fn scan_from_wire(scan: v1::ScanMessage) -> Result<ScanRange, WireError> {
-    let v1::ScanMessage { partition, prefix, after, limit } = scan;
-    let partition = u16::try_from(partition).map_err(|_| WireError::Partition(partition))?;
-    let after = if after.is_empty() { None } else { Some(RecordKey::from_encoded(after)?) };
-    Ok(ScanRange { partition: Partition(partition), prefix, after, limit })
-}
-
-fn scan_answer_to_wire(outcome: ScanOutcome) -> v1::ScanAnswer {
-    let outcome = match outcome {
-        ScanOutcome::Page(Page { entries, is_cut }) => {
-            let entry = |(key, record): (RecordKey, Record)| v1::PeerEntry {
-                key: key.encoded().clone(),
-                record: Some(record_to_wire(record)),
-            };
-            ScanKind::Page(v1::PeerPage { entries: entries.into_iter().map(entry).collect(), is_cut })
-        }
-        ScanOutcome::Refused(refusal) => ScanKind::Refused(refusal_to_wire(refusal).into()),
-    };
-    v1::ScanAnswer { outcome: Some(outcome) }
-}
-
-fn scan_answer_from_wire(answer: v1::ScanAnswer) -> Result<ScanOutcome, WireError> {
-    Ok(match answer.outcome.ok_or(WireError::Missing("outcome"))? {
-        ScanKind::Page(v1::PeerPage { entries, is_cut }) => {
-            let entry = |v1::PeerEntry { key, record }| {
-                let record = record_from_wire(record.ok_or(WireError::Missing("record"))?)?;
-                Ok((RecordKey::from_encoded(key)?, record))
-            };
-            let entries = entries.into_iter().map(entry).collect::<Result<Vec<_>, WireError>>()?;
-            if is_cut && entries.is_empty() {
-                return Err(WireError::Missing("entries"));
-            }
-            ScanOutcome::Page(Page { entries, is_cut })
-        }
-        ScanKind::Refused(refusal) => ScanOutcome::Refused(refusal_from_wire(refusal)?),
-    })
-}
-
 fn write_answer_to_wire(outcome: WriteOutcome) -> v1::WriteAnswer {
     let outcome = match outcome {
         WriteOutcome::Held(durability) => WriteKind::HeldPeriodic(durability == Durability::Periodic),
@@ -316,7 +276,7 @@ fn read_answer_from_wire(answer: v1::ReadAnswer) -> Result<ReadOutcome, WireErro
     })
 }
 
-fn refusal_to_wire(refusal: Refusal) -> v1::PeerOperationRefusal {
+pub(crate) fn refusal_to_wire(refusal: Refusal) -> v1::PeerOperationRefusal {
     match refusal {
         Refusal::DeadlinePassed => v1::PeerOperationRefusal::DeadlinePassed,
         Refusal::ClockSkew => v1::PeerOperationRefusal::ClockSkew,
@@ -330,7 +290,7 @@ fn refusal_to_wire(refusal: Refusal) -> v1::PeerOperationRefusal {
     }
 }
 
-fn refusal_from_wire(refusal: i32) -> Result<Refusal, WireError> {
+pub(crate) fn refusal_from_wire(refusal: i32) -> Result<Refusal, WireError> {
     match v1::PeerOperationRefusal::try_from(refusal) {
         Ok(v1::PeerOperationRefusal::DeadlinePassed) => Ok(Refusal::DeadlinePassed),
         Ok(v1::PeerOperationRefusal::ClockSkew) => Ok(Refusal::ClockSkew),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keystore_core::causal::{Change, Context, DotActor, OperationId, Siblings};
+use keystore_core::held::{Digest, Digests, Held, Lacking};
 use keystore_core::id::{Actor, ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
 use keystore_core::message::{
     Call, Header, Message, Mint, MintOutcome, Noted, Origin, Page, ReadOutcome, Refusal, ScanOutcome,
@@ -72,7 +73,7 @@ fn later() -> Vec<Message> {
     let mint_answer = |outcome| Message::MintAnswer { call: CALL, outcome, noted: noted() };
     let scan = |after| {
         let range = ScanRange { partition: Partition(5), prefix: "p".into(), after, limit: 10 };
-        Message::Scan { call: CALL, range }
+        Message::Scan { call: CALL, range, held: None }
     };
     let scan_answer = |outcome| Message::ScanAnswer { call: CALL, outcome, noted: noted() };
     let expiring = record(Body::Expiring { value: "v".into(), expires_ms: 9 });
@@ -94,6 +95,25 @@ fn later() -> Vec<Message> {
         scan_answer(ScanOutcome::Page(Page::default())),
         scan_answer(ScanOutcome::Refused(Refusal::InDoubt)),
         Message::Hint { target: NodeId([2; 16]), key: key() },
+    ]
+}
+
+/// What is said of a page that is held, which came after the second.
+fn latest() -> Vec<Message> {
+    let (one, other) = (Digest(7), Digest(u128::MAX));
+    let scan = |until, digests| {
+        let range = ScanRange { partition: Partition(5), prefix: Bytes::new(), after: None, limit: 10 };
+        Message::Scan { call: CALL, range, held: Some(Held { until, digests }) }
+    };
+    let scan_answer = |outcome| Message::ScanAnswer { call: CALL, outcome, noted: noted() };
+    let lacking = |entries, until| scan_answer(ScanOutcome::Lacking(Lacking { entries, until }));
+    vec![
+        scan(None, Digests::All(one)),
+        scan(Some(key()), Digests::Each(vec![one, other])),
+        scan(Some(key()), Digests::Each(Vec::new())),
+        lacking(vec![(key(), record(Body::Tombstone))], Some(key())),
+        lacking(Vec::new(), None),
+        scan_answer(ScanOutcome::Differs),
     ]
 }
 
@@ -152,6 +172,10 @@ fn everything() -> Frame {
     frame(Content::Messages([writes(), reads(), refusals(), later()].concat()))
 }
 
+fn of_pages_held() -> Frame {
+    frame(Content::Messages(latest()))
+}
+
 fn decode(bytes: &[u8]) -> Result<Frame, WireError> {
     Frame::try_from(v1::PeerFrame::decode(bytes).unwrap())
 }
@@ -164,8 +188,11 @@ fn a_frame_reads_back_what_was_sent() {
         LinkRefusal::WrongNode,
         LinkRefusal::StaleGeneration,
     ];
-    let mut frames =
-        vec![frame(Content::Hello([u64::MAX, 0, 7].map(Nonce).into_iter().collect())), everything()];
+    let mut frames = vec![
+        frame(Content::Hello([u64::MAX, 0, 7].map(Nonce).into_iter().collect())),
+        everything(),
+        of_pages_held(),
+    ];
     frames.extend(refusals.map(|refusal| frame(Content::Refusal(refusal))));
     for frame in frames {
         let bytes = v1::PeerFrame::from(frame.clone()).encode_to_vec();
@@ -191,6 +218,7 @@ fn frames_of_the_first_release_still_read() {
     first.retain(|message| !came_later(message));
     assert_eq!(decode(include_bytes!("data/peer-messages-v1.bin")), Ok(frame(Content::Messages(first))));
     assert_eq!(decode(include_bytes!("data/peer-messages-v2.bin")), Ok(everything()));
+    assert_eq!(decode(include_bytes!("data/peer-messages-v3.bin")), Ok(of_pages_held()));
     assert_eq!(decode(include_bytes!("data/peer-hello-v1.bin")), Ok(frame(Content::Hello(Nonce(8).into()))));
 }
 
@@ -247,4 +275,11 @@ fn a_malformed_frame_is_refused_whole() {
         },
         WireError::UnknownValue { field: "refused", found: 99 },
     );
+    let scan = |each: &'static [u8]| {
+        let digests = v1::held_message::Digests::Each(Bytes::from_static(each));
+        let held = v1::HeldMessage { until: Bytes::new(), digests: Some(digests) };
+        let scan = v1::ScanMessage { held: Some(held), ..v1::ScanMessage::default() };
+        Some(v1::peer_message::Kind::Scan(scan))
+    };
+    check_refused(|frame| message_of(frame).kind = scan(&[1; 17]), length("each", 1));
 }

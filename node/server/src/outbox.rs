@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keystore_core::effect::LinkId;
+use keystore_core::held::Digests;
 use keystore_core::layout::Layout;
 use keystore_core::message::{Header, Hello, Message, Mint, MintOutcome, ReadOutcome, Refusal, ScanOutcome};
 use keystore_core::partition::RecordKey;
@@ -20,6 +21,8 @@ use crate::handle::Told;
 
 /// What is counted for a message beside its key and value: ids, stamp, tags.
 const MESSAGE_BYTES: usize = 64;
+/// What stands for a record that is held already.
+const DIGEST_BYTES: usize = 16;
 
 /// In the order in which it has to be delivered: verdicts, then frames, then closings.
 #[derive(Debug, Default)]
@@ -69,7 +72,7 @@ fn without_record(message: Message) -> Message {
         Message::ReadAnswer { call, outcome: ReadOutcome::Full(_), noted } => {
             Message::ReadAnswer { call, outcome: ReadOutcome::Refused(Refusal::Overloaded), noted }
         }
-        Message::ScanAnswer { call, outcome: ScanOutcome::Page(_), noted } => {
+        Message::ScanAnswer { call, outcome: ScanOutcome::Page(_) | ScanOutcome::Lacking(_), noted } => {
             Message::ScanAnswer { call, outcome: ScanOutcome::Refused(Refusal::Overloaded), noted }
         }
         other => other,
@@ -117,9 +120,16 @@ fn message_bytes(message: &Message) -> usize {
         Message::ScanAnswer { outcome: ScanOutcome::Page(page), .. } => {
             page.entries.iter().map(|(key, record)| MESSAGE_BYTES + of(key, record)).sum()
         }
+        Message::ScanAnswer { outcome: ScanOutcome::Lacking(lacking), .. } => {
+            lacking.entries.iter().map(|(key, record)| MESSAGE_BYTES + of(key, record)).sum()
+        }
         Message::Read { key, .. } | Message::Hint { key, .. } => key.encoded().len(),
-        Message::Scan { range, .. } => {
-            range.prefix.len() + range.after.as_ref().map_or(0, |key| key.encoded().len())
+        Message::Scan { range, held, .. } => {
+            let digests = match held.as_ref().map(|held| &held.digests) {
+                Some(Digests::Each(each)) => DIGEST_BYTES * each.len(),
+                Some(Digests::All(_)) | None => 0,
+            };
+            range.prefix.len() + range.after.as_ref().map_or(0, |key| key.encoded().len()) + digests
         }
         Message::ReadAnswer { .. }
         | Message::WriteAnswer { .. }

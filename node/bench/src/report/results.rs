@@ -12,6 +12,7 @@ use crate::figures::Figures;
 use crate::growth::Growth;
 use crate::machine::Machine;
 use crate::meter::DISTURBANCE_MAX;
+use crate::moving::Moving;
 use crate::stress::Stress;
 use crate::table::Table;
 
@@ -24,11 +25,14 @@ pub(crate) struct Results {
     pub(crate) stress: Option<Stress>,
     /// One for each engine.
     pub(crate) growth: Vec<Growth>,
+    /// The same.
+    #[serde(default)]
+    pub(crate) moving: Vec<Moving>,
 }
 
 impl Results {
     pub(crate) fn on(machine: Machine) -> Self {
-        Self { machine, compare: None, figures: None, stress: None, growth: Vec::new() }
+        Self { machine, compare: None, figures: None, stress: None, growth: Vec::new(), moving: Vec::new() }
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self> {
@@ -43,7 +47,7 @@ impl Results {
 
     /// Figures of two machines, or of two versions, are no report.
     pub(crate) fn with(self, later: Self) -> Result<Self> {
-        let Self { machine, compare, figures, stress, growth } = later;
+        let Self { machine, compare, figures, stress, growth, moving } = later;
         ensure!(
             self.machine == machine,
             "these were measured on different machines or with different versions: {:?} and {machine:?}",
@@ -51,12 +55,15 @@ impl Results {
         );
         let is_kept = |earlier: &Growth| growth.iter().all(|later| later.engine != earlier.engine);
         let kept = self.growth.into_iter().filter(is_kept).collect::<Vec<_>>();
+        let is_not_repeated = |earlier: &Moving| moving.iter().all(|later| later.engine != earlier.engine);
+        let kept_moving = self.moving.into_iter().filter(is_not_repeated).collect::<Vec<_>>();
         Ok(Self {
             machine,
             compare: compare.or(self.compare),
             figures: figures.or(self.figures),
             stress: stress.or(self.stress),
             growth: kept.into_iter().chain(growth).collect(),
+            moving: kept_moving.into_iter().chain(moving).collect(),
         })
     }
 
@@ -65,7 +72,8 @@ impl Results {
         let figures = self.figures.iter().flat_map(Figures::tables);
         let stress = self.stress.iter().flat_map(Stress::tables);
         let growth = self.growth.iter().flat_map(Growth::tables);
-        compare.chain(figures).chain(stress).chain(growth).collect()
+        let moving = self.moving.iter().flat_map(Moving::tables);
+        compare.chain(figures).chain(stress).chain(growth).chain(moving).collect()
     }
 
     /// The worst: what others used meanwhile, as a share of one core.
@@ -74,7 +82,8 @@ impl Results {
         let figures = self.figures.iter().map(Figures::disturbance);
         let stress = self.stress.iter().map(Stress::disturbance);
         let growth = self.growth.iter().map(Growth::disturbance);
-        compare.chain(figures).chain(stress).chain(growth).fold(0.0, f64::max)
+        let moving = self.moving.iter().map(Moving::disturbance);
+        compare.chain(figures).chain(stress).chain(growth).chain(moving).fold(0.0, f64::max)
     }
 
     pub(crate) fn is_disturbed(&self) -> bool {
@@ -96,7 +105,8 @@ impl Results {
         let budgets = self.compare.iter().flat_map(Comparison::contract);
         let stress = self.stress.iter().flat_map(|stress| stress.verdicts.iter().cloned());
         let growth = self.growth.iter().flat_map(Growth::verdicts);
-        let verdicts = budgets.chain(stress).chain(growth);
+        let moving = self.moving.iter().flat_map(Moving::verdicts);
+        let verdicts = budgets.chain(stress).chain(growth).chain(moving);
         let missed: Vec<_> = verdicts.filter(|verdict| !verdict.is_met).map(|verdict| verdict.what).collect();
         ensure!(missed.is_empty(), "{} targets were missed: {}", missed.len(), missed.join("; "));
         Ok(())

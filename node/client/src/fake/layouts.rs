@@ -90,6 +90,8 @@ impl Layouts {
             partitions_done: done as u32,
             records: done as u64,
             bytes: done as u64 * PARTITION_BYTES,
+            records_held: 0,
+            remaining_ms: (done > 0 && waits_for.is_some()).then_some(90_000),
             waits_for: waits_for.map(|error| error.to_string()).unwrap_or_default(),
         }
     }

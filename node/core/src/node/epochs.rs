@@ -149,8 +149,7 @@ impl Node {
     pub(super) fn learn_from(
         &mut self,
         from: NodeId,
-        layout: Layout,
-        identities: Vec<(Generation, Nonce)>,
+        (layout, identities): (Layout, Vec<(Generation, Nonce)>),
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
@@ -211,6 +210,8 @@ impl Node {
             None => Vec::new(),
         };
         self.changing = Some(Changing { layout, stage: Stage::Settling(Clearing::new(partitions)) });
+        // What is being dropped of other partitions comes before anything that is done under that layout.
+        self.leaving = None;
         self.serve(now, effects, |node, context| node.replica.doubts.stop_asking(context));
     }
 
@@ -245,10 +246,16 @@ impl Node {
         now: Now,
         effects: &mut Vec<Effect>,
     ) -> bool {
-        let Some(Changing { stage: Stage::Clearing(clearing), .. }) = &mut self.changing else {
-            return false;
-        };
-        clearing.scanned(load, page, (now.mono_ms, &mut self.effect_ids), effects)
+        if let Some(Changing { stage: Stage::Clearing(clearing), .. }) = &mut self.changing
+            && clearing.scanned(load, page, (now.mono_ms, &mut self.effect_ids), effects)
+        {
+            return true;
+        }
+        let ids = (now.mono_ms, &mut self.effect_ids);
+        let Some(left) = self.leaving.as_mut() else { return false };
+        let is_ours = left.clearing.scanned(load, page, ids, effects);
+        self.note_left();
+        is_ours
     }
 
     /// True if the commit has cleared something.
@@ -259,10 +266,14 @@ impl Node {
         now: Now,
         effects: &mut Vec<Effect>,
     ) -> bool {
-        let Some(Changing { stage: Stage::Clearing(clearing), .. }) = &mut self.changing else {
-            return false;
-        };
-        clearing.committed(commit, outcome, (now.mono_ms, &mut self.effect_ids), effects)
+        if let Some(Changing { stage: Stage::Clearing(clearing), .. }) = &mut self.changing
+            && clearing.committed(commit, outcome, (now.mono_ms, &mut self.effect_ids), effects)
+        {
+            return true;
+        }
+        let ids = (now.mono_ms, &mut self.effect_ids);
+        let Some(left) = self.leaving.as_mut() else { return false };
+        left.clearing.committed(commit, outcome, ids, effects)
     }
 
     /// The layout is on disk: from now on it is the one in force here.
@@ -284,6 +295,7 @@ impl Node {
             self.greet_with_layout(peer, known);
         }
         self.told_standing = (self.standing(), now.mono_ms + STANDING_EVERY_MS);
+        self.begin_leaving(now);
         self.serve(now, effects, |node, context| node.coordinator.reissue(context));
         self.deliver(now, effects);
         self.concluded(effects);

@@ -2,13 +2,13 @@
 
 use crate::context::Context;
 use crate::coordinator::{Coordinator, Heard, news_in};
-use crate::effect::{Damaged, LoadId};
+use crate::effect::{Damaged, LoadId, NoPage};
 use crate::hints::HintStore;
 use crate::id::NodeId;
-use crate::message::{Message, Refusal};
+use crate::message::{Message, Page, Refusal};
 use crate::record::Record;
 use crate::replica::Replica;
-use crate::transfer::Transfer;
+use crate::transfer::{Holding, Transfer};
 
 pub(super) struct Machines<'a> {
     pub(super) coordinator: &'a mut Coordinator,
@@ -35,6 +35,24 @@ impl Machines<'_> {
         self.hints.loaded(load, record, call, context);
     }
 
+    pub(super) fn scanned(&mut self, load: LoadId, page: Result<Page, NoPage>, context: &mut Context<'_>) {
+        if !self.transfer.reads(load) {
+            return self.replica.scanned(load, page, context);
+        }
+        if let Err(NoPage::Damaged(key)) = &page {
+            self.replica.doubt(key, context);
+        }
+        let (until, mut entries) = match page {
+            Ok(page) => (page.last_if_cut().cloned(), page.entries),
+            // Nobody knows what is there: all that others have is sent.
+            Err(_) => (None, Vec::new()),
+        };
+        // Of what may be lost, nothing is held.
+        entries.retain(|(key, _)| !self.replica.doubts.contains(key));
+        let holding = Holding::new(&entries, until, !self.replica.shows_unsynced());
+        self.transfer.read(load, holding, context);
+    }
+
     /// Returns what is news in an answer: nothing was concluded from it then, before that is taken in.
     pub(super) fn handle(&mut self, from: NodeId, message: Message, context: &mut Context<'_>) -> Heard {
         let is_about_a_dot = matches!(message, Message::MintAnswer { .. });
@@ -46,7 +64,7 @@ impl Machines<'_> {
             Message::Write(write) => self.replica.write(from, write, context),
             Message::Mint(mint) => self.replica.mint(from, mint, context),
             Message::Read { call, key, want } => self.replica.read(from, call, (key, want), context),
-            Message::Scan { call, range } => self.replica.scan(from, call, range, context),
+            Message::Scan { call, range, held } => self.replica.scan(from, call, (range, held), context),
             Message::WriteAnswer { call, outcome, noted } if self.hints.awaits(call) => {
                 return self.hints.answered(from, call, (outcome, noted), context);
             }

@@ -82,7 +82,7 @@ impl Node {
             doubted: self.replica.doubts.oldest(DOUBTS_NAMED_MAX, now.mono_ms),
             hints: self.hints.status(),
             fences: self.fences(),
-            transfer: self.transfer.status(),
+            transfer: self.transfer.status(now.mono_ms),
             move_waits_for: self.move_waits_for(),
             counters: self.counters,
         }

@@ -182,9 +182,9 @@ impl World {
             Message::MintAnswer { call, outcome, .. } => self.check_mint_answer(n, (to, *call), outcome),
             Message::ReadAnswer { call, outcome, .. } => self.check_read_answer(n, (to, *call), outcome),
             Message::ScanAnswer { call, outcome, .. } => self.check_scan_answer(n, (to, *call), outcome),
+            Message::Scan { call, range, .. } => self.note_page_wanted(n, (to, *call), range),
             Message::Write(_)
             | Message::Read { .. }
-            | Message::Scan { .. }
             | Message::Hint { .. }
             | Message::InitAccepted { .. }
             | Message::Layout { .. }
@@ -199,7 +199,7 @@ impl World {
             Message::Write(Write { call, key, .. })
             | Message::Mint(Mint { call, key, .. })
             | Message::Read { call, key, .. } => (*call, key.partition(partitions)),
-            Message::Scan { call, range } => (*call, range.partition),
+            Message::Scan { call, range, .. } => (*call, range.partition),
             _ => return,
         };
         // Many repairs of many partitions share the call that nobody waits for.
@@ -378,18 +378,23 @@ impl World {
 
     fn check_scan_answer(&mut self, n: usize, asker: (NodeId, Call), outcome: &ScanOutcome) {
         let Some((Message::Scan { range, .. }, _)) = self.question(n, asker) else { return };
-        let ScanOutcome::Page(page) = outcome else { return };
+        self.check_moved(n, asker, (&range, outcome));
+        let (entries, until) = match outcome {
+            ScanOutcome::Page(page) => (&page.entries, page.last_if_cut()),
+            ScanOutcome::Lacking(lacking) => (&lacking.entries, lacking.until.as_ref()),
+            ScanOutcome::Differs | ScanOutcome::Refused(_) => return,
+        };
         let partitions = self.layout.partitions;
         let is_in = |key: &&RecordKey| {
             key.partition(partitions) == range.partition
                 && key.encoded().starts_with(&range.prefix)
                 && range.after.as_ref().is_none_or(|after| key.place() > after.place())
-                && page.last_if_cut().is_none_or(|last| key.place() <= last.place())
+                && until.is_none_or(|until| key.place() <= until.place())
         };
         if let Some(key) = self.machines[n].in_doubt.iter().find(is_in).cloned() {
             self.check_undoubted(n, &key);
         }
-        for (key, record) in &page.entries {
+        for (key, record) in entries {
             self.check_visible(n, key, |stored| stored == record);
         }
     }

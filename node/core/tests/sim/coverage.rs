@@ -46,6 +46,10 @@ paths! {
     MoveBegun,
     MoveFinished,
     MoveAborted,
+    /// A page that is taken over is not the same as what is held, and it is asked what differs.
+    PageDiffers,
+    /// What is taken over was held already.
+    RecordsSpared,
     MemberLost,
     MemberDismissed,
     /// A node has learnt that it is no member any more, and its machine joins as a new one.

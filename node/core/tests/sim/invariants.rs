@@ -223,6 +223,7 @@ impl World {
             Effect::Save { state: SavedState::Layout { layout, decided }, .. } => {
                 self.check_layout(n, layout, *decided);
             }
+            Effect::Save { state: SavedState::Merges(merges), .. } => self.check_merges(n, merges),
             _ => {}
         }
     }
@@ -277,7 +278,7 @@ impl World {
 
     /// Rule 14.
     fn check_healing(&mut self, n: usize, key: &RecordKey, record: Option<&Record>) {
-        if record.is_none() && self.is_cleared(n, key) {
+        if record.is_none() && (self.is_cleared(n, key) || self.is_left(n, key)) {
             self.machines[n].doubted.remove(key);
             self.machines[n].in_doubt.remove(key);
             self.machines[n].damaged.remove(key);

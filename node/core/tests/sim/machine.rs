@@ -15,6 +15,7 @@ use crate::disk::{Disk, Ending};
 use crate::invariants::covers;
 use crate::plan::TIMEOUT_MS;
 use crate::request::Told;
+use crate::transfers::TakingOver;
 use crate::world::{Pending, World};
 
 /// What every wall clock shows when the world begins, unless it is skewed.
@@ -69,6 +70,9 @@ pub(crate) struct Machine {
     pub(crate) damaged: BTreeSet<RecordKey>,
     /// Keys that its process has called damaged, and not healed since.
     pub(crate) in_doubt: BTreeSet<RecordKey>,
+    /// Partitions that could not be read when it last tried.
+    pub(crate) unread: BTreeSet<Partition>,
+    pub(crate) taking_over: TakingOver,
     pub(crate) started: Started,
     /// The highest stamp among the records that its process has accepted.
     pub(crate) accepted: Option<Stamp>,
@@ -133,6 +137,8 @@ impl Machine {
             heard: BTreeMap::new(),
             damaged: BTreeSet::new(),
             in_doubt: BTreeSet::new(),
+            unread: BTreeSet::new(),
+            taking_over: TakingOver::default(),
             started: Started::default(),
             accepted: None,
             hinted: BTreeMap::new(),
@@ -232,6 +238,8 @@ impl World {
         machine.heard.clear();
         machine.damaged.clear();
         machine.in_doubt.clear();
+        machine.unread.clear();
+        machine.taking_over.forget();
         machine.accepted = None;
         machine.sent.clear();
         machine.told_of.clear();

@@ -28,6 +28,7 @@ mod run;
 mod stamps;
 mod storage;
 mod trace;
+mod transfers;
 mod violation;
 mod workload;
 mod world;

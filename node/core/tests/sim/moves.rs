@@ -258,6 +258,37 @@ impl World {
         later.any(|(_, layout)| layout.since(partition, machine.id).is_some_and(|since| since > acknowledged))
     }
 
+    /// True if a machine is no replica of a key by the layout on its disk, and so drops what it holds of it, or (a broken
+    /// promise) does that though it is one.
+    pub(crate) fn is_left(&mut self, n: usize, key: &RecordKey) -> bool {
+        let machine = &self.machines[n];
+        let Some((layout, true)) = &machine.disk.state.membership else { return false };
+        let epoch = layout.epoch;
+        if layout.is_replica(key.partition(layout.partitions), machine.id) {
+            if !machine.doubted.contains_key(key) && !machine.is_stale {
+                let what = format!("machine {n} drops {key:?}, of which it is a replica in epoch {epoch}");
+                self.violate(Violation::new(Checker::ReplicasDropNothing, key, what));
+            }
+            return false;
+        }
+        let reached: Vec<_> = match &machine.node {
+            Some(node) => node.status(machine.now(self.now_ms)).connected,
+            None => Vec::new(),
+        };
+        let is_behind = |machine: &&Machine| {
+            let acknowledged = machine.disk.state.membership.as_ref().map(|(layout, _)| layout.epoch);
+            reached.iter().any(|(node, _)| *node == machine.id)
+                && layout.member(machine.id).is_some()
+                && !machine.is_stale
+                && acknowledged.is_none_or(|acknowledged| acknowledged < epoch)
+        };
+        if let Some(behind) = self.machines.iter().find(is_behind).map(|machine| machine.id) {
+            let what = format!("machine {n} drops {key:?}, and {behind} has not acknowledged epoch {epoch}");
+            self.violate(Violation::new(Checker::NobodyAsksForWhatIsDropped, key, what));
+        }
+        true
+    }
+
     /// Rules 21 and 22, by what is on the disks. (A layout may have been decided a while ago: what was so then is so.)
     fn check_followed(&mut self, before: &Layout, layout: &Layout) {
         let Ok(step) = check_step(before, layout) else {

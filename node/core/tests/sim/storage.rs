@@ -85,6 +85,10 @@ impl World {
             Err(NoPage::Damaged(key)) => drop(self.machines[n].damaged.insert(key.clone())),
             Err(NoPage::Unreadable) => self.is_whole_again(n),
         }
+        match page.is_ok() {
+            true => self.machines[n].unread.remove(&range.partition),
+            false => self.machines[n].unread.insert(range.partition),
+        };
         let mut page = page?;
         if page.entries.len() > 1 && self.rng.chance(20) {
             // As if its records were so long that no more of them fit into a page.

@@ -79,6 +79,14 @@ pub(crate) enum Checker {
     OneLayoutAnEpoch,
     /// When a new ring stands alone, a quorum of it has all that was promised.
     MovesKeepWhatWasPromised,
+    /// A replica drops nothing: what it was before it became one goes first, and the rest once it is none.
+    ReplicasDropNothing,
+    /// What is no replica's goes once all members that can be reached have acknowledged the layout that says so.
+    NobodyAsksForWhatIsDropped,
+    /// What its new owner holds is not sent to it.
+    OnlyWhatDiffersMoves,
+    /// What was not sent to a new owner is on its disk before it has merged the source.
+    WhatIsSparedIsHeld,
     /// A replica holds nothing from before it became one.
     MembersBeginEmpty,
     /// What was asked under one layout gets no answer under another.

@@ -198,13 +198,15 @@ fn hint_status(hints: &HintStatus) -> v1::HintStatus {
 }
 
 fn transfer_status(view: &View) -> v1::TransferStatus {
-    let TransferStatus { partitions, done, records, bytes } = view.transfer;
+    let TransferStatus { partitions, done, records, bytes, records_held, remaining_ms } = view.transfer;
     v1::TransferStatus {
         partitions: saturated(partitions),
         partitions_done: saturated(done),
         records,
         bytes,
         waits_for: view.move_waits_for.clone().unwrap_or_default(),
+        records_held,
+        remaining_ms,
     }
 }
 
