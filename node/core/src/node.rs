@@ -384,7 +384,7 @@ impl Node {
         }
         let message = match message {
             Message::Layout { layout, identities } => {
-                return self.learn_from(from, *layout, identities, now, effects);
+                return self.learn_from(from, (*layout, identities), now, effects);
             }
             Message::Standing(standing) => return self.note_standing(from, standing),
             Message::Paxos { epoch, ballot, say } => {

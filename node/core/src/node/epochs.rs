@@ -149,8 +149,7 @@ impl Node {
     pub(super) fn learn_from(
         &mut self,
         from: NodeId,
-        layout: Layout,
-        identities: Vec<(Generation, Nonce)>,
+        (layout, identities): (Layout, Vec<(Generation, Nonce)>),
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
