@@ -31,6 +31,7 @@ mod empty_volume;
 mod operator_restart;
 mod corrected;
 mod scaling;
+mod autoscaled;
 
 /// Within which a load gets something done.
 const WRITES_WITHIN: Duration = Duration::from_secs(90);
@@ -55,7 +56,7 @@ pub struct Scenario {
     pub run: for<'a> fn(&'a Sandbox) -> BoxFuture<'a, Result<Ending>>,
 }
 
-const SCENARIOS: [Scenario; 22] = [
+const SCENARIOS: [Scenario; 23] = [
     Scenario {
         number: Some(1),
         name: "create",
@@ -119,6 +120,14 @@ const SCENARIOS: [Scenario; 22] = [
         is_core: false,
         deadline: Duration::from_secs(480),
         run: |sandbox| scaling::up_then_down(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(33),
+        name: "autoscaled",
+        shows: "a HorizontalPodAutoscaler adds nodes under load and takes them away after it, and no request fails",
+        is_core: false,
+        deadline: Duration::from_secs(900),
+        run: |sandbox| autoscaled::run(sandbox).boxed(),
     },
     Scenario {
         number: Some(34),
