@@ -95,7 +95,8 @@ impl AdminClient {
             self.call(Kind::Read, GET_LAYOUT, &v1::GetLayoutRequest {}).await?;
         let layout = response.layout.map(Layout::try_from).transpose();
         let layout = layout.map_err(|problem| self.bad_answer(problem))?;
-        let doubted = response.doubted_partitions.into_iter().map(|number| u16::try_from(number).map(Partition));
+        let doubted =
+            response.doubted_partitions.into_iter().map(|number| u16::try_from(number).map(Partition));
         let doubted = doubted.collect::<Result<_, _>>().map_err(|problem| self.bad_answer(problem))?;
         Ok(layout.map(|layout| (layout, response.decided, doubted)))
     }

@@ -172,12 +172,6 @@ mutants! {
       JoinersHearOfNobody,
       /// What a node held of a partition before it became a replica of it stays.
       RecordsOutliveMembership;
-    24 /// A recovery is accepted whatever its incarnation's number is.
-      AnyIncarnationIsAccepted,
-      /// A replica of a salvaged partition counts before it has merged what is left.
-      SalvagedCountsAtOnce,
-      /// It counts once it has merged one of those that are left.
-      OneSourceIsSalvaged;
     18 /// A member serves before it knows that all others have accepted.
       ServesBeforeAllHaveAccepted,
       /// A member that has accepted a first layout accepts another one.

@@ -418,11 +418,9 @@ impl Node {
             }
             Some(PendingSave::Accepted) => self.accepted(effects),
             Some(PendingSave::Decided) => {
-                if let Membership::Accepted { layout, .. } =
-                    std::mem::replace(&mut self.membership, Membership::Uninitialised)
-                {
-                    self.is_deciding = false;
-                    self.begin(layout, now, effects);
+                self.is_deciding = false;
+                if let Membership::Accepted { layout, .. } = &self.membership {
+                    self.begin(layout.clone(), now, effects);
                 }
             }
             Some(PendingSave::Greeting { link, hello }) => {

@@ -118,7 +118,8 @@ impl Layout {
         let candidates: Vec<_> =
             self.members.iter().filter(|member| !member.is_lost).map(|member| member.candidate()).collect();
         // What is left of short partitions, filled up with whoever has the least.
-        let mut lists: BTreeMap<_, _> = short.iter().map(|partition| (*partition, kept(*partition))).collect();
+        let mut lists: BTreeMap<_, _> =
+            short.iter().map(|partition| (*partition, kept(*partition))).collect();
         let to = rings.last().cloned().unwrap_or_else(|| self.ring().clone());
         let mut owned: BTreeMap<_, _> = candidates
             .iter()

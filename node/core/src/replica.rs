@@ -65,10 +65,23 @@ enum KeyWrites {
 #[derive(Debug)]
 enum Load {
     Write(RecordKey),
-    Read { key: RecordKey, from: NodeId, call: Call, want: Want },
-    Scan { range: ScanRange, from: NodeId, call: Call },
+    Read {
+        key: RecordKey,
+        from: NodeId,
+        call: Call,
+        want: Want,
+    },
+    Scan {
+        range: ScanRange,
+        from: NodeId,
+        call: Call,
+    },
     /// Whatever can be read of it.
-    Salvage { range: ScanRange, from: NodeId, call: Call },
+    Salvage {
+        range: ScanRange,
+        from: NodeId,
+        call: Call,
+    },
 }
 
 #[derive(Debug)]

@@ -244,7 +244,8 @@ pub fn check_step(now: &Layout, next: &Layout) -> Result<Step, SuccessionError> 
         return Err(SuccessionError::PhaseSince { expected: phase_since, found: next.phase_since });
     }
     // Partitions that were salvaged may all have fewer replicas than are wanted.
-    let expected = if step == Step::Abort { next.ring().replication_factor() } else { now.replication_factor };
+    let expected =
+        if step == Step::Abort { next.ring().replication_factor() } else { now.replication_factor };
     if step != Step::Begin && next.replication_factor != expected {
         return Err(SuccessionError::Rings);
     }

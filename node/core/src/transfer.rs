@@ -147,8 +147,7 @@ impl Transfer {
         };
         if let Some(sources) = context.layout.salvaged.get(&partition) {
             let is_enough = |node: &NodeId| is_merged(*node) || context.layout.is_lost(*node);
-            let left = sources.iter().filter(|node| !is_enough(node)).count();
-            return left == 0 || is_on(Mutant::OneSourceIsSalvaged) && left < sources.len();
+            return sources.iter().all(is_enough);
         }
         let merged = old.iter().filter(|replica| is_merged(replica.node)).count();
         merged + usize::from(is_on(Mutant::OneFewerIsMerged)) >= others_of_a_quorum(old.len())

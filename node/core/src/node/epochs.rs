@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{Node, PendingSave};
 use crate::clearing::Clearing;
-use crate::effect::{Alarm, CommitId, Effect, LinkId, LoadId, NoPage, NotCommitted, Now, RequestId, SavedState};
+use crate::effect::{
+    Alarm, CommitId, Effect, LinkId, LoadId, NoPage, NotCommitted, Now, RequestId, SavedState,
+};
 use crate::id::{ClusterId, Epoch, Generation, NodeId, Nonce};
 use crate::init::Membership;
 use crate::layout::{Layout, Member};

@@ -44,8 +44,9 @@ impl Node {
         if is_due && !self.is_clearing() {
             self.serve(now, effects, |node, context| {
                 let layout = context.layout;
-                let is_salvaging =
-                    |partition| layout.salvaged.contains_key(&partition) && !node.transfer.has_merged(partition);
+                let is_salvaging = |partition| {
+                    layout.salvaged.contains_key(&partition) && !node.transfer.has_merged(partition)
+                };
                 node.replica.doubts.tend(|| node.coordinator.next_number(), is_salvaging, context);
             });
             self.deliver(now, effects);

@@ -6,7 +6,6 @@ use crate::effect::{Damaged, LoadId};
 use crate::hints::HintStore;
 use crate::id::NodeId;
 use crate::message::{Message, Mint, Refusal, Write};
-use crate::mutant::{Mutant, is_on};
 use crate::record::Record;
 use crate::replica::Replica;
 use crate::transfer::Transfer;
@@ -48,15 +47,14 @@ impl Machines<'_> {
             Message::Write(write) if from == context.me && self.transfer.awaits(write.call.operation) => {
                 return None;
             }
-            Message::Write(Write { key, .. }) | Message::Mint(Mint { key, .. }) | Message::Read { key, .. } => {
-                context.partition(key)
-            }
+            Message::Write(Write { key, .. })
+            | Message::Mint(Mint { key, .. })
+            | Message::Read { key, .. } => context.partition(key),
             Message::Scan { range, .. } => range.partition,
             _ => return None,
         };
-        let is_salvaging = context.layout.salvaged.contains_key(&partition)
-            && !self.transfer.has_merged(partition)
-            && !is_on(Mutant::SalvagedCountsAtOnce);
+        let is_salvaging =
+            context.layout.salvaged.contains_key(&partition) && !self.transfer.has_merged(partition);
         is_salvaging.then(|| message.clone().refused(Refusal::InDoubt)).flatten()
     }
 

@@ -5,9 +5,8 @@ use super::Node;
 use super::epochs::Changing;
 use crate::effect::{Answer, Effect, Now, ProposalError, RequestId};
 use crate::init::Membership;
-use crate::layout::Layout;
+use crate::layout::{Layout, Member};
 use crate::message::Hello;
-use crate::mutant::{Mutant, is_on};
 use crate::recovery::RecoveryRefusal;
 
 impl Node {
@@ -36,7 +35,7 @@ impl Node {
         if ours.cluster != layout.cluster {
             return Err(RecoveryRefusal::OtherCluster(ours.cluster));
         }
-        let is_named = |member: &crate::layout::Member| member.actor == self.actor && !member.is_lost;
+        let is_named = |member: &Member| member.actor == self.actor && !member.is_lost;
         if !layout.member(self.me).is_some_and(is_named) {
             return Err(RecoveryRefusal::NoSurvivor(self.me));
         }
@@ -44,7 +43,7 @@ impl Node {
             return Ok(true);
         }
         let (now, found) = (ours.incarnation.number, layout.incarnation.number);
-        if found <= now && !is_on(Mutant::AnyIncarnationIsAccepted) {
+        if found <= now {
             return Err(RecoveryRefusal::Incarnation { now, found });
         }
         if layout.epoch <= ours.epoch {

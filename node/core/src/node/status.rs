@@ -82,9 +82,8 @@ impl Node {
             latest_stamp: self.clock.latest(),
             doubted_keys: self.replica.doubts.len(),
             doubted: self.replica.doubts.oldest(DOUBTS_NAMED_MAX, now.mono_ms),
-            doubted_partitions: layout.map_or_else(BTreeSet::new, |layout| {
-                self.replica.doubts.partitions(layout.partitions)
-            }),
+            doubted_partitions: layout
+                .map_or_else(BTreeSet::new, |layout| self.replica.doubts.partitions(layout.partitions)),
             hints: self.hints.status(),
             fences: self.fences(),
             transfer: self.transfer.status(),
