@@ -420,7 +420,7 @@ impl Node {
             Some(PendingSave::Decided) => {
                 self.is_deciding = false;
                 if let Membership::Accepted { layout, .. } = &self.membership {
-                    self.begin(layout.clone(), now, effects);
+                    self.put_in_force(layout.clone(), now, effects);
                 }
             }
             Some(PendingSave::Greeting { link, hello }) => {

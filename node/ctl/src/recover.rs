@@ -139,7 +139,10 @@ async fn wait_until_serving(left: &[&Answer], layout: &Layout, timeout: Duration
             }
             if Instant::now() > deadline {
                 let problem = match status {
-                    Ok(_) => "has accepted, and does not serve yet: not all that are left have said that they have".to_owned(),
+                    Ok(_) => {
+                        "has accepted, and does not serve yet: not all that are left have said that they have"
+                            .to_owned()
+                    }
                     Err(error) => Failure::from(error).message,
                 };
                 let problem = format!("{}: {problem}", answer.status.name);
@@ -205,7 +208,8 @@ impl Outcome {
             (false, _) => "nothing was done: --yes does it".to_owned(),
             (true, 0) => "all of them serve".to_owned(),
             (true, _) => {
-                "all of them serve; what is merged counts bit by bit: layout propose --finish --wait".to_owned()
+                "all of them serve; what is merged counts bit by bit: layout propose --finish --wait"
+                    .to_owned()
             }
         });
         lines.join("\n")

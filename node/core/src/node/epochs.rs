@@ -14,13 +14,14 @@ use crate::effect::{
 use crate::id::{ClusterId, Epoch, Generation, NodeId, Nonce};
 use crate::init::Membership;
 use crate::layout::{Layout, Member};
-use crate::message::{Header, Message, Page, Refusal};
+use crate::message::{Header, Message, Mint, Page, Refusal, Write};
 use crate::mutant::{Mutant, is_on};
 use crate::partition::Partition;
 use crate::quorum::Durability;
 use crate::succession::{Standing, Step, check_gate};
 
-/// How many messages wait for a layout to be taken up; requests beyond are refused.
+/// How many messages wait for a layout to be taken up; requests beyond are refused, and so are those that would write more
+/// than writes under way may.
 const AHEAD_MAX: usize = 65_536;
 /// How often a node looks at what it has to say of itself while data moves.
 const STANDING_EVERY_MS: u64 = 200;
@@ -66,13 +67,45 @@ impl Changing {
 pub(super) struct Ahead {
     frames: VecDeque<(LinkId, Header, Vec<Message>)>,
     messages: usize,
+    /// Of what is to be written.
+    bytes: usize,
 }
 
 impl Ahead {
     pub(super) fn forget(&mut self, closed: LinkId) {
         self.frames.retain(|(link, ..)| *link != closed);
         self.messages = self.frames.iter().map(|(.., messages)| messages.len()).sum();
+        self.bytes = self.frames.iter().map(|(.., messages)| bytes_of(messages)).sum();
     }
+
+    /// Keeps a frame, unless that were more than `bytes_max` or [`AHEAD_MAX`] allow.
+    fn keep(
+        &mut self,
+        (link, header): (LinkId, Header),
+        messages: Vec<Message>,
+        bytes_max: usize,
+    ) -> Result<(), Vec<Message>> {
+        let bytes = bytes_of(&messages);
+        if self.messages + messages.len() > AHEAD_MAX || self.bytes + bytes > bytes_max {
+            return Err(messages);
+        }
+        self.messages += messages.len();
+        self.bytes += bytes;
+        self.frames.push_back((link, header, messages));
+        Ok(())
+    }
+}
+
+/// What messages take up beside their frames.
+fn bytes_of(messages: &[Message]) -> usize {
+    let bytes = |message: &Message| match message {
+        Message::Write(Write { key, record, .. }) => key.encoded().len() + record.value_len(),
+        Message::Mint(Mint { key, change, .. }) => {
+            key.encoded().len() + change.value.as_ref().map_or(0, bytes::Bytes::len)
+        }
+        _ => 0,
+    };
+    messages.iter().map(bytes).sum()
 }
 
 impl Node {
@@ -96,10 +129,15 @@ impl Node {
         if others.is_empty() {
             return;
         }
-        if header.epoch > self.epoch() && self.ahead.messages + others.len() <= AHEAD_MAX {
-            self.counters.frames_ahead += 1;
-            self.ahead.messages += others.len();
-            return self.ahead.frames.push_back((link, header, others));
+        let mut others = others;
+        if header.epoch > self.epoch() {
+            match self.ahead.keep((link, header), others, self.settings.write_bytes_max) {
+                Ok(()) => {
+                    self.counters.frames_ahead += 1;
+                    return;
+                }
+                Err(too_many) => others = too_many,
+            }
         }
         let is_of_now = header.epoch == self.epoch()
             || header.epoch < self.epoch() && is_on(Mutant::EarlierEpochsAreServed);
@@ -288,10 +326,8 @@ impl Node {
         }
     }
 
-    /// From now on, this layout is the one in force here.
-    pub(super) fn begin(&mut self, layout: Layout, now: Now, effects: &mut Vec<Effect>) {
-        let epoch = layout.epoch;
-        self.counters.epochs_taken_up += 1;
+    /// From now on, this layout is in force here.
+    pub(super) fn put_in_force(&mut self, layout: Layout, now: Now, effects: &mut Vec<Effect>) {
         self.membership = Membership::decided(layout);
         self.serve(now, effects, |node, context| {
             node.replica.begin_epoch(context);
@@ -299,6 +335,12 @@ impl Node {
             node.hints.begin_epoch(context);
             node.transfer.begin(context);
         });
+    }
+
+    fn begin(&mut self, layout: Layout, now: Now, effects: &mut Vec<Effect>) {
+        let epoch = layout.epoch;
+        self.counters.epochs_taken_up += 1;
+        self.put_in_force(layout, now, effects);
         // Before anything that is sent under it, on each link.
         let peers: Vec<_> = self.peers.connected().map(|(peer, _)| peer).collect();
         for peer in peers {
@@ -311,8 +353,8 @@ impl Node {
         self.concluded(effects);
         for (link, header, messages) in std::mem::take(&mut self.ahead).frames {
             if header.epoch > epoch {
-                self.ahead.messages += messages.len();
-                self.ahead.frames.push_back((link, header, messages));
+                // It had room before.
+                let _ = self.ahead.keep((link, header), messages, usize::MAX);
             } else {
                 self.sort_out((link, header), messages, now, effects);
             }
