@@ -92,6 +92,12 @@ pub enum Message {
         outcome: ScanOutcome,
         noted: Noted,
     },
+    /// Asks for a page of whatever is left of a partition that is salvaged, of a node that may be in doubt itself; a
+    /// `ScanAnswer` follows.
+    Salvage {
+        call: Call,
+        range: ScanRange,
+    },
     /// "Keep in mind that the target may have missed a write of this key, which you hold."
     Hint {
         target: NodeId,
@@ -133,6 +139,7 @@ impl Message {
             | Self::ReadAnswer { .. }
             | Self::Scan { .. }
             | Self::ScanAnswer { .. }
+            | Self::Salvage { .. }
             | Self::Hint { .. } => false,
         }
     }
@@ -150,7 +157,7 @@ impl Message {
             Self::Read { call, .. } => {
                 Self::ReadAnswer { call, outcome: ReadOutcome::Refused(refusal), noted }
             }
-            Self::Scan { call, .. } => {
+            Self::Scan { call, .. } | Self::Salvage { call, .. } => {
                 Self::ScanAnswer { call, outcome: ScanOutcome::Refused(refusal), noted }
             }
             Self::WriteAnswer { .. }

@@ -43,6 +43,7 @@ impl From<Message> for v1::PeerMessage {
                 (call, noted, Kind::ReadAnswer(read_answer_to_wire(outcome)))
             }
             Message::Scan { call, range } => (call, Noted::new(), Kind::Scan(scan_to_wire(range))),
+            Message::Salvage { call, range } => (call, Noted::new(), Kind::Salvage(scan_to_wire(range))),
             Message::ScanAnswer { call, outcome, noted } => {
                 (call, noted, Kind::ScanAnswer(scan_answer_to_wire(outcome)))
             }
@@ -99,6 +100,7 @@ impl TryFrom<v1::PeerMessage> for Message {
                 Self::ReadAnswer { call, outcome: read_answer_from_wire(answer)?, noted }
             }
             Kind::Scan(scan) => Self::Scan { call, range: scan_from_wire(scan)? },
+            Kind::Salvage(scan) => Self::Salvage { call, range: scan_from_wire(scan)? },
             Kind::ScanAnswer(answer) => {
                 Self::ScanAnswer { call, outcome: scan_answer_from_wire(answer)?, noted }
             }

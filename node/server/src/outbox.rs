@@ -118,7 +118,7 @@ fn message_bytes(message: &Message) -> usize {
             page.entries.iter().map(|(key, record)| MESSAGE_BYTES + of(key, record)).sum()
         }
         Message::Read { key, .. } | Message::Hint { key, .. } => key.encoded().len(),
-        Message::Scan { range, .. } => {
+        Message::Scan { range, .. } | Message::Salvage { range, .. } => {
             range.prefix.len() + range.after.as_ref().map_or(0, |key| key.encoded().len())
         }
         Message::ReadAnswer { .. }

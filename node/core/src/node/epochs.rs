@@ -8,16 +8,20 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{Node, PendingSave};
 use crate::clearing::Clearing;
-use crate::effect::{Alarm, CommitId, Effect, LinkId, LoadId, NoPage, NotCommitted, Now, SavedState};
+use crate::effect::{
+    Alarm, CommitId, Effect, LinkId, LoadId, NoPage, NotCommitted, Now, RequestId, SavedState,
+};
 use crate::id::{ClusterId, Epoch, Generation, NodeId, Nonce};
 use crate::init::Membership;
 use crate::layout::{Layout, Member};
-use crate::message::{Header, Message, Page, Refusal};
+use crate::message::{Header, Message, Mint, Page, Refusal, Write};
 use crate::mutant::{Mutant, is_on};
+use crate::partition::Partition;
 use crate::quorum::Durability;
 use crate::succession::{Standing, Step, check_gate};
 
-/// How many messages wait for a layout to be taken up; requests beyond are refused.
+/// How many messages wait for a layout to be taken up; requests beyond are refused, and so are those that would write more
+/// than writes under way may.
 const AHEAD_MAX: usize = 65_536;
 /// How often a node looks at what it has to say of itself while data moves.
 const STANDING_EVERY_MS: u64 = 200;
@@ -27,6 +31,8 @@ const STANDING_EVERY_MS: u64 = 200;
 pub(super) struct Changing {
     layout: Layout,
     stage: Stage,
+    /// Nobody has decided on it: a person wants it accepted, and waits for that.
+    recovery: Option<RequestId>,
 }
 
 #[derive(Debug)]
@@ -38,6 +44,12 @@ enum Stage {
 }
 
 impl Changing {
+    /// A layout that is to be taken up once nothing is being written, and what this node holds from before it became a
+    /// replica of some partitions is gone.
+    pub(super) fn new(layout: Layout, partitions: Vec<Partition>, recovery: Option<RequestId>) -> Self {
+        Self { layout, stage: Stage::Settling(Clearing::new(partitions)), recovery }
+    }
+
     pub(super) fn cluster(&self) -> ClusterId {
         self.layout.cluster
     }
@@ -55,13 +67,45 @@ impl Changing {
 pub(super) struct Ahead {
     frames: VecDeque<(LinkId, Header, Vec<Message>)>,
     messages: usize,
+    /// Of what is to be written.
+    bytes: usize,
 }
 
 impl Ahead {
     pub(super) fn forget(&mut self, closed: LinkId) {
         self.frames.retain(|(link, ..)| *link != closed);
         self.messages = self.frames.iter().map(|(.., messages)| messages.len()).sum();
+        self.bytes = self.frames.iter().map(|(.., messages)| bytes_of(messages)).sum();
     }
+
+    /// Keeps a frame, unless that were more than `bytes_max` or [`AHEAD_MAX`] allow.
+    fn keep(
+        &mut self,
+        (link, header): (LinkId, Header),
+        messages: Vec<Message>,
+        bytes_max: usize,
+    ) -> Result<(), Vec<Message>> {
+        let bytes = bytes_of(&messages);
+        if self.messages + messages.len() > AHEAD_MAX || self.bytes + bytes > bytes_max {
+            return Err(messages);
+        }
+        self.messages += messages.len();
+        self.bytes += bytes;
+        self.frames.push_back((link, header, messages));
+        Ok(())
+    }
+}
+
+/// What messages take up beside their frames.
+fn bytes_of(messages: &[Message]) -> usize {
+    let bytes = |message: &Message| match message {
+        Message::Write(Write { key, record, .. }) => key.encoded().len() + record.value_len(),
+        Message::Mint(Mint { key, change, .. }) => {
+            key.encoded().len() + change.value.as_ref().map_or(0, bytes::Bytes::len)
+        }
+        _ => 0,
+    };
+    messages.iter().map(bytes).sum()
 }
 
 impl Node {
@@ -85,10 +129,15 @@ impl Node {
         if others.is_empty() {
             return;
         }
-        if header.epoch > self.epoch() && self.ahead.messages + others.len() <= AHEAD_MAX {
-            self.counters.frames_ahead += 1;
-            self.ahead.messages += others.len();
-            return self.ahead.frames.push_back((link, header, others));
+        let mut others = others;
+        if header.epoch > self.epoch() {
+            match self.ahead.keep((link, header), others, self.settings.write_bytes_max) {
+                Ok(()) => {
+                    self.counters.frames_ahead += 1;
+                    return;
+                }
+                Err(too_many) => others = too_many,
+            }
         }
         let is_of_now = header.epoch == self.epoch()
             || header.epoch < self.epoch() && is_on(Mutant::EarlierEpochsAreServed);
@@ -199,23 +248,25 @@ impl Node {
         if self.changing.as_ref().is_some_and(|changing| matches!(changing.stage, Stage::Saving)) {
             return;
         }
-        let acknowledged = self.epoch();
-        let is_older = |partition: &_| {
-            let since = layout.since(*partition, self.me);
-            since.is_some_and(|since| since > acknowledged) && !is_on(Mutant::RecordsOutliveMembership)
-        };
-        // A node without a layout has never been sent anything.
-        let partitions: Vec<_> = match self.membership.layout() {
-            Some(_) => layout.partitions.all().filter(is_older).collect(),
-            None => Vec::new(),
-        };
-        self.changing = Some(Changing { layout, stage: Stage::Settling(Clearing::new(partitions)) });
+        let partitions = self.to_be_cleared(&layout);
+        self.changing = Some(Changing::new(layout, partitions, None));
         self.serve(now, effects, |node, context| node.replica.doubts.stop_asking(context));
+    }
+
+    /// The partitions of which this node becomes a replica with this layout, or has become one without hearing of it.
+    pub(super) fn to_be_cleared(&self, layout: &Layout) -> Vec<Partition> {
+        // A node without a layout has never been sent anything.
+        let Some(Layout { epoch: acknowledged, .. }) = self.membership.layout() else { return Vec::new() };
+        let is_older = |partition: &Partition| {
+            let since = layout.since(*partition, self.me);
+            since.is_some_and(|since| since > *acknowledged) && !is_on(Mutant::RecordsOutliveMembership)
+        };
+        layout.partitions.all().filter(is_older).collect()
     }
 
     /// Takes the next step towards the layout that is on its way.
     pub(super) fn go_on_changing(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let Some(Changing { layout, mut stage }) = self.changing.take() else { return };
+        let Some(Changing { layout, mut stage, recovery }) = self.changing.take() else { return };
         if let Stage::Settling(clearing) = stage {
             let has_settled = clearing.is_done() || self.replica.has_settled();
             stage = if has_settled { Stage::Clearing(clearing) } else { Stage::Settling(clearing) };
@@ -224,13 +275,13 @@ impl Node {
             clearing.go_on(now.mono_ms, &mut self.effect_ids, effects);
             if clearing.is_done() {
                 self.counters.records_cleared += clearing.cleared();
-                let state = SavedState::Layout { layout: layout.clone(), decided: true };
+                let state = SavedState::Layout { layout: layout.clone(), decided: recovery.is_none() };
                 self.save(PendingSave::Layout, state, effects);
                 stage = Stage::Saving;
             }
         }
         let is_early = matches!(stage, Stage::Saving) && is_on(Mutant::FencedBeforeItIsSaved);
-        self.changing = Some(Changing { layout, stage });
+        self.changing = Some(Changing { layout, stage, recovery });
         if is_early {
             self.take_up(now, effects);
         }
@@ -264,11 +315,19 @@ impl Node {
         clearing.committed(commit, outcome, (now.mono_ms, &mut self.effect_ids), effects)
     }
 
-    /// The layout is on disk: from now on it is the one in force here.
+    /// The layout is on disk: from now on it is the one that this node belongs to.
     pub(super) fn take_up(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let Some(Changing { layout, .. }) = self.changing.take() else { return };
-        let epoch = layout.epoch;
-        self.counters.epochs_taken_up += 1;
+        match self.changing.take() {
+            Some(Changing { layout, recovery: Some(request), .. }) => {
+                self.accept_recovery(request, layout, now, effects);
+            }
+            Some(Changing { layout, recovery: None, .. }) => self.begin(layout, now, effects),
+            None => {}
+        }
+    }
+
+    /// From now on, this layout is in force here.
+    pub(super) fn put_in_force(&mut self, layout: Layout, now: Now, effects: &mut Vec<Effect>) {
         self.membership = Membership::decided(layout);
         self.serve(now, effects, |node, context| {
             node.replica.begin_epoch(context);
@@ -276,6 +335,12 @@ impl Node {
             node.hints.begin_epoch(context);
             node.transfer.begin(context);
         });
+    }
+
+    fn begin(&mut self, layout: Layout, now: Now, effects: &mut Vec<Effect>) {
+        let epoch = layout.epoch;
+        self.counters.epochs_taken_up += 1;
+        self.put_in_force(layout, now, effects);
         // Before anything that is sent under it, on each link.
         let peers: Vec<_> = self.peers.connected().map(|(peer, _)| peer).collect();
         for peer in peers {
@@ -288,8 +353,8 @@ impl Node {
         self.concluded(effects);
         for (link, header, messages) in std::mem::take(&mut self.ahead).frames {
             if header.epoch > epoch {
-                self.ahead.messages += messages.len();
-                self.ahead.frames.push_back((link, header, messages));
+                // It had room before.
+                let _ = self.ahead.keep((link, header), messages, usize::MAX);
             } else {
                 self.sort_out((link, header), messages, now, effects);
             }
@@ -316,7 +381,7 @@ impl Node {
 
     /// Takes over what others hold, and tells how far that is.
     pub(super) fn go_on_moving(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if !self.membership.serving().is_some_and(Layout::is_joint) {
+        if !self.membership.serving().is_some_and(Layout::is_moving) {
             return;
         }
         let mut state = None;
@@ -356,7 +421,7 @@ impl Node {
     }
 
     pub(super) fn move_waits_for(&self) -> Option<String> {
-        let layout = self.membership.serving().filter(|layout| layout.is_joint())?;
+        let layout = self.membership.serving().filter(|layout| layout.is_moving())?;
         check_gate(layout, Step::Finish, &self.known_standings()).err().map(|error| error.to_string())
     }
 }

@@ -185,6 +185,7 @@ impl World {
             Message::Write(_)
             | Message::Read { .. }
             | Message::Scan { .. }
+            | Message::Salvage { .. }
             | Message::Hint { .. }
             | Message::InitAccepted { .. }
             | Message::Layout { .. }
