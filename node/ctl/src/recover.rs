@@ -30,8 +30,11 @@ pub(crate) async fn recover(globals: &Globals, args: &RecoverArgs) -> Result<(),
     let accepted = find_all(&newest.members, &args.accept_in_doubt)?;
     let left = survivors(&survey, &newest, &named)?;
     let doubted = doubts(&left, &newest, &accepted).await?;
-    let is_begun = is_half_accepted(&newest, &named, &left);
-    let next = match is_begun {
+    let has_fewer = named.iter().any(|node| !newest.is_lost(*node));
+    if !has_fewer && is_in_force(&newest, &left) && doubted.values().all(BTreeSet::is_empty) {
+        return report(globals.output, &Outcome::of(&newest, true));
+    }
+    let next = match !has_fewer && is_half_accepted(&newest, &left) {
         true => newest.clone(),
         false => {
             let number = left.iter().map(|answer| answer.status.incarnation.number).max().unwrap_or(0) + 1;
@@ -116,13 +119,19 @@ async fn doubts(
     Ok(doubts)
 }
 
-/// True if the newest layout is that of an attempt that some have accepted and nobody serves under, and it fits.
-fn is_half_accepted(newest: &Layout, named: &BTreeSet<NodeId>, left: &[&Answer]) -> bool {
+/// True if all that are left serve under an incarnation that a recovery has made.
+fn is_in_force(newest: &Layout, left: &[&Answer]) -> bool {
+    let serves = |answer: &&Answer| {
+        answer.status.incarnation == newest.incarnation && answer.status.state == NodeState::Serving
+    };
+    newest.incarnation.number > 1 && left.iter().all(serves)
+}
+
+/// True if the newest layout is that of an attempt that some have accepted and nobody serves under.
+fn is_half_accepted(newest: &Layout, left: &[&Answer]) -> bool {
     let is_newest = |answer: &&&Answer| answer.status.incarnation == newest.incarnation;
     let is_accepted = |answer: &&Answer| answer.status.state == NodeState::Accepted;
-    newest.incarnation.number > 1
-        && named.iter().all(|node| newest.is_lost(*node))
-        && left.iter().filter(is_newest).all(is_accepted)
+    newest.incarnation.number > 1 && left.iter().filter(is_newest).all(is_accepted)
 }
 
 async fn wait_until_serving(left: &[&Answer], layout: &Layout, timeout: Duration) -> Result<(), Failure> {
@@ -173,7 +182,9 @@ impl Outcome {
     fn of(layout: &Layout, done: bool) -> Self {
         let names = |is_lost: bool| {
             let members = layout.members.iter().filter(|member| member.is_lost == is_lost);
-            members.map(|member| member.name.clone()).collect()
+            let mut names: Vec<_> = members.map(|member| member.name.clone()).collect();
+            names.sort_unstable();
+            names
         };
         Self {
             done,
