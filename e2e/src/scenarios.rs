@@ -29,6 +29,7 @@ mod siblings;
 mod scale_held;
 mod no_space;
 mod stale_markers;
+mod operator_killed;
 mod operator_away;
 mod machine_lost;
 mod empty_volume;
@@ -59,7 +60,7 @@ pub struct Scenario {
     pub run: for<'a> fn(&'a Sandbox) -> BoxFuture<'a, Result<Ending>>,
 }
 
-const SCENARIOS: [Scenario; 26] = [
+const SCENARIOS: [Scenario; 27] = [
     Scenario {
         number: Some(1),
         name: "create",
@@ -227,6 +228,14 @@ const SCENARIOS: [Scenario; 26] = [
         is_core: false,
         deadline: Duration::from_secs(600),
         run: |sandbox| stale_markers::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(12),
+        name: "operator-killed",
+        shows: "the operator killed at every boundary of a scale and of a rollout: it goes on where it was",
+        is_core: false,
+        deadline: Duration::from_secs(1200),
+        run: |sandbox| operator_killed::run(sandbox).boxed(),
     },
     Scenario {
         number: Some(13),
