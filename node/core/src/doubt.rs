@@ -317,9 +317,9 @@ impl Doubts {
         }
     }
 
-    /// True while what others hold is being committed.
-    pub(crate) fn is_replacing(&self) -> bool {
-        !self.replacing.is_empty()
+    /// The keys for which what others hold is being committed.
+    pub(crate) fn replacing(&self) -> impl Iterator<Item = &RecordKey> {
+        self.replacing.values()
     }
 
     /// The partitions that have keys in doubt.

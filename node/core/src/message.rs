@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::causal::{Change, Dot};
 use crate::id::{ClusterId, Epoch, Generation, Incarnation, Lineage, NodeId, Nonce};
 use crate::layout::Layout;
-use crate::partition::{Partition, RecordKey};
+use crate::partition::{Partition, PartitionCount, RecordKey};
 use crate::paxos::{Ballot, Say};
 use crate::quorum::Durability;
 use crate::record::{Record, Version};
@@ -141,6 +141,17 @@ impl Message {
             | Self::ScanAnswer { .. }
             | Self::Salvage { .. }
             | Self::Hint { .. } => false,
+        }
+    }
+
+    /// Of which partition, out of so many, a replica is asked; `None` for what is no request.
+    pub fn asks_of(&self, partitions: PartitionCount) -> Option<Partition> {
+        match self {
+            Self::Write(Write { key, .. }) | Self::Mint(Mint { key, .. }) | Self::Read { key, .. } => {
+                Some(key.partition(partitions))
+            }
+            Self::Scan { range, .. } | Self::Salvage { range, .. } => Some(range.partition),
+            _ => None,
         }
     }
 

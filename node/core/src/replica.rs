@@ -153,9 +153,10 @@ impl Replica {
         }
     }
 
-    /// True once nothing that was asked of this replica is still to be written.
-    pub(crate) fn has_settled(&self) -> bool {
-        self.commits.is_empty() && self.keys.is_empty() && !self.doubts.is_replacing()
+    /// True once nothing that was asked of this replica is still to be written under these keys.
+    pub(crate) fn has_settled(&self, of: impl Fn(&RecordKey) -> bool) -> bool {
+        let committing = self.commits.values().map(|commit| &commit.key);
+        !committing.chain(self.keys.keys()).chain(self.doubts.replacing()).any(of)
     }
 
     pub(crate) fn write(&mut self, from: NodeId, write: Write, context: &mut Context<'_>) {

@@ -4,7 +4,7 @@
 //! some partition; then the layout is made durable; then all that was under way begins from nothing under it. What
 //! others send under a layout that is not in force here yet waits, what they send under an earlier one is refused.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Node, PendingSave};
 use crate::clearing::Clearing;
@@ -16,7 +16,7 @@ use crate::init::Membership;
 use crate::layout::{Layout, Member};
 use crate::message::{Header, Message, Mint, Page, Refusal, Write};
 use crate::mutant::{Mutant, is_on};
-use crate::partition::Partition;
+use crate::partition::{Partition, RecordKey};
 use crate::quorum::Durability;
 use crate::succession::{Standing, Step, check_gate};
 
@@ -30,6 +30,8 @@ const STANDING_EVERY_MS: u64 = 200;
 #[derive(Debug)]
 pub(super) struct Changing {
     layout: Layout,
+    /// Nothing may be left of these from before: what is asked of them is refused until the layout is in force.
+    cleared: BTreeSet<Partition>,
     stage: Stage,
     /// Nobody has decided on it: a person wants it accepted, and waits for that.
     recovery: Option<RequestId>,
@@ -47,7 +49,8 @@ impl Changing {
     /// A layout that is to be taken up once nothing is being written, and what this node holds from before it became a
     /// replica of some partitions is gone.
     pub(super) fn new(layout: Layout, partitions: Vec<Partition>, recovery: Option<RequestId>) -> Self {
-        Self { layout, stage: Stage::Settling(Clearing::new(partitions)), recovery }
+        let cleared = partitions.iter().copied().collect();
+        Self { layout, cleared, stage: Stage::Settling(Clearing::new(partitions)), recovery }
     }
 
     pub(super) fn cluster(&self) -> ClusterId {
@@ -155,19 +158,16 @@ impl Node {
         }
     }
 
-    /// What is asked of a replica that is about to take up a layout, and first to leave nothing of some partitions.
+    /// What is asked of a partition of which nothing may be left when the layout that is on its way is in force.
     pub(super) fn is_about_to_change(&self, message: &Message) -> bool {
-        let is_request = matches!(
-            message,
-            Message::Write(_) | Message::Mint(_) | Message::Read { .. } | Message::Scan { .. }
-        );
-        is_request && self.is_clearing()
+        self.changing.as_ref().is_some_and(|changing| {
+            let partition = message.asks_of(changing.layout.partitions);
+            partition.is_some_and(|partition| changing.cleared.contains(&partition))
+        })
     }
 
     pub(super) fn is_clearing(&self) -> bool {
-        let is_clearing =
-            |changing: &Changing| matches!(changing.stage, Stage::Settling(_) | Stage::Clearing(_));
-        self.changing.as_ref().is_some_and(is_clearing)
+        self.changing.as_ref().is_some_and(|changing| !changing.cleared.is_empty())
     }
 
     /// A link is up: the other side is told what it may not know.
@@ -266,9 +266,10 @@ impl Node {
 
     /// Takes the next step towards the layout that is on its way.
     pub(super) fn go_on_changing(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let Some(Changing { layout, mut stage, recovery }) = self.changing.take() else { return };
+        let Some(Changing { layout, cleared, mut stage, recovery }) = self.changing.take() else { return };
         if let Stage::Settling(clearing) = stage {
-            let has_settled = clearing.is_done() || self.replica.has_settled();
+            let is_cleared = |key: &RecordKey| cleared.contains(&key.partition(layout.partitions));
+            let has_settled = clearing.is_done() || self.replica.has_settled(is_cleared);
             stage = if has_settled { Stage::Clearing(clearing) } else { Stage::Settling(clearing) };
         }
         if let Stage::Clearing(clearing) = &mut stage {
@@ -281,7 +282,7 @@ impl Node {
             }
         }
         let is_early = matches!(stage, Stage::Saving) && is_on(Mutant::FencedBeforeItIsSaved);
-        self.changing = Some(Changing { layout, stage, recovery });
+        self.changing = Some(Changing { layout, cleared, stage, recovery });
         if is_early {
             self.take_up(now, effects);
         }

@@ -5,7 +5,7 @@ use crate::coordinator::{Coordinator, Heard, news_in};
 use crate::effect::{Damaged, LoadId};
 use crate::hints::HintStore;
 use crate::id::NodeId;
-use crate::message::{Message, Mint, Refusal, Write};
+use crate::message::{Message, Refusal};
 use crate::record::Record;
 use crate::replica::Replica;
 use crate::transfer::Transfer;
@@ -47,11 +47,8 @@ impl Machines<'_> {
             Message::Write(write) if from == context.me && self.transfer.awaits(write.call.operation) => {
                 return None;
             }
-            Message::Write(Write { key, .. })
-            | Message::Mint(Mint { key, .. })
-            | Message::Read { key, .. } => context.partition(key),
-            Message::Scan { range, .. } => range.partition,
-            _ => return None,
+            Message::Salvage { .. } => return None,
+            message => message.asks_of(context.layout.partitions)?,
         };
         let is_salvaging =
             context.layout.salvaged.contains_key(&partition) && !self.transfer.has_merged(partition);
