@@ -5,10 +5,10 @@ cd "$(dirname "$0")"
 
 usage() {
   echo "usage: ./dev.sh COMMAND"
-  for command in up down status logs test check e2e local sim fuzz bench clean; do
+  for command in up down status logs test check e2e local sim fuzz bench scale clean; do
     [ ! -x "scripts/$command.sh" ] || sed -n '2s/^# /  /p' "scripts/$command.sh"
   done
-  echo "With --cluster packages|kind|minikube, up, down, e2e and clean use that Kubernetes; by default kind or minikube"
+  echo "With --cluster packages|kind|minikube, up, down, e2e, scale and clean use that Kubernetes; by default kind or minikube"
   echo "where it and Docker are there, and else one from packages, which needs root on Debian or Ubuntu."
 }
 
@@ -27,7 +27,7 @@ done
 
 command=${arguments[0]:-}
 case $command in
-  up | down | status | logs | test | check | e2e | local | sim | fuzz | bench | clean)
+  up | down | status | logs | test | check | e2e | local | sim | fuzz | bench | scale | clean)
     exec "scripts/$command.sh" "${arguments[@]:1}"
     ;;
   "" | -h | --help | help) usage ;;

@@ -116,3 +116,12 @@ YAML
   kubectl api-resources --api-group keystore.dev
   kubectl -n keystore-system rollout status deployment/keystore-operator --timeout=120s
 }
+
+# From these sources to an operator that runs on the Kubernetes that is there, or is started.
+operator_up() {
+  "$top/scripts/build.sh"
+  cluster_start
+  step "build the images" "$top/scripts/images.sh"
+  cluster_load
+  step "install the operator" operator_install
+}

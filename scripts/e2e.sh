@@ -4,12 +4,8 @@ set -euo pipefail
 # shellcheck source=cluster.sh
 . "$(dirname "$0")/cluster.sh"
 
-"$top/scripts/build.sh"
 "$top/e2e/tools/build.sh" "$cache/tools"
-cluster_start
-step "build the images" "$top/scripts/images.sh"
-cluster_load
-step "install the operator" operator_install
+operator_up
 KEYSTORE_NODE_IMAGE=$(image_of node)
 export KEYSTORE_NODE_IMAGE
 cd "$top"

@@ -50,11 +50,7 @@ write_and_read() {
   [ "$("${ctl[@]}" get greeting)" = "$value" ]
 }
 
-"$top/scripts/build.sh"
-cluster_start
-step "build the images" "$top/scripts/images.sh"
-cluster_load
-step "install the operator" operator_install
+operator_up
 kubectl get ksc demo >/dev/null 2>&1 || kubectl apply -f "$top/config/samples/minimal.yaml"
 step "bring a new node image to demo, if there is one" approve_new_image
 step "wait until demo is Ready" demo_ready

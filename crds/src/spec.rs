@@ -155,6 +155,13 @@ pub struct KeyStoreClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
 
+    /// After how many seconds a node that stays away is given up for good: it is marked lost, and a new node takes its
+    /// place, in another pod if its own does not come back. 0: never by itself. A node is given up only while all that it
+    /// holds can be had from the others.
+    #[schemars(range(min = 0))]
+    #[serde(default)]
+    pub replace_after_seconds: i32,
+
     /// While true, the operator watches and reports and changes nothing. The store goes on serving.
     #[serde(default)]
     pub paused: bool,

@@ -93,7 +93,7 @@ pub enum LayoutPhase {
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 pub struct Operation {
-    /// What is being done: Create, ScaleUp, ScaleDown or Replace (of nodes whose volumes are gone).
+    /// What is being done: Create, ScaleUp, ScaleDown or Replace (of nodes that are lost).
     pub kind: OperationKind,
 
     /// How many nodes held the data, or were about to, when it began; absent for Create.
@@ -141,8 +141,12 @@ pub struct NodeStatus {
     pub version: Option<String>,
 
     /// joining (it does not hold all of its data yet), serving, draining (it is about to stop, or data moves away from
-    /// it), down, or lost (its volume is gone, and its data is rebuilt elsewhere).
+    /// it), down, or lost (it has been given up, and its data is rebuilt elsewhere).
     pub state: NodeState,
+
+    /// Since when neither the operator nor any other node has reached it; of a lost node, since when its pod is away.
+    #[serde(default, rename = "downSince", skip_serializing_if = "Option::is_none")]
+    pub down_since: Option<Time>,
 
     /// How many partitions it holds a copy of.
     #[serde(default)]

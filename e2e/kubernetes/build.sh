@@ -11,7 +11,7 @@ command -v go >/dev/null || { echo "Go is missing: install Go 1.26 or newer (htt
 
 cd "$here"
 version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
-hash=$(cat go.mod go.sum main.go volumes/*.go | sha256sum | cut -c1-12)
+hash=$(cat go.mod go.sum main.go ./*/*.go | sha256sum | cut -c1-12)
 binary="kubernetes-$version-$hash"
 if [ ! -x "$out/$binary" ]; then
   echo "building Kubernetes $version"
@@ -26,7 +26,7 @@ if [ ! -x "$out/$binary" ]; then
   mv "$scratch/$binary" "$out/$binary"
   rm -rf "$scratch"
 fi
-for component in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl coredns loop-volumes; do
+for component in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl coredns metrics-server loop-volumes; do
   ln -sf "$binary" "$out/$component"
 done
 

@@ -49,7 +49,7 @@ pod_networks=$(grep -hoE '/run/netns/cni-[0-9a-f-]+' "$state"/node-*/containerd/
 for dir in "$state"/node-*/; do
   [ ! -d "$dir" ] || stop_node "${dir%/}"
 done
-stop loop-volumes coredns kube-scheduler kube-controller-manager kube-apiserver etcd
+stop loop-volumes coredns metrics-server kube-scheduler kube-controller-manager kube-apiserver etcd
 stopped
 # Where a containerd had died, its pods and their shims are still there.
 cgroups=$(find /sys/fs/cgroup -maxdepth 2 -type d -name 'keystore-node-*' 2>/dev/null)

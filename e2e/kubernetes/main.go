@@ -27,6 +27,7 @@ import (
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 
+	"keystore.dev/e2e/kubernetes/metrics"
 	"keystore.dev/e2e/kubernetes/volumes"
 )
 
@@ -36,6 +37,9 @@ func main() {
 	switch name {
 	case "etcd":
 		etcdmain.Main(os.Args)
+		return
+	case "metrics-server":
+		metrics.Main()
 		return
 	case "loop-volumes":
 		volumes.Main()

@@ -17,6 +17,7 @@ host_ip=198.18.255.1
 services=198.19.0.0/16
 first_service=198.19.0.1
 dns=198.19.0.10
+metrics_port=6444
 all_pods=198.18.0.0/17 # leaves the node addresses out, so that kube-proxy masquerades what comes from them
 node_ip() { echo "198.18.255.$((10 + $1))"; }
 pods_of() { echo "198.18.$1.0/24"; }
@@ -71,10 +72,16 @@ network() {
   ip route replace "$services" via "$(node_ip 1)" # services are reachable from the host too
 }
 
-certificate() { # name subject [alternative names]
+authority() { # file name, common name
   [ -e "$1.crt" ] && return
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj "/CN=$2" -keyout "$1.key" -out "$1.crt" 2>/dev/null
+}
+
+certificate() { # name subject [alternative names] [authority]
+  [ -e "$1.crt" ] && return
+  local by=${4:-ca}
   openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "$2" -keyout "$1.key" -out "$1.csr" 2>/dev/null
-  openssl x509 -req -in "$1.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 -out "$1.crt" \
+  openssl x509 -req -in "$1.csr" -CA "$by.crt" -CAkey "$by.key" -CAcreateserial -days 3650 -out "$1.crt" \
     -extfile <(printf 'keyUsage=digitalSignature\nextendedKeyUsage=serverAuth,clientAuth\n%s\n' "${3:+subjectAltName=$3}") 2>/dev/null
 }
 
@@ -89,10 +96,14 @@ kubeconfig() { # name
 
 identities() {
   cd "$state/pki"
-  [ -e ca.crt ] || openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=kubernetes -keyout ca.key -out ca.crt 2>/dev/null
+  authority ca kubernetes
+  # Whoever this one signs is believed about which user a request comes from, so it signs the API server's proxy and nobody else.
+  authority front-proxy-ca front-proxy
+  certificate front-proxy /CN=front-proxy "" front-proxy-ca
   [ -e sa.pub ] || { openssl genrsa -out sa.key 2048; openssl rsa -in sa.key -pubout -out sa.pub; } 2>/dev/null
   certificate apiserver /CN=kube-apiserver "DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local,DNS:localhost,IP:127.0.0.1,IP:$host_ip,IP:$first_service"
   certificate apiserver-kubelet /O=system:masters/CN=kube-apiserver
+  certificate metrics-server /CN=metrics-server "DNS:metrics-server.kube-system.svc,IP:$host_ip"
   certificate admin /O=system:masters/CN=admin
   certificate controller-manager /CN=system:kube-controller-manager
   certificate scheduler /CN=system:kube-scheduler
@@ -111,12 +122,18 @@ control_plane() {
     --client-ca-file pki/ca.crt --tls-cert-file pki/apiserver.crt --tls-private-key-file pki/apiserver.key \
     --kubelet-client-certificate pki/apiserver-kubelet.crt --kubelet-client-key pki/apiserver-kubelet.key \
     --kubelet-certificate-authority pki/ca.crt --kubelet-preferred-address-types InternalIP \
+    --requestheader-client-ca-file pki/front-proxy-ca.crt --requestheader-allowed-names front-proxy \
+    --requestheader-username-headers X-Remote-User --requestheader-group-headers X-Remote-Group --requestheader-extra-headers-prefix X-Remote-Extra- \
+    --proxy-client-cert-file pki/front-proxy.crt --proxy-client-key-file pki/front-proxy.key --enable-aggregator-routing \
     --service-account-issuer https://kubernetes.default.svc.cluster.local --service-account-key-file pki/sa.pub --service-account-signing-key-file pki/sa.key
   wait_for "the API server" kube-apiserver kubectl --kubeconfig admin.kubeconfig get --raw /readyz
   start kube-controller-manager kube-controller-manager --kubeconfig controller-manager.kubeconfig --root-ca-file pki/ca.crt \
     --service-account-private-key-file pki/sa.key --cluster-signing-cert-file pki/ca.crt --cluster-signing-key-file pki/ca.key \
-    --use-service-account-credentials --leader-elect=false --bind-address 127.0.0.1
+    --use-service-account-credentials --leader-elect=false --bind-address 127.0.0.1 --horizontal-pod-autoscaler-sync-period 5s
   start kube-scheduler kube-scheduler --kubeconfig scheduler.kubeconfig --leader-elect=false --bind-address 127.0.0.1
+  # Every 10 seconds is the most that it can do: nobody waits longer for an autoscaler than need be.
+  start metrics-server metrics-server --kubeconfig admin.kubeconfig --bind-address $host_ip --secure-port $metrics_port \
+    --tls-cert-file pki/metrics-server.crt --tls-private-key-file pki/metrics-server.key --metric-resolution 10s
   start loop-volumes loop-volumes -root "$state/volumes" -kubeconfig admin.kubeconfig
   cat >Corefile <<CORE
 .:53 {
@@ -227,6 +244,30 @@ addressType: IPv4
 ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]
 endpoints: [{addresses: [$host_ip], conditions: {ready: true}}]
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: metrics-server, namespace: kube-system}
+spec:
+  ports: [{name: https, port: 443, protocol: TCP}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: metrics-server, namespace: kube-system, labels: {kubernetes.io/service-name: metrics-server}}
+addressType: IPv4
+ports: [{name: https, port: $metrics_port, protocol: TCP}]
+endpoints: [{addresses: [$host_ip], conditions: {ready: true}}]
+---
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1beta1.metrics.k8s.io}
+spec:
+  service: {name: metrics-server, namespace: kube-system}
+  group: metrics.k8s.io
+  version: v1beta1
+  caBundle: $(base64 -w0 pki/ca.crt)
+  groupPriorityMinimum: 100
+  versionPriority: 100
+---
 apiVersion: storage.k8s.io/v1
 kind: StorageClass
 metadata: {name: standard, annotations: {storageclass.kubernetes.io/is-default-class: "true"}}
@@ -259,4 +300,6 @@ done
 for pid in "${starting[@]}"; do wait "$pid"; done
 add_ons
 kubectl --kubeconfig admin.kubeconfig wait --for=condition=Ready node --all --timeout=90s
+# An API that is announced and does not answer keeps every namespace from being deleted.
+wait_for "the metrics API" metrics-server kubectl --kubeconfig admin.kubeconfig get --raw /apis/metrics.k8s.io/v1beta1
 echo "export KUBECONFIG=$state/admin.kubeconfig"

@@ -11,6 +11,7 @@ use std::time::Duration;
 use keystore_history::{Action, History, Key, Operation};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +41,7 @@ pub struct Settings {
     pub clients: u32,
     /// How many keys everybody writes, reads and deletes.
     pub contended_keys: u64,
-    /// Between two requests of one client.
+    /// Between two requests of one client, until [`Load::set_pause`] says otherwise.
     pub pause: Duration,
     /// Of the choice of keys and requests.
     pub seed: u64,
@@ -69,6 +70,7 @@ pub struct Load<S> {
     settings: Settings,
     recorder: Arc<Recorder>,
     stop: CancellationToken,
+    pause: watch::Sender<Duration>,
     clients: JoinSet<()>,
     faults_us: Vec<u64>,
 }
@@ -77,6 +79,7 @@ impl<S: Store> Load<S> {
     pub fn start(store: S, settings: Settings) -> Self {
         let recorder = Arc::new(Recorder::new());
         let stop = CancellationToken::new();
+        let pause = watch::Sender::new(settings.pause);
         let unique_keys = Arc::new(AtomicU64::new(0));
         let mut clients = JoinSet::new();
         for id in 0..settings.clients {
@@ -84,6 +87,7 @@ impl<S: Store> Load<S> {
                 id,
                 store: store.clone(),
                 settings,
+                pause: pause.subscribe(),
                 recorder: recorder.clone(),
                 unique_keys: unique_keys.clone(),
                 random: StdRng::seed_from_u64(settings.seed.wrapping_add(id.into())),
@@ -92,13 +96,24 @@ impl<S: Store> Load<S> {
             };
             clients.spawn(client.run(stop.clone()));
         }
-        Self { store, settings, recorder, stop, clients, faults_us: Vec::new() }
+        Self { store, settings, recorder, stop, pause, clients, faults_us: Vec::new() }
+    }
+
+    /// Makes the load heavier or lighter from now on.
+    pub fn set_pause(&self, pause: Duration) {
+        self.pause.send_replace(pause);
     }
 
     /// How many writes have been acknowledged so far.
     pub fn acknowledged(&self) -> usize {
         let is_done = |operation: &&Operation| operation.acknowledged().is_some();
         self.recorder.with(|history| history.operations.iter().filter(is_done).count())
+    }
+
+    /// How many requests have failed so far, or may have.
+    pub fn failed(&self) -> usize {
+        let has_failed = |operation: &&Operation| operation.error().is_some();
+        self.recorder.with(|history| history.operations.iter().filter(has_failed).count())
     }
 
     /// For requests that a scenario sends itself, as part of the same history, in session [`SCENARIO`].

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use keystore_e2e::demonstration;
 use keystore_e2e::run::Runner;
 use keystore_e2e::scenarios::{self, Scenario};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,10 @@ struct Arguments {
     /// Leave the namespaces of failed scenarios behind
     #[arg(long)]
     keep_failed: bool,
+
+    /// No scenario: a store is scaled up and down under load, and the terminal shows its partitions moving
+    #[arg(long, conflicts_with_all = ["names", "all", "rotation", "list", "keep_failed"])]
+    demonstrate: bool,
 }
 
 fn parse_scenario(name: &str) -> Result<Scenario, String> {
@@ -56,7 +61,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let Arguments { names, all, rotation, list, keep_failed } = arguments;
+    let Arguments { names, all, rotation, list, keep_failed, demonstrate } = arguments;
     let chosen = match rotation {
         Some(hash) => {
             println!("rotation {hash}");
@@ -73,6 +78,13 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
     let client = kube::Client::try_default().await.context("no Kubernetes can be reached")?;
     client.apiserver_version().await.context("the Kubernetes that the kubeconfig names does not answer")?;
     let interrupted = CancellationToken::new();
+    if demonstrate {
+        let is_good = tokio::select! {
+            result = demonstration::run(client, interrupted.clone()) => result?,
+            never = cancel_when_interrupted(interrupted) => match never {},
+        };
+        return Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let runner = Runner { client, keep_failed, interrupted: interrupted.clone() };
     let counts = tokio::select! {
         counts = runner.run(&chosen) => counts,

@@ -27,10 +27,16 @@ mod children_changed;
 mod network_cut;
 mod siblings;
 mod scale_held;
+mod no_space;
+mod stale_markers;
+mod operator_killed;
+mod operator_away;
+mod machine_lost;
 mod empty_volume;
 mod operator_restart;
 mod corrected;
 mod scaling;
+mod autoscaled;
 
 /// Within which a load gets something done.
 const WRITES_WITHIN: Duration = Duration::from_secs(90);
@@ -55,7 +61,7 @@ pub struct Scenario {
     pub run: for<'a> fn(&'a Sandbox) -> BoxFuture<'a, Result<Ending>>,
 }
 
-const SCENARIOS: [Scenario; 22] = [
+const SCENARIOS: [Scenario; 28] = [
     Scenario {
         number: Some(1),
         name: "create",
@@ -119,6 +125,14 @@ const SCENARIOS: [Scenario; 22] = [
         is_core: false,
         deadline: Duration::from_secs(480),
         run: |sandbox| scaling::up_then_down(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(33),
+        name: "autoscaled",
+        shows: "a HorizontalPodAutoscaler adds nodes under load and takes them away after it, and no request fails",
+        is_core: false,
+        deadline: Duration::from_secs(900),
+        run: |sandbox| autoscaled::run(sandbox).boxed(),
     },
     Scenario {
         number: Some(34),
@@ -207,6 +221,46 @@ const SCENARIOS: [Scenario; 22] = [
         is_core: false,
         deadline: Duration::from_secs(300),
         run: |sandbox| scale_held::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(10),
+        name: "no-space",
+        shows: "a scale-down onto nodes that have no room for the data is held with a reason, and nothing moves",
+        is_core: false,
+        deadline: Duration::from_secs(600),
+        run: |sandbox| no_space::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(11),
+        name: "stale-markers",
+        shows: "labels, annotations and an old status that somebody planted change nothing",
+        is_core: false,
+        deadline: Duration::from_secs(600),
+        run: |sandbox| stale_markers::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(12),
+        name: "operator-killed",
+        shows: "the operator killed at every boundary of a scale and of a rollout: it goes on where it was",
+        is_core: false,
+        deadline: Duration::from_secs(1200),
+        run: |sandbox| operator_killed::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(13),
+        name: "operator-away",
+        shows: "the operator away while the spec is edited: it catches up, and the store never notices",
+        is_core: false,
+        deadline: Duration::from_secs(600),
+        run: |sandbox| operator_away::run(sandbox).boxed(),
+    },
+    Scenario {
+        number: Some(35),
+        name: "machine-lost",
+        shows: "a machine lost for good while data moves: its nodes are given up, and all copies are made again",
+        is_core: false,
+        deadline: Duration::from_secs(900),
+        run: |sandbox| machine_lost::run(sandbox).boxed(),
     },
     Scenario {
         number: Some(16),

@@ -85,6 +85,15 @@ impl Host {
         Ok(())
     }
 
+    /// Takes a machine's network away, until the scenario is over: for everybody else it is as if it had died.
+    pub fn lose(&self, sandbox: &Sandbox, machine: &str) -> Result<()> {
+        let number = machine.strip_prefix("node-").with_context(|| format!("{machine} is not ours"))?;
+        let link = format!("keystore-{number}");
+        let again = link.clone();
+        sandbox.undo_later(async move { set_link(&again, "up") });
+        set_link(&link, "down")
+    }
+
     /// Drops every packet from one pod to another, on the machine of the sender, until the cut is dropped.
     pub fn cut(&self, from: &Place, to: &Place) -> Result<Cut> {
         ensure!(from.machine != to.machine, "pods on one machine do not talk through its network");
@@ -98,6 +107,12 @@ impl Host {
     pub fn cut_apart(&self, one: &Place, other: &Place) -> Result<[Cut; 2]> {
         Ok([self.cut(one, other)?, self.cut(other, one)?])
     }
+}
+
+fn set_link(link: &str, state: &str) -> Result<()> {
+    let output = Command::new("ip").args(["link", "set", link, state]).output().context("ip")?;
+    ensure!(output.status.success(), "{link}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
 }
 
 /// Packets that are dropped as long as this lives.

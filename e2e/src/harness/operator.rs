@@ -30,11 +30,16 @@ impl Operator {
 
     /// Its living pods, wherever it was installed.
     pub async fn pods(&self) -> Result<Vec<Pod>> {
-        let pods = Api::<Pod>::all(self.client.clone()).list(&ListParams::default().labels(SELECTOR)).await?;
-        let living: Vec<_> =
-            pods.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
+        let mut living = self.all_pods().await?;
+        living.retain(|pod| pod.metadata.deletion_timestamp.is_none());
         ensure!(!living.is_empty(), "no pod has the labels {SELECTOR}: is the operator installed?");
         Ok(living)
+    }
+
+    /// Those that are about to go as well.
+    async fn all_pods(&self) -> Result<Vec<Pod>> {
+        let pods = Api::<Pod>::all(self.client.clone()).list(&ListParams::default().labels(SELECTOR)).await?;
+        Ok(pods.items)
     }
 
     /// The pod that leads: the only one, or the one that says so.
@@ -86,9 +91,14 @@ impl Operator {
         scale(replicas).await?;
         sandbox.undo_later(async move { scale(before).await });
         until(format!("{replicas} operators run"), RESTARTED_WITHIN, || async {
-            let ready = self.pods().await?.iter().filter(|pod| is_ready(pod)).count();
-            let is_done = i32::try_from(ready).is_ok_and(|ready| ready == replicas);
-            Ok(if is_done { Look::Done(()) } else { Look::NotYet(format!("{ready} are ready")) })
+            let pods = self.all_pods().await?;
+            let ready = pods.iter().filter(|pod| is_ready(pod)).count();
+            let is_done = i32::try_from(ready).is_ok_and(|ready| ready == replicas) && pods.len() == ready;
+            Ok(if is_done {
+                Look::Done(())
+            } else {
+                Look::NotYet(format!("{ready} of {} are ready", pods.len()))
+            })
         })
         .await
     }

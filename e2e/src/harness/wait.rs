@@ -27,7 +27,29 @@ impl From<Result<(), String>> for Look<()> {
 }
 
 /// Looks again and again, ever more slowly, until the look is `Done`. An error is a look without a result.
-pub async fn until<T, F, L>(what: impl Display, within: Duration, mut look: F) -> Result<T>
+pub async fn until<T, F, L>(what: impl Display, within: Duration, look: F) -> Result<T>
+where
+    F: FnMut() -> L,
+    L: Future<Output = Result<Look<T>>>,
+{
+    until_at_pace(what, within, PAUSE_MAX, look).await
+}
+
+/// As `until`, without becoming slower: for what is soon over.
+pub async fn until_promptly<T, F, L>(what: impl Display, within: Duration, look: F) -> Result<T>
+where
+    F: FnMut() -> L,
+    L: Future<Output = Result<Look<T>>>,
+{
+    until_at_pace(what, within, PAUSE_MIN, look).await
+}
+
+async fn until_at_pace<T, F, L>(
+    what: impl Display,
+    within: Duration,
+    pause_max: Duration,
+    mut look: F,
+) -> Result<T>
 where
     F: FnMut() -> L,
     L: Future<Output = Result<Look<T>>>,
@@ -46,7 +68,7 @@ where
             bail!("{what}: not within {} s: {missing}", within.as_secs());
         }
         sleep(pause).await;
-        pause = (pause * 3 / 2).min(PAUSE_MAX);
+        pause = (pause * 3 / 2).min(pause_max);
     }
 }
 

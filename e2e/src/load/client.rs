@@ -13,6 +13,7 @@ use keystore_client::DEFAULT_KEYSPACE;
 use keystore_history::Key;
 use rand::Rng;
 use rand::rngs::StdRng;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
@@ -34,6 +35,7 @@ pub(super) struct LoadClient<S> {
     pub(super) id: u32,
     pub(super) store: S,
     pub(super) settings: Settings,
+    pub(super) pause: watch::Receiver<Duration>,
     pub(super) recorder: Arc<Recorder>,
     /// How many keys beside the contended ones exist, over all clients.
     pub(super) unique_keys: Arc<AtomicU64>,
@@ -49,9 +51,12 @@ impl<S: Store> LoadClient<S> {
         {
             self.send_one().await;
             // The pace of the load.
+            let pause = *self.pause.borrow_and_update();
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(self.settings.pause) => {}
+                () = tokio::time::sleep(pause) => {}
+                // A long pause is not waited for when there is to be another one.
+                Ok(()) = self.pause.changed() => {}
             }
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keystore_history::{History, Key, Operation, Rules, WriteOutcome, check, unread_keys};
+use keystore_history::{History, Key, Operation, Promise, Rules, WriteOutcome, check, unread_keys};
 use tokio::time::Instant;
 
 use super::recorder::{SCENARIO, micros};
@@ -93,6 +93,13 @@ impl Report {
             return Ok(summary);
         }
         Err(format!("seed {}, {summary}\n{}", self.settings.seed, findings.join("\n")))
+    }
+
+    /// How many reads have shown that an acknowledged write is gone, and how many keys could not be read at all.
+    pub fn lost_writes(&self) -> usize {
+        let violations = check(&self.history, &self.rules());
+        let lost = violations.iter().filter(|found| found.promise == Promise::AcknowledgedIsReadable).count();
+        lost + unread_keys(&self.history).len()
     }
 
     pub(super) fn rules(&self) -> Rules {

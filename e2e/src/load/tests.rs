@@ -187,6 +187,7 @@ async fn a_store_that_keeps_its_promises_passes() {
     );
     assert!(report.history.scans.len() > 10, "keys are scanned");
     assert!(unread_keys(&report.history).is_empty());
+    assert_eq!(report.lost_writes(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -204,6 +205,7 @@ async fn broken_promises_are_found() {
         let broken: BTreeSet<_> =
             check(&report.history, &report.rules()).iter().map(|violation| violation.promise).collect();
         assert!(broken.contains(&promise), "{promise}: {broken:?}");
+        assert_eq!(report.lost_writes() > 0, broken.contains(&Promise::AcknowledgedIsReadable), "{broken:?}");
         let generous = Allowance::AfterFaults { within: Duration::MAX, failures_max: usize::MAX };
         assert!(report.judge(generous, 0).unwrap_err().contains("promises broken"));
     }
@@ -239,4 +241,21 @@ async fn what_was_lost_in_between_is_found_by_reading_again() {
     assert!(count > 300, "{count}");
     let message = report.judge(Allowance::NoFailure, 0).unwrap_err();
     assert!(message.contains("every acknowledged write is readable"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_grows_heavier_and_lighter_while_it_runs() {
+    let hour = Duration::from_secs(3600);
+    let load = Load::start(FakeStore::new(Bug::None), Settings { pause: hour, ..Settings::default() });
+    let acknowledged_within_a_minute = async || {
+        let before = load.acknowledged();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        load.acknowledged() - before
+    };
+    assert!(acknowledged_within_a_minute().await < 100);
+    load.set_pause(Duration::from_millis(20));
+    assert!(acknowledged_within_a_minute().await > 1000, "a long pause is cut short");
+    load.set_pause(hour);
+    assert!(acknowledged_within_a_minute().await < 100);
+    assert_eq!(load.failed(), 0);
 }

@@ -57,6 +57,12 @@ fn creations() -> Vec<Case> {
             json!({"spec": {"replicas": 65}}),
             &["spec.replicas", "less than or equal to 64"],
         ),
+        accepted("who is away for ten minutes is replaced", json!({"spec": {"replaceAfterSeconds": 600}})),
+        refused(
+            "a time before now",
+            json!({"spec": {"replaceAfterSeconds": -1}}),
+            &["spec.replaceAfterSeconds", "greater than or equal to 0"],
+        ),
         refused("no copies", json!({"spec": {"replicationFactor": 0}}), &["spec.replicationFactor"]),
         refused("100 partitions", json!({"spec": {"partitions": 100}}), &["a power of two from 16 to 4096"]),
         refused(

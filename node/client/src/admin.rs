@@ -1,11 +1,13 @@
 //! The client of one node's Admin service. Nothing is retried: whoever administers decides what to do next.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keystore_core::id::Epoch;
 use keystore_core::layout::Layout;
 use keystore_core::node::NodeState;
+use keystore_core::partition::Partition;
 use keystore_proto::admin::node_state_from_wire;
 use keystore_proto::v1;
 use prost::Message;
@@ -20,6 +22,7 @@ use crate::verdict::{Kind, Verdict};
 const GET_STATUS: &str = "/keystore.v1.Admin/GetStatus";
 const INIT: &str = "/keystore.v1.Admin/Init";
 const PROPOSE_LAYOUT: &str = "/keystore.v1.Admin/ProposeLayout";
+const RECOVER: &str = "/keystore.v1.Admin/Recover";
 const GET_LAYOUT: &str = "/keystore.v1.Admin/GetLayout";
 
 /// Clones share the connection, which is opened anew when it has broken.
@@ -83,11 +86,26 @@ impl AdminClient {
 
     /// The layout that the node has accepted, and whether all members have; `None` before init.
     pub async fn get_layout(&self) -> Result<Option<(Layout, bool)>, Error> {
+        Ok(self.what_is_left().await?.map(|(layout, decided, _)| (layout, decided)))
+    }
+
+    /// The same, and in which partitions the node is in doubt of some keys.
+    pub async fn what_is_left(&self) -> Result<Option<(Layout, bool, BTreeSet<Partition>)>, Error> {
         let response: v1::GetLayoutResponse =
             self.call(Kind::Read, GET_LAYOUT, &v1::GetLayoutRequest {}).await?;
         let layout = response.layout.map(Layout::try_from).transpose();
         let layout = layout.map_err(|problem| self.bad_answer(problem))?;
-        Ok(layout.map(|layout| (layout, response.decided)))
+        let doubted =
+            response.doubted_partitions.into_iter().map(|number| u16::try_from(number).map(Partition));
+        let doubted = doubted.collect::<Result<_, _>>().map_err(|problem| self.bad_answer(problem))?;
+        Ok(layout.map(|layout| (layout, response.decided, doubted)))
+    }
+
+    /// Has the node go on under this layout, in place of the one that it belongs to. The same one again is answered alike.
+    pub async fn recover(&self, layout: &Layout) -> Result<NodeState, Error> {
+        let request = v1::RecoverRequest { layout: Some(v1::Layout::from(layout)) };
+        let response: v1::RecoverResponse = self.call(Kind::Write, RECOVER, &request).await?;
+        node_state_from_wire(response.state()).ok_or_else(|| self.bad_answer("the node's state is not known"))
     }
 
     async fn call<Q: Message, A: Message + Default>(

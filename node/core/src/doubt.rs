@@ -170,14 +170,24 @@ impl Doubts {
         self.due.first().map(|(due_ms, _)| *due_ms)
     }
 
-    /// Begins attempts that are due and ends those that take too long. `number` names an operation.
-    pub(crate) fn tend(&mut self, mut number: impl FnMut() -> u64, context: &mut Context<'_>) {
+    /// Begins attempts that are due and ends those that take too long. `number` names an operation. What is damaged of a
+    /// partition that is being salvaged goes: nothing of that counts before all that others hold is merged.
+    pub(crate) fn tend(
+        &mut self,
+        mut number: impl FnMut() -> u64,
+        is_salvaging: impl Fn(Partition) -> bool,
+        context: &mut Context<'_>,
+    ) {
         while let Some((due_ms, _)) = self.due.first()
             && *due_ms <= context.now.mono_ms
             && let Some((_, key)) = self.due.pop_first()
         {
             match self.keys.get(&key).map(|doubted| &doubted.stage) {
                 Some(Stage::Asking(_)) => self.give_up(&key, context),
+                Some(Stage::Waiting { .. }) if is_salvaging(context.partition(&key)) => {
+                    let commit = self.replace(context.next_commit(), key, None);
+                    context.effects.push(Effect::Commit(commit));
+                }
                 Some(Stage::Waiting { .. }) => self.begin(key, &mut number, context),
                 Some(Stage::Unraised | Stage::Raising | Stage::Replacing) | None => {}
             }
@@ -307,9 +317,14 @@ impl Doubts {
         }
     }
 
-    /// True while what others hold is being committed.
-    pub(crate) fn is_replacing(&self) -> bool {
-        !self.replacing.is_empty()
+    /// The keys for which what others hold is being committed.
+    pub(crate) fn replacing(&self) -> impl Iterator<Item = &RecordKey> {
+        self.replacing.values()
+    }
+
+    /// The partitions that have keys in doubt.
+    pub(crate) fn partitions(&self, of: PartitionCount) -> BTreeSet<Partition> {
+        self.keys.keys().map(|key| key.partition(of)).collect()
     }
 
     /// True if a key of this partition is in doubt.

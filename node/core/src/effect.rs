@@ -15,6 +15,7 @@ use crate::paxos::Votes;
 use crate::peers::{LinkRefusal, PeerIdentities};
 use crate::quorum::{Consistency, Durability};
 use crate::record::Record;
+use crate::recovery::RecoveryRefusal;
 use crate::stamp::Stamp;
 use crate::transfer::Merges;
 
@@ -53,6 +54,8 @@ pub enum Event {
     Init { request: RequestId, layout: Layout },
     /// An administrator wants this layout to follow the one of epoch `expected`.
     Propose { request: RequestId, expected: Epoch, layout: Box<Layout> },
+    /// An administrator wants the cluster to go on under this layout, whatever it has lost.
+    Recover { request: RequestId, layout: Box<Layout> },
     /// The other side of a new connection has said hello. Nothing more may be read from it until the node has
     /// answered with `AcceptLink` or `RefuseLink`.
     LinkOffered { link: LinkId, hello: Hello },
@@ -264,7 +267,9 @@ impl Answer {
             | Self::InitAccepted
             | Self::InitRefused(_)
             | Self::Decided(_)
-            | Self::ProposalFailed(_) => 0,
+            | Self::ProposalFailed(_)
+            | Self::RecoveryAccepted
+            | Self::RecoveryRefused(_) => 0,
         }
     }
 }
@@ -325,6 +330,9 @@ pub enum Answer {
     /// This layout is decided: the one that was proposed, or one that was voted for before.
     Decided(Box<Layout>),
     ProposalFailed(ProposalError),
+    /// The layout is accepted; it is in force once all that are left have accepted it.
+    RecoveryAccepted,
+    RecoveryRefused(RecoveryRefusal),
 }
 
 /// A request that did not do what was asked; what may have been applied follows from the reason.

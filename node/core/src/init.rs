@@ -95,7 +95,7 @@ impl Membership {
             }
         }
         is_on(Mutant::ServesBeforeAllHaveAccepted)
-            || layout.members.iter().all(|member| accepted_by.contains(&member.node))
+            || layout.members.iter().all(|member| member.is_lost || accepted_by.contains(&member.node))
     }
 
     /// What to say to a member: that we have accepted, asking for the same unless we know already.

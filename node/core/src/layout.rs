@@ -86,6 +86,9 @@ pub struct Layout {
     pub voters: Vec<NodeId>,
     /// Nodes that were members, and never will be again.
     pub departed: BTreeSet<NodeId>,
+    /// Partitions of which a recovery found too few replicas to trust, with all members left that held some of it: each
+    /// of its replicas counts for nothing until it has merged them all.
+    pub salvaged: BTreeMap<Partition, BTreeSet<NodeId>>,
     pub keyspaces: BTreeMap<String, KeyspaceMode>,
 }
 
@@ -124,6 +127,8 @@ pub enum LayoutError {
     Voters(usize),
     #[error("node {0} was a member once and has departed: its disk can only join as a new node")]
     Departed(NodeId),
+    #[error("partition {0} cannot be salvaged: there is none, or from nodes that are no members")]
+    Salvaged(Partition),
     #[error("the phase cannot have begun with epoch {0}")]
     PhaseSince(Epoch),
     #[error(
@@ -171,6 +176,7 @@ impl Layout {
             members,
             voters,
             departed: BTreeSet::new(),
+            salvaged: BTreeMap::new(),
             keyspaces,
         };
         layout.validate()?;
@@ -203,10 +209,19 @@ impl Layout {
         let members = self.members.iter().map(|member| member.node).collect();
         let partitions = usize::from(self.partitions.get());
         self.ring().validate(partitions, self.replication_factor, &members)?;
-        if let Phase::Joint { from, .. } = &self.phase {
-            from.validate(partitions, from.replication_factor().max(1), &members)?;
+        if self.epoch == Epoch(1) {
+            self.ring().check_full(self.replication_factor)?;
         }
-        Ok(())
+        if let Phase::Joint { from, .. } = &self.phase {
+            from.validate(partitions, REPLICATION_FACTOR_MAX, &members)?;
+        }
+        let is_right = |(partition, sources): &(&Partition, &BTreeSet<NodeId>)| {
+            usize::from(partition.0) < partitions && sources.is_subset(&members)
+        };
+        match self.salvaged.iter().find(|salvaged| !is_right(salvaged)) {
+            Some((partition, _)) => Err(LayoutError::Salvaged(*partition)),
+            None => Ok(()),
+        }
     }
 
     fn validate_voters(&self) -> Result<(), LayoutError> {
@@ -281,6 +296,11 @@ impl Layout {
         matches!(self.phase, Phase::Joint { .. })
     }
 
+    /// True while some replicas have to take over what others hold.
+    pub fn is_moving(&self) -> bool {
+        self.is_joint() || !self.salvaged.is_empty()
+    }
+
     /// Whose word decides on the next layout.
     pub fn is_voter(&self, node: NodeId) -> bool {
         self.voters.binary_search(&node).is_ok()
@@ -302,7 +322,7 @@ impl Layout {
     }
 
     pub fn replica_sets(&self, partition: Partition) -> ReplicaSets {
-        let nodes = |ring: &Ring| ring.replicas(partition).iter().map(|replica| replica.node).collect();
+        let nodes = |ring: &Ring| ring.nodes(partition);
         let rings = if is_on(Mutant::OneRingIsEnough) { 1 } else { 2 };
         ReplicaSets::new(self.rings().take(rings).map(nodes).collect())
     }
@@ -364,6 +384,11 @@ impl Layout {
             out.extend(self.members.iter().map(|member| u8::from(member.is_lost)));
             for count in [self.voters.len(), self.departed.len()] {
                 out.extend_from_slice(&(count as u64).to_be_bytes());
+            }
+            for (partition, sources) in &self.salvaged {
+                out.extend_from_slice(&partition.0.to_be_bytes());
+                out.extend_from_slice(&(sources.len() as u64).to_be_bytes());
+                sources.iter().for_each(|source| out.extend_from_slice(&source.0));
             }
         }
         xxh3_64(&out)

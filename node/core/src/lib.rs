@@ -15,6 +15,7 @@ pub mod ring;
 pub mod placement;
 pub mod layout;
 pub mod succession;
+pub mod recovery;
 pub mod paxos;
 pub mod held;
 pub mod message;

@@ -8,7 +8,7 @@ use crate::causal::{Change, Dot};
 use crate::held::{Held, Lacking};
 use crate::id::{ClusterId, Epoch, Generation, Incarnation, Lineage, NodeId, Nonce};
 use crate::layout::Layout;
-use crate::partition::{Partition, RecordKey};
+use crate::partition::{Partition, PartitionCount, RecordKey};
 use crate::paxos::{Ballot, Say};
 use crate::quorum::Durability;
 use crate::record::{Record, Version};
@@ -95,6 +95,12 @@ pub enum Message {
         outcome: ScanOutcome,
         noted: Noted,
     },
+    /// Asks for a page of whatever is left of a partition that is salvaged, of a node that may be in doubt itself; a
+    /// `ScanAnswer` follows.
+    Salvage {
+        call: Call,
+        range: ScanRange,
+    },
     /// "Keep in mind that the target may have missed a write of this key, which you hold."
     Hint {
         target: NodeId,
@@ -136,7 +142,19 @@ impl Message {
             | Self::ReadAnswer { .. }
             | Self::Scan { .. }
             | Self::ScanAnswer { .. }
+            | Self::Salvage { .. }
             | Self::Hint { .. } => false,
+        }
+    }
+
+    /// Of which partition, out of so many, a replica is asked; `None` for what is no request.
+    pub fn asks_of(&self, partitions: PartitionCount) -> Option<Partition> {
+        match self {
+            Self::Write(Write { key, .. }) | Self::Mint(Mint { key, .. }) | Self::Read { key, .. } => {
+                Some(key.partition(partitions))
+            }
+            Self::Scan { range, .. } | Self::Salvage { range, .. } => Some(range.partition),
+            _ => None,
         }
     }
 
@@ -153,7 +171,7 @@ impl Message {
             Self::Read { call, .. } => {
                 Self::ReadAnswer { call, outcome: ReadOutcome::Refused(refusal), noted }
             }
-            Self::Scan { call, .. } => {
+            Self::Scan { call, .. } | Self::Salvage { call, .. } => {
                 Self::ScanAnswer { call, outcome: ScanOutcome::Refused(refusal), noted }
             }
             Self::WriteAnswer { .. }

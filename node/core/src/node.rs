@@ -11,6 +11,7 @@ mod identity;
 mod leaving;
 mod links;
 mod machines;
+mod recovering;
 mod status;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -246,6 +247,7 @@ impl Node {
             Event::Propose { request, expected, layout } => {
                 self.propose(request, (expected, &layout), now, effects);
             }
+            Event::Recover { request, layout } => self.recover(request, *layout, now, effects),
             Event::LinkOffered { link, hello } => self.link_offered(link, hello, now, effects),
             Event::LinkClosed { link } => {
                 self.forget_greeting(link);
@@ -302,7 +304,7 @@ impl Node {
             stamps.filter(|_| self.saves.values().all(|save| !matches!(save, PendingSave::Ceiling(_))));
         let changing = self.changing.as_ref().and_then(Changing::next_wakeup_ms);
         let moving = self.membership.serving().and_then(|layout| {
-            let standing = layout.is_joint().then_some(self.told_standing.1);
+            let standing = layout.is_moving().then_some(self.told_standing.1);
             let transfer = self.transfer.next_wakeup_ms(self.budget.ready_at_ms());
             [standing, transfer].into_iter().flatten().min()
         });
@@ -421,10 +423,9 @@ impl Node {
             }
             Some(PendingSave::Accepted) => self.accepted(effects),
             Some(PendingSave::Decided) => {
-                if let Membership::Accepted { layout, .. } =
-                    std::mem::replace(&mut self.membership, Membership::Uninitialised)
-                {
-                    self.membership = Membership::decided(layout);
+                self.is_deciding = false;
+                if let Membership::Accepted { layout, .. } = &self.membership {
+                    self.put_in_force(layout.clone(), now, effects);
                 }
             }
             Some(PendingSave::Greeting { link, hello }) => {

@@ -129,7 +129,7 @@ impl Votes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// This layout is decided: the one that was proposed, or one that was voted for before.
-    Decided(Layout),
+    Decided(Box<Layout>),
     /// No layout can be decided now; this one may be decided later all the same if votes were asked for.
     Refused(String),
 }
@@ -139,7 +139,7 @@ pub enum Outcome {
 pub enum Next {
     Wait,
     /// Say this to all voters, ourselves included.
-    Say(Say),
+    Say(Box<Say>),
     End(Outcome),
 }
 
@@ -233,12 +233,12 @@ impl Proposer {
                     self.layout = vote.layout;
                     self.evidence = vote.evidence;
                 }
-                Next::Say(self.say())
+                Next::Say(Box::new(self.say()))
             }
             Say::Accepted => {
                 self.accepted.insert(from);
                 if self.has(&self.accepted) {
-                    Next::End(Outcome::Decided(self.layout.clone()))
+                    Next::End(Outcome::Decided(Box::new(self.layout.clone())))
                 } else {
                     Next::Wait
                 }

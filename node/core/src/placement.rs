@@ -11,6 +11,7 @@ mod share;
 mod rearrange;
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -52,6 +53,27 @@ impl Load<'_> {
 /// that can be moved would be more than the node held.
 fn rank(partition: Partition, node: NodeId) -> u64 {
     xxh3_64_with_seed(&node.0, partition.0.into())
+}
+
+/// Whom a partition is given to, of `candidates` that hold so many already: whoever has the least for its weight first,
+/// ties as in [`place`].
+pub(crate) fn fewest_first(
+    partition: Partition,
+    candidates: &[Candidate],
+    owned: &BTreeMap<NodeId, u64>,
+) -> Vec<NodeId> {
+    let held = |node| owned.get(&node).copied().unwrap_or(0);
+    let mut loads: Vec<_> = candidates
+        .iter()
+        .map(|candidate| Load {
+            candidate,
+            partitions: held(candidate.node),
+            first: 0,
+            rank: rank(partition, candidate.node),
+        })
+        .collect();
+    loads.sort_by(Load::cmp);
+    loads.into_iter().map(|load| load.candidate.node).collect()
 }
 
 /// Places all partitions on `candidates`, each on `replication_factor` nodes or on all where there are fewer.

@@ -49,6 +49,8 @@ pub(crate) struct Replica {
     highest: Highest,
 }
 
+/// How many records a page of a partition that is salvaged has, behind a damaged one.
+const SALVAGE_RECORDS: u32 = 128;
 /// What an answer that waits takes up, beside a key and a value.
 const ANSWER_BYTES: usize = 128;
 
@@ -64,8 +66,24 @@ enum KeyWrites {
 #[derive(Debug)]
 enum Load {
     Write(RecordKey),
-    Read { key: RecordKey, from: NodeId, call: Call, want: Want },
-    Scan { range: ScanRange, held: Option<Held>, from: NodeId, call: Call },
+    Read {
+        key: RecordKey,
+        from: NodeId,
+        call: Call,
+        want: Want,
+    },
+    Scan {
+        range: ScanRange,
+        held: Option<Held>,
+        from: NodeId,
+        call: Call,
+    },
+    /// Whatever can be read of it.
+    Salvage {
+        range: ScanRange,
+        from: NodeId,
+        call: Call,
+    },
 }
 
 #[derive(Debug)]
@@ -138,9 +156,10 @@ impl Replica {
         }
     }
 
-    /// True once nothing that was asked of this replica is still to be written.
-    pub(crate) fn has_settled(&self) -> bool {
-        self.commits.is_empty() && self.keys.is_empty() && !self.doubts.is_replacing()
+    /// True once nothing that was asked of this replica is still to be written under these keys.
+    pub(crate) fn has_settled(&self, of: impl Fn(&RecordKey) -> bool) -> bool {
+        let committing = self.commits.values().map(|commit| &commit.key);
+        !committing.chain(self.keys.keys()).chain(self.doubts.replacing()).any(of)
     }
 
     pub(crate) fn write(&mut self, from: NodeId, write: Write, context: &mut Context<'_>) {
@@ -223,8 +242,59 @@ impl Replica {
         context.effects.push(Effect::Scan { load, range });
     }
 
+    /// Somebody merges all that is left of a partition.
+    pub(crate) fn salvage(&mut self, from: NodeId, call: Call, range: ScanRange, context: &mut Context<'_>) {
+        let sources = context.layout.salvaged.get(&range.partition);
+        if !sources.is_some_and(|sources| sources.contains(&context.me)) {
+            let outcome = ScanOutcome::Refused(Refusal::NotReplica);
+            return context.send(from, Message::ScanAnswer { call, outcome, noted: Vec::new() });
+        }
+        let load = self.expect(Load::Salvage { range: range.clone(), from, call }, context);
+        context.effects.push(Effect::Scan { load, range });
+    }
+
+    /// A page that meets a damaged record is read record by record, up to that and then from behind it.
+    fn salvaged(
+        &mut self,
+        (range, from, call): (ScanRange, NodeId, Call),
+        page: Result<Page, NoPage>,
+        context: &mut Context<'_>,
+    ) {
+        let limit = range.limit;
+        let outcome = match page {
+            Ok(mut page) => {
+                let last = page.entries.last().map(|(key, _)| key.clone());
+                page.entries.retain(|(key, _)| !self.doubts.contains(key));
+                match (page.entries.is_empty() && page.is_cut, last) {
+                    (true, Some(last)) => {
+                        return self.salvage(from, call, ScanRange { after: Some(last), ..range }, context);
+                    }
+                    _ => ScanOutcome::Page(page),
+                }
+            }
+            Err(NoPage::Damaged(key)) if limit == 1 => {
+                self.doubt(&key, context);
+                let range = ScanRange { after: Some(key), limit: SALVAGE_RECORDS, ..range };
+                return self.salvage(from, call, range, context);
+            }
+            Err(NoPage::Damaged(key)) => {
+                self.doubt(&key, context);
+                return self.salvage(from, call, ScanRange { limit: 1, ..range }, context);
+            }
+            Err(_) => ScanOutcome::Refused(Refusal::InDoubt),
+        };
+        let noted = context.noted(range.partition);
+        context.send(from, Message::ScanAnswer { call, outcome, noted });
+    }
+
     pub(crate) fn scanned(&mut self, load: LoadId, page: Result<Page, NoPage>, context: &mut Context<'_>) {
-        let Some(Load::Scan { range, held, from, call }) = self.loads.remove(&load) else { return };
+        let (range, held, from, call) = match self.loads.remove(&load) {
+            Some(Load::Scan { range, held, from, call }) => (range, held, from, call),
+            Some(Load::Salvage { range, from, call }) => {
+                return self.salvaged((range, from, call), page, context);
+            }
+            Some(Load::Write(_) | Load::Read { .. }) | None => return,
+        };
         let outcome = match page {
             Ok(page)
                 if self.doubts.touch(&range, page.last_if_cut(), context)
@@ -272,7 +342,7 @@ impl Replica {
                     refuse_read(from, call, &key, context);
                 }
             },
-            Some(Load::Scan { .. }) | None => {}
+            Some(Load::Scan { .. } | Load::Salvage { .. }) | None => {}
         }
     }
 

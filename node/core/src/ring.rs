@@ -48,13 +48,17 @@ impl Ring {
         (0..).map(Partition).zip(self.partitions.iter().map(Vec::as_slice))
     }
 
+    pub fn nodes(&self, partition: Partition) -> Vec<NodeId> {
+        self.replicas(partition).iter().map(|replica| replica.node).collect()
+    }
+
     pub fn is_replica(&self, partition: Partition, node: NodeId) -> bool {
         self.replicas(partition).iter().any(|replica| replica.node == node)
     }
 
-    /// How many replicas each partition has.
+    /// How many replicas each partition has, or would have if none of them had been lost.
     pub fn replication_factor(&self) -> usize {
-        self.partitions.first().map_or(0, Vec::len)
+        self.partitions.iter().map(Vec::len).max().unwrap_or(0)
     }
 
     /// How many partitions a node holds.
@@ -62,7 +66,8 @@ impl Ring {
         self.partitions.iter().filter(|replicas| replicas.iter().any(|replica| replica.node == node)).count()
     }
 
-    /// Checks the number of partitions and replicas, and that each replica is one member, named once.
+    /// Checks the number of partitions, that each has a replica and not too many, and that each of them is one member,
+    /// named once.
     pub fn validate(
         &self,
         partitions: usize,
@@ -73,7 +78,7 @@ impl Ring {
             return Err(RingError::Partitions { found: self.partitions.len(), expected: partitions });
         }
         for (partition, list) in self.iter() {
-            if list.len() != replicas {
+            if !(1..=replicas).contains(&list.len()) {
                 return Err(RingError::Replicas { partition, found: list.len(), expected: replicas });
             }
             let mut seen = BTreeSet::new();
@@ -87,5 +92,15 @@ impl Ring {
             }
         }
         Ok(())
+    }
+
+    /// Only a recovery leaves partitions with fewer replicas than are wanted.
+    pub fn check_full(&self, replicas: usize) -> Result<(), RingError> {
+        match self.iter().find(|(_, list)| list.len() != replicas) {
+            Some((partition, list)) => {
+                Err(RingError::Replicas { partition, found: list.len(), expected: replicas })
+            }
+            None => Ok(()),
+        }
     }
 }

@@ -62,6 +62,8 @@ pub enum SuccessionError {
     IsMoving,
     #[error("no data is moving")]
     IsNotMoving,
+    #[error("partitions are being salvaged: that has to be finished first")]
+    IsSalvaging,
     #[error("the rings do not follow from those in force")]
     Rings,
     #[error(
@@ -136,10 +138,11 @@ impl Layout {
                 self.plan_move(&mut next, members, *replication_factor)?;
             }
             Change::Admit(members) => next.admit(members),
+            Change::Finish if !self.is_moving() => return Err(SuccessionError::IsNotMoving),
             Change::Finish => {
-                let Phase::Joint { to, .. } = &self.phase else { return Err(SuccessionError::IsNotMoving) };
-                next.phase = Phase::Stable(to.clone());
+                next.phase = Phase::Stable(self.ring().clone());
                 next.phase_since = next.epoch;
+                next.salvaged.clear();
             }
             Change::Abort => {
                 let Phase::Joint { from, .. } = &self.phase else { return Err(SuccessionError::IsNotMoving) };
@@ -169,6 +172,9 @@ impl Layout {
         replication_factor: usize,
     ) -> Result<(), SuccessionError> {
         let Phase::Stable(from) = &self.phase else { return Err(SuccessionError::IsMoving) };
+        if !self.salvaged.is_empty() {
+            return Err(SuccessionError::IsSalvaging);
+        }
         if replication_factor > members.len() {
             return Err(LayoutError::ReplicationFactor(replication_factor).into());
         }
@@ -210,7 +216,7 @@ impl Layout {
     }
 
     /// Chooses who votes on the layout after this one.
-    fn elect(&mut self, away: &BTreeSet<NodeId>) {
+    pub(crate) fn elect(&mut self, away: &BTreeSet<NodeId>) {
         let stake = |node| match self.rings().map(|ring| ring.owned(node) > 0).collect::<Vec<_>>() {
             held if held.iter().all(|holds| *holds) => Stake::Lasting,
             held if held.contains(&true) => Stake::Passing,
@@ -237,23 +243,34 @@ pub fn check_step(now: &Layout, next: &Layout) -> Result<Step, SuccessionError> 
     if next.phase_since != phase_since {
         return Err(SuccessionError::PhaseSince { expected: phase_since, found: next.phase_since });
     }
-    if step != Step::Begin && next.replication_factor != next.ring().replication_factor() {
+    // Partitions that were salvaged may all have fewer replicas than are wanted.
+    let expected =
+        if step == Step::Abort { next.ring().replication_factor() } else { now.replication_factor };
+    if step != Step::Begin && next.replication_factor != expected {
         return Err(SuccessionError::Rings);
     }
     Ok(step)
 }
 
 fn which_step(now: &Layout, next: &Layout) -> Result<Step, SuccessionError> {
-    if now.phase == next.phase {
+    let is_salvaged = now.salvaged == next.salvaged;
+    if now.phase == next.phase && is_salvaged {
         return Ok(Step::Same);
     }
     match (&now.phase, &next.phase) {
-        (Phase::Stable(a), Phase::Joint { from, to }) if a == from => {
+        (Phase::Stable(a), Phase::Stable(b)) if a == b && next.salvaged.is_empty() => Ok(Step::Finish),
+        (Phase::Stable(_), Phase::Joint { .. }) if !now.salvaged.is_empty() => {
+            Err(SuccessionError::IsSalvaging)
+        }
+        (Phase::Stable(a), Phase::Joint { from, to }) if a == from && is_salvaged => {
+            to.check_full(next.replication_factor).map_err(LayoutError::from)?;
             check_since(a, to, next.epoch)?;
             Ok(Step::Begin)
         }
-        (Phase::Joint { to, .. }, Phase::Stable(b)) if to == b => Ok(Step::Finish),
-        (Phase::Joint { from, .. }, Phase::Stable(a)) if from == a => Ok(Step::Abort),
+        (Phase::Joint { to, .. }, Phase::Stable(b)) if to == b && next.salvaged.is_empty() => {
+            Ok(Step::Finish)
+        }
+        (Phase::Joint { from, .. }, Phase::Stable(a)) if from == a && is_salvaged => Ok(Step::Abort),
         (Phase::Joint { .. }, Phase::Joint { .. }) => Err(SuccessionError::IsMoving),
         _ => Err(SuccessionError::Rings),
     }
@@ -280,7 +297,8 @@ fn check_keyspaces(now: &Layout, next: &Layout) -> Result<(), SuccessionError> {
 
 fn check_members(now: &Layout, next: &Layout) -> Result<(), SuccessionError> {
     for member in &now.members {
-        let holds_data = now.rings().any(|ring| ring.owned(member.node) > 0);
+        let is_source = now.salvaged.values().any(|sources| sources.contains(&member.node));
+        let holds_data = is_source || now.rings().any(|ring| ring.owned(member.node) > 0);
         match next.member(member.node) {
             Some(kept) if kept.actor != member.actor || member.is_lost && !kept.is_lost => {
                 return Err(SuccessionError::Changed(member.node));
@@ -374,8 +392,11 @@ fn check_merges(now: &Layout, evidence: &Evidence) -> Result<(), GateError> {
 
 impl Layout {
     /// True if the replicas of a partition have to merge what the old ones hold: they are not the very same, whose
-    /// quorums share a replica whichever ring they are of.
+    /// quorums share a replica whichever ring they are of; or it is salvaged.
     pub fn has_to_merge(&self, partition: Partition) -> bool {
+        if self.salvaged.contains_key(&partition) {
+            return true;
+        }
         let nodes = |ring: &Ring| -> BTreeSet<_> {
             ring.replicas(partition).iter().map(|replica| replica.node).collect()
         };

@@ -143,12 +143,21 @@ impl Transfer {
         layout.partitions.all().filter(takes_over).filter(is_merged).collect()
     }
 
+    /// True for a partition of which nothing is left to be merged.
+    pub(crate) fn has_merged(&self, partition: Partition) -> bool {
+        !self.open.contains(&partition)
+    }
+
     fn is_merged(&self, partition: Partition, context: &Context<'_>) -> bool {
         let old = context.layout.source_ring().replicas(partition);
         let is_merged = |node: NodeId| {
             node == context.me
                 || self.merges.partitions.get(&partition).is_some_and(|merge| merge.sources.contains(&node))
         };
+        if let Some(sources) = context.layout.salvaged.get(&partition) {
+            let is_enough = |node: &NodeId| is_merged(*node) || context.layout.is_lost(*node);
+            return sources.iter().all(is_enough);
+        }
         let merged = old.iter().filter(|replica| is_merged(replica.node)).count();
         merged + usize::from(is_on(Mutant::OneFewerIsMerged)) >= others_of_a_quorum(old.len())
     }
@@ -215,15 +224,28 @@ impl Transfer {
                 && !context.layout.is_lost(node)
         };
         let begun = merge.pass.clone().filter(|(source, _)| is_open(*source));
-        let old = context.layout.source_ring().replicas(partition);
+        let salvaged = context.layout.salvaged.get(&partition);
+        let old = match salvaged {
+            Some(sources) => sources.iter().copied().collect(),
+            None => context.layout.source_ring().nodes(partition),
+        };
         let fresh = || {
-            let sources = old.iter().map(|replica| replica.node).filter(|node| is_open(*node));
+            let sources = old.iter().copied().filter(|node| is_open(*node));
             sources.min_by_key(|node| context.is_slow(*node)).map(|source| (source, None))
         };
         let now_ms = context.now.mono_ms;
         let Some((source, after)) = begun.or_else(fresh) else { return self.pause(partition, now_ms) };
         merge.pass = Some((source, after.clone()));
         let range = ScanRange { partition, prefix: Bytes::new(), after, limit: PAGE_RECORDS };
+        if salvaged.is_some() {
+            // Whatever is left is asked for, and what is held here says nothing.
+            let stage = Stage::Asking { holding: Holding::default(), says_each: false };
+            let pass = Pass { source, operation, due_ms: now_ms + ANSWER_MS, range: range.clone(), stage };
+            context.send(source, Message::Salvage { call: pass.call(), range });
+            self.operations.insert(operation, partition);
+            self.passes.insert(partition, pass);
+            return;
+        }
         let load = context.next_load();
         context.effects.push(Effect::Scan { load, range: range.clone() });
         self.operations.insert(operation, partition);

@@ -174,8 +174,24 @@ pub(crate) enum Command {
     /// Changes what all nodes agree upon: which of them hold data, and the keyspaces.
     #[command(subcommand)]
     Layout(LayoutCommand),
+    /// Lets the cluster go on without members that are lost for good, where too few are left to decide on that. Shows what
+    /// it would mean; --yes does it.
+    Recover(RecoverArgs),
     /// Puts load on the cluster and measures it. It writes keys of its own, which start with --prefix.
     Bench(BenchArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RecoverArgs {
+    /// These members are dead for good: whatever only they had is lost, and they never come back.
+    #[arg(long, value_name = "NAME|UUID", value_delimiter = ',')]
+    pub lost: Vec<String>,
+    /// What is left at these members counts though they may have lost some of it.
+    #[arg(long, value_name = "NAME|UUID", value_delimiter = ',')]
+    pub accept_in_doubt: Vec<String>,
+    /// Does it. An attempt that was interrupted is finished by running it again.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Clone, Args)]

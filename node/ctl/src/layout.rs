@@ -5,7 +5,7 @@
 //! is tried again by itself.
 
 mod join;
-mod steps;
+pub(crate) mod steps;
 mod forecast;
 mod decide;
 mod settle;
@@ -123,8 +123,8 @@ async fn propose(globals: &Globals, wanted: Wanted, manner: Manner) -> Result<()
         joining.into_iter().for_each(|answer| survey.add(answer));
         now = make(&steps, now, &mut survey, &bounds).await?;
     }
-    if manner.wait && now.is_joint() {
-        bounds.live.say(&format!("epoch {}, joint: data moves", now.epoch));
+    if manner.wait && now.is_moving() {
+        bounds.live.say(&format!("epoch {}, {}: data moves", now.epoch, phase_name(&now)));
         now = wait::until_it_ends(&mut survey, now, bytes_before, &bounds).await?;
     }
     bounds.live.clear();

@@ -15,6 +15,7 @@ mod transfer;
 mod overview;
 mod init;
 mod layout;
+mod recover;
 mod bench;
 mod run;
 

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use crate::args::{Arguments, Command, Output};
 use crate::data::Put;
 use crate::failure::{Exit, Failure};
-use crate::{bench, data, init, layout, overview};
+use crate::{bench, data, init, layout, overview, recover};
 
 pub(crate) fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -49,6 +49,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Nodes => overview::nodes(&globals).await,
         Command::Init(args) => init::init(&globals, &args).await,
         Command::Layout(command) => layout::layout(&globals, command).await,
+        Command::Recover(args) => recover::recover(&globals, &args).await,
         Command::Bench(args) => bench::bench(&globals, &args).await,
     }
 }

@@ -24,7 +24,7 @@ impl Progress {
         layout: &Layout,
         statuses: impl Iterator<Item = &'a NodeStatus> + Clone,
     ) -> Option<Self> {
-        if !layout.is_joint() {
+        if !layout.is_moving() {
             return None;
         }
         let moving = layout.ring().iter().filter(|(partition, _)| layout.has_to_merge(*partition));

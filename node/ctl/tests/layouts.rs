@@ -420,3 +420,23 @@ fn status_shows_who_has_not_acknowledged_the_layout() {
     cluster.nodes[1].hold_at(None);
     assert_eq!(run_on(&cluster, &["status", "-o", "json"]).json()["behind"], json!([]));
 }
+
+#[test]
+fn a_recovery_is_shown_before_it_is_made_and_made_once() {
+    let cluster = FakeCluster::serving(3).unwrap();
+    let recover = |arguments: &str| {
+        let arguments: Vec<_> = ["recover"].into_iter().chain(arguments.split_whitespace()).collect();
+        run_on(&cluster, &arguments)
+    };
+    check_refused(&recover("--lost fake-2 -o json"), (6, "NODE_ALIVE", "fake-2 is named lost, and answers"));
+    check_refused(&recover("--lost nobody -o json"), (6, "NODE_UNKNOWN", "no node is called nobody"));
+    let shown = recover("-o json").json();
+    assert_eq!((&shown["done"], &shown["incarnation"]), (&false.into(), &2.into()));
+    assert_eq!(layout(&cluster).incarnation.number, 1, "nothing was done");
+    for _ in 0..2 {
+        let done = recover("--yes -o json").json();
+        assert_eq!((&done["done"], &done["salvaged"]), (&true.into(), &0.into()));
+        assert_eq!(done["left"], json!(["fake-0", "fake-1", "fake-2"]));
+        assert_eq!(layout(&cluster).incarnation.number, 2);
+    }
+}

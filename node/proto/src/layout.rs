@@ -3,12 +3,12 @@
 //! Whatever is read is validated as a layout before anybody sees it, so a layout that came from a peer, an
 //! administrator or a file keeps the same rules as one that was made here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use keystore_core::id::{Actor, ClusterId, Epoch, NodeId};
 use keystore_core::layout::{KeyspaceMode, Layout, LayoutError, Member, Phase, first_voters};
-use keystore_core::partition::{PartitionCount, PartitionCountError};
+use keystore_core::partition::{Partition, PartitionCount, PartitionCountError};
 use keystore_core::ring::{Replica, Ring};
 use thiserror::Error;
 
@@ -47,6 +47,7 @@ impl From<&Layout> for v1::Layout {
             members,
             voters,
             departed,
+            salvaged,
             keyspaces,
         } = layout;
         let (phase, ring, next_ring) = match phase {
@@ -68,6 +69,7 @@ impl From<&Layout> for v1::Layout {
             phase_since: phase_since.0,
             voters: voters.iter().map(|voter| index_of(*voter, members)).collect(),
             departed: departed.iter().map(|node| field::uuid_bytes(&node.0)).collect(),
+            salvaged: salvaged.iter().map(|salvaged| salvaged_to_wire(salvaged, members)).collect(),
         }
     }
 }
@@ -90,6 +92,7 @@ impl TryFrom<v1::Layout> for Layout {
             phase_since,
             voters,
             departed,
+            salvaged,
         } = message;
         let members = members.into_iter().map(Member::try_from).collect::<Result<Vec<_>, _>>()?;
         let mut modes = BTreeMap::new();
@@ -109,6 +112,8 @@ impl TryFrom<v1::Layout> for Layout {
             false => voters.iter().map(|index| member_of(*index, &members)).collect::<Result<_, _>>()?,
         };
         let departed = departed.iter().map(|node| Ok(NodeId(field::sixteen("departed", node)?)));
+        let salvaged = salvaged.iter().map(|salvaged| salvaged_from_wire(salvaged, &members));
+        let salvaged = salvaged.collect::<Result<_, _>>()?;
         let layout = Self {
             cluster: ClusterId(field::sixteen("cluster_id", &cluster_id)?),
             incarnation: incarnation.ok_or(WireError::Missing("incarnation"))?.into(),
@@ -120,6 +125,7 @@ impl TryFrom<v1::Layout> for Layout {
             members,
             voters,
             departed: departed.collect::<Result<_, WireError>>()?,
+            salvaged,
             keyspaces: modes,
         };
         layout.validate()?;
@@ -192,6 +198,24 @@ fn ring_to_wire(ring: &Ring, members: &[Member]) -> Vec<v1::PartitionReplicas> {
 fn member_of(index: u32, members: &[Member]) -> Result<NodeId, LayoutWireError> {
     let member = usize::try_from(index).ok().and_then(|index| members.get(index));
     member.map(|member| member.node).ok_or(LayoutWireError::MemberIndex { index, members: members.len() })
+}
+
+fn salvaged_to_wire(
+    (partition, sources): (&Partition, &BTreeSet<NodeId>),
+    members: &[Member],
+) -> v1::SalvagedPartition {
+    let sources = sources.iter().map(|source| index_of(*source, members)).collect();
+    v1::SalvagedPartition { partition: partition.0.into(), sources }
+}
+
+fn salvaged_from_wire(
+    wire: &v1::SalvagedPartition,
+    members: &[Member],
+) -> Result<(Partition, BTreeSet<NodeId>), LayoutWireError> {
+    let v1::SalvagedPartition { partition, sources } = wire;
+    let partition = u16::try_from(*partition).map_err(|_| WireError::Partition(*partition))?;
+    let sources = sources.iter().map(|index| member_of(*index, members));
+    Ok((Partition(partition), sources.collect::<Result<_, _>>()?))
 }
 
 fn ring_from_wire(ring: &[v1::PartitionReplicas], members: &[Member]) -> Result<Ring, LayoutWireError> {

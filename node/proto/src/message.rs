@@ -44,6 +44,9 @@ impl From<Message> for v1::PeerMessage {
             Message::Scan { call, range, held } => {
                 (call, Noted::new(), Kind::Scan(scan::scan_to_wire(range, held)))
             }
+            Message::Salvage { call, range } => {
+                (call, Noted::new(), Kind::Salvage(scan::scan_to_wire(range, None)))
+            }
             Message::ScanAnswer { call, outcome, noted } => {
                 (call, noted, Kind::ScanAnswer(scan::answer_to_wire(outcome)))
             }
@@ -102,6 +105,10 @@ impl TryFrom<v1::PeerMessage> for Message {
             Kind::Scan(scan) => {
                 let (range, held) = scan::scan_from_wire(scan)?;
                 Self::Scan { call, range, held }
+            }
+            Kind::Salvage(scan) => {
+                let (range, _) = scan::scan_from_wire(scan)?;
+                Self::Salvage { call, range }
             }
             Kind::ScanAnswer(answer) => {
                 Self::ScanAnswer { call, outcome: scan::answer_from_wire(answer)?, noted }

@@ -146,6 +146,11 @@ impl Turn {
                 let request = self.await_answer(Waiting { answer, reserved: None });
                 self.step(Event::Propose { request, expected, layout })?;
             }
+            Input::Recover { layout, answer } => {
+                self.is_view_stale = true;
+                let request = self.await_answer(Waiting { answer, reserved: None });
+                self.step(Event::Recover { request, layout })?;
+            }
             Input::HelloTo { peer, answer } => {
                 // The dialler may be gone already.
                 let _ = answer.send(self.core.node.hello(peer));

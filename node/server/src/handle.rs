@@ -31,6 +31,10 @@ pub enum Input {
         layout: Box<Layout>,
         answer: oneshot::Sender<Told>,
     },
+    Recover {
+        layout: Box<Layout>,
+        answer: oneshot::Sender<Told>,
+    },
     /// What is to be said first to a peer that is about to be dialled.
     HelloTo {
         peer: NodeId,
@@ -150,6 +154,12 @@ impl CoreHandle {
     pub async fn propose(&self, expected: Epoch, layout: Layout) -> Result<Answer, Stopped> {
         let (answer, answered) = oneshot::channel();
         self.inbox.put(Input::Propose { expected, layout: Box::new(layout), answer }).await;
+        answered.await.map(|told| told.answer).map_err(|_| Stopped)
+    }
+
+    pub async fn recover(&self, layout: Layout) -> Result<Answer, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox.put(Input::Recover { layout: Box::new(layout), answer }).await;
         answered.await.map(|told| told.answer).map_err(|_| Stopped)
     }
 

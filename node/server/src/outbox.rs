@@ -131,6 +131,9 @@ fn message_bytes(message: &Message) -> usize {
             };
             range.prefix.len() + range.after.as_ref().map_or(0, |key| key.encoded().len()) + digests
         }
+        Message::Salvage { range, .. } => {
+            range.prefix.len() + range.after.as_ref().map_or(0, |key| key.encoded().len())
+        }
         Message::ReadAnswer { .. }
         | Message::WriteAnswer { .. }
         | Message::MintAnswer { .. }

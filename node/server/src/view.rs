@@ -1,12 +1,12 @@
 //! What the core thread shows of the node to everybody else: a snapshot, replaced as a whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use keystore_core::id::{Epoch, Generation, NodeId};
 use keystore_core::layout::Layout;
 use keystore_core::node::{Counters, HintStatus, NodeState, Status};
-use keystore_core::partition::RecordKey;
+use keystore_core::partition::{Partition, RecordKey};
 use keystore_core::stamp::Stamp;
 use keystore_core::transfer::TransferStatus;
 
@@ -27,6 +27,7 @@ pub struct View {
     pub latest_stamp: Stamp,
     pub doubted_keys: usize,
     pub doubted: Vec<(RecordKey, u64)>,
+    pub doubted_partitions: BTreeSet<Partition>,
     pub hints: HintStatus,
     /// The latest epoch that each member has acknowledged, as far as this node has heard.
     pub fences: BTreeMap<NodeId, Epoch>,
@@ -53,6 +54,7 @@ impl View {
             latest_stamp: Stamp::from_bytes([0; 16]),
             doubted_keys: 0,
             doubted: Vec::new(),
+            doubted_partitions: BTreeSet::new(),
             hints: HintStatus::default(),
             fences: BTreeMap::new(),
             transfer: TransferStatus::default(),
@@ -78,6 +80,7 @@ impl View {
             latest_stamp,
             doubted_keys,
             doubted,
+            doubted_partitions,
             hints,
             fences,
             transfer,
@@ -101,6 +104,7 @@ impl View {
             latest_stamp,
             doubted_keys,
             doubted,
+            doubted_partitions,
             hints,
             fences,
             transfer,
@@ -114,7 +118,7 @@ impl View {
     pub fn obstacle(&self) -> Option<&'static str> {
         match self.state {
             NodeState::Uninitialized => Some("this node belongs to no cluster yet: it waits for init"),
-            NodeState::Accepted => Some("waiting until all members have accepted the first layout"),
+            NodeState::Accepted => Some("waiting until all members have accepted the layout"),
             NodeState::Draining => Some("this node is about to stop"),
             NodeState::Serving if self.ready => None,
             NodeState::Serving => Some(

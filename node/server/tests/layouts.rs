@@ -7,8 +7,10 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use keystore_core::id::{Actor, NodeId};
+use keystore_core::id::{Actor, Incarnation, NodeId};
 use keystore_core::layout::{Layout, Member};
+use keystore_core::partition::RecordKey;
+use keystore_core::recovery::Losses;
 use keystore_core::succession::Change;
 use keystore_history::{Action, History, ReadOutcome, WriteOutcome};
 use keystore_proto::v1;
@@ -189,4 +191,95 @@ async fn a_member_that_slept_through_two_moves_is_told_and_begins_anew() {
     let mut history = load.stop().await;
     cluster.nodes.remove(2);
     judge(&[&cluster.nodes[2], &cluster.nodes[3]], &mut history).await;
+}
+
+/// Gives the layout of a recovery to nodes, and waits until they serve under it and have merged what is left.
+async fn recover(nodes: &[NodeProcess], layout: &Layout) {
+    for node in nodes {
+        let request = v1::RecoverRequest { layout: Some(layout.into()) };
+        node.admin().recover(request).await.unwrap();
+    }
+    wait_until_taken_up(nodes, layout).await;
+    for node in nodes {
+        wait_until("what is left is merged", || async {
+            let transfer = node.status().await.ok()?.transfer?;
+            (transfer.partitions == transfer.partitions_done).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn two_of_five_go_on_with_all_that_any_of_them_held() {
+    let mut cluster = Cluster::serving(5).await;
+    let before = layout_of(&cluster.nodes[0]).await;
+    for n in 0..200 {
+        let request = v1::PutRequest {
+            key: format!("k{n}").into(),
+            value: format!("v{n}").into(),
+            consistency: v1::Consistency::All.into(),
+            ..v1::PutRequest::default()
+        };
+        cluster.nodes[n % 5].client().put(request).await.unwrap();
+    }
+    let all = members(&cluster.nodes).await;
+    let left: BTreeSet<_> = all[..2].iter().map(|member| member.node).collect();
+    cluster.nodes[2..].iter_mut().for_each(NodeProcess::kill);
+
+    let losses = Losses { nodes: all[2..].iter().map(|member| member.node).collect(), ..Losses::default() };
+    let attempt = |number| Incarnation { number, id: number * 7 };
+    let first = before.recovered(attempt(2), &losses).unwrap();
+    let answer = cluster.nodes[0].admin();
+    let accept = |layout: &Layout| v1::RecoverRequest { layout: Some(layout.into()) };
+    answer.clone().recover(accept(&first)).await.unwrap();
+    let status = cluster.nodes[0].status().await.unwrap();
+    assert_eq!(status.state(), v1::NodeState::Accepted, "not all that are left have accepted it");
+    assert!(answer.clone().recover(accept(&before.recovered(attempt(2), &losses).unwrap())).await.is_ok());
+    let other = Layout { incarnation: Incarnation { number: 2, id: 1 }, ..first.clone() };
+    assert!(answer.clone().recover(accept(&other)).await.is_err(), "another attempt of the same number");
+    // Whoever accepted the first attempt takes a second one, and dies in between.
+    let second = first.recovered(attempt(3), &losses).unwrap();
+    answer.clone().recover(accept(&second)).await.unwrap();
+    cluster.nodes[0].kill();
+    cluster.nodes[0].start();
+    cluster.nodes[0].wait_for_status().await;
+    recover(&cluster.nodes[..2], &second).await;
+
+    let held = |n: usize| {
+        let key = RecordKey::new("default", format!("k{n}").as_bytes()).unwrap();
+        let replicas = before.ring().nodes(key.partition(before.partitions));
+        replicas.iter().any(|node| left.contains(node))
+    };
+    let check = async |node: &NodeProcess| {
+        let mut lost = 0;
+        for n in 0..200 {
+            let value = node.get_when_possible(&format!("k{n}")).await;
+            let expected = held(n).then(|| format!("v{n}"));
+            lost += usize::from(expected.is_none());
+            assert_eq!(value, expected, "k{n}");
+        }
+        lost
+    };
+    let lost = check(&cluster.nodes[0]).await;
+    assert!((1..100).contains(&lost), "some partitions had no replica that is left: {lost}");
+
+    // Back to full strength: what was salvaged stands, and the data moves to a new node too.
+    let finished = change(&cluster.nodes[0], &Change::Finish).await;
+    assert!(finished.salvaged.is_empty());
+    let mut lost_nodes = cluster.nodes.split_off(2);
+    admit(&mut cluster, 1).await;
+    move_to(&cluster, &cluster.nodes).await;
+    let full = finish(&cluster).await;
+    assert_eq!(full.ring().check_full(3), Ok(()));
+    check(&cluster.nodes[2]).await;
+
+    // One that was called lost comes back: nobody takes it for what it was.
+    let seeds = cluster.nodes[0].gossip_address();
+    let back = &mut lost_nodes[0];
+    back.set("gossip.seeds", &seeds);
+    back.start();
+    let ended = back.wait_for_end();
+    assert!(ended.log.contains("no member any more"), "{}", ended.log);
+    back.start();
+    assert_ne!(member(back).await.node, all[2].node, "it is another one");
 }

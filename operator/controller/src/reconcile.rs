@@ -114,7 +114,8 @@ async fn run(context: &Context, names: &Names) -> Result<Action, ReconcileError>
         }
     };
     let fresh = ClusterId(*uuid::Uuid::new_v4().as_bytes());
-    let mut plan = plan(&PlanInput { cluster: &cluster, valid: &valid, observed: &observed, fresh })?;
+    let now = Timestamp::now();
+    let mut plan = plan(&PlanInput { cluster: &cluster, valid: &valid, observed: &observed, fresh, now })?;
     let applied = apply(context, names, &observed, &plan).await;
     if let Some(rejection) = applied.as_ref().err().and_then(ApplyError::rejection) {
         plan.hold = Some(rejection);

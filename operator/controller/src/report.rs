@@ -59,16 +59,25 @@ async fn write_status(
     status: &KeyStoreClusterStatus,
 ) -> Result<(), kube::Error> {
     let api: Api<KeyStoreCluster> = Api::namespaced(context.client.clone(), &names.namespace);
-    let patch: Value = json!({
-        "apiVersion": KeyStoreCluster::api_version(&()),
-        "kind": KeyStoreCluster::kind(&()),
-        "metadata": {"name": names.cluster, "resourceVersion": cluster.metadata.resource_version},
-        "status": status,
-    });
-    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let mut wanted = serde_json::to_value(status).map_err(kube::Error::SerdeError)?;
+    let live = serde_json::to_value(&cluster.status).map_err(kube::Error::SerdeError)?;
+    name_what_goes(&mut wanted, &live);
+    let patch = json!({"metadata": {"resourceVersion": cluster.metadata.resource_version}, "status": wanted});
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     context.metrics.writing("KeyStoreCluster");
-    api.patch_status(&names.cluster, &params, &Patch::Apply(&patch)).await?;
+    api.patch_status(&names.cluster, &params, &Patch::Merge(&patch)).await?;
     Ok(())
+}
+
+/// Whatever is there and not wanted is null in a merge. A server-side apply would leave what somebody else has written.
+fn name_what_goes(wanted: &mut Value, live: &Value) {
+    let (Some(wanted), Some(live)) = (wanted.as_object_mut(), live.as_object()) else { return };
+    for (key, live) in live {
+        match wanted.get_mut(key) {
+            Some(wanted) => name_what_goes(wanted, live),
+            None => drop(wanted.insert(key.clone(), Value::Null)),
+        }
+    }
 }
 
 /// An event that cannot be told is no reason to do anything again.
@@ -100,4 +109,24 @@ fn shortened(note: String) -> String {
     let end =
         (0..=NOTE_BYTES_MAX - '…'.len_utf8()).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
     note.get(..end).map(|start| format!("{start}…")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_merge_names_what_is_to_be_gone() {
+        let live =
+            json!({"epoch": 1, "operation": {"kind": "Replace", "from": 3}, "nodes": [{"downSince": "x"}]});
+        let mut wanted = json!({"epoch": 2, "operation": {"kind": "Create"}, "nodes": []});
+        name_what_goes(&mut wanted, &live);
+        assert_eq!(wanted, json!({"epoch": 2, "operation": {"kind": "Create", "from": null}, "nodes": []}));
+        let mut wanted = json!({"epoch": 2});
+        name_what_goes(&mut wanted, &live);
+        assert_eq!(wanted, json!({"epoch": 2, "operation": null, "nodes": null}));
+        let mut first = json!({"epoch": 1});
+        name_what_goes(&mut first, &Value::Null);
+        assert_eq!(first, json!({"epoch": 1}));
+    }
 }

@@ -1,14 +1,18 @@
 //! Which pods are to hold the data, as far as that may be done.
 //!
 //! What the spec says, or, where that is held, those that hold it now. A hold never begins anything and undoes nothing
-//! but a move towards what is held.
+//! but a move towards what is held. A pod whose node is lost, and in which no other one answers, is passed over: the next
+//! ordinal takes its place until it is back. Its pod and its volume are left alone.
 
 use std::collections::BTreeSet;
 
 use keystore_core::id::Epoch;
 use keystore_core::layout::{Layout, Member, Phase};
+use keystore_core::quorum::Consistency;
+use keystore_core::ring::Replica;
 use keystore_core::succession::Change;
 
+use crate::absence::Absences;
 use crate::hold::{Hold, HoldReason};
 use crate::members::{Roster, owners};
 use crate::space::find_lack_of_space;
@@ -23,19 +27,53 @@ pub(crate) struct Aim {
     pub(crate) hold: Option<Hold>,
 }
 
-pub(crate) fn plan_aim(valid: &ValidCluster, roster: &Roster<'_>) -> Aim {
+/// A pod that restarts answers by then: its node finds that it was given up, and comes as another one.
+const PASSED_OVER_AFTER_SECONDS: u32 = 30;
+
+pub(crate) fn plan_aim(valid: &ValidCluster, roster: &Roster<'_>, absences: &Absences) -> Aim {
     let layout = roster.layout;
     let now = roster.ordinals(owners(layout.source_ring()));
+    let passed_over = find_passed_over(roster, absences);
     let is_other_store =
         (layout.replication_factor, layout.partitions) != (valid.replication_factor, valid.partitions);
-    let hold = if is_other_store { None } else { plan_aim_hold(valid, roster, &now) };
+    let wanted = substitute(&(0..valid.replicas).collect(), &passed_over);
+    let hold = if is_other_store { None } else { plan_aim_hold(valid, roster, (&now, &wanted)) };
     if is_other_store || hold.is_some() {
-        return Aim { ordinals: now, is_held: true, hold };
+        return Aim { ordinals: substitute(&now, &passed_over), is_held: true, hold };
     }
-    Aim { ordinals: (0..valid.replicas).collect(), is_held: false, hold: None }
+    Aim { ordinals: wanted, is_held: false, hold: None }
 }
 
-fn plan_aim_hold(valid: &ValidCluster, roster: &Roster<'_>, now: &BTreeSet<u32>) -> Option<Hold> {
+/// The pods of lost members in which nobody answers. A move under way is not turned back for one that does meanwhile.
+fn find_passed_over(roster: &Roster<'_>, absences: &Absences) -> BTreeSet<u32> {
+    let layout = roster.layout;
+    let targets = roster.ordinals(owners(layout.ring()));
+    let is_passed_over = |member: &&Member| {
+        let ordinal = roster.names.ordinal(&member.name);
+        let is_left_out = layout.is_joint() && ordinal.is_some_and(|ordinal| !targets.contains(&ordinal));
+        member.is_lost
+            && ordinal.is_some_and(|ordinal| roster.live(ordinal).is_none())
+            && (is_left_out || absences.is_away_for(member.node, PASSED_OVER_AFTER_SECONDS))
+    };
+    let members = layout.members.iter().filter(is_passed_over);
+    members.filter_map(|member| roster.names.ordinal(&member.name)).collect()
+}
+
+/// As many pods without those that are passed over: instead of each the first that is none of these.
+fn substitute(wanted: &BTreeSet<u32>, passed_over: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let mut chosen: BTreeSet<u32> = wanted.difference(passed_over).copied().collect();
+    let others = (0..).filter(|ordinal| !wanted.contains(ordinal) && !passed_over.contains(ordinal));
+    let missing = wanted.len() - chosen.len();
+    chosen.extend(others.take(missing));
+    chosen
+}
+
+/// `now` and `wanted` are the pods whose nodes hold the data, and those that are to.
+fn plan_aim_hold(
+    valid: &ValidCluster,
+    roster: &Roster<'_>,
+    (now, wanted): (&BTreeSet<u32>, &BTreeSet<u32>),
+) -> Option<Hold> {
     let (replicas, factor) = (valid.replicas, valid.replication_factor);
     if (replicas as usize) < factor {
         let message = format!(
@@ -46,26 +84,34 @@ fn plan_aim_hold(valid: &ValidCluster, roster: &Roster<'_>, now: &BTreeSet<u32>)
         return Some(Hold { reason: HoldReason::BelowReplicationFactor, message });
     }
     // Once data moves, part of it is counted twice; whether it fits was asked before.
-    let shrinks = !roster.layout.is_joint() && now.iter().any(|ordinal| *ordinal >= replicas);
-    let message = find_lack_of_space(valid, roster, replicas).filter(|_| shrinks)?;
+    let shrinks = !roster.layout.is_joint() && now.len() > wanted.len();
+    let message = find_lack_of_space(valid, roster, wanted).filter(|_| shrinks)?;
     Some(Hold { reason: HoldReason::InsufficientSpace, message })
 }
 
 impl Aim {
     /// The members that are to hold the data, in the order of their UUIDs; `None` while some are still to be made.
     pub(crate) fn members(&self, roster: &Roster<'_>) -> Option<Vec<Member>> {
+        let members = self.present(roster);
+        (members.len() == self.ordinals.len()).then_some(members)
+    }
+
+    /// Those of them that there are already, in the same order.
+    fn present(&self, roster: &Roster<'_>) -> Vec<Member> {
         let replaced = roster.replaced();
-        let live =
-            |ordinal: &u32| roster.live(*ordinal).filter(|member| !replaced.contains(&member.node)).cloned();
-        let mut members: Vec<Member> = self.ordinals.iter().map(live).collect::<Option<_>>()?;
+        let live = |ordinal: &u32| roster.live(*ordinal).filter(|member| !replaced.contains(&member.node));
+        let mut members: Vec<Member> = self.ordinals.iter().filter_map(live).cloned().collect();
         members.sort_by_key(|member| member.node);
-        Some(members)
+        members
     }
 
     /// True if the data moves to where it is wanted.
     pub(crate) fn is_met_by_move(&self, roster: &Roster<'_>) -> bool {
         let layout = roster.layout;
         let Phase::Joint { from, .. } = &layout.phase else { return true };
+        if owners(layout.ring()).iter().any(|node| layout.is_lost(*node)) {
+            return self.is_met_without_the_lost(roster);
+        }
         let Some(members) = self.members(roster) else { return false };
         let wanted: BTreeSet<_> = members.iter().map(|member| member.node).collect();
         let holders = owners(layout.ring());
@@ -85,12 +131,27 @@ impl Aim {
     }
 }
 
+impl Aim {
+    /// A move loses a node on the way: it goes on, and that node is replaced by the next one, if everybody else stays and a
+    /// quorum is left of each partition.
+    fn is_met_without_the_lost(&self, roster: &Roster<'_>) -> bool {
+        let layout = roster.layout;
+        let wanted: BTreeSet<_> = self.present(roster).iter().map(|member| member.node).collect();
+        let has_quorum = |replicas: &[Replica]| {
+            let left = replicas.iter().filter(|replica| !layout.is_lost(replica.node)).count();
+            left >= Consistency::Quorum.needed(replicas.len())
+        };
+        owners(layout.ring()).iter().all(|node| layout.is_lost(*node) || wanted.contains(node))
+            && layout.ring().iter().all(|(_, replicas)| has_quorum(replicas))
+    }
+}
+
 pub(crate) fn plan_move(layout: &Layout, members: Vec<Member>) -> Change {
     Change::Move { members, replication_factor: layout.replication_factor }
 }
 
 fn has_same_replicas(a: &Layout, b: &Layout) -> bool {
-    let holds = |(partition, replicas): (_, &[keystore_core::ring::Replica])| {
+    let holds = |(partition, replicas): (_, &[Replica])| {
         replicas.len() == b.ring().replicas(partition).len()
             && replicas.iter().all(|replica| b.ring().is_replica(partition, replica.node))
     };

@@ -83,7 +83,7 @@ fn judge_ready(of: &Assessed<'_>, [stalled, progressing, available, degraded]: [
     if available.status != TRUE {
         return not("NotAvailable", &available.message);
     }
-    let message = format!("{} nodes serve, as the spec says", of.plan.replicas);
+    let message = format!("{} nodes serve, as the spec says", of.valid.replicas);
     verdict(ConditionType::Ready, TRUE, "Converged", message)
 }
 
@@ -115,8 +115,10 @@ fn judge_progressing(of: &Assessed<'_>) -> Verdict {
         Some((reason(progress.kind), with_troubles(of, progress.message.clone())))
     };
     let adding = || {
-        let is_proposed = matches!(of.plan.node_step, NodeStep::Propose(_));
-        is_proposed.then(|| ("AddingKeyspaces", "adding the keyspaces that the spec names".to_owned()))
+        let NodeStep::Propose(proposal) = &of.plan.node_step else { return None };
+        let known = &of.plan.identity.layout()?.keyspaces;
+        (proposal.layout.keyspaces != *known)
+            .then(|| ("AddingKeyspaces", "adding the keyspaces that the spec names".to_owned()))
     };
     let rolling = || rollout_progress(of).filter(|_| in_force).map(|message| ("Upgrading", message));
     match creating.or_else(scaling).or_else(adding).or_else(rolling) {
@@ -209,16 +211,16 @@ fn judge_degraded(of: &Assessed<'_>) -> Verdict {
         let pods = replaced.join(", ");
         return bad(
             "NodeReplaced",
-            format!(
-                "what {pods} held is gone with {} volume; it is rebuilt from the other nodes",
-                if replaced.len() == 1 { "its" } else { "their" }
-            ),
+            format!("what {pods} held is gone or given up; it is rebuilt from the other nodes"),
         );
     }
     if !down.is_empty() {
         return bad(
             "NodeDown",
-            with_troubles(of, format!("{} {} not serve", down.join(", "), does(down.len()))),
+            with_troubles(
+                of,
+                format!("{} {} not serve{}", down.join(", "), does(down.len()), until_when(of)),
+            ),
         );
     }
     let is_settled_in =
@@ -227,6 +229,12 @@ fn judge_degraded(of: &Assessed<'_>) -> Verdict {
         return bad("NodeDown", format!("waiting for {lacking}"));
     }
     verdict(ConditionType::Degraded, FALSE, "AsPromised", "no node is missing")
+}
+
+/// What becomes of whoever stays away.
+fn until_when(of: &Assessed<'_>) -> String {
+    let seconds = of.valid.replace_after_seconds;
+    seconds.map(|seconds| format!("; who is away for {seconds} s is replaced")).unwrap_or_default()
 }
 
 fn does(pods: usize) -> &'static str {

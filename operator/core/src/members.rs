@@ -53,6 +53,24 @@ impl<'a> Roster<'a> {
         (self.ordinal(node) == Some(*ordinal)).then_some(*answer)
     }
 
+    /// True if some node answers in this pod.
+    pub(crate) fn answers(&self, ordinal: u32) -> bool {
+        self.observed.answers.get(&ordinal).and_then(Answer::here).is_some()
+    }
+
+    /// True if some node that answers has a link to this one.
+    pub(crate) fn is_linked(&self, node: NodeId) -> bool {
+        self.heard.values().any(|(_, answer)| answer.connected.contains(&node))
+    }
+
+    /// The members that do not say, where they belong, that they serve.
+    pub(crate) fn silent(&self) -> BTreeSet<NodeId> {
+        let serves =
+            |node: NodeId| self.answer_at_home(node).is_some_and(|answer| answer.mode == NodeMode::Serving);
+        let members = self.layout.members.iter().filter(|member| !member.is_lost);
+        members.map(|member| member.node).filter(|node| !serves(*node)).collect()
+    }
+
     /// The member of this pod that counts: not lost; where somebody made several, the one that answers, then the one
     /// that holds most.
     pub(crate) fn live(&self, ordinal: u32) -> Option<&'a Member> {

@@ -5,6 +5,7 @@
 //! Whatever is unsafe or impossible is held, with a sentence for a person. Invariant: while two identities are seen,
 //! while the resource is paused or being deleted, or while a child's name belongs to someone else, nothing is written.
 
+use k8s_openapi::jiff::Timestamp;
 use keystore_core::id::ClusterId;
 use keystore_core::layout::Layout;
 use keystore_crds::KeyStoreCluster;
@@ -16,7 +17,7 @@ use crate::identity::{Identity, Remembered, decide, is_complete};
 use crate::observed::{NodeMode, Observed, known_pods};
 use crate::outdated::plan_deletions;
 use crate::rollout::decide_rollout;
-use crate::scaling::{Progress, Proposal, Scaling, plan_scaling, with_pods};
+use crate::scaling::{Progress, Proposal, Scaling, ScalingInput, plan_scaling, with_pods};
 use crate::validate::{ValidCluster, validate};
 
 /// What is sent to nodes.
@@ -62,6 +63,7 @@ pub struct PlanInput<'a> {
     pub valid: &'a ValidCluster,
     pub observed: &'a Observed,
     pub fresh: ClusterId,
+    pub now: Timestamp,
 }
 
 /// The name of the configuration that a resource calls for; `None` where its spec is refused.
@@ -79,11 +81,13 @@ pub fn remembered(cluster: &KeyStoreCluster) -> Remembered {
 }
 
 pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
-    let PlanInput { cluster, valid, observed, .. } = *input;
+    let PlanInput { cluster, valid, observed, now, .. } = *input;
     let remembered = remembered(cluster);
     let identity = decide(valid, observed, remembered);
     let scaling = match &identity {
-        Identity::InForce { layout } => Some(plan_scaling(valid, layout, observed)),
+        Identity::InForce { layout } => {
+            Some(plan_scaling(ScalingInput { cluster, valid, layout, observed, now }))
+        }
         _ => None,
     };
     let replicas = match &scaling {

@@ -56,6 +56,7 @@ fn pods_spec(spec: &KeyStoreClusterSpec) -> serde_json::Value {
         replication_factor: _,
         partitions: _,
         keyspaces: _,
+        replace_after_seconds: _,
         paused: _,
         image,
         image_pull_policy,

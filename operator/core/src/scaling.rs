@@ -8,15 +8,19 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::jiff::Timestamp;
 use keystore_core::id::{Epoch, NodeId};
 use keystore_core::layout::{KeyspaceMode, Layout, Member};
 use keystore_core::succession::{Change, SuccessionError};
-use keystore_crds::OperationKind;
+use keystore_crds::{KeyStoreCluster, OperationKind};
 
+use crate::absence::Absences;
 use crate::aim::{Aim, plan_aim, plan_move};
 use crate::hold::{Hold, HoldReason};
+use crate::loss::{plan_loss, plan_voters};
 use crate::members::{Roster, owners};
 use crate::observed::{NodeMode, Observed};
+use crate::stage::Stage;
 use crate::validate::ValidCluster;
 
 /// What is done about the members and the pods.
@@ -50,35 +54,27 @@ pub struct Progress {
     pub message: String,
 }
 
-/// What comes next, before it is known who proposes it.
-struct Stage {
-    phase: &'static str,
-    message: String,
-    change: Option<Change>,
-    hold: Option<Hold>,
+/// What the number of nodes is planned from.
+#[derive(Clone, Copy)]
+pub(crate) struct ScalingInput<'a> {
+    pub(crate) cluster: &'a KeyStoreCluster,
+    pub(crate) valid: &'a ValidCluster,
+    pub(crate) layout: &'a Layout,
+    pub(crate) observed: &'a Observed,
+    pub(crate) now: Timestamp,
 }
 
-impl Stage {
-    fn waiting(phase: &'static str, message: String) -> Self {
-        Self { phase, message, change: None, hold: None }
-    }
-
-    fn change(phase: &'static str, message: String, change: Change) -> Self {
-        Self { phase, message, change: Some(change), hold: None }
-    }
-
-    fn held(phase: &'static str, message: String) -> Self {
-        let hold = Some(Hold { reason: HoldReason::Unhealthy, message: message.clone() });
-        Self { phase, message, change: None, hold }
-    }
-}
-
-pub(crate) fn plan_scaling(valid: &ValidCluster, layout: &Layout, observed: &Observed) -> Scaling {
+pub(crate) fn plan_scaling(input: ScalingInput<'_>) -> Scaling {
+    let ScalingInput { cluster, valid, layout, observed, now } = input;
     let roster = Roster::new(&valid.names, layout, observed);
-    let aim = plan_aim(valid, &roster);
-    let stage = plan_stage(&roster, &aim);
+    let absences = Absences::new(cluster, &roster, now);
+    let aim = plan_aim(valid, &roster, &absences);
+    let loss = plan_loss(valid, &roster, &absences);
+    let held_loss = loss.as_ref().and_then(|loss| loss.hold.clone());
+    let stage = plan_stage(valid, &roster, &aim, loss);
     let added = added_keyspaces(valid, layout);
     let change = added.or_else(|| stage.as_ref()?.change.clone());
+    let change = change.or_else(|| plan_voters(&roster, &absences));
     let (proposal, refusal) = match change.map(|change| propose(&roster, &change)) {
         None => (None, None),
         Some(Ok(proposal)) => (proposal, None),
@@ -97,7 +93,7 @@ pub(crate) fn plan_scaling(valid: &ValidCluster, layout: &Layout, observed: &Obs
         replicas: plan_replicas(&roster, &aim),
         proposal,
         progress,
-        hold: aim.hold.or(refusal).or_else(|| stage?.hold),
+        hold: aim.hold.or(refusal).or(held_loss).or_else(|| stage?.hold),
     }
 }
 
@@ -121,10 +117,7 @@ fn added_keyspaces(valid: &ValidCluster, layout: &Layout) -> Option<Change> {
 /// One that holds data comes first: it knows what was decided, and no pod is taken away before it says the same as all
 /// others. Then the best connected one.
 fn propose(roster: &Roster<'_>, change: &Change) -> Result<Option<Proposal>, SuccessionError> {
-    let is_silent = |node: &NodeId| roster.answer_of(*node).is_none();
-    let away: BTreeSet<_> =
-        roster.layout.members.iter().map(|member| member.node).filter(is_silent).collect();
-    let layout = roster.layout.next_without(change, &away)?;
+    let layout = roster.layout.next_without(change, &roster.silent())?;
     // Whoever has heard that nothing is missing can prove it to the others.
     let can_prove = |node: NodeId| {
         *change != Change::Finish
@@ -149,42 +142,23 @@ fn propose(roster: &Roster<'_>, change: &Change) -> Result<Option<Proposal>, Suc
     }))
 }
 
-fn plan_stage(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
+/// `loss` is who is to be given up, or why nobody is.
+fn plan_stage(valid: &ValidCluster, roster: &Roster<'_>, aim: &Aim, loss: Option<Stage>) -> Option<Stage> {
     if !aim.is_met_by_move(roster) {
         let message = "data goes back to where it was, since other nodes are to hold it now".to_owned();
         return Some(Stage::change("TurningBack", message, Change::Abort));
     }
-    let given_up = plan_loss(roster);
-    if given_up.is_some() {
-        return given_up;
+    if loss.as_ref().is_some_and(|loss| loss.change.is_some()) {
+        return loss;
     }
-    if roster.layout.is_joint() {
+    if roster.layout.is_moving() {
         return Some(plan_moving(roster));
     }
-    plan_dismissal(roster, aim)
+    let next = plan_dismissal(roster, aim)
         .or_else(|| plan_admission(roster, aim))
-        .or_else(|| plan_beginning(roster, aim))
-        .or_else(|| plan_removal(roster, aim))
-}
-
-/// Members whose volume is gone count for nothing from now on.
-fn plan_loss(roster: &Roster<'_>) -> Option<Stage> {
-    let gone = roster.replaced();
-    if gone.is_empty() {
-        return None;
-    }
-    let pods = roster.pods(roster.ordinals(gone.iter().copied()));
-    if roster.can_do_without(&gone) {
-        let message = format!("{pods} came back with an empty volume: what the old one held is given up");
-        return Some(Stage::change("GivingUp", message, Change::Lose(gone)));
-    }
-    Some(Stage::held(
-        "GivingUp",
-        format!(
-            "{pods} came back with an empty volume, and of some partitions too few copies are left to rebuild what it \
-             held; nothing is given up: bring the volume back, or name what is lost for good with keystorectl recover"
-        ),
-    ))
+        .or_else(|| plan_beginning(valid, roster, aim))
+        .or_else(|| plan_removal(roster, aim));
+    next.or(loss)
 }
 
 /// Data moves to where it is wanted.
@@ -219,7 +193,8 @@ pub(crate) fn with_pods(layout: &Layout, text: &str) -> String {
     layout.members.iter().fold(text.to_owned(), named)
 }
 
-/// Members that hold nothing and are lost, or whose pods are gone for good, are none any more.
+/// Members that hold nothing and are lost, or whose pods are gone for good, are none any more. One that is lost is kept until
+/// another node answers in its pod: that is how it is known that the pod is not to be waited for.
 fn plan_dismissal(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
     let observed = roster.observed;
     let is_pod_gone = |ordinal: u32| {
@@ -229,7 +204,9 @@ fn plan_dismissal(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
     let is_gone = |member: &&Member| {
         let ordinal = roster.names.ordinal(&member.name);
         let is_heard = roster.answer_of(member.node).is_some();
-        !roster.owns(member.node) && (member.is_lost || !is_heard && ordinal.is_some_and(is_pod_gone))
+        let is_followed = |ordinal: u32| roster.stranger(ordinal).is_some() || roster.live(ordinal).is_some();
+        let is_over = if member.is_lost { ordinal.is_none_or(is_followed) } else { false };
+        !roster.owns(member.node) && (is_over || !is_heard && ordinal.is_some_and(is_pod_gone))
     };
     let gone: BTreeSet<_> = roster.layout.members.iter().filter(is_gone).map(|member| member.node).collect();
     let pods = roster.pods(roster.ordinals(gone.iter().copied()));
@@ -266,7 +243,7 @@ fn plan_admission(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
 }
 
 /// Data moves only between nodes that are well.
-fn plan_beginning(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
+fn plan_beginning(valid: &ValidCluster, roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
     let layout = roster.layout;
     let members = aim.members(roster)?;
     let nodes: BTreeSet<_> = members.iter().map(|member| member.node).collect();
@@ -288,7 +265,10 @@ fn plan_beginning(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
     if !down.is_empty() {
         return Some(Stage::held(
             "Joining",
-            format!("data does not begin to move while nodes are down that hold it: {down}; bring them back"),
+            format!(
+                "data does not begin to move while nodes are down that hold it: {down}; bring them back{}",
+                or_wait(valid)
+            ),
         ));
     }
     let late = roster.ordinals(nodes.iter().copied().filter(|node| !roster.serves_now(*node)));
@@ -308,6 +288,11 @@ fn plan_beginning(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
     }
     let message = format!("data begins to move to {} nodes", nodes.len());
     Some(Stage::change("Moving", message, change))
+}
+
+fn or_wait(valid: &ValidCluster) -> String {
+    let seconds = valid.replace_after_seconds;
+    seconds.map(|seconds| format!(", or wait: after {seconds} s they are given up")).unwrap_or_default()
 }
 
 /// Pods and members that hold nothing any more.
@@ -353,7 +338,7 @@ fn plan_replicas(roster: &Roster<'_>, aim: &Aim) -> u32 {
 /// they hold nothing: one that has not may still ask them under an earlier one. One that goes may be silent.
 fn find_obstacle(roster: &Roster<'_>, needed: u32) -> Option<String> {
     let layout = roster.layout;
-    if layout.is_joint() {
+    if layout.is_moving() {
         return Some("the data has moved".to_owned());
     }
     if roster.is_behind() {
@@ -395,7 +380,8 @@ fn operation(roster: &Roster<'_>, aim: &Aim) -> (OperationKind, u32) {
     let shrinks = !present.is_subset(to);
     match (grows, shrinks) {
         (true, false) => (OperationKind::ScaleUp, count(staying.len())),
-        (true, true) if to.len() >= staying.len() => (OperationKind::ScaleUp, count(staying.len())),
+        (true, true) if to.len() == staying.len() => (OperationKind::Replace, count(to.len())),
+        (true, true) if to.len() > staying.len() => (OperationKind::ScaleUp, count(staying.len())),
         (_, true) => (OperationKind::ScaleDown, count(present.len())),
         (false, false) => (OperationKind::Replace, count(to.len())),
     }

@@ -4,6 +4,8 @@
 //! little too much, since each node's own log is in it. A file system that is much larger than the volume that was asked
 //! for is shared with others, and says nothing about this store.
 
+use std::collections::BTreeSet;
+
 use crate::differ::bytes;
 use crate::members::{Roster, owners};
 use crate::observed::Disk;
@@ -12,8 +14,12 @@ use crate::validate::ValidCluster;
 /// Above this share of a disk nodes begin to warn.
 const FULL_PERCENT: u128 = 90;
 
-/// Why the data does not fit onto so many nodes; `None` if it does, or if that cannot be known.
-pub(crate) fn find_lack_of_space(valid: &ValidCluster, roster: &Roster<'_>, replicas: u32) -> Option<String> {
+/// Why the data does not fit onto the nodes of these pods; `None` if it does, or if that cannot be known.
+pub(crate) fn find_lack_of_space(
+    valid: &ValidCluster,
+    roster: &Roster<'_>,
+    wanted: &BTreeSet<u32>,
+) -> Option<String> {
     let asked = bytes(&valid.spec.storage.size)?;
     let disk = |node| {
         let disk = roster.answer_of(node)?.disk?;
@@ -23,15 +29,16 @@ pub(crate) fn find_lack_of_space(valid: &ValidCluster, roster: &Roster<'_>, repl
     let holders = owners(roster.layout.source_ring());
     let used = |disk: Disk| u128::from(disk.total_bytes.saturating_sub(disk.available_bytes));
     let all_used: u128 = holders.iter().filter_map(|node| disk(*node)).map(used).sum();
-    let staying = (0..replicas).filter_map(|ordinal| roster.live(ordinal));
+    let staying = wanted.iter().filter_map(|ordinal| roster.live(*ordinal));
     let smallest = staying.filter_map(|member| disk(member.node)).map(|disk| disk.total_bytes).min()?;
-    let share = all_used.div_ceil(u128::from(replicas.max(1)));
+    let share = all_used.div_ceil(wanted.len().max(1) as u128);
     let most = u128::from(smallest) * FULL_PERCENT / 100;
     let missing = share.checked_sub(most).filter(|missing| *missing > 0)?;
     Some(format!(
-        "spec.replicas is {replicas}, and the data of {} nodes does not fit onto so few: each would hold about {}, and \
+        "spec.replicas is {}, and the data of {} nodes does not fit onto so few: each would hold about {}, and \
          of the smallest volume ({}) {FULL_PERCENT} % may be used, so about {} are missing on each; nothing is moved: \
          set spec.replicas higher, or delete data",
+        valid.replicas,
         holders.len(),
         rough(share),
         rough(u128::from(smallest)),

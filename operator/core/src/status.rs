@@ -12,6 +12,7 @@ use keystore_crds::{
     OperationKind,
 };
 
+use crate::absence::Absences;
 use crate::conditions::{Assessed, TRUE, Verdict, creation_progress, date, judge};
 use crate::health::{Health, assess};
 use crate::identity::Identity;
@@ -149,8 +150,9 @@ fn nodes(input: StatusInput<'_>, old: &KeyStoreClusterStatus, health: &Health) -
 
 /// In the pods' order, whatever the layout's: each pod of a member once, and those of nodes that are about to join.
 fn member_nodes(input: StatusInput<'_>, layout: &Layout, old: &KeyStoreClusterStatus) -> Vec<NodeStatus> {
-    let StatusInput { valid, observed, plan, .. } = input;
+    let StatusInput { cluster, valid, observed, plan, now } = input;
     let roster = Roster::new(&valid.names, layout, observed);
+    let absences = Absences::new(cluster, &roster, now);
     let named = |member: &&Member| (valid.names.ordinal(&member.name), member.name.clone());
     let mut pods: BTreeSet<_> = layout.members.iter().map(|member| named(&member)).collect();
     let is_joining = |ordinal: &u32| roster.stranger(*ordinal).is_some() && plan.progress.is_some();
@@ -173,6 +175,7 @@ fn member_nodes(input: StatusInput<'_>, layout: &Layout, old: &KeyStoreClusterSt
             version: answer.map(|answer| answer.version.clone()).or_else(|| last_version(&pod)),
             state: member.map_or(NodeState::Joining, |member| member_state(layout, member, answer)),
             partitions: count(member.map_or(0, |member| layout.owned(member.node))),
+            down_since: member.and_then(|member| absences.since(member.node)).map(Time),
             pod,
         }
     };
@@ -209,6 +212,7 @@ fn joining_nodes(valid: &ValidCluster, observed: &Observed, replicas: u32) -> Ve
             zone: observed.zones.get(&ordinal).cloned(),
             version: answer.map(|answer| answer.version.clone()),
             state: NodeState::Joining,
+            down_since: None,
             partitions: 0,
         }
     };

@@ -57,6 +57,10 @@ pub enum InvalidSpec {
     Keyspaces(usize),
     #[error("spec.keyspaces gives {DEFAULT_KEYSPACE} another mode: it always has mode lww")]
     DefaultKeyspace,
+    #[error(
+        "spec.replaceAfterSeconds is {0}: set it to the seconds after which a node is given up, or to 0 for never"
+    )]
+    ReplaceAfter(i32),
     #[error("spec.config.{section} is set by the operator: remove it")]
     ProtectedSection { section: String },
     #[error("spec.config.{section}.{setting} is set by the operator ({instead}): remove it")]
@@ -80,6 +84,8 @@ pub struct ValidCluster {
     /// All that the store has, the default one among them.
     pub keyspaces: BTreeMap<String, KeyspaceMode>,
     pub image: String,
+    /// For how long a member may be away before it is given up; `None`: for ever.
+    pub replace_after_seconds: Option<u32>,
     pub grace_seconds: i64,
     pub drain_timeout_ms: i64,
     /// The rest, whose every value is fine as it is.
@@ -106,6 +112,7 @@ pub fn validate(cluster: &KeyStoreCluster, default_image: &str) -> Result<ValidC
             .ok_or(InvalidSpec::Partitions(spec.partitions))?,
         keyspaces: keyspaces(&spec)?,
         image: spec.image.clone().unwrap_or_else(|| default_image.to_owned()),
+        replace_after_seconds: replace_after_seconds(&spec)?,
         grace_seconds,
         drain_timeout_ms: drain_timeout_ms(&spec, grace_seconds)?,
         spec,
@@ -124,6 +131,12 @@ pub fn identify(cluster: &KeyStoreCluster) -> Result<(Names, String), InvalidSpe
 
 fn within(value: i32, max: usize) -> Option<u32> {
     u32::try_from(value).ok().filter(|value| (1..=max).contains(&(*value as usize)))
+}
+
+fn replace_after_seconds(spec: &KeyStoreClusterSpec) -> Result<Option<u32>, InvalidSpec> {
+    let seconds = spec.replace_after_seconds;
+    let seconds = u32::try_from(seconds).map_err(|_| InvalidSpec::ReplaceAfter(seconds))?;
+    Ok((seconds > 0).then_some(seconds))
 }
 
 fn keyspaces(spec: &KeyStoreClusterSpec) -> Result<BTreeMap<String, KeyspaceMode>, InvalidSpec> {

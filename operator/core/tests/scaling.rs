@@ -7,12 +7,12 @@ mod fixtures;
 use std::collections::BTreeSet;
 
 use fixtures::{
-    at_rest, cluster, condition, decided, empty, look, node, plan_of, remembers, serving, status_of,
+    at_rest, cluster, condition, decided, empty, look, node, plan_at, plan_of, remembers, serving, status_of,
 };
 use keystore_core::id::NodeId;
 use keystore_core::layout::Layout;
 use keystore_core::succession::Change;
-use keystore_crds::{KeyStoreCluster, NodeState};
+use keystore_crds::{KeyStoreCluster, KeyStoreClusterStatus, NodeState};
 use keystore_operator_core::hold::HoldReason;
 use keystore_operator_core::observed::{Answer, Disk, HeldLayout, NodeAnswer, NodeMode, Observed, Transfer};
 use keystore_operator_core::plan::{NodeStep, Plan};
@@ -176,6 +176,185 @@ fn only_a_volume_that_is_certainly_gone_is_given_up() {
     }
 }
 
+/// Node 1 does not answer, nobody has a link to it, and its pod is not ready.
+fn away(mut observed: Observed, ordinal: u32) -> Observed {
+    observed.answers.insert(ordinal, Answer::Unreachable);
+    observed.pods.insert(ordinal, fixtures::pod(false));
+    for answer in observed.answers.values_mut() {
+        let Answer::Here(answer) = answer else { continue };
+        answer.connected.remove(&node(ordinal));
+    }
+    observed
+}
+
+/// As `wanting`, and who is away for a minute is replaced; with the status that a first look at this leads to.
+fn replacing(replicas: u32, observed: &Observed, since: i64) -> KeyStoreCluster {
+    let spec = json!({"replicas": replicas, "replaceAfterSeconds": 60});
+    let mut cluster = cluster(&spec, remembers(fixtures::CLUSTER, Some(1)));
+    cluster.status = Some(status_of(&cluster, observed, since));
+    cluster
+}
+
+/// The status once all that is wanted of Kubernetes is there.
+fn settled(cluster: &KeyStoreCluster, mut observed: Observed, now: i64) -> KeyStoreClusterStatus {
+    let plan = plan_at(cluster, &observed, now);
+    fixtures::settle(&mut observed, &plan);
+    status_of(cluster, &observed, now)
+}
+
+#[test]
+fn who_is_away_for_too_long_is_given_up_if_the_others_have_all_that_it_holds() {
+    let three = layout_of(3, 3);
+    let gone = away(seen(&three, 3), 1);
+    let both = away(gone.clone(), 2);
+    let ready = || {
+        let mut observed = gone.clone();
+        observed.pods.insert(1, fixtures::pod(true));
+        observed
+    };
+    let linked = || {
+        let mut observed = gone.clone();
+        let Answer::Here(answer) = observed.answers.get_mut(&0).unwrap() else { panic!("silent") };
+        answer.connected.insert(node(1));
+        observed
+    };
+    let kubernetes_knows_since = |seconds: i64| {
+        let mut observed = gone.clone();
+        observed.pods.insert(1, fixtures::pod_since(false, seconds));
+        observed
+    };
+    for (what, observed, now, expected) in [
+        ("not yet", &gone, 59, "rest, 3 pods"),
+        ("now", &gone, 60, "GivingUp, to epoch 2 of 3, 3 pods"),
+        ("there is another node that does not serve", &both, 60, "GivingUp, held for Unhealthy, 3 pods"),
+        ("somebody has a link to it", &linked(), 1_000, "rest, 3 pods"),
+        ("its pod is ready", &ready(), 1_000, "rest, 3 pods"),
+        (
+            "a status that is older than the pod's trouble",
+            &kubernetes_knows_since(950),
+            1_000,
+            "rest, 3 pods",
+        ),
+        ("or not", &kubernetes_knows_since(930), 1_000, "GivingUp, to epoch 2 of 3, 3 pods"),
+    ] {
+        let resource = replacing(3, &gone, 0);
+        assert_eq!(next(&plan_at(&resource, observed, now)), expected, "{what}");
+    }
+    let mut patient = replacing(3, &gone, 0);
+    patient.spec.replace_after_seconds = 0;
+    assert_eq!(next(&plan_at(&patient, &gone, 1_000_000)), "rest, 3 pods");
+
+    let held = plan_at(&replacing(3, &both, 0), &both, 60).hold.unwrap();
+    assert_eq!(
+        held.message,
+        "demo-1, demo-2 have been away for longer than spec.replaceAfterSeconds (60 s), and nothing is given up: without \
+         demo-1, demo-2, which do not serve, of some partitions too few copies are left to rebuild it; bring nodes back, \
+         or name what is lost for good with keystorectl recover"
+    );
+    let status = status_of(&replacing(3, &gone, 0), &gone, 30);
+    assert_eq!(
+        condition(&status, "Degraded"),
+        "True NodeDown: demo-1 does not serve; who is away for 60 s is replaced"
+    );
+    assert_eq!(status.nodes[1].down_since.as_ref().unwrap().0.as_second(), 0);
+    let back = status_of(&replacing(3, &gone, 0), &seen(&three, 3), 30);
+    assert_eq!(back.nodes[1].down_since, None);
+}
+
+#[test]
+fn who_is_lost_and_stays_away_is_replaced_in_another_pod_until_its_own_is_back() {
+    let lost = layout_of(3, 3).next(&Change::Lose(BTreeSet::from([node(1)]))).unwrap();
+    let resource = replacing(3, &away(seen(&lost, 3), 1), 0);
+    let check = |what: &str, observed: &Observed, now: i64, expected: &str| {
+        assert_eq!(next(&plan_at(&resource, observed, now)), expected, "{what}");
+    };
+    check("it may only be restarting", &away(seen(&lost, 3), 1), 29, "StartingPods, 3 pods");
+    check("another pod", &away(seen(&lost, 3), 1), 30, "StartingPods, 4 pods");
+    check("whose node joins", &away(seen(&lost, 4), 1), 30, "Joining, to epoch 3 of 4, 4 pods");
+    let joined =
+        lost.next(&Change::Admit(fixtures::layout(fixtures::CLUSTER, 4).members.split_off(3))).unwrap();
+    check("and gets the data", &away(seen(&joined, 4), 1), 30, "Moving, to epoch 4 of 4, 4 pods");
+    let NodeStep::Propose(proposal) = plan_at(&resource, &away(seen(&joined, 4), 1), 30).node_step else {
+        panic!("no proposal")
+    };
+    let back = |layout: &Layout| {
+        let mut observed = seen(layout, 4);
+        let fresh = NodeAnswer { node: NodeId([0x77; 16]), actor: keystore_core::id::Actor(77), ..empty(1) };
+        observed.answers.insert(1, Answer::Here(fresh));
+        observed
+    };
+    let moving = proposal.layout;
+    check("who is back does not turn that back", &back(&moving), 30, "Finishing, to epoch 5 of 4, 4 pods");
+    let moved = moving.next(&Change::Finish).unwrap();
+    check("at rest, with one pod more", &away(seen(&moved, 4), 1), 30, "rest, 4 pods");
+    let status = settled(&resource, away(seen(&moved, 4), 1), 30);
+    assert_eq!(condition(&status, "Ready"), "True Converged: 3 nodes serve, as the spec says");
+    let states: Vec<_> = status.nodes.iter().map(|node| (node.pod.as_str(), node.state)).collect();
+    let serving = NodeState::Serving;
+    assert_eq!(
+        states,
+        [("demo-0", serving), ("demo-1", NodeState::Lost), ("demo-2", serving), ("demo-3", serving)]
+    );
+    check("once it is back, its former node goes", &back(&moved), 30, "Dismissing, to epoch 6 of 3, 4 pods");
+    let dismissed = moved.next(&Change::Dismiss(BTreeSet::from([node(1)]))).unwrap();
+    check("and it joins", &back(&dismissed), 30, "Joining, to epoch 7 of 4, 4 pods");
+}
+
+#[test]
+fn a_move_goes_on_without_a_node_that_is_lost_on_the_way_if_quorums_are_left() {
+    let admitted = layout_of(3, 5);
+    let members = admitted.members.clone();
+    let moving = admitted.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    let lost = moving.next(&Change::Lose(BTreeSet::from([node(3)]))).unwrap();
+    let observed = away(seen(&lost, 5), 3);
+    let resource = replacing(5, &observed, 0);
+    assert_eq!(next(&plan_at(&resource, &observed, 0)), "Finishing, to epoch 5 of 5, 5 pods");
+    assert_eq!(next(&plan_at(&resource, &observed, 30)), "Finishing, to epoch 5 of 5, 6 pods");
+    let mut other_mind = resource.clone();
+    other_mind.spec.replicas = 3;
+    assert_eq!(next(&plan_at(&other_mind, &observed, 30)), "TurningBack, to epoch 5 of 5, 5 pods");
+    let more = BTreeSet::from([node(1), node(2)]);
+    let hopeless = lost.next(&Change::Lose(more)).unwrap();
+    let observed = away(away(away(seen(&hopeless, 5), 3), 1), 2);
+    assert!(next(&plan_at(&resource, &observed, 0)).starts_with("TurningBack"), "no quorum is left of some");
+}
+
+#[test]
+fn a_voter_that_is_away_is_swapped_for_a_member_that_is_there() {
+    let three = layout_of(3, 3);
+    let four =
+        three.next(&Change::Admit(fixtures::layout(fixtures::CLUSTER, 4).members.split_off(3))).unwrap();
+    let members = four.members.clone();
+    let four = four.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    let four = four.next(&Change::Finish).unwrap();
+    let voter = four.voters[0];
+    let ordinal = (0..4).find(|ordinal| node(*ordinal) == voter).unwrap();
+    let observed = away(seen(&four, 4), ordinal);
+    let mut resource = replacing(4, &observed, 0);
+    resource.spec.replace_after_seconds = 0;
+    assert_eq!(next(&plan_at(&resource, &observed, 59)), "rest, 4 pods");
+    let plan = plan_at(&resource, &observed, 60);
+    assert_eq!(next(&plan), "rest, to epoch 5 of 4, 4 pods");
+    let NodeStep::Propose(proposal) = &plan.node_step else { panic!("no proposal") };
+    assert!(!proposal.layout.is_voter(voter) && proposal.layout.voters.len() == 3);
+    let status = settled(&resource, observed, 60);
+    assert!(condition(&status, "Progressing").starts_with("False Idle"));
+    let swapped = away(seen(&proposal.layout, 4), ordinal);
+    assert_eq!(next(&plan_at(&resource, &swapped, 60)), "rest, 4 pods");
+    let other = away(seen(&three, 3), 1);
+    assert_eq!(
+        next(&plan_at(&resource_of_three(&other), &other, 1_000)),
+        "rest, 3 pods",
+        "nobody else is there"
+    );
+}
+
+fn resource_of_three(observed: &Observed) -> KeyStoreCluster {
+    let mut resource = replacing(3, observed, 0);
+    resource.spec.replace_after_seconds = 0;
+    resource
+}
+
 #[test]
 fn a_replaced_node_is_shown_once_and_as_what_it_is() {
     let lost = layout_of(3, 3).next(&Change::Lose(BTreeSet::from([node(1)]))).unwrap();
@@ -187,7 +366,9 @@ fn a_replaced_node_is_shown_once_and_as_what_it_is() {
     let status = status_of(&wanting(3), &observed, 1);
     assert_eq!(status.nodes[1].state, NodeState::Lost);
     assert!(condition(&status, "Progressing").starts_with("True Replacing"));
-    assert!(condition(&status, "Degraded").starts_with("True NodeReplaced: what demo-1 held is gone"));
+    assert!(
+        condition(&status, "Degraded").starts_with("True NodeReplaced: what demo-1 held is gone or given up")
+    );
 
     let NodeStep::Propose(proposal) = plan.node_step else { panic!("no proposal") };
     observed.layout = Some(HeldLayout { layout: proposal.layout, decided: true });

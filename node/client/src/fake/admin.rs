@@ -102,6 +102,22 @@ impl Admin for FakeAdmin {
         Ok(Response::new(v1::ProposeLayoutResponse { layout: Some((&decided).into()) }))
     }
 
+    async fn recover(
+        &self,
+        request: Request<v1::RecoverRequest>,
+    ) -> Result<Response<v1::RecoverResponse>, Status> {
+        let layout = request.into_inner().layout.ok_or_else(|| Status::invalid_argument("no layout"))?;
+        let layout = Layout::try_from(layout).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut shared = lock(&self.shared);
+        if shared.layout.as_ref() != Some(&layout) {
+            shared.layout = Some(layout);
+            shared.accepted.clear();
+        }
+        shared.accepted.insert(self.own.node, true);
+        let state = node_state_to_wire(shared.state(self.own.node)).into();
+        Ok(Response::new(v1::RecoverResponse { state }))
+    }
+
     async fn get_layout(
         &self,
         _: Request<v1::GetLayoutRequest>,
@@ -112,6 +128,7 @@ impl Admin for FakeAdmin {
         Ok(Response::new(v1::GetLayoutResponse {
             layout: layout.map(v1::Layout::from),
             decided: state == NodeState::Serving,
+            doubted_partitions: Vec::new(),
         }))
     }
 }

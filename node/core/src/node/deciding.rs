@@ -184,7 +184,7 @@ impl Node {
                 }
                 // It may say that we are no member any more.
                 self.deliver(now, effects);
-                self.learn(layout, now, effects);
+                self.learn(*layout, now, effects);
             }
         }
     }

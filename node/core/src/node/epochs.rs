@@ -4,20 +4,24 @@
 //! some partition; then the layout is made durable; then all that was under way begins from nothing under it. What
 //! others send under a layout that is not in force here yet waits, what they send under an earlier one is refused.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Node, PendingSave};
 use crate::clearing::Clearing;
-use crate::effect::{Alarm, CommitId, Effect, LinkId, LoadId, NoPage, NotCommitted, Now, SavedState};
+use crate::effect::{
+    Alarm, CommitId, Effect, LinkId, LoadId, NoPage, NotCommitted, Now, RequestId, SavedState,
+};
 use crate::id::{ClusterId, Epoch, Generation, NodeId, Nonce};
 use crate::init::Membership;
 use crate::layout::{Layout, Member};
-use crate::message::{Header, Message, Page, Refusal};
+use crate::message::{Header, Message, Mint, Page, Refusal, Write};
 use crate::mutant::{Mutant, is_on};
+use crate::partition::{Partition, RecordKey};
 use crate::quorum::Durability;
 use crate::succession::{Standing, Step, check_gate};
 
-/// How many messages wait for a layout to be taken up; requests beyond are refused.
+/// How many messages wait for a layout to be taken up; requests beyond are refused, and so are those that would write more
+/// than writes under way may.
 const AHEAD_MAX: usize = 65_536;
 /// How often a node looks at what it has to say of itself while data moves.
 const STANDING_EVERY_MS: u64 = 200;
@@ -26,7 +30,11 @@ const STANDING_EVERY_MS: u64 = 200;
 #[derive(Debug)]
 pub(super) struct Changing {
     layout: Layout,
+    /// Nothing may be left of these from before: what is asked of them is refused until the layout is in force.
+    cleared: BTreeSet<Partition>,
     stage: Stage,
+    /// Nobody has decided on it: a person wants it accepted, and waits for that.
+    recovery: Option<RequestId>,
 }
 
 #[derive(Debug)]
@@ -38,6 +46,13 @@ enum Stage {
 }
 
 impl Changing {
+    /// A layout that is to be taken up once nothing is being written, and what this node holds from before it became a
+    /// replica of some partitions is gone.
+    pub(super) fn new(layout: Layout, partitions: Vec<Partition>, recovery: Option<RequestId>) -> Self {
+        let cleared = partitions.iter().copied().collect();
+        Self { layout, cleared, stage: Stage::Settling(Clearing::new(partitions)), recovery }
+    }
+
     pub(super) fn cluster(&self) -> ClusterId {
         self.layout.cluster
     }
@@ -55,13 +70,45 @@ impl Changing {
 pub(super) struct Ahead {
     frames: VecDeque<(LinkId, Header, Vec<Message>)>,
     messages: usize,
+    /// Of what is to be written.
+    bytes: usize,
 }
 
 impl Ahead {
     pub(super) fn forget(&mut self, closed: LinkId) {
         self.frames.retain(|(link, ..)| *link != closed);
         self.messages = self.frames.iter().map(|(.., messages)| messages.len()).sum();
+        self.bytes = self.frames.iter().map(|(.., messages)| bytes_of(messages)).sum();
     }
+
+    /// Keeps a frame, unless that were more than `bytes_max` or [`AHEAD_MAX`] allow.
+    fn keep(
+        &mut self,
+        (link, header): (LinkId, Header),
+        messages: Vec<Message>,
+        bytes_max: usize,
+    ) -> Result<(), Vec<Message>> {
+        let bytes = bytes_of(&messages);
+        if self.messages + messages.len() > AHEAD_MAX || self.bytes + bytes > bytes_max {
+            return Err(messages);
+        }
+        self.messages += messages.len();
+        self.bytes += bytes;
+        self.frames.push_back((link, header, messages));
+        Ok(())
+    }
+}
+
+/// What messages take up beside their frames.
+fn bytes_of(messages: &[Message]) -> usize {
+    let bytes = |message: &Message| match message {
+        Message::Write(Write { key, record, .. }) => key.encoded().len() + record.value_len(),
+        Message::Mint(Mint { key, change, .. }) => {
+            key.encoded().len() + change.value.as_ref().map_or(0, bytes::Bytes::len)
+        }
+        _ => 0,
+    };
+    messages.iter().map(bytes).sum()
 }
 
 impl Node {
@@ -85,10 +132,15 @@ impl Node {
         if others.is_empty() {
             return;
         }
-        if header.epoch > self.epoch() && self.ahead.messages + others.len() <= AHEAD_MAX {
-            self.counters.frames_ahead += 1;
-            self.ahead.messages += others.len();
-            return self.ahead.frames.push_back((link, header, others));
+        let mut others = others;
+        if header.epoch > self.epoch() {
+            match self.ahead.keep((link, header), others, self.settings.write_bytes_max) {
+                Ok(()) => {
+                    self.counters.frames_ahead += 1;
+                    return;
+                }
+                Err(too_many) => others = too_many,
+            }
         }
         let is_of_now = header.epoch == self.epoch()
             || header.epoch < self.epoch() && is_on(Mutant::EarlierEpochsAreServed);
@@ -106,19 +158,16 @@ impl Node {
         }
     }
 
-    /// What is asked of a replica that is about to take up a layout, and first to leave nothing of some partitions.
+    /// What is asked of a partition of which nothing may be left when the layout that is on its way is in force.
     pub(super) fn is_about_to_change(&self, message: &Message) -> bool {
-        let is_request = matches!(
-            message,
-            Message::Write(_) | Message::Mint(_) | Message::Read { .. } | Message::Scan { .. }
-        );
-        is_request && self.is_clearing()
+        self.changing.as_ref().is_some_and(|changing| {
+            let partition = message.asks_of(changing.layout.partitions);
+            partition.is_some_and(|partition| changing.cleared.contains(&partition))
+        })
     }
 
     pub(super) fn is_clearing(&self) -> bool {
-        let is_clearing =
-            |changing: &Changing| matches!(changing.stage, Stage::Settling(_) | Stage::Clearing(_));
-        self.changing.as_ref().is_some_and(is_clearing)
+        self.changing.as_ref().is_some_and(|changing| !changing.cleared.is_empty())
     }
 
     /// A link is up: the other side is told what it may not know.
@@ -199,40 +248,54 @@ impl Node {
         if self.changing.as_ref().is_some_and(|changing| matches!(changing.stage, Stage::Saving)) {
             return;
         }
-        let acknowledged = self.epoch();
-        let is_older = |partition: &_| {
-            let since = layout.since(*partition, self.me);
-            since.is_some_and(|since| since > acknowledged) && !is_on(Mutant::RecordsOutliveMembership)
-        };
-        // A node without a layout has never been sent anything.
-        let partitions: Vec<_> = match self.membership.layout() {
-            Some(_) => layout.partitions.all().filter(is_older).collect(),
-            None => Vec::new(),
-        };
-        self.changing = Some(Changing { layout, stage: Stage::Settling(Clearing::new(partitions)) });
+        self.change(layout, None, now, effects);
+    }
+
+    /// Begins to take up a layout.
+    pub(super) fn change(
+        &mut self,
+        layout: Layout,
+        recovery: Option<RequestId>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let partitions = self.to_be_cleared(&layout);
+        self.changing = Some(Changing::new(layout, partitions, recovery));
         // What is being dropped of other partitions comes before anything that is done under that layout.
         self.leaving = None;
         self.serve(now, effects, |node, context| node.replica.doubts.stop_asking(context));
     }
 
+    /// The partitions of which this node becomes a replica with this layout, or has become one without hearing of it.
+    pub(super) fn to_be_cleared(&self, layout: &Layout) -> Vec<Partition> {
+        // A node without a layout has never been sent anything.
+        let Some(Layout { epoch: acknowledged, .. }) = self.membership.layout() else { return Vec::new() };
+        let is_older = |partition: &Partition| {
+            let since = layout.since(*partition, self.me);
+            since.is_some_and(|since| since > *acknowledged) && !is_on(Mutant::RecordsOutliveMembership)
+        };
+        layout.partitions.all().filter(is_older).collect()
+    }
+
     /// Takes the next step towards the layout that is on its way.
     pub(super) fn go_on_changing(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let Some(Changing { layout, mut stage }) = self.changing.take() else { return };
+        let Some(Changing { layout, cleared, mut stage, recovery }) = self.changing.take() else { return };
         if let Stage::Settling(clearing) = stage {
-            let has_settled = clearing.is_done() || self.replica.has_settled();
+            let is_cleared = |key: &RecordKey| cleared.contains(&key.partition(layout.partitions));
+            let has_settled = clearing.is_done() || self.replica.has_settled(is_cleared);
             stage = if has_settled { Stage::Clearing(clearing) } else { Stage::Settling(clearing) };
         }
         if let Stage::Clearing(clearing) = &mut stage {
             clearing.go_on(now.mono_ms, &mut self.effect_ids, effects);
             if clearing.is_done() {
                 self.counters.records_cleared += clearing.cleared();
-                let state = SavedState::Layout { layout: layout.clone(), decided: true };
+                let state = SavedState::Layout { layout: layout.clone(), decided: recovery.is_none() };
                 self.save(PendingSave::Layout, state, effects);
                 stage = Stage::Saving;
             }
         }
         let is_early = matches!(stage, Stage::Saving) && is_on(Mutant::FencedBeforeItIsSaved);
-        self.changing = Some(Changing { layout, stage });
+        self.changing = Some(Changing { layout, cleared, stage, recovery });
         if is_early {
             self.take_up(now, effects);
         }
@@ -276,11 +339,19 @@ impl Node {
         left.clearing.committed(commit, outcome, ids, effects)
     }
 
-    /// The layout is on disk: from now on it is the one in force here.
+    /// The layout is on disk: from now on it is the one that this node belongs to.
     pub(super) fn take_up(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let Some(Changing { layout, .. }) = self.changing.take() else { return };
-        let epoch = layout.epoch;
-        self.counters.epochs_taken_up += 1;
+        match self.changing.take() {
+            Some(Changing { layout, recovery: Some(request), .. }) => {
+                self.accept_recovery(request, layout, now, effects);
+            }
+            Some(Changing { layout, recovery: None, .. }) => self.begin(layout, now, effects),
+            None => {}
+        }
+    }
+
+    /// From now on, this layout is in force here.
+    pub(super) fn put_in_force(&mut self, layout: Layout, now: Now, effects: &mut Vec<Effect>) {
         self.membership = Membership::decided(layout);
         self.serve(now, effects, |node, context| {
             node.replica.begin_epoch(context);
@@ -288,6 +359,12 @@ impl Node {
             node.hints.begin_epoch(context);
             node.transfer.begin(context);
         });
+    }
+
+    fn begin(&mut self, layout: Layout, now: Now, effects: &mut Vec<Effect>) {
+        let epoch = layout.epoch;
+        self.counters.epochs_taken_up += 1;
+        self.put_in_force(layout, now, effects);
         // Before anything that is sent under it, on each link.
         let peers: Vec<_> = self.peers.connected().map(|(peer, _)| peer).collect();
         for peer in peers {
@@ -301,8 +378,8 @@ impl Node {
         self.concluded(effects);
         for (link, header, messages) in std::mem::take(&mut self.ahead).frames {
             if header.epoch > epoch {
-                self.ahead.messages += messages.len();
-                self.ahead.frames.push_back((link, header, messages));
+                // It had room before.
+                let _ = self.ahead.keep((link, header), messages, usize::MAX);
             } else {
                 self.sort_out((link, header), messages, now, effects);
             }
@@ -329,7 +406,7 @@ impl Node {
 
     /// Takes over what others hold, and tells how far that is.
     pub(super) fn go_on_moving(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if !self.membership.serving().is_some_and(Layout::is_joint) {
+        if !self.membership.serving().is_some_and(Layout::is_moving) {
             return;
         }
         let mut state = None;
@@ -369,7 +446,7 @@ impl Node {
     }
 
     pub(super) fn move_waits_for(&self) -> Option<String> {
-        let layout = self.membership.serving().filter(|layout| layout.is_joint())?;
+        let layout = self.membership.serving().filter(|layout| layout.is_moving())?;
         check_gate(layout, Step::Finish, &self.known_standings()).err().map(|error| error.to_string())
     }
 }

@@ -33,10 +33,12 @@ impl Node {
         }
     }
 
-    /// All members have accepted: makes that durable, then serves.
+    /// All members have accepted: makes that durable, then serves. Not once a later layout is on its way to the disk:
+    /// nobody goes back.
     pub(super) fn decide(&mut self, effects: &mut Vec<Effect>) {
         if let Membership::Accepted { layout, .. } = &self.membership
             && !self.is_deciding
+            && self.changing.is_none()
         {
             self.is_deciding = true;
             let state = SavedState::Layout { layout: layout.clone(), decided: true };

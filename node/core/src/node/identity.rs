@@ -6,6 +6,7 @@ use crate::effect::{Alarm, Answer, Effect, Event, Failure, FailureReason, Now, P
 use crate::id::{Generation, NodeId};
 use crate::mutant::{Mutant, is_on};
 use crate::peers::LinkRefusal;
+use crate::recovery::RecoveryRefusal;
 
 /// The pause between two generations of one process, each of which closes all links and serves for all keys that have
 /// come into doubt since the last: doubled from one to the next up to the second, where much is damaged.
@@ -42,7 +43,11 @@ impl Node {
         let is_due = self.replica.doubts.next_due_ms().is_some_and(|due_ms| due_ms <= now.mono_ms);
         if is_due && !self.is_clearing() {
             self.serve(now, effects, |node, context| {
-                node.replica.doubts.tend(|| node.coordinator.next_number(), context);
+                let layout = context.layout;
+                let is_salvaging = |partition| {
+                    layout.salvaged.contains_key(&partition) && !node.transfer.has_merged(partition)
+                };
+                node.replica.doubts.tend(|| node.coordinator.next_number(), is_salvaging, context);
             });
             self.deliver(now, effects);
         }
@@ -138,6 +143,10 @@ impl Node {
             }
             Event::Propose { request, .. } => {
                 let answer = Answer::ProposalFailed(ProposalError::NotInitialized);
+                effects.push(Effect::Answer { request, answer });
+            }
+            Event::Recover { request, .. } => {
+                let answer = Answer::RecoveryRefused(RecoveryRefusal::NotInitialized);
                 effects.push(Effect::Answer { request, answer });
             }
             Event::Init { .. }

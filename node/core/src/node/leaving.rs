@@ -31,7 +31,7 @@ impl Node {
     /// Another layout is in force, or the process has started under one.
     pub(super) fn begin_leaving(&mut self, now: Now) {
         let Some(layout) = self.membership.serving() else { return };
-        let moves = layout.is_joint() && !is_on(Mutant::LeftIsClearedWhileDataMoves);
+        let moves = layout.is_moving() && !is_on(Mutant::LeftIsClearedWhileDataMoves);
         let is_left = |partition: &Partition| match layout.is_joint() {
             true => !layout.ring().is_replica(*partition, self.me),
             false => !layout.is_replica(*partition, self.me),

@@ -9,6 +9,9 @@ use crate::peers::{Greeting, LinkRefusal};
 
 impl Node {
     pub(super) fn link_offered(&mut self, link: LinkId, hello: Hello, now: Now, effects: &mut Vec<Effect>) {
+        if self.is_of_a_lost_past(&hello) {
+            return effects.push(Effect::RefuseLink { link, refusal: LinkRefusal::Departed });
+        }
         match self.peers.greet(&hello, self.membership.layout(), self.me) {
             Err(refusal) => effects.push(Effect::RefuseLink { link, refusal }),
             Ok(Greeting::Known) => self.accept_link(link, &hello, now, effects),

@@ -53,6 +53,26 @@ impl Machines<'_> {
         self.transfer.read(load, holding, context);
     }
 
+    /// A replica of a salvaged partition counts for nothing before it has merged all that is left. What it merges it
+    /// writes itself.
+    fn refused_while_salvaging(
+        &self,
+        from: NodeId,
+        message: &Message,
+        context: &Context<'_>,
+    ) -> Option<Message> {
+        let partition = match message {
+            Message::Write(write) if from == context.me && self.transfer.awaits(write.call.operation) => {
+                return None;
+            }
+            Message::Salvage { .. } => return None,
+            message => message.asks_of(context.layout.partitions)?,
+        };
+        let is_salvaging =
+            context.layout.salvaged.contains_key(&partition) && !self.transfer.has_merged(partition);
+        is_salvaging.then(|| message.clone().refused(Refusal::InDoubt)).flatten()
+    }
+
     /// Returns what is news in an answer: nothing was concluded from it then, before that is taken in.
     pub(super) fn handle(&mut self, from: NodeId, message: Message, context: &mut Context<'_>) -> Heard {
         let is_about_a_dot = matches!(message, Message::MintAnswer { .. });
@@ -60,11 +80,16 @@ impl Machines<'_> {
             // The layout that it is under is on its way here, and all begins anew with that.
             return Vec::new();
         }
+        if let Some(refused) = self.refused_while_salvaging(from, &message, context) {
+            context.send(from, refused);
+            return Vec::new();
+        }
         match message {
             Message::Write(write) => self.replica.write(from, write, context),
             Message::Mint(mint) => self.replica.mint(from, mint, context),
             Message::Read { call, key, want } => self.replica.read(from, call, (key, want), context),
             Message::Scan { call, range, held } => self.replica.scan(from, call, (range, held), context),
+            Message::Salvage { call, range } => self.replica.salvage(from, call, range, context),
             Message::WriteAnswer { call, outcome, noted } if self.hints.awaits(call) => {
                 return self.hints.answered(from, call, (outcome, noted), context);
             }

@@ -1,6 +1,6 @@
 //! What a node says of itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Node;
 use crate::counters::Counters;
@@ -9,7 +9,7 @@ use crate::hints::HintStatus;
 use crate::id::{Epoch, Generation, NodeId};
 use crate::init::Membership;
 use crate::layout::Layout;
-use crate::partition::RecordKey;
+use crate::partition::{Partition, RecordKey};
 use crate::quorum::Consistency;
 use crate::stamp::Stamp;
 use crate::transfer::TransferStatus;
@@ -48,6 +48,8 @@ pub struct Status<'a> {
     pub doubted_keys: usize,
     /// Those that have been in doubt for the longest time, at most [`DOUBTS_NAMED_MAX`], and for how many milliseconds.
     pub doubted: Vec<(RecordKey, u64)>,
+    /// The partitions that these keys are of.
+    pub doubted_partitions: BTreeSet<Partition>,
     pub hints: HintStatus,
     /// The latest epoch that each member has acknowledged, as far as this node has heard.
     pub fences: BTreeMap<NodeId, Epoch>,
@@ -80,6 +82,8 @@ impl Node {
             latest_stamp: self.clock.latest(),
             doubted_keys: self.replica.doubts.len(),
             doubted: self.replica.doubts.oldest(DOUBTS_NAMED_MAX, now.mono_ms),
+            doubted_partitions: layout
+                .map_or_else(BTreeSet::new, |layout| self.replica.doubts.partitions(layout.partitions)),
             hints: self.hints.status(),
             fences: self.fences(),
             transfer: self.transfer.status(now.mono_ms),

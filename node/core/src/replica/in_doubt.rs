@@ -28,7 +28,7 @@ impl Replica {
                 false
             }
             Load::Write(of) => of != key,
-            Load::Read { .. } | Load::Scan { .. } => true,
+            Load::Read { .. } | Load::Scan { .. } | Load::Salvage { .. } => true,
         });
         for (from, call) in readers {
             refuse_read(from, call, key, context);

@@ -303,13 +303,13 @@ impl Tables {
         let next = match heard.hear(node(from), ballot, say) {
             Next::Wait => Heard::Wait,
             Next::Say(say) => {
-                if matches!(say, Say::Accept { layout, .. } if Some(&layout) == found.as_ref()) {
+                if matches!(*say, Say::Accept { layout, .. } if Some(&layout) == found.as_ref()) {
                     self.seen.insert(Seen::FoundAndProposed);
                 }
                 Heard::Say
             }
             Next::End(Outcome::Refused(_)) => Heard::Refused,
-            Next::End(Outcome::Decided(layout)) => Heard::Decided(self.layouts.number(layout)),
+            Next::End(Outcome::Decided(layout)) => Heard::Decided(self.layouts.number(*layout)),
         };
         let known = (self.proposers.number(heard), next);
         self.heard.insert((proposer, number), known.clone());

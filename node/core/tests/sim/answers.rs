@@ -185,6 +185,7 @@ impl World {
             Message::Scan { call, range, .. } => self.note_page_wanted(n, (to, *call), range),
             Message::Write(_)
             | Message::Read { .. }
+            | Message::Salvage { .. }
             | Message::Hint { .. }
             | Message::InitAccepted { .. }
             | Message::Layout { .. }

@@ -212,8 +212,6 @@ impl World {
         if !is_decided {
             return;
         }
-        let acknowledged = before.map_or(Epoch(0), |(before, _)| before.epoch);
-        self.check_emptiness(n, layout, acknowledged);
         self.note_decided(n, layout);
     }
 
@@ -233,9 +231,11 @@ impl World {
         self.layout = layout.clone();
     }
 
-    /// Rule 15: what a node holds of a partition is from when it has been a replica of it without a break.
-    fn check_emptiness(&mut self, n: usize, layout: &Layout, acknowledged: Epoch) {
+    /// Rule 15: what a node holds of a partition is from when it has been a replica of it without a break. To be asked when
+    /// something has been saved: until then, whatever it had acknowledged counts.
+    pub(crate) fn check_emptiness(&mut self, n: usize, acknowledged: Epoch) {
         let machine = &self.machines[n];
+        let Some((layout, true)) = &machine.disk.state.membership else { return };
         let is_leftover = |key: &&RecordKey| {
             let since = layout.since(key.partition(layout.partitions), machine.id);
             since.is_some_and(|since| since > acknowledged)

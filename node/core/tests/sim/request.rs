@@ -128,8 +128,11 @@ pub(crate) fn told(answer: Answer) -> Option<Told> {
             | FailureReason::KeyspaceUnknown
             | FailureReason::BadContext) => Told::Failed(reason),
         }),
-        Answer::InitAccepted | Answer::InitRefused(_) | Answer::Decided(_) | Answer::ProposalFailed(_) => {
-            None
-        }
+        Answer::InitAccepted
+        | Answer::InitRefused(_)
+        | Answer::Decided(_)
+        | Answer::ProposalFailed(_)
+        | Answer::RecoveryAccepted
+        | Answer::RecoveryRefused(_) => None,
     }
 }

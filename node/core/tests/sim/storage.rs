@@ -66,7 +66,9 @@ impl World {
 
     pub(crate) fn end_save(&mut self, n: usize) {
         let (before, id) = (self.machines[n].disk.state.generation, self.machines[n].id);
+        let acknowledged = self.machines[n].disk.state.membership.as_ref().map(|(layout, _)| layout.epoch);
         let Some(save) = self.machines[n].disk.finish_save() else { return };
+        self.check_emptiness(n, acknowledged.unwrap_or_default());
         let generation = self.machines[n].disk.state.generation;
         if generation > before {
             self.count_raised(n, id, generation);

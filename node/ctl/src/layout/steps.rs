@@ -131,7 +131,7 @@ fn named_mut<'a>(named: &'a mut BTreeMap<NodeId, Member>, of: &Member) -> Result
     named.get_mut(&of.node).ok_or_else(problem)
 }
 
-fn find_all(members: &[Member], names: &[String]) -> Result<BTreeSet<NodeId>, Failure> {
+pub(crate) fn find_all(members: &[Member], names: &[String]) -> Result<BTreeSet<NodeId>, Failure> {
     names.iter().map(|name| find(members, name).map(|member| member.node)).collect()
 }
 

@@ -85,10 +85,10 @@ async fn newest(survey: &Survey, known: Layout) -> Layout {
 }
 
 fn standing(moving: &Layout, now: &Layout) -> Standing {
-    let Phase::Joint { from, to } = &moving.phase else { return Standing::Ended };
-    if now.is_joint() && now.phase_since == moving.phase_since {
+    if now.is_moving() && now.phase_since == moving.phase_since {
         return Standing::Moves;
     }
+    let Phase::Joint { from, to } = &moving.phase else { return Standing::Ended };
     match now.source_ring() {
         ring if ring == to => Standing::Ended,
         ring if ring == from => Standing::Aborted,

@@ -5,6 +5,7 @@ use keystore_core::id::{Epoch, NodeId};
 use keystore_core::layout::{Layout, Member};
 use keystore_core::node::{HintStatus, NodeState};
 use keystore_core::partition::RecordKey;
+use keystore_core::recovery::RecoveryRefusal;
 use keystore_core::transfer::TransferStatus;
 use keystore_proto::admin::node_state_to_wire;
 use keystore_proto::client::reason;
@@ -163,6 +164,39 @@ impl Admin for AdminService {
         }
     }
 
+    async fn recover(
+        &self,
+        request: Request<v1::RecoverRequest>,
+    ) -> Result<Response<v1::RecoverResponse>, Status> {
+        let invalid = |message: String| status(Code::InvalidArgument, reason::INVALID_ARGUMENT, message);
+        let layout = request.into_inner().layout;
+        let layout = layout.ok_or_else(|| invalid("the layout is missing".to_owned()))?;
+        let layout = Layout::try_from(layout).map_err(|error| invalid(error.to_string()))?;
+        match self.about.core.recover(layout).await {
+            Ok(Answer::RecoveryAccepted) => {
+                let state = node_state_to_wire(self.about.core.view().state).into();
+                Ok(Response::new(v1::RecoverResponse { state }))
+            }
+            Ok(Answer::RecoveryRefused(refusal)) => {
+                let (code, why) = match &refusal {
+                    RecoveryRefusal::NotInitialized => (Code::FailedPrecondition, reason::NOT_INITIALIZED),
+                    RecoveryRefusal::OtherCluster(_) => (Code::FailedPrecondition, reason::WRONG_CLUSTER),
+                    RecoveryRefusal::Incarnation { .. } | RecoveryRefusal::Epoch { .. } => {
+                        (Code::FailedPrecondition, reason::STALE_EPOCH)
+                    }
+                    RecoveryRefusal::Busy => (Code::Unavailable, reason::OVERLOADED),
+                    RecoveryRefusal::NoSurvivor(_) => return Err(invalid(refusal.to_string())),
+                };
+                Err(status(code, why, refusal.to_string()))
+            }
+            Ok(other) => {
+                tracing::error!(?other, "an answer of the wrong kind");
+                Err(Status::new(Code::Unknown, "an answer of the wrong kind"))
+            }
+            Err(stopped) => Err(status(Code::Unknown, reason::OUTCOME_UNKNOWN, stopped.to_string())),
+        }
+    }
+
     async fn get_layout(
         &self,
         _request: Request<v1::GetLayoutRequest>,
@@ -171,6 +205,7 @@ impl Admin for AdminService {
         Ok(Response::new(v1::GetLayoutResponse {
             layout: view.layout.as_deref().map(Into::into),
             decided: matches!(view.state, NodeState::Serving | NodeState::Draining),
+            doubted_partitions: view.doubted_partitions.iter().map(|partition| partition.0.into()).collect(),
         }))
     }
 }

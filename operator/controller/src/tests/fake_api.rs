@@ -343,7 +343,7 @@ impl State {
         if !expected.is_null() && live["metadata"]["resourceVersion"] != *expected {
             return conflict();
         }
-        self.edit(path, |object| object["status"] = body["status"].clone());
+        self.edit(path, |object| merge(&mut object["status"], &body["status"]));
         (StatusCode::OK, self.objects.get(path).cloned().unwrap())
     }
 
@@ -376,6 +376,24 @@ impl State {
         let mut surplus = replicas;
         while self.remove(&pod_path(surplus)).is_some() {
             surplus += 1;
+        }
+    }
+}
+
+/// As RFC 7386 says.
+fn merge(into: &mut Value, patch: &Value) {
+    let Some(patch) = patch.as_object() else {
+        *into = patch.clone();
+        return;
+    };
+    if !into.is_object() {
+        *into = json!({});
+    }
+    for (key, value) in patch {
+        if value.is_null() {
+            into.as_object_mut().unwrap().remove(key);
+        } else {
+            merge(&mut into[key], value);
         }
     }
 }

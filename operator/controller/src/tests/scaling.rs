@@ -116,6 +116,44 @@ async fn a_node_whose_volume_is_gone_is_replaced_by_the_one_that_came_in_its_pla
     assert_eq!(world.nodes.layouts_seen().len(), 3);
 }
 
+const LONG_AGO: &str = "2001-01-01T00:00:00Z";
+
+fn set_ready(world: &World, pod: &str, is_ready: bool) {
+    let status = if is_ready { "True" } else { "False" };
+    world.api.edit(&format!("/api/v1/namespaces/shop/pods/{pod}"), |pod| {
+        pod["status"]["conditions"] =
+            json!([{"type": "Ready", "status": status, "lastTransitionTime": LONG_AGO}]);
+    });
+}
+
+#[tokio::test]
+async fn a_node_that_stays_away_is_given_up_and_replaced_in_another_pod_until_its_own_is_back() {
+    let world = at_rest().await;
+    world.api.edit(CLUSTER, |cluster| cluster["spec"]["replaceAfterSeconds"] = json!(600));
+    let old = world.nodes.stop("demo-1").unwrap();
+    set_ready(&world, "demo-1", false);
+    world.settle().await;
+    assert_eq!(world.is("Degraded").as_deref(), Some("NodeDown"));
+    assert!(world.status()["nodes"][1]["downSince"].is_string());
+    assert_eq!(world.nodes.layouts_decided(), Vec::new(), "not yet");
+
+    world.api.edit(CLUSTER, |cluster| cluster["status"]["nodes"][1]["downSince"] = json!(LONG_AGO));
+    world.until("replacing", |world| world.is("Progressing").as_deref() == Some("Replacing")).await;
+    world.until("given up", |world| world.is("Degraded").as_deref() == Some("NodeReplaced")).await;
+    world.until("at rest without it", is_converged).await;
+    let last = world.nodes.layouts_decided().pop().unwrap();
+    assert_eq!((holders(&last), pods(&world).0), (nodes([1, 3, 4]), 4));
+    assert_eq!(world.status()["nodes"][1]["state"], "lost");
+
+    world.nodes.resume("demo-1", old);
+    set_ready(&world, "demo-1", true);
+    world.until("data comes back", |world| world.status()["layoutPhase"] == "joint").await;
+    world.until("at rest with it", is_converged).await;
+    let last = world.nodes.layouts_decided().pop().unwrap();
+    assert_eq!((holders(&last), pods(&world).0), (nodes([1, 102, 3]), 3));
+    assert_eq!(last.departed, nodes([2, 4]));
+}
+
 #[tokio::test]
 async fn a_proposal_that_is_refused_is_told_and_made_again() {
     let world = at_rest().await;

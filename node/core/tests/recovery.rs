@@ -1,0 +1,348 @@
+//! Recovery: which layout the survivors go on under, who accepts it, and when what they salvage counts.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bench;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bench::{ME, PEER, first_layout, header, key, layout_of, now, record, start};
+use keystore_core::effect::{Answer, Effect, Event, LinkId, RequestId, SavedState};
+use keystore_core::id::{Epoch, Incarnation, NodeId, Nonce};
+use keystore_core::layout::Layout;
+use keystore_core::message::{
+    Call, Header, Hello, Message, Origin, Page, Refusal, ScanOutcome, ScanRange, Want, Write,
+};
+use keystore_core::node::{Node, NodeState, Settings, Start};
+use keystore_core::partition::Partition;
+use keystore_core::peers::LinkRefusal;
+use keystore_core::quorum::{Consistency, Durability};
+use keystore_core::recovery::{Losses, RecoveryError, RecoveryRefusal};
+use keystore_core::succession::{Change, Evidence, GateError, Standing, Step, SuccessionError, check_gate};
+use proptest::prelude::*;
+
+fn node(n: u8) -> NodeId {
+    NodeId([n; 16])
+}
+
+fn nodes(numbers: impl IntoIterator<Item = u8>) -> BTreeSet<NodeId> {
+    numbers.into_iter().map(node).collect()
+}
+
+fn attempt(number: u64) -> Incarnation {
+    Incarnation { number, id: number + 40 }
+}
+
+fn lost(numbers: impl IntoIterator<Item = u8>) -> Losses {
+    Losses { nodes: nodes(numbers), doubted: BTreeMap::new() }
+}
+
+/// The replicas of a partition in each ring that can be trusted are a quorum of it.
+fn has_quorums(layout: &Layout, partition: Partition, losses: &Losses) -> bool {
+    let is_trusted = |node: &NodeId| {
+        let is_doubted = losses.doubted.get(node).is_some_and(|doubted| doubted.contains(&partition));
+        !losses.nodes.contains(node) && !is_doubted
+    };
+    layout.replica_sets(partition).satisfied(Consistency::Quorum, is_trusted)
+}
+
+/// What holds of every layout of a recovery.
+fn check(before: &Layout, losses: &Losses) {
+    let after = before.recovered(attempt(2), losses).unwrap();
+    assert_eq!(after.validate(), Ok(()));
+    assert_eq!((after.epoch, after.incarnation), (Epoch(before.epoch.0 + 1), attempt(2)));
+    assert!(after.members.iter().all(|member| member.is_lost == losses.nodes.contains(&member.node)));
+    assert_eq!(after.is_joint(), before.is_joint());
+    let left = after.members.len() - losses.nodes.len();
+    for partition in before.partitions.all() {
+        if has_quorums(before, partition, losses) {
+            assert!(!after.salvaged.contains_key(&partition));
+            assert_eq!(after.replicas(partition), before.replicas(partition), "it stays as it is");
+            continue;
+        }
+        let sources: BTreeSet<_> = before.replicas(partition).into_iter().collect();
+        let sources: BTreeSet<_> = sources.difference(&losses.nodes).copied().collect();
+        assert_eq!(after.salvaged.get(&partition), Some(&sources), "all that are left, in doubt or not");
+        let ring = after.ring().replicas(partition);
+        assert!(after.rings().all(|other| other.replicas(partition) == ring), "one ring");
+        assert_eq!(ring.len(), left.min(before.replication_factor));
+        for replica in ring {
+            assert!(!losses.nodes.contains(&replica.node));
+            let since = before.since(partition, replica.node).unwrap_or(after.epoch);
+            assert_eq!(replica.since, since, "who held it keeps what it has, others begin empty");
+        }
+        let kept = ring.iter().filter(|replica| sources.contains(&replica.node)).count();
+        assert_eq!(kept, sources.len().min(ring.len()), "those that have something come first");
+    }
+}
+
+proptest! {
+    #[test]
+    fn whoever_is_lost_or_in_doubt_the_rest_goes_on(
+        gone in prop::collection::btree_set(1u8..=6, 0..=5),
+        doubted in prop::collection::btree_map(1u8..=6, prop::collection::btree_set(0u16..16, 0..16), 0..4),
+        is_joint in any::<bool>(),
+    ) {
+        let before = first_layout(6, 3);
+        let to = before.members.iter().filter(|member| member.node != node(1)).cloned().collect();
+        let moving = before.next(&Change::Move { members: to, replication_factor: 3 }).unwrap();
+        let doubted = doubted.into_iter().map(|(n, of)| (node(n), of.into_iter().map(Partition).collect()));
+        let losses = Losses { nodes: nodes(gone), doubted: doubted.collect() };
+        check(if is_joint { &moving } else { &before }, &losses);
+    }
+}
+
+#[test]
+fn what_cannot_be_recovered_is_refused() {
+    let layout = layout_of(3);
+    let refused = |incarnation, losses: &Losses| layout.recovered(incarnation, losses).unwrap_err();
+    assert_eq!(refused(attempt(1), &lost([3])), RecoveryError::Incarnation { now: 1, found: 1 });
+    assert_eq!(refused(attempt(2), &lost([9])), RecoveryError::NoMember(node(9)));
+    assert_eq!(refused(attempt(2), &lost([1, 2, 3])), RecoveryError::NobodyIsLeft);
+}
+
+#[test]
+fn what_is_salvaged_has_to_be_finished_before_anything_moves() {
+    let layout = layout_of(3).recovered(attempt(2), &lost([3, 2])).unwrap();
+    assert_eq!(layout.voters, [ME]);
+    let members = vec![layout.members[0].clone()];
+    let moving = layout.next(&Change::Move { members, replication_factor: 1 });
+    assert_eq!(moving.unwrap_err(), SuccessionError::IsSalvaging);
+    let voters = Layout { epoch: Epoch(3), salvaged: BTreeMap::new(), ..layout.clone() };
+    let standing = Standing { fence: layout.epoch, phase: layout.phase_since, whole: BTreeSet::new() };
+    let mut evidence = Evidence::from([(ME, standing)]);
+    let step = keystore_core::succession::check_step(&layout, &voters).unwrap_err();
+    assert!(
+        matches!(step, SuccessionError::PhaseSince { .. }),
+        "to drop what is salvaged is to finish: {step}"
+    );
+    let gate = check_gate(&layout, Step::Finish, &evidence).unwrap_err();
+    assert!(matches!(gate, GateError::Fence { .. } | GateError::Merge { .. }), "{gate}");
+    evidence.get_mut(&ME).unwrap().whole = layout.partitions.all().collect();
+    assert_eq!(check_gate(&layout, Step::Finish, &evidence), Ok(()));
+    let finished = layout.next(&Change::Finish).unwrap();
+    assert!(finished.salvaged.is_empty() && !finished.is_moving());
+    assert_eq!(finished.validate(), Ok(()), "with fewer replicas than are wanted");
+}
+
+/// A member of three that hold everything, the third of which is lost.
+struct Survivor {
+    node: Node,
+    effects: Vec<Effect>,
+}
+
+impl Survivor {
+    fn new(layout: Layout) -> Self {
+        let start = Start { membership: Some((layout, true)), ..start(true, Settings::default()) };
+        Self { node: Node::new(start, now(0)), effects: Vec::new() }
+    }
+
+    fn step(&mut self, event: Event) -> &[Effect] {
+        self.effects.clear();
+        self.node.step(now(1), event, &mut self.effects);
+        &self.effects
+    }
+
+    fn recover(&mut self, layout: &Layout) -> Vec<Effect> {
+        self.step(Event::Recover { request: RequestId(5), layout: Box::new(layout.clone()) }).to_vec()
+    }
+
+    fn save_all(&mut self) -> Vec<Effect> {
+        let mut all = Vec::new();
+        while let Some(Effect::Save { save, .. }) =
+            self.effects.iter().find(|effect| matches!(effect, Effect::Save { .. }))
+        {
+            let save = *save;
+            all.extend(self.step(Event::Saved { save }).to_vec());
+        }
+        all
+    }
+
+    fn state(&self) -> NodeState {
+        self.node.status(now(1)).state
+    }
+
+    fn header(layout: &Layout, from: NodeId) -> Header {
+        let Layout { incarnation, epoch, .. } = layout;
+        Header { incarnation: *incarnation, epoch: *epoch, from, ..header(7) }
+    }
+
+    fn link(&mut self, layout: &Layout, from: NodeId) -> Vec<Effect> {
+        let hello = Hello { header: Self::header(layout, from), lineage: Nonce(7).into() };
+        let mut all = self.step(Event::LinkOffered { link: link_of(from), hello }).to_vec();
+        all.extend(self.save_all());
+        all
+    }
+
+    fn frame(&mut self, layout: &Layout, from: NodeId, message: Message) -> Vec<Effect> {
+        let header = Self::header(layout, from);
+        self.step(Event::Frame { link: link_of(from), header, messages: vec![message] }).to_vec()
+    }
+}
+
+fn link_of(node: NodeId) -> LinkId {
+    LinkId(node.0[0].into())
+}
+
+fn refusal(effects: &[Effect]) -> RecoveryRefusal {
+    match effects {
+        [Effect::Answer { request: RequestId(5), answer: Answer::RecoveryRefused(refusal) }] => {
+            refusal.clone()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_recovery_is_accepted_durably_and_only_above_what_was_accepted() {
+    let before = layout_of(3);
+    let first = before.recovered(attempt(3), &lost([3])).unwrap();
+    let mut survivor = Survivor::new(before.clone());
+    survivor.link(&before, PEER);
+    let effects = survivor.recover(&first);
+    assert!(
+        matches!(&effects[..], [Effect::Save { state: SavedState::Layout { layout, decided: false }, .. }] if *layout == first),
+        "it is answered once it is durable: {effects:?}"
+    );
+    assert_eq!(refusal(&survivor.recover(&first)), RecoveryRefusal::Busy, "until then");
+    survivor.effects = effects;
+    let effects = survivor.save_all();
+    assert!(effects.contains(&Effect::CloseLink { link: link_of(PEER) }), "nobody of before counts");
+    assert!(effects.contains(&Effect::Answer { request: RequestId(5), answer: Answer::RecoveryAccepted }));
+    assert_eq!(survivor.state(), NodeState::Accepted);
+
+    assert_eq!(
+        survivor.recover(&first),
+        [Effect::Answer { request: RequestId(5), answer: Answer::RecoveryAccepted }],
+        "once more"
+    );
+    let incarnation = |found| RecoveryRefusal::Incarnation { now: 3, found };
+    let same = Layout { incarnation: Incarnation { number: 3, id: 9 }, ..first.clone() };
+    assert_eq!(refusal(&survivor.recover(&same)), incarnation(3));
+    assert_eq!(
+        refusal(&survivor.recover(&before.recovered(attempt(2), &lost([3])).unwrap())),
+        incarnation(2)
+    );
+    let behind = before.recovered(attempt(4), &lost([3])).unwrap();
+    let epoch = RecoveryRefusal::Epoch { now: Epoch(2), found: Epoch(2) };
+    assert_eq!(refusal(&survivor.recover(&behind)), epoch);
+    let without_me = first.recovered(attempt(4), &lost([1])).unwrap();
+    assert_eq!(refusal(&survivor.recover(&without_me)), RecoveryRefusal::NoSurvivor(ME));
+    let second = first.recovered(attempt(4), &lost([])).unwrap();
+    assert!(matches!(survivor.recover(&second)[..], [Effect::Save { .. }]), "a higher one takes its place");
+}
+
+#[test]
+fn a_node_without_a_cluster_has_nothing_to_recover() {
+    let mut stranger = Survivor {
+        node: Node::new(Start { membership: None, ..start(true, Settings::default()) }, now(0)),
+        effects: vec![],
+    };
+    let layout = layout_of(3).recovered(attempt(2), &lost([3])).unwrap();
+    assert_eq!(refusal(&stranger.recover(&layout)), RecoveryRefusal::NotInitialized);
+}
+
+/// Two of three are left, and one of them is in doubt of everything: nothing can be trusted to be whole.
+fn salvaging() -> (Survivor, Layout) {
+    let before = layout_of(3);
+    let doubted = BTreeMap::from([(PEER, before.partitions.all().collect())]);
+    let layout = before.recovered(attempt(2), &Losses { doubted, ..lost([3]) }).unwrap();
+    let mut survivor = Survivor::new(before);
+    survivor.recover(&layout);
+    survivor.save_all();
+    survivor.link(&layout, PEER);
+    (survivor, layout)
+}
+
+#[test]
+fn nothing_is_served_before_all_that_are_left_have_accepted() {
+    let (mut survivor, layout) = salvaging();
+    let third = Survivor::header(&layout_of(3), node(3));
+    let accepted = |digest| Message::InitAccepted { digest, reply_wanted: false, decided: false };
+    survivor.frame(&layout, PEER, accepted(layout.digest() + 1));
+    assert_eq!(survivor.state(), NodeState::Accepted, "of another layout");
+    survivor.frame(&layout, PEER, accepted(layout.digest()));
+    survivor.save_all();
+    assert_eq!(survivor.state(), NodeState::Serving, "whoever is lost is not waited for");
+    // Only now is anybody turned away for good.
+    let hello = Hello { header: third, lineage: Nonce(3).into() };
+    let effects = survivor.step(Event::LinkOffered { link: link_of(node(3)), hello });
+    assert!(matches!(effects, [Effect::RefuseLink { refusal: LinkRefusal::Departed, .. }]), "{effects:?}");
+}
+
+#[test]
+fn a_salvaged_partition_counts_once_all_that_is_left_is_merged() {
+    let (mut survivor, layout) = salvaging();
+    survivor.frame(
+        &layout,
+        PEER,
+        Message::InitAccepted { digest: layout.digest(), reply_wanted: false, decided: true },
+    );
+    let asked = survivor.save_all();
+    let call = Call { operation: 900, attempt: 1 };
+    let read = || Message::Read { call, key: key(), want: Want::Full };
+    let refused = |effects: &[Effect]| {
+        effects.iter().any(|effect| match effect {
+            Effect::Send { message, .. } => message.refusal() == Some(Refusal::InDoubt),
+            _ => false,
+        })
+    };
+    assert!(refused(&survivor.frame(&layout, PEER, read())));
+    let origin = Origin::Repair;
+    let write = Write { call, key: key(), record: record(5), origin, durability: Durability::Synced };
+    assert!(refused(&survivor.frame(&layout, PEER, Message::Write(write))));
+    // What is left here is given away all the same.
+    let mine = key().partition(layout.partitions);
+    let range = ScanRange { partition: mine, prefix: Default::default(), after: None, limit: 10 };
+    let effects = survivor.frame(&layout, PEER, Message::Salvage { call, range });
+    assert!(matches!(effects[..], [Effect::Scan { .. }]), "{effects:?}");
+
+    // The other one has one record, and none of the other partitions.
+    let mut asked = asked;
+    let mut is_merged = false;
+    for _ in 0..200 {
+        let next = asked.iter().find_map(|effect| match effect {
+            Effect::Send { message: Message::Salvage { call, range }, .. } => Some((*call, range.clone())),
+            _ => None,
+        });
+        let Some((call, range)) = next else {
+            let at = survivor.node.next_wakeup_ms().unwrap_or(1).max(1);
+            survivor.effects.clear();
+            survivor.node.step(now(at), Event::Tick, &mut survivor.effects);
+            asked = survivor.effects.clone();
+            if survivor.node.status(now(1)).transfer.done == 16 {
+                is_merged = true;
+                break;
+            }
+            continue;
+        };
+        let is_mine = range.partition == mine;
+        let entries = if is_mine { vec![(key(), record(5))] } else { vec![] };
+        let outcome = ScanOutcome::Page(Page { entries, is_cut: false });
+        let answer = Message::ScanAnswer { call, outcome, noted: vec![] };
+        let rest: Vec<_> = asked
+            .iter()
+            .filter(|effect| !matches!(effect, Effect::Send { message: Message::Salvage { call: of, .. }, .. } if *of == call))
+            .cloned()
+            .collect();
+        let mut more = survivor.frame(&layout, PEER, answer);
+        if is_mine {
+            assert!(refused(&survivor.frame(&layout, PEER, read())), "it is not on disk yet");
+            let load = more.iter().find_map(|effect| match effect {
+                Effect::Load { load, .. } => Some(*load),
+                _ => None,
+            });
+            more.extend(survivor.step(Event::Loaded { load: load.unwrap(), record: Ok(None) }).to_vec());
+            let commit = more.iter().find_map(|effect| match effect {
+                Effect::Commit(commit) => Some(commit.id),
+                _ => None,
+            });
+            let outcome = Ok(Durability::Synced);
+            more.extend(survivor.step(Event::Committed { commit: commit.unwrap(), outcome }).to_vec());
+        }
+        asked = rest.into_iter().chain(more).collect();
+    }
+    assert!(is_merged);
+    let effects = survivor.frame(&layout, PEER, read());
+    assert!(matches!(effects[..], [Effect::Load { .. }]), "it counts: {effects:?}");
+}

@@ -1,0 +1,27 @@
+//! How far an operation is, and what comes next, before it is known who proposes it.
+
+use keystore_core::succession::Change;
+
+use crate::hold::{Hold, HoldReason};
+
+pub(crate) struct Stage {
+    pub(crate) phase: &'static str,
+    pub(crate) message: String,
+    pub(crate) change: Option<Change>,
+    pub(crate) hold: Option<Hold>,
+}
+
+impl Stage {
+    pub(crate) fn waiting(phase: &'static str, message: String) -> Self {
+        Self { phase, message, change: None, hold: None }
+    }
+
+    pub(crate) fn change(phase: &'static str, message: String, change: Change) -> Self {
+        Self { phase, message, change: Some(change), hold: None }
+    }
+
+    pub(crate) fn held(phase: &'static str, message: String) -> Self {
+        let hold = Some(Hold { reason: HoldReason::Unhealthy, message: message.clone() });
+        Self { phase, message, change: None, hold }
+    }
+}
