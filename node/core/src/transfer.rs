@@ -11,6 +11,7 @@
 //! pass has come is kept on disk as well, now and then.
 
 mod pass;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +31,7 @@ use crate::succession::others_of_a_quorum;
 
 pub(crate) use pass::Holding;
 use pass::{Pass, Stage, Storing};
+use sources::Sources;
 
 /// How many partitions are taken over at a time.
 const PASSES_MAX: usize = 4;
@@ -89,6 +91,7 @@ pub(crate) struct Transfer {
     /// Of which the last page was not the same as ours, so that the next may not be either.
     differing: BTreeSet<Partition>,
     paused: BTreeMap<Partition, u64>,
+    sources: Sources,
     save_at_ms: Option<u64>,
     status: TransferStatus,
     /// When it began under the layout in force, and with how much left.
@@ -106,6 +109,7 @@ impl Transfer {
         self.passes.clear();
         self.operations.clear();
         self.paused.clear();
+        self.sources = Sources::default();
         self.differing.clear();
         let layout = context.layout;
         let is_of_this_phase =
@@ -195,6 +199,9 @@ impl Transfer {
             .map(|(partition, _)| *partition)
             .collect();
         for partition in late {
+            if let Some(silent) = self.passes.get(&partition).filter(|pass| pass.is_asking()) {
+                self.sources.shun(silent.source, None, now_ms);
+            }
             self.pause(partition, now_ms);
         }
         for partition in self.open.iter().copied().collect::<Vec<_>>() {
@@ -223,18 +230,33 @@ impl Transfer {
                 && context.is_reachable(node)
                 && !context.layout.is_lost(node)
         };
-        let begun = merge.pass.clone().filter(|(source, _)| is_open(*source));
         let salvaged = context.layout.salvaged.get(&partition);
         let old = match salvaged {
             Some(sources) => sources.iter().copied().collect(),
             None => context.layout.source_ring().nodes(partition),
         };
-        let fresh = || {
-            let sources = old.iter().copied().filter(|node| is_open(*node));
-            sources.min_by_key(|node| context.is_slow(*node)).map(|source| (source, None))
-        };
         let now_ms = context.now.mono_ms;
-        let Some((source, after)) = begun.or_else(fresh) else { return self.pause(partition, now_ms) };
+        let open = old.into_iter().filter(|node| is_open(*node));
+        let sources: Vec<_> = open.map(|node| (self.sources.ready_at_ms(node, partition), node)).collect();
+        let begun = merge.pass.clone();
+        let goes_on = |source: NodeId| begun.as_ref().is_some_and(|(begun, _)| *begun == source);
+        let ready = sources.iter().filter(|(ready_at_ms, _)| *ready_at_ms <= now_ms);
+        let next = ready.min_by_key(|(_, node)| (!goes_on(*node), context.is_slow(*node)));
+        let Some((_, source)) = next.copied() else {
+            self.pause(partition, now_ms);
+            if let Some((ready_at_ms, _)) = sources.iter().min() {
+                self.paused.insert(partition, *ready_at_ms);
+            }
+            return;
+        };
+        let after = match begun {
+            Some((begun, after)) if begun == source => after,
+            Some((begun, after)) => {
+                self.sources.leave_off(partition, begun, after);
+                self.sources.resume(partition, source)
+            }
+            None => self.sources.resume(partition, source),
+        };
         merge.pass = Some((source, after.clone()));
         let range = ScanRange { partition, prefix: Bytes::new(), after, limit: PAGE_RECORDS };
         if salvaged.is_some() {
@@ -299,13 +321,18 @@ impl Transfer {
                 self.differing.insert(partition);
                 self.ask_source(partition, (holding, true), context);
             }
-            ScanOutcome::Differs | ScanOutcome::Refused(_) => self.pause(partition, now_ms),
+            ScanOutcome::Differs | ScanOutcome::Refused(_) => {
+                self.sources.shun(from, Some(partition), now_ms);
+                self.pause(partition, now_ms);
+            }
             // Nothing was said to be held, or the source knows nothing of that yet.
             ScanOutcome::Page(page) => {
+                self.sources.answered(from, partition);
                 let until = page.last_if_cut().map(RecordKey::detached);
                 self.store(partition, (page.entries, until), None, context);
             }
             ScanOutcome::Lacking(Lacking { entries, until }) => {
+                self.sources.answered(from, partition);
                 if entries.is_empty() {
                     self.differing.remove(&partition);
                 }

@@ -9,7 +9,7 @@ use bench::{ME, PEER, first_layout, header, key_of, layout_of, now, record, star
 use keystore_core::effect::{Effect, Event, LinkId, SavedState};
 use keystore_core::id::{Epoch, NodeId, Nonce};
 use keystore_core::layout::Layout;
-use keystore_core::message::{Call, Header, Hello, Message, Origin, Page, Refusal, Want, Write};
+use keystore_core::message::{Call, Header, Hello, Message, Origin, Page, Refusal, ScanOutcome, Want, Write};
 use keystore_core::node::{Node, NodeState, Settings, Start};
 use keystore_core::partition::{Partition, RecordKey};
 use keystore_core::quorum::Durability;
@@ -152,4 +152,65 @@ fn what_is_not_cleared_is_served_meanwhile() {
     let read = Message::Read { call, key: key_in(stays, &before), want: Want::Full };
     let effects = linked.frame((node(3), 1), read);
     assert!(matches!(effects[..], [Effect::Load { .. }]), "{effects:?}");
+}
+
+/// Joins three others that hold everything and nothing; each is asked for pages, and answers, refuses or is silent. Returns
+/// after how many milliseconds all is taken over.
+fn joins(answer: impl Fn(NodeId, Partition) -> Option<ScanOutcome>) -> Option<u64> {
+    let all = first_layout(4, 3).members;
+    let others = all.iter().filter(|member| member.node != ME).cloned().collect();
+    let first = {
+        let moving =
+            first_layout(4, 3).next(&Change::Move { members: others, replication_factor: 3 }).unwrap();
+        moving.next(&Change::Finish).unwrap()
+    };
+    let with_me = all.iter().filter(|member| member.node != node(4)).cloned().collect();
+    let joint = first.next(&Change::Move { members: with_me, replication_factor: 3 }).unwrap();
+    let epoch = joint.epoch.0;
+    let peers = [(PEER, epoch), (node(3), epoch), (node(4), epoch)];
+    let mut linked = Linked::new((joint, true), &peers);
+    let mut at_ms = 1;
+    while at_ms < 600_000 {
+        let mut effects = Vec::new();
+        linked.node.step(now(at_ms), Event::Tick, &mut effects);
+        while let Some(effect) = effects.pop() {
+            let event = match effect {
+                Effect::Scan { load, .. } => Event::Scanned { load, page: Ok(Page::default()) },
+                Effect::Save { save, .. } => Event::Saved { save },
+                Effect::Send { link, message: Message::Scan { call, range, .. }, .. } => {
+                    let from = node(u8::try_from(link.0).unwrap());
+                    let Some(outcome) = answer(from, range.partition) else { continue };
+                    let messages = vec![Message::ScanAnswer { call, outcome, noted: Vec::new() }];
+                    Event::Frame { link, header: Linked::header(from, epoch), messages }
+                }
+                _ => continue,
+            };
+            linked.node.step(now(at_ms), event, &mut effects);
+        }
+        let transfer = linked.node.status(now(at_ms)).transfer;
+        if transfer.done == transfer.partitions {
+            return Some(at_ms);
+        }
+        at_ms = linked.node.next_wakeup_ms().map_or(at_ms + 1_000, |wakeup_ms| wakeup_ms.max(at_ms + 1));
+    }
+    None
+}
+
+fn empty() -> Option<ScanOutcome> {
+    Some(ScanOutcome::Page(Page::default()))
+}
+
+#[test]
+fn a_source_that_refuses_or_says_nothing_holds_up_no_move() {
+    let with_all = joins(|_, _| empty()).unwrap();
+    assert!(with_all < 5_000, "{with_all}");
+    let refuses = |from, partition: Partition| match (from, partition.0 % 2) {
+        (PEER, 0) => Some(ScanOutcome::Refused(Refusal::InDoubt)),
+        _ => empty(),
+    };
+    let without_one = joins(refuses).unwrap();
+    assert!(without_one < 10_000, "two of three are enough: {without_one}");
+    let silent = joins(|from, _| if from == PEER { None } else { empty() }).unwrap();
+    assert!(silent < 60_000, "one is silent: {silent}");
+    assert_eq!(joins(|from, _| if from == node(4) { empty() } else { None }), None, "one is not enough");
 }
