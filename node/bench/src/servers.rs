@@ -94,7 +94,7 @@ impl Servers {
     /// One more node beside a store, which belongs to no cluster; returns where it is administered.
     pub(crate) fn add(&mut self) -> Result<SocketAddr> {
         let starts = self.starts.as_ref().context("only a store grows")?;
-        let ports = free_ports()?;
+        let ports: [u16; 4] = free_ports()?;
         let [_, peer, ..] = ports;
         self.servers.push(starts.node(self.servers.len(), ports, &self.directory)?);
         Ok(SocketAddr::from(([127, 0, 0, 1], peer)))

@@ -6,6 +6,7 @@ use crate::figures::Figures;
 use crate::growth::Growth;
 use crate::machine::Machine;
 use crate::meter::DISTURBANCE_MAX;
+use crate::moving::Moving;
 use crate::stress::Stress;
 use crate::table::{Table, number};
 
@@ -33,11 +34,13 @@ call of its own, `stream` all operations of a node's clients over one session.
   them, of which clients hold back what their streams do not take; servers and clients have cores of their own. A slow replica is halted for 40 of every 100 ms, a stopped one all the time.
 - **Growth**: the same operations over random keys of all records, and of a nearly empty store. To puts is counted what the
   nodes do afterwards until they are quiet; gets are measured of what the caches hold after as many gets before.
+- **While data moves**: the clients of three nodes go on while a fourth one joins and takes its share, and while it gives it
+  back; against the same load before.
 ";
 
 impl Page<'_> {
     pub(super) fn markdown(&self) -> String {
-        let Results { machine, compare, figures, stress, growth } = self.results;
+        let Results { machine, compare, figures, stress, growth, moving } = self.results;
         let mut out = String::from("# Performance\n\n");
         out += "Generated from measurements: edit nothing here, measure again.";
         if let Some(profile) = self.profile {
@@ -66,6 +69,7 @@ impl Page<'_> {
         }
         out += &section("Stress", stress.iter().flat_map(Stress::tables));
         out += &section("Growth", growth.iter().flat_map(Growth::tables));
+        out += &section("While data moves", moving.iter().flat_map(Moving::tables));
         out.trim_end().to_owned() + "\n"
     }
 }
@@ -87,6 +91,10 @@ fn repeat(results: &Results) -> String {
     for growth in &results.growth {
         let (engine, cache) = (growth.engine.name(), growth.cache_mib);
         add(&format!("growth --engine {engine} --cache-mib {cache}"), &format!("growth-{engine}"));
+    }
+    for moving in &results.moving {
+        let engine = moving.engine.name();
+        commands.push(format!("./dev.sh bench moving --engine {engine} --json moving-{engine}.json"));
     }
     let commands = commands.join("\n");
     format!(
