@@ -124,12 +124,16 @@ impl Peers {
     fn help(&mut self, cancelled: &CancellationToken) {
         let gossiped = Arc::clone(&self.gossiped.borrow());
         let view = self.core.view();
+        let Some(layout) = view.layout.as_ref() else { return };
         // The first layout is given to all members alike.
-        let Some(layout) = view.layout.as_ref().filter(|layout| layout.epoch > Epoch(1)) else { return };
+        let is_elsewhere = |known: &&Known| match layout.epoch {
+            Epoch(1) => known.epoch.is_some_and(|epoch| epoch > Epoch(1)),
+            epoch => known.epoch != Some(epoch),
+        };
         self.helping.retain(|_, helping| !helping.is_finished());
         let is_connected = |node: NodeId| view.connected.iter().any(|(connected, _)| *connected == node);
         for member in layout.members.iter().filter(|member| member.node < self.me) {
-            let known = gossiped.get(&member.node).filter(|known| known.epoch != Some(layout.epoch));
+            let known = gossiped.get(&member.node).filter(is_elsewhere);
             let Some(target) = known.and_then(target) else { continue };
             if !is_connected(member.node) && !self.helping.contains_key(&member.node) {
                 let (_, target) = watch::channel(target);
