@@ -7,7 +7,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use keystore_core::id::{Actor, Incarnation, NodeId};
+use keystore_core::id::Incarnation;
 use keystore_core::layout::{Layout, Member};
 use keystore_core::partition::RecordKey;
 use keystore_core::recovery::Losses;
@@ -23,22 +23,10 @@ async fn layout_of(node: &NodeProcess) -> Layout {
     Layout::try_from(response.layout.unwrap()).unwrap()
 }
 
-async fn member(node: &NodeProcess) -> Member {
-    let status = node.wait_for_status().await;
-    Member {
-        node: NodeId::from_slice(&status.node_id).unwrap(),
-        actor: Actor(status.actor),
-        name: status.name,
-        zone: String::new(),
-        weight: 1,
-        is_lost: false,
-    }
-}
-
 async fn members(nodes: &[NodeProcess]) -> Vec<Member> {
     let mut members = Vec::new();
     for node in nodes {
-        members.push(member(node).await);
+        members.push(node.member().await);
     }
     members
 }
@@ -140,7 +128,7 @@ async fn three_nodes_become_five_and_three_again_under_load() {
         let ended = node.wait_for_end();
         assert!(ended.log.contains("no member any more"), "{}", ended.log);
         node.start();
-        let again = member(&node).await;
+        let again = node.member().await;
         assert!(!leavers.contains(&again.node), "it is another one");
     }
     judge_everywhere(&cluster, &mut history).await;
@@ -173,7 +161,7 @@ async fn a_member_that_slept_through_two_moves_is_told_and_begins_anew() {
     let load = Load::start("load", &cluster.nodes[..2], 2);
     load.progress(200).await;
     admit(&mut cluster, 2).await;
-    let sleeper = member(&cluster.nodes[2]).await;
+    let sleeper = cluster.nodes[2].member().await;
     cluster.nodes[2].signal(Signal::STOP);
     load.progress(50).await;
     let others: Vec<_> = {
@@ -281,5 +269,5 @@ async fn two_of_five_go_on_with_all_that_any_of_them_held() {
     let ended = back.wait_for_end();
     assert!(ended.log.contains("no member any more"), "{}", ended.log);
     back.start();
-    assert_ne!(member(back).await.node, all[2].node, "it is another one");
+    assert_ne!(back.member().await.node, all[2].node, "it is another one");
 }

@@ -11,8 +11,8 @@ use std::net::{TcpListener, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use keystore_core::id::{Actor, ClusterId, Incarnation, NodeId};
-use keystore_core::layout::{FirstLayout, KeyspaceMode, Layout, Member};
+use keystore_core::id::{ClusterId, Incarnation};
+use keystore_core::layout::{FirstLayout, KeyspaceMode, Layout};
 use keystore_core::partition::PartitionCount;
 use keystore_proto::v1;
 
@@ -91,15 +91,7 @@ impl Cluster {
     pub async fn first_layout(&self) -> v1::Layout {
         let mut members = Vec::new();
         for node in &self.nodes {
-            let status = node.wait_for_status().await;
-            members.push(Member {
-                node: NodeId::from_slice(&status.node_id).unwrap(),
-                actor: Actor(status.actor),
-                name: status.name,
-                zone: String::new(),
-                weight: 1,
-                is_lost: false,
-            });
+            members.push(node.member().await);
         }
         let layout = Layout::first(FirstLayout {
             cluster: ClusterId(rand::random()),

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use keystore_core::id::{Actor, NodeId};
+use keystore_core::layout::Member;
 use keystore_proto::v1;
 use keystore_proto::v1::admin_client::AdminClient;
 use keystore_proto::v1::key_store_client::KeyStoreClient;
@@ -169,6 +171,19 @@ impl NodeProcess {
 
     pub async fn wait_for_status(&self) -> v1::GetStatusResponse {
         wait_until("a node answers GetStatus", || async { self.status().await.ok() }).await
+    }
+
+    /// What it is as a member of a layout.
+    pub async fn member(&self) -> Member {
+        let status = self.wait_for_status().await;
+        Member {
+            node: NodeId::from_slice(&status.node_id).unwrap(),
+            actor: Actor(status.actor),
+            name: status.name,
+            zone: String::new(),
+            weight: 1,
+            is_lost: false,
+        }
     }
 
     pub async fn init(&self, layout: v1::Layout) -> Result<v1::NodeState, Status> {

@@ -1,0 +1,110 @@
+//! Pages of records: what a replica shows of a range, or of a partition that is salvaged, whether or not that counts.
+
+use super::{Load, Replica};
+use crate::context::Context;
+use crate::effect::{Effect, LoadId, NoPage};
+use crate::held::Held;
+use crate::id::NodeId;
+use crate::message::{Call, Message, Page, Refusal, ScanOutcome, ScanRange};
+use crate::mutant::{Mutant, is_on};
+
+/// How many records a page of a partition that is salvaged has, behind a damaged one.
+const SALVAGE_RECORDS: u32 = 128;
+
+impl Replica {
+    pub(crate) fn scan(
+        &mut self,
+        from: NodeId,
+        call: Call,
+        (range, held): (ScanRange, Option<Held>),
+        context: &mut Context<'_>,
+    ) {
+        let partition = range.partition;
+        if !context.layout.is_replica(partition, context.me) {
+            let outcome = ScanOutcome::Refused(Refusal::NotReplica);
+            return context.send(from, Message::ScanAnswer { call, outcome, noted: Vec::new() });
+        }
+        let load = self.expect(Load::Scan { range: range.clone(), held, from, call }, context);
+        context.effects.push(Effect::Scan { load, range });
+    }
+
+    pub(crate) fn scanned(&mut self, load: LoadId, page: Result<Page, NoPage>, context: &mut Context<'_>) {
+        let (range, held, from, call) = match self.loads.remove(&load) {
+            Some(Load::Scan { range, held, from, call }) => (range, held, from, call),
+            Some(Load::Salvage { range, from, call }) => {
+                return self.salvaged((range, from, call), page, context);
+            }
+            Some(Load::Write(_) | Load::Read { .. }) | None => return,
+        };
+        let outcome = match page {
+            Ok(page)
+                if self.doubts.touch(&range, page.last_if_cut(), context)
+                    && !is_on(Mutant::ScansSpeakOfKeysInDoubt) =>
+            {
+                ScanOutcome::Refused(Refusal::InDoubt)
+            }
+            Ok(page) => {
+                context.counters.scan_cuts += u64::from(page.is_cut);
+                match held {
+                    None => ScanOutcome::Page(page),
+                    Some(held) => held
+                        .lacks(page.entries, page.is_cut)
+                        .map_or(ScanOutcome::Differs, ScanOutcome::Lacking),
+                }
+            }
+            Err(damage) => {
+                if let NoPage::Damaged(key) = damage {
+                    self.doubt(&key, context);
+                }
+                ScanOutcome::Refused(Refusal::InDoubt)
+            }
+        };
+        let noted = context.noted(range.partition);
+        context.send(from, Message::ScanAnswer { call, outcome, noted });
+    }
+
+    /// Somebody merges all that is left of a partition.
+    pub(crate) fn salvage(&mut self, from: NodeId, call: Call, range: ScanRange, context: &mut Context<'_>) {
+        let sources = context.layout.salvaged.get(&range.partition);
+        if !sources.is_some_and(|sources| sources.contains(&context.me)) {
+            let outcome = ScanOutcome::Refused(Refusal::NotReplica);
+            return context.send(from, Message::ScanAnswer { call, outcome, noted: Vec::new() });
+        }
+        let load = self.expect(Load::Salvage { range: range.clone(), from, call }, context);
+        context.effects.push(Effect::Scan { load, range });
+    }
+
+    /// A page that meets a damaged record is read record by record, up to that and then from behind it.
+    fn salvaged(
+        &mut self,
+        (range, from, call): (ScanRange, NodeId, Call),
+        page: Result<Page, NoPage>,
+        context: &mut Context<'_>,
+    ) {
+        let limit = range.limit;
+        let outcome = match page {
+            Ok(mut page) => {
+                let last = page.entries.last().map(|(key, _)| key.clone());
+                page.entries.retain(|(key, _)| !self.doubts.contains(key));
+                match (page.entries.is_empty() && page.is_cut, last) {
+                    (true, Some(last)) => {
+                        return self.salvage(from, call, ScanRange { after: Some(last), ..range }, context);
+                    }
+                    _ => ScanOutcome::Page(page),
+                }
+            }
+            Err(NoPage::Damaged(key)) if limit == 1 => {
+                self.doubt(&key, context);
+                let range = ScanRange { after: Some(key), limit: SALVAGE_RECORDS, ..range };
+                return self.salvage(from, call, range, context);
+            }
+            Err(NoPage::Damaged(key)) => {
+                self.doubt(&key, context);
+                return self.salvage(from, call, ScanRange { limit: 1, ..range }, context);
+            }
+            Err(_) => ScanOutcome::Refused(Refusal::InDoubt),
+        };
+        let noted = context.noted(range.partition);
+        context.send(from, Message::ScanAnswer { call, outcome, noted });
+    }
+}
