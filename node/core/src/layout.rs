@@ -306,6 +306,21 @@ impl Layout {
         self.voters.binary_search(&node).is_ok()
     }
 
+    /// How many have to vote: as many as those that hold data and are not lost allow.
+    pub fn voters_wanted(&self) -> usize {
+        let holds_data = |member: &&Member| !member.is_lost && self.stake(member.node) < Stake::Nothing;
+        voters_among(self.members.iter().filter(holds_data).count())
+    }
+
+    /// What a node has to do with the rings in force.
+    pub(crate) fn stake(&self, node: NodeId) -> Stake {
+        match self.rings().map(|ring| ring.owned(node) > 0).collect::<Vec<_>>() {
+            held if held.iter().all(|holds| *holds) => Stake::Lasting,
+            held if held.contains(&true) => Stake::Passing,
+            _ => Stake::Nothing,
+        }
+    }
+
     pub fn is_lost(&self, node: NodeId) -> bool {
         self.member(node).is_some_and(|member| member.is_lost)
     }
@@ -324,7 +339,8 @@ impl Layout {
     pub fn replica_sets(&self, partition: Partition) -> ReplicaSets {
         let nodes = |ring: &Ring| ring.nodes(partition);
         let rings = if is_on(Mutant::OneRingIsEnough) { 1 } else { 2 };
-        ReplicaSets::new(self.rings().take(rings).map(nodes).collect())
+        let first = usize::from(self.is_joint() && is_on(Mutant::TheNewRingIsEnough));
+        ReplicaSets::new(self.rings().take(rings).skip(first).map(nodes).collect())
     }
 
     /// Since which epoch a node has been a replica of a partition without a break; the latest of all rings in force.
@@ -403,6 +419,11 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 /// How many voters a layout may have.
 const VOTERS: [usize; 4] = [7, 5, 3, 1];
 
+/// So many members vote where so many hold data.
+fn voters_among(holders: usize) -> usize {
+    VOTERS.into_iter().find(|count| *count <= holders).unwrap_or(1)
+}
+
 /// The voters of a first layout.
 pub fn first_voters(members: &[Member]) -> Vec<NodeId> {
     choose_voters(members, &[], |_| Stake::Lasting, |_| false)
@@ -427,8 +448,7 @@ pub(crate) fn choose_voters(
     is_away: impl Fn(NodeId) -> bool,
 ) -> Vec<NodeId> {
     let mut left: Vec<_> = members.iter().filter(|member| !member.is_lost).collect();
-    let holders = left.iter().filter(|member| stake(member.node) < Stake::Nothing).count();
-    let count = VOTERS.into_iter().find(|count| *count <= holders).unwrap_or(1);
+    let count = voters_among(left.iter().filter(|member| stake(member.node) < Stake::Nothing).count());
     left.sort_by_key(|member| (!present.contains(&member.node), member.node));
     let mut chosen: Vec<&Member> = Vec::with_capacity(count);
     while chosen.len() < count {

@@ -4,7 +4,7 @@
 //! own tests asks for, there is no switch: `is_on` is false at compile time, and what it guards is not built.
 
 macro_rules! mutants {
-    ($($rule:literal $($(#[$meta:meta])* $name:ident),* ;)*) => {
+    ($($rule:literal $($(#[$meta:meta])* $name:ident $(by $case:ident)?),* ;)*) => {
         /// A rule that is broken, and how.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Mutant {
@@ -20,8 +20,17 @@ macro_rules! mutants {
                     $($(Self::$name => $rule,)*)*
                 }
             }
+
+            /// True if single steps show it (`by case`), and not whole clusters in the simulation.
+            pub fn is_shown_by_a_case(self) -> bool {
+                match self {
+                    $($(Self::$name => mutants!(@by $($case)?),)*)*
+                }
+            }
         }
     };
+    (@by) => { false };
+    (@by case) => { true };
 }
 
 mutants! {
@@ -171,7 +180,21 @@ mutants! {
       /// A node that joins hears nothing of the members' identities.
       JoinersHearOfNobody,
       /// What a node held of a partition before it became a replica of it stays.
-      RecordsOutliveMembership;
+      RecordsOutliveMembership,
+      /// Links of members that were given up, or are none any more, are taken.
+      TheDepartedAreTaken by case,
+      /// A member that was given up goes on under the layout that says so.
+      TheLostGoOn by case,
+      /// One that is none any more does.
+      TheDepartedGoOn by case,
+      /// A node that was dismissed before it heard that it was a member waits for ever.
+      TheUnawareWait by case,
+      /// Frames and layouts of other clusters are taken.
+      OtherClustersCount by case,
+      /// Who is a member no more is not noted, and so may join again with its old disk.
+      LeaversAreNotNoted by case,
+      /// A replica that stays may have any epoch since which it has been one, and a new one an earlier one.
+      AnySinceIsLegal by case;
     18 /// A member serves before it knows that all others have accepted.
       ServesBeforeAllHaveAccepted,
       /// A member that has accepted a first layout accepts another one.
@@ -187,7 +210,23 @@ mutants! {
       /// A layout is decided with one vote less than a majority.
       OneVoteFewer,
       /// Promises and votes are given before they are on disk.
-      VotesBeforeTheyAreSaved;
+      VotesBeforeTheyAreSaved,
+      /// An acceptor votes for whatever it is asked to.
+      AcceptorsDoNotJudge by case,
+      /// An acceptor that is behind votes as if it held the layout before.
+      TheBehindVote by case,
+      /// Whoever is asked votes.
+      StrangersVote by case,
+      /// Whatever anybody says counts as a vote.
+      StrangersVotesCount by case,
+      /// A layout may have fewer voters than its members allow.
+      FewVotersAreLegal by case;
+    20 /// Operations need their quorum in the old ring alone while data moves.
+      OneRingIsEnough,
+      /// They need it in the new one alone.
+      TheNewRingIsEnough,
+      /// One ring follows another without a phase in which both count.
+      RingsFollowAtOnce by case;
     21 /// A change of rings waits for no fences.
       ChangesDoNotWaitForFences,
       /// A replica takes requests of earlier epochs.
@@ -196,8 +235,18 @@ mutants! {
       FencedBeforeItIsSaved,
       /// What replicas said under an earlier layout counts under the next.
       OperationsOutliveTheirEpoch,
-      /// Operations need their quorum in the old ring alone while data moves.
-      OneRingIsEnough;
+      /// A change of rings does not wait for members that can be reached and have not acknowledged the layout in force.
+      ReachableMembersAreNotAwaited by case,
+      /// Acknowledging an earlier phase is enough.
+      EarlierFencesCount by case,
+      /// What members that were given up have acknowledged counts.
+      FencesOfTheLostCount by case,
+      /// Fences of the ring that is to stay count while data moves to it.
+      FencesOfTheNewRingCount by case,
+      /// A member takes up a layout while writes of the one before are under way.
+      TakenUpInMidWrite by case,
+      /// What is said under a later layout is handled before that is in force here.
+      LaterEpochsAreNotAwaited by case;
     22 /// The new ring stands alone before its replicas have merged the old ones' records.
       MovesEndUnmerged,
       /// It does once a quorum of them has.
@@ -209,7 +258,21 @@ mutants! {
       /// What a node holds and will no longer be a replica of goes before the new ring stands alone.
       LeftIsClearedWhileDataMoves,
       /// It goes while others may still ask for it under the layout before.
-      LeftIsClearedUnheard;
+      LeftIsClearedUnheard,
+      /// A replica in doubt calls its partition whole.
+      TheDoubtfulAreWhole by case,
+      /// What a member said as an earlier generation is evidence.
+      EarlierGenerationsAreEvidence by case,
+      /// What it said of another phase is.
+      EvidenceOutlivesItsPhase by case,
+      /// The new ring stands alone though no quorum of it is left.
+      LostQuorumsAreEnough by case,
+      /// Members that were given up are asked for what they hold.
+      TheLostAreSources by case,
+      /// A member that holds data may be left out.
+      HoldersAreDismissed by case,
+      /// What is in doubt is said to be held, and so does not come.
+      TheDoubtfulIsHeld by case;
     23 /// What the new owner holds is sent to it once more.
       WhatIsHeldIsNotSaid,
       /// Of a page in which something differs, all is sent.

@@ -472,7 +472,8 @@ impl Node {
 
     /// Some peers are no longer reached, or (`true`) known as a later generation.
     fn lose(&mut self, nodes: &[(NodeId, bool)], now: Now, effects: &mut Vec<Effect>) {
-        for (peer, _) in nodes.iter().filter(|(_, restarted)| *restarted) {
+        let is_void = !is_on(Mutant::EarlierGenerationsAreEvidence);
+        for (peer, _) in nodes.iter().filter(|(_, restarted)| *restarted && is_void) {
             self.evidence.remove(peer);
         }
         self.serve(now, effects, |node, context| {

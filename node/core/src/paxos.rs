@@ -111,7 +111,9 @@ impl Votes {
                 ))
             }
             Say::Accept { layout, evidence } => {
-                if let Err(error) = check_vote(now, layout, evidence) {
+                if let Err(error) = check_vote(now, layout, evidence)
+                    && !is_on(Mutant::AcceptorsDoNotJudge)
+                {
                     return Some(Verdict::Say(Say::Refused { why: error.to_string() }));
                 }
                 let accepted = Some(Vote { ballot, layout: layout.clone(), evidence: evidence.clone() });
@@ -214,7 +216,7 @@ impl Proposer {
 
     /// A voter has answered something said under a ballot.
     pub fn hear(&mut self, from: NodeId, ballot: Ballot, say: Say) -> Next {
-        let is_voter = self.voters.contains(&from);
+        let is_voter = self.voters.contains(&from) || is_on(Mutant::StrangersVotesCount);
         if !is_voter || ballot != self.ballot && !is_on(Mutant::AnyBallotCounts) {
             return Next::Wait;
         }

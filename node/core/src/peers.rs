@@ -80,6 +80,7 @@ impl Peers {
         let is_behind = |layout: &&Layout| header.epoch <= layout.epoch;
         if let Some(layout) = layout.filter(is_behind)
             && layout.member(header.from).is_none_or(|member| member.is_lost)
+            && !is_on(Mutant::TheDepartedAreTaken)
         {
             let has_departed = layout.departed.contains(&header.from) || layout.is_lost(header.from);
             return Err(if has_departed { LinkRefusal::Departed } else { LinkRefusal::WrongNode });
@@ -224,7 +225,8 @@ impl Peers {
 }
 
 fn fits(header: &Header, layout: &Layout) -> bool {
-    (header.cluster, header.incarnation) == (layout.cluster, layout.incarnation)
+    let is_of_cluster = header.cluster == layout.cluster || is_on(Mutant::OtherClustersCount);
+    is_of_cluster && header.incarnation == layout.incarnation
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 use crate::id::{Epoch, NodeId};
-use crate::layout::{KeyspaceMode, Layout, LayoutError, Member, Phase, Stake, choose_voters};
+use crate::layout::{KeyspaceMode, Layout, LayoutError, Member, Phase, choose_voters};
 use crate::mutant::{Mutant, is_on};
 use crate::partition::Partition;
 use crate::placement::rearrange;
@@ -80,6 +80,8 @@ pub enum SuccessionError {
     Forgotten(NodeId),
     #[error("member {0} has another actor, or is no longer lost")]
     Changed(NodeId),
+    #[error("{found} members are to vote, and there are as many as allow {expected}")]
+    Voters { expected: usize, found: usize },
     #[error("{0} is no member")]
     NoMember(NodeId),
     #[error("nothing would change")]
@@ -217,11 +219,7 @@ impl Layout {
 
     /// Chooses who votes on the layout after this one.
     pub(crate) fn elect(&mut self, away: &BTreeSet<NodeId>) {
-        let stake = |node| match self.rings().map(|ring| ring.owned(node) > 0).collect::<Vec<_>>() {
-            held if held.iter().all(|holds| *holds) => Stake::Lasting,
-            held if held.contains(&true) => Stake::Passing,
-            _ => Stake::Nothing,
-        };
+        let stake = |node| self.stake(node);
         self.voters = choose_voters(&self.members, &self.voters, stake, |node| away.contains(&node));
     }
 }
@@ -238,6 +236,10 @@ pub fn check_step(now: &Layout, next: &Layout) -> Result<Step, SuccessionError> 
     }
     check_keyspaces(now, next)?;
     check_members(now, next)?;
+    let voters = next.voters_wanted();
+    if next.voters.len() != voters && !is_on(Mutant::FewVotersAreLegal) {
+        return Err(SuccessionError::Voters { expected: voters, found: next.voters.len() });
+    }
     let step = which_step(now, next)?;
     let phase_since = if step == Step::Same { now.phase_since } else { next.epoch };
     if next.phase_since != phase_since {
@@ -272,6 +274,7 @@ fn which_step(now: &Layout, next: &Layout) -> Result<Step, SuccessionError> {
         }
         (Phase::Joint { from, .. }, Phase::Stable(a)) if from == a && is_salvaged => Ok(Step::Abort),
         (Phase::Joint { .. }, Phase::Joint { .. }) => Err(SuccessionError::IsMoving),
+        (Phase::Stable(_), Phase::Stable(_)) if is_on(Mutant::RingsFollowAtOnce) => Ok(Step::Begin),
         _ => Err(SuccessionError::Rings),
     }
 }
@@ -284,7 +287,7 @@ fn check_since(from: &Ring, to: &Ring, epoch: Epoch) -> Result<(), SuccessionErr
     };
     let all =
         to.iter().all(|(partition, replicas)| replicas.iter().all(|replica| is_right(partition, replica)));
-    if all { Ok(()) } else { Err(SuccessionError::Since) }
+    if all || is_on(Mutant::AnySinceIsLegal) { Ok(()) } else { Err(SuccessionError::Since) }
 }
 
 fn check_keyspaces(now: &Layout, next: &Layout) -> Result<(), SuccessionError> {
@@ -303,7 +306,9 @@ fn check_members(now: &Layout, next: &Layout) -> Result<(), SuccessionError> {
             Some(kept) if kept.actor != member.actor || member.is_lost && !kept.is_lost => {
                 return Err(SuccessionError::Changed(member.node));
             }
-            None if holds_data || !next.departed.contains(&member.node) => {
+            None if holds_data && !is_on(Mutant::HoldersAreDismissed)
+                || !next.departed.contains(&member.node) && !is_on(Mutant::LeaversAreNotNoted) =>
+            {
                 return Err(SuccessionError::LeftOut(member.node));
             }
             Some(_) | None => {}
@@ -332,10 +337,13 @@ fn check_fences(now: &Layout, evidence: &Evidence) -> Result<(), GateError> {
         return Ok(());
     }
     let has_fenced = |node: NodeId| {
-        let is_fenced = evidence.get(&node).is_some_and(|standing| standing.fence >= now.phase_since);
-        is_fenced && !now.is_lost(node)
+        let is_fenced = evidence.get(&node).is_some_and(|standing| {
+            standing.fence >= now.phase_since || is_on(Mutant::EarlierFencesCount)
+        });
+        is_fenced && (!now.is_lost(node) || is_on(Mutant::FencesOfTheLostCount))
     };
-    for (partition, replicas) in now.source_ring().iter() {
+    let shared = if is_on(Mutant::FencesOfTheNewRingCount) { now.ring() } else { now.source_ring() };
+    for (partition, replicas) in shared.iter() {
         let needed = others_of_a_quorum(replicas.len());
         let fenced = replicas.iter().filter(|replica| has_fenced(replica.node)).count();
         if fenced < needed {
@@ -360,7 +368,9 @@ fn check_merges(now: &Layout, evidence: &Evidence) -> Result<(), GateError> {
     let is_whole = |partition: Partition, node: NodeId| {
         !now.has_to_merge(partition)
             || evidence.get(&node).is_some_and(|standing| {
-                standing.phase == now.phase_since && standing.whole.contains(&partition)
+                let is_of_now =
+                    standing.phase == now.phase_since || is_on(Mutant::EvidenceOutlivesItsPhase);
+                is_of_now && standing.whole.contains(&partition)
             })
     };
     let mut missing = Vec::new();
@@ -368,7 +378,7 @@ fn check_merges(now: &Layout, evidence: &Evidence) -> Result<(), GateError> {
     for (partition, replicas) in now.ring().iter() {
         let left: Vec<_> =
             replicas.iter().map(|replica| replica.node).filter(|node| !now.is_lost(*node)).collect();
-        if left.len() < Consistency::Quorum.needed(replicas.len()) {
+        if left.len() < Consistency::Quorum.needed(replicas.len()) && !is_on(Mutant::LostQuorumsAreEnough) {
             return Err(GateError::Lost { partition });
         }
         let behind: Vec<_> = left.into_iter().filter(|node| !is_whole(partition, *node)).collect();

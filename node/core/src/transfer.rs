@@ -228,7 +228,7 @@ impl Transfer {
             node != context.me
                 && !merge.sources.contains(&node)
                 && context.is_reachable(node)
-                && !context.layout.is_lost(node)
+                && (!context.layout.is_lost(node) || is_on(Mutant::TheLostAreSources))
         };
         let salvaged = context.layout.salvaged.get(&partition);
         let old = match salvaged {

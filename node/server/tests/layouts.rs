@@ -135,6 +135,29 @@ async fn three_nodes_become_five_and_three_again_under_load() {
 }
 
 #[tokio::test]
+async fn a_node_that_was_dismissed_before_it_heard_that_it_was_a_member_joins_as_a_new_one() {
+    let mut cluster = Cluster::serving(3).await;
+    let mut stranger = NodeProcess::new("node-3");
+    stranger.start();
+    let before = stranger.member().await;
+    assert!(stranger.stop().status.success());
+    change(&cluster.nodes[0], &Change::Admit(vec![before.clone()])).await;
+    let without = change(&cluster.nodes[0], &Change::Dismiss([before.node].into())).await;
+    cluster.nodes.push(stranger);
+    cluster.tell_seeds();
+    let stranger = cluster.nodes.last_mut().unwrap();
+    stranger.start();
+    let ended = stranger.wait_for_end();
+    assert!(ended.log.contains("no member any more"), "{}", ended.log);
+    stranger.start();
+    let again = stranger.member().await;
+    assert_ne!(again.node, before.node);
+    let with = change(&cluster.nodes[0], &Change::Admit(vec![again])).await;
+    assert_eq!(with.epoch.0, without.epoch.0 + 1);
+    wait_until_taken_up(&cluster.nodes, &with).await;
+}
+
+#[tokio::test]
 async fn a_move_that_is_aborted_and_one_in_which_everybody_dies_lose_nothing() {
     let mut cluster = Cluster::serving(3).await;
     let load = Load::start("first", &cluster.nodes, 2);

@@ -76,7 +76,7 @@ impl Node {
         let evidence = self.known_standings();
         check_vote(now, layout, &evidence)?;
         let step = check_step(now, layout).map_err(VoteError::from)?;
-        if matches!(step, Step::Begin | Step::Finish) {
+        if matches!(step, Step::Begin | Step::Finish) && !is_on(Mutant::ReachableMembersAreNotAwaited) {
             let fences = self.fences();
             let is_late = |node: &NodeId| fences.get(node).is_none_or(|fence| *fence < now.epoch);
             let reachable =
@@ -122,7 +122,8 @@ impl Node {
             return self.messages.push_back((from, message));
         }
         // Whoever is behind hears of the layout in force soon, and is asked again.
-        if epoch.0 != layout.epoch.0 + 1 || !layout.is_voter(self.me) {
+        let is_next = epoch.0 == layout.epoch.0 + 1 || is_on(Mutant::TheBehindVote);
+        if !is_next || !layout.is_voter(self.me) && !is_on(Mutant::StrangersVote) {
             return;
         }
         match self.votes.judge(layout, ballot, say) {

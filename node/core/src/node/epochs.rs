@@ -133,7 +133,7 @@ impl Node {
             return;
         }
         let mut others = others;
-        if header.epoch > self.epoch() {
+        if header.epoch > self.epoch() && !is_on(Mutant::LaterEpochsAreNotAwaited) {
             match self.ahead.keep((link, header), others, self.settings.write_bytes_max) {
                 Ok(()) => {
                     self.counters.frames_ahead += 1;
@@ -143,7 +143,8 @@ impl Node {
             }
         }
         let is_of_now = header.epoch == self.epoch()
-            || header.epoch < self.epoch() && is_on(Mutant::EarlierEpochsAreServed);
+            || header.epoch < self.epoch() && is_on(Mutant::EarlierEpochsAreServed)
+            || header.epoch > self.epoch() && is_on(Mutant::LaterEpochsAreNotAwaited);
         for message in others {
             if is_of_now {
                 self.message(header.from, message, now, effects);
@@ -227,8 +228,8 @@ impl Node {
     fn is_news(&self, layout: &Layout) -> bool {
         match self.membership.layout() {
             Some(ours) => {
-                (ours.cluster, ours.incarnation) == (layout.cluster, layout.incarnation)
-                    && layout.epoch > self.epoch()
+                let is_of_cluster = ours.cluster == layout.cluster || is_on(Mutant::OtherClustersCount);
+                is_of_cluster && ours.incarnation == layout.incarnation && layout.epoch > self.epoch()
             }
             // Whoever belongs to no cluster joins the first that names it, under its actor.
             None => layout.member(self.me).is_some_and(|member| member.actor == self.actor),
@@ -240,8 +241,11 @@ impl Node {
         if !self.is_news(&layout) || !is_newest || self.accepting.is_some() {
             return;
         }
-        let ours = layout.member(self.me).filter(|member| member.actor == self.actor && !member.is_lost);
-        if ours.is_none() {
+        let is_ours = match layout.member(self.me) {
+            Some(member) => member.actor == self.actor && (!member.is_lost || is_on(Mutant::TheLostGoOn)),
+            None => is_on(Mutant::TheDepartedGoOn),
+        };
+        if !is_ours {
             return self.set_aside(Alarm::Departed { epoch: layout.epoch }, effects);
         }
         // One that is being saved is: the next comes when that is in force, from those who hear that it is.
@@ -282,7 +286,9 @@ impl Node {
         let Some(Changing { layout, cleared, mut stage, recovery }) = self.changing.take() else { return };
         if let Stage::Settling(clearing) = stage {
             let is_cleared = |key: &RecordKey| cleared.contains(&key.partition(layout.partitions));
-            let has_settled = clearing.is_done() || self.replica.has_settled(is_cleared);
+            let has_settled = clearing.is_done()
+                || self.replica.has_settled(is_cleared)
+                || is_on(Mutant::TakenUpInMidWrite);
             stage = if has_settled { Stage::Clearing(clearing) } else { Stage::Settling(clearing) };
         }
         if let Stage::Clearing(clearing) = &mut stage {
@@ -390,7 +396,9 @@ impl Node {
     pub(super) fn standing(&self) -> Standing {
         let Some(layout) = self.membership.serving() else { return Standing::default() };
         let mut whole = self.transfer.merged(layout, self.me);
-        whole.retain(|partition| !self.replica.doubts.concern(*partition, layout.partitions));
+        if !is_on(Mutant::TheDoubtfulAreWhole) {
+            whole.retain(|partition| !self.replica.doubts.concern(*partition, layout.partitions));
+        }
         Standing { fence: layout.epoch, phase: layout.phase_since, whole }
     }
 

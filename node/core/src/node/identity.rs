@@ -91,14 +91,17 @@ impl Node {
     }
 
     /// Only a refusal of the generation that we have now says something about our disk: one of an earlier generation
-    /// may have been on its way while this process raised it.
+    /// may have been on its way while this process raised it. A node that belongs to no cluster may have been a member of
+    /// one without ever hearing of it: as that it is taken by nobody any more, and it has nothing to lose.
     pub(super) fn hello_refused(
         &mut self,
         (peer, generation): (NodeId, Generation),
         refusal: LinkRefusal,
         effects: &mut Vec<Effect>,
     ) {
-        let is_member = self.membership.layout().is_some_and(|layout| layout.member(peer).is_some());
+        let is_unaware = !is_on(Mutant::TheUnawareWait);
+        let ours = self.membership.layout();
+        let is_of_ours = ours.map_or(is_unaware, |layout| layout.member(peer).is_some());
         let is_of_now = generation == self.generation || is_on(Mutant::EarlierRefusalsSetAside);
         let alarm = match refusal {
             LinkRefusal::StaleGeneration if is_of_now => Alarm::StaleGeneration { peer },
@@ -106,7 +109,7 @@ impl Node {
             LinkRefusal::Departed => Alarm::Departed { epoch: self.epoch() },
             _ => return,
         };
-        if is_member {
+        if is_of_ours {
             self.set_aside(alarm, effects);
         }
     }

@@ -6,6 +6,7 @@ use crate::effect::{Damaged, LoadId, NoPage};
 use crate::hints::HintStore;
 use crate::id::NodeId;
 use crate::message::{Message, Page, Refusal};
+use crate::mutant::{Mutant, is_on};
 use crate::record::Record;
 use crate::replica::Replica;
 use crate::transfer::{Holding, Transfer};
@@ -48,7 +49,9 @@ impl Machines<'_> {
             Err(_) => (None, Vec::new()),
         };
         // Of what may be lost, nothing is held.
-        entries.retain(|(key, _)| !self.replica.doubts.contains(key));
+        if !is_on(Mutant::TheDoubtfulIsHeld) {
+            entries.retain(|(key, _)| !self.replica.doubts.contains(key));
+        }
         let holding = Holding::new(&entries, until, !self.replica.shows_unsynced());
         self.transfer.read(load, holding, context);
     }

@@ -128,11 +128,12 @@ const LINES: &[Line] = &[
     (Mutant::AnyBallotCounts, VotesNeedPromises, contested),
     (Mutant::OneVoteFewer, VotesNeedPromises, contested),
     (Mutant::VotesBeforeTheyAreSaved, VotesAreDurable, moving),
+    (Mutant::OneRingIsEnough, MovesKeepWhatWasPromised, moving),
+    (Mutant::TheNewRingIsEnough, AcknowledgedIsSyncedOnAQuorum, moving),
     (Mutant::ChangesDoNotWaitForFences, MovesWaitForFences, moving),
     (Mutant::EarlierEpochsAreServed, AnswersAreOfTheirEpoch, moving),
     (Mutant::FencedBeforeItIsSaved, FencesAreDurable, moving),
     (Mutant::OperationsOutliveTheirEpoch, AnswersAreOfTheirEpoch, moving),
-    (Mutant::OneRingIsEnough, MovesKeepWhatWasPromised, moving),
     (Mutant::MovesEndUnmerged, MovesKeepWhatWasPromised, moving),
     (Mutant::AQuorumMerges, MovesKeepWhatWasPromised, moving),
     (Mutant::OneFewerIsMerged, MovesKeepWhatWasPromised, moving),
@@ -441,11 +442,12 @@ fn without_a_mutant_nothing_is_caught() {
 #[test]
 fn every_rule_has_its_mutants() {
     let listed: Vec<_> = LINES.iter().map(|(mutant, _, _)| *mutant).collect();
-    assert_eq!(listed, Mutant::ALL, "each mutant has one line");
+    let ours = Mutant::ALL.iter().copied().filter(|mutant| !mutant.is_shown_by_a_case());
+    assert_eq!(listed, ours.collect::<Vec<_>>(), "each mutant has one line, here or among the cases");
     assert!(Mutant::ALL.len() >= 45);
     let of = |rule: u8| Mutant::ALL.iter().filter(|mutant| mutant.rule() == rule).count();
     // Rules 12 and 13 are broken where they are kept, in the storage of keystore-node.
-    for rule in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 14, 15, 18, 19, 21, 22, 23, 27] {
+    for rule in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 14, 15, 18, 19, 20, 21, 22, 23, 27] {
         assert!(of(rule) >= 2, "rule {rule} has {} mutants", of(rule));
     }
 }

@@ -120,7 +120,8 @@ impl Peers {
     }
 
     /// Dials the members that should dial us, and may not know that: one that is behind may not have heard of us, and to
-    /// one that is ahead we may be a member no more. Once a time, lest both sides replace each other's links.
+    /// one that is ahead we may be a member no more. Once a time, lest both sides replace each other's links. And those that
+    /// have departed before they heard that they were members: they wait for somebody to take them, and nobody will.
     fn help(&mut self, cancelled: &CancellationToken) {
         let gossiped = Arc::clone(&self.gossiped.borrow());
         let view = self.core.view();
@@ -132,14 +133,18 @@ impl Peers {
         };
         self.helping.retain(|_, helping| !helping.is_finished());
         let is_connected = |node: NodeId| view.connected.iter().any(|(connected, _)| *connected == node);
-        for member in layout.members.iter().filter(|member| member.node < self.me) {
-            let known = gossiped.get(&member.node).filter(is_elsewhere);
-            let Some(target) = known.and_then(target) else { continue };
-            if !is_connected(member.node) && !self.helping.contains_key(&member.node) {
+        let members = layout.members.iter().map(|member| member.node).filter(|member| *member < self.me);
+        let lost = members.filter_map(|node| Some((node, gossiped.get(&node).filter(is_elsewhere)?)));
+        let unaware = |known: &&Known| known.alive && known.epoch.is_none();
+        let departed = layout.departed.iter();
+        let departed = departed.filter_map(|node| Some((*node, gossiped.get(node).filter(unaware)?)));
+        for (node, known) in lost.chain(departed) {
+            let Some(target) = target(known) else { continue };
+            if !is_connected(node) && !self.helping.contains_key(&node) {
                 let (_, target) = watch::channel(target);
-                let dialler = self.dialler(member.node, target);
+                let dialler = self.dialler(node, target);
                 let helping = self.tasks.spawn(dialler.run_once(cancelled.child_token()));
-                self.helping.insert(member.node, helping);
+                self.helping.insert(node, helping);
             }
         }
     }

@@ -1,8 +1,6 @@
 //! Which layouts may follow which: every refusal has a case, and whatever changes come one after the other, neighbours
 //! share a replica of each quorum.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,7 +57,7 @@ fn joint() -> Layout {
 }
 
 #[test]
-fn a_change_that_cannot_be_is_refused() {
+pub(crate) fn a_change_that_cannot_be_is_refused() {
     let stable = first(&[1, 2, 3], 3);
     let spare = stable.next(&Change::Admit(members(&[4]))).unwrap();
     let other_mode = keyspace("default", KeyspaceMode::Siblings);
@@ -103,7 +101,7 @@ fn with_since(ring: &Ring, of: NodeId, since: Epoch) -> Ring {
 }
 
 #[test]
-fn a_layout_that_cannot_follow_is_refused() {
+pub(crate) fn a_layout_that_cannot_follow_is_refused() {
     let now = first(&[1, 2, 3], 3)
         .next(&Change::Admit(members(&[4, 5])))
         .and_then(|layout| layout.next(&Change::Dismiss(nodes(&[5]))))
@@ -143,6 +141,7 @@ fn a_layout_that_cannot_follow_is_refused() {
         SuccessionError::Forgotten(node(5)),
     );
     check(&|layout| layout.members[0].actor = Actor(99), SuccessionError::Changed(node(1)));
+    check(&|layout| layout.voters.truncate(1), SuccessionError::Voters { expected: 3, found: 1 });
     check(&|layout| layout.phase = Phase::Stable(next.ring().clone()), SuccessionError::Rings);
     for (of, since) in [(4, 1), (4, expected.0 + 1), (2, expected.0)] {
         let to = with_since(next.ring(), node(of), Epoch(since));
@@ -181,7 +180,7 @@ fn evidence(all: &[(u8, Standing)]) -> Evidence {
 }
 
 #[test]
-fn the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own() {
+pub(crate) fn the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own() {
     let now = joint();
     assert_eq!((now.epoch, now.phase_since), (Epoch(3), Epoch(3)));
     let whole = || standing(3, 3, 0..16);
@@ -229,12 +228,12 @@ fn the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own() {
 }
 
 #[test]
-fn a_move_waits_for_the_fences_of_the_phase_before_it_whether_that_was_finished_or_aborted() {
+pub(crate) fn a_move_waits_for_the_fences_of_the_phase_before_it_whether_that_was_finished_or_aborted() {
     assert_eq!(check_gate(&first(&[1, 2, 3], 3), Step::Begin, &Evidence::new()), Ok(()));
     for (change, fenced) in [(Change::Finish, [3, 4]), (Change::Abort, [1, 2])] {
         let now = joint().next(&change).unwrap();
         assert_eq!(now.phase_since, Epoch(4));
-        let gate = |evidence: &[(u8, Standing)]| check_gate(&now, Step::Begin, &crate::evidence(evidence));
+        let gate = |evidence: &[(u8, Standing)]| check_gate(&now, Step::Begin, &self::evidence(evidence));
         let [a, b] = fenced;
         assert_eq!(gate(&[(a, standing(4, 4, [])), (b, standing(4, 4, []))]), Ok(()));
         assert!(matches!(

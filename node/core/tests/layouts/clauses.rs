@@ -1,0 +1,75 @@
+//! Clauses of the rules that single steps show, each broken on purpose: the test of its line has to fail.
+
+use std::panic::catch_unwind;
+
+use keystore_core::mutant::{Mutant, switch};
+
+use crate::{deciding, epochs, membership, moving, succession};
+
+const LINES: &[(Mutant, fn())] = &[
+    (Mutant::TheDepartedAreTaken, membership::whoever_was_given_up_or_has_departed_is_turned_away),
+    (Mutant::TheLostGoOn, membership::whoever_learns_that_it_was_given_up_goes_on_no_more),
+    (Mutant::TheDepartedGoOn, membership::whoever_learns_that_it_is_no_member_goes_on_no_more),
+    (Mutant::TheUnawareWait, membership::whoever_has_departed_unaware_hears_it_when_it_is_turned_away),
+    (Mutant::OtherClustersCount, membership::other_clusters_do_not_count),
+    (Mutant::LeaversAreNotNoted, succession::a_layout_that_cannot_follow_is_refused),
+    (Mutant::AnySinceIsLegal, succession::a_layout_that_cannot_follow_is_refused),
+    (Mutant::AcceptorsDoNotJudge, deciding::an_acceptor_judges_what_it_votes_for),
+    (Mutant::TheBehindVote, deciding::only_a_voter_that_holds_the_layout_before_votes),
+    (Mutant::StrangersVote, deciding::only_a_voter_that_holds_the_layout_before_votes),
+    (Mutant::StrangersVotesCount, deciding::only_the_voters_count),
+    (Mutant::FewVotersAreLegal, succession::a_layout_that_cannot_follow_is_refused),
+    (Mutant::RingsFollowAtOnce, succession::a_layout_that_cannot_follow_is_refused),
+    (
+        Mutant::ReachableMembersAreNotAwaited,
+        deciding::a_change_of_rings_waits_for_each_member_that_can_be_reached,
+    ),
+    (
+        Mutant::EarlierFencesCount,
+        succession::the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own,
+    ),
+    (
+        Mutant::FencesOfTheLostCount,
+        succession::the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own,
+    ),
+    (
+        Mutant::FencesOfTheNewRingCount,
+        succession::the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own,
+    ),
+    (Mutant::TakenUpInMidWrite, epochs::nothing_is_cleared_while_writes_of_it_are_under_way),
+    (Mutant::LaterEpochsAreNotAwaited, epochs::what_is_said_under_a_later_layout_waits_for_that),
+    (Mutant::TheDoubtfulAreWhole, moving::a_replica_in_doubt_is_not_whole),
+    (
+        Mutant::EarlierGenerationsAreEvidence,
+        moving::what_a_member_said_before_it_started_anew_is_no_evidence,
+    ),
+    (
+        Mutant::EvidenceOutlivesItsPhase,
+        succession::the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own,
+    ),
+    (
+        Mutant::LostQuorumsAreEnough,
+        succession::the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own,
+    ),
+    (Mutant::TheLostAreSources, moving::whoever_was_given_up_is_not_asked),
+    (Mutant::HoldersAreDismissed, succession::a_layout_that_cannot_follow_is_refused),
+    (Mutant::TheDoubtfulIsHeld, moving::what_is_in_doubt_is_not_said_to_be_held),
+];
+
+#[test]
+fn each_broken_clause_is_noticed_by_its_test() {
+    for (mutant, test) in LINES {
+        switch(Some(*mutant));
+        let passed = catch_unwind(test);
+        switch(None);
+        assert!(passed.is_err(), "rule {}: nobody notices {mutant:?}", mutant.rule());
+        assert!(catch_unwind(test).is_ok(), "the test for {mutant:?} fails by itself");
+    }
+}
+
+#[test]
+fn each_mutant_that_a_case_shows_has_one() {
+    let listed: Vec<_> = LINES.iter().map(|(mutant, _)| *mutant).collect();
+    let ours = Mutant::ALL.iter().copied().filter(|mutant| mutant.is_shown_by_a_case());
+    assert_eq!(listed, ours.collect::<Vec<_>>());
+}

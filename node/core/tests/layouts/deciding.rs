@@ -1,0 +1,96 @@
+//! Who votes on a layout, for what, and whose word counts.
+
+use keystore_core::effect::{Answer, Effect, ProposalError, SavedState};
+use keystore_core::id::{Epoch, Generation};
+use keystore_core::layout::Layout;
+use keystore_core::message::Message;
+use keystore_core::paxos::{Ballot, Next, Proposer, Say};
+use keystore_core::succession::{Change, Evidence, Standing};
+
+use crate::bench::{ME, PEER, first_layout};
+use crate::epochs::node;
+use crate::linked::{Linked, saves};
+
+const BALLOT: Ballot = Ballot { round: 1, proposer: PEER, generation: Generation(7) };
+
+fn to(numbers: &[u8]) -> Change {
+    let all = first_layout(4, 3).members;
+    let members = all.into_iter().filter(|member| numbers.contains(&member.node.0[0])).collect();
+    Change::Move { members, replication_factor: 3 }
+}
+
+/// Nodes 1 to 3 hold everything since epoch 3; node 4 has left, and is a member still.
+fn narrow() -> Layout {
+    first_layout(4, 3).next(&to(&[1, 2, 3])).and_then(|joint| joint.next(&Change::Finish)).unwrap()
+}
+
+fn say(linked: &mut Linked, of: &Layout, epoch: u64, say: Say) -> Vec<Effect> {
+    let message = Message::Paxos { epoch: Epoch(epoch), ballot: BALLOT, say: Box::new(say) };
+    linked.frame((PEER, of.epoch.0), message)
+}
+
+fn said(effects: &[Effect]) -> Option<&Say> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Send { message: Message::Paxos { say, .. }, .. } => Some(&**say),
+        _ => None,
+    })
+}
+
+#[test]
+pub(crate) fn an_acceptor_judges_what_it_votes_for() {
+    let now = narrow();
+    let mut linked = Linked::new((now.clone(), true), &[(PEER, 3)]);
+    let layout = now.next(&to(&[2, 3, 4])).unwrap();
+    let effects = say(&mut linked, &now, 4, Say::Accept { layout, evidence: Evidence::new() });
+    assert!(matches!(said(&effects), Some(Say::Refused { .. })), "the gate is not open: {effects:?}");
+    assert_eq!(saves(&effects), []);
+    let layout = now.next(&Change::Dismiss([node(4)].into())).unwrap();
+    let effects = say(&mut linked, &now, 4, Say::Accept { layout, evidence: Evidence::new() });
+    assert!(matches!(saves(&effects)[..], [(_, SavedState::Votes(_))]), "{effects:?}");
+}
+
+#[test]
+pub(crate) fn only_a_voter_that_holds_the_layout_before_votes() {
+    let now = narrow();
+    let mut linked = Linked::new((now.clone(), true), &[(PEER, 3)]);
+    assert_eq!(say(&mut linked, &now, 5, Say::Prepare), [], "it is behind, and asked again");
+    let effects = say(&mut linked, &now, 4, Say::Prepare);
+    assert!(matches!(saves(&effects)[..], [(_, SavedState::Votes(_))]), "{effects:?}");
+    let effects = say(&mut linked, &now, 3, Say::Prepare);
+    let is_told = matches!(&effects[..], [Effect::Send { message: Message::Layout { layout, .. }, .. }] if **layout == now);
+    assert!(is_told, "that is decided: {effects:?}");
+
+    let leaving = first_layout(4, 3).next(&to(&[2, 3, 4])).unwrap();
+    assert!(!leaving.is_voter(ME));
+    let mut linked = Linked::new((leaving.clone(), true), &[(PEER, 2)]);
+    assert_eq!(say(&mut linked, &leaving, 3, Say::Prepare), []);
+}
+
+#[test]
+pub(crate) fn only_the_voters_count() {
+    let now = narrow();
+    let layout = now.next(&Change::Dismiss([node(4)].into())).unwrap();
+    let mut proposer = Proposer::new(&now, layout, Evidence::new(), BALLOT);
+    let promise = || Say::Promise { accepted: None };
+    assert_eq!(proposer.hear(node(4), BALLOT, promise()), Next::Wait);
+    assert_eq!(proposer.hear(PEER, BALLOT, promise()), Next::Wait);
+    assert!(matches!(proposer.hear(ME, BALLOT, promise()), Next::Say(_)));
+}
+
+#[test]
+pub(crate) fn a_change_of_rings_waits_for_each_member_that_can_be_reached() {
+    let now = narrow();
+    let next = now.next(&to(&[2, 3, 4])).unwrap();
+    let mut linked = Linked::new((now.clone(), true), &[(PEER, 3), (node(3), 2)]);
+    let standing = |fence| Message::Standing(Standing { fence: Epoch(fence), ..Standing::default() });
+    linked.frame((PEER, 3), standing(3));
+    linked.frame((node(3), 2), standing(2));
+    let effects = linked.propose(now.epoch, &next);
+    let late = ProposalError::Unacknowledged { node: node(3), epoch: Epoch(3) };
+    assert!(
+        matches!(&effects[..], [Effect::Answer { answer: Answer::ProposalFailed(error), .. }] if *error == late),
+        "{effects:?}"
+    );
+    linked.frame((node(3), 3), standing(3));
+    assert!(said(&linked.propose(now.epoch, &next)).is_some());
+}

@@ -1,0 +1,128 @@
+//! How one node takes up the layouts that follow the first: nothing on its disk goes back, and nothing from before is left
+//! where nothing may be.
+
+use keystore_core::effect::{Commit, Effect, Event, SavedState};
+use keystore_core::id::{Epoch, NodeId};
+use keystore_core::layout::Layout;
+use keystore_core::message::{Call, Message, Origin, Page, Refusal, Want, Write};
+use keystore_core::node::NodeState;
+use keystore_core::partition::{Partition, RecordKey};
+use keystore_core::quorum::Durability;
+use keystore_core::succession::Change;
+
+use crate::bench::{ME, PEER, first_layout, key_of, layout_of, now, record};
+use crate::linked::{Linked, saves};
+
+pub(crate) fn node(n: u8) -> NodeId {
+    NodeId([n; 16])
+}
+
+pub(crate) fn scan(effects: &[Effect]) -> Option<(keystore_core::effect::LoadId, Partition)> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Scan { load, range } => Some((*load, range.partition)),
+        _ => None,
+    })
+}
+
+fn is_refused(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| match effect {
+        Effect::Send { message, .. } => message.refusal() == Some(Refusal::StaleEpoch),
+        _ => false,
+    })
+}
+
+pub(crate) fn write_of(key: RecordKey) -> Message {
+    let (call, record) = (Call { operation: 1, attempt: 1 }, record(5));
+    Message::Write(Write { call, key, record, origin: Origin::Repair, durability: Durability::Synced })
+}
+
+#[test]
+pub(crate) fn what_all_have_accepted_comes_too_late_once_a_later_layout_is_being_saved() {
+    let first = layout_of(3);
+    let second = first.next(&Change::Admit(first_layout(4, 3).members)).unwrap();
+    let mut linked = Linked::new((first.clone(), false), &[(PEER, 2), (node(3), 1)]);
+    let later = saves(&linked.learn((PEER, 2), &second));
+    let accepted = Message::InitAccepted { digest: first.digest(), reply_wanted: false, decided: true };
+    let effects = linked.frame((node(3), 1), accepted);
+    assert_eq!(saves(&effects), [], "nothing takes the place of the later one");
+    let [(save, SavedState::Layout { .. })] = later[..] else { panic!("{later:?}") };
+    linked.step(Event::Saved { save });
+    assert_eq!(linked.node.layout(), Some(&second));
+    assert_eq!(linked.node.status(now(1)).state, NodeState::Serving);
+}
+
+/// This node holds everything in epoch 1, nothing of some partitions in epoch 3 and everything again in epoch 4: but it has
+/// missed what was between.
+pub(crate) fn again() -> (Linked, Layout) {
+    let first = first_layout(4, 3);
+    let without_me: Vec<_> = first.members.iter().filter(|member| member.node != ME).cloned().collect();
+    let moving = first.next(&Change::Move { members: without_me, replication_factor: 3 }).unwrap();
+    let left = moving.next(&Change::Finish).unwrap();
+    let back = left.next(&Change::Move { members: first.members.clone(), replication_factor: 3 }).unwrap();
+    (Linked::new((first, true), &[(PEER, 4), (node(3), 1)]), back)
+}
+
+pub(crate) fn key_in(partition: impl Fn(Partition) -> bool, layout: &Layout) -> RecordKey {
+    let mut keys = (0..).map(|n| key_of(&format!("k{n}")));
+    keys.find(|key| partition(key.partition(layout.partitions))).unwrap()
+}
+
+#[test]
+pub(crate) fn what_is_cleared_stays_empty_until_the_layout_is_in_force() {
+    let (mut linked, back) = again();
+    let mut effects = linked.learn((PEER, 4), &back);
+    let mut cleared = Vec::new();
+    while let Some((load, partition)) = scan(&effects) {
+        cleared.push(partition);
+        let write = write_of(key_in(|of| of == partition, &back));
+        assert!(is_refused(&linked.frame((node(3), 1), write)), "while it is being cleared");
+        effects = linked.step(Event::Scanned { load, page: Ok(Page::default()) });
+    }
+    assert!(!cleared.is_empty());
+    let [(save, SavedState::Layout { .. })] = saves(&effects)[..] else { panic!("{effects:?}") };
+    let write = write_of(key_in(|of| of == cleared[0], &back));
+    assert!(is_refused(&linked.frame((node(3), 1), write)), "while the layout is being saved");
+    linked.step(Event::Saved { save });
+    assert_eq!(linked.node.layout(), Some(&back));
+}
+
+#[test]
+pub(crate) fn what_is_not_cleared_is_served_meanwhile() {
+    let (mut linked, back) = again();
+    let before = linked.node.layout().unwrap().clone();
+    let effects = linked.learn((PEER, 4), &back);
+    assert!(scan(&effects).is_some());
+    let stays = |partition| {
+        before.is_replica(partition, ME) && back.since(partition, ME).is_none_or(|since| since == Epoch(1))
+    };
+    let call = Call { operation: 1, attempt: 0 };
+    let read = Message::Read { call, key: key_in(stays, &before), want: Want::Full };
+    let effects = linked.frame((node(3), 1), read);
+    assert!(matches!(effects[..], [Effect::Load { .. }]), "{effects:?}");
+}
+
+/// A write of the layout before is on its way to the disk: what may be left of it has to be known first.
+#[test]
+pub(crate) fn nothing_is_cleared_while_writes_of_it_are_under_way() {
+    let (mut linked, back) = again();
+    let is_cleared = |partition| back.since(partition, ME).is_some_and(|since| since > Epoch(1));
+    let effects = linked.frame((node(3), 1), write_of(key_in(is_cleared, &back)));
+    let [Effect::Load { load, .. }] = effects[..] else { panic!("{effects:?}") };
+    let effects = linked.step(Event::Loaded { load, record: Ok(None) });
+    let [Effect::Commit(Commit { id: commit, .. })] = effects[..] else { panic!("{effects:?}") };
+    assert!(scan(&linked.learn((PEER, 4), &back)).is_none(), "it is waited for");
+    let effects = linked.step(Event::Committed { commit, outcome: Ok(Durability::Synced) });
+    assert!(scan(&effects).is_some(), "{effects:?}");
+}
+
+#[test]
+pub(crate) fn what_is_said_under_a_later_layout_waits_for_that() {
+    let (mut linked, _) = again();
+    let before = linked.node.layout().unwrap().clone();
+    let key = key_in(|partition| before.is_replica(partition, ME), &before);
+    let read = || Message::Read { call: Call { operation: 1, attempt: 0 }, key: key.clone(), want: Want::Full };
+    assert_eq!(linked.frame((PEER, 4), read()), []);
+    assert!(is_refused(&linked.frame((PEER, 0), read())), "and under an earlier one it is refused");
+    let effects = linked.frame((PEER, 1), read());
+    assert!(matches!(effects[..], [Effect::Load { .. }]), "{effects:?}");
+}

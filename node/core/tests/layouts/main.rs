@@ -1,0 +1,13 @@
+//! Layouts: which may follow which, how a node takes them up, and what shows that each clause of it is kept.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../bench/mod.rs"]
+mod bench;
+mod clauses;
+mod deciding;
+mod epochs;
+mod linked;
+mod membership;
+mod moving;
+mod succession;

@@ -1,0 +1,188 @@
+//! How one node takes over what others hold: whom it asks, what it says that it holds, and when it is whole.
+
+use std::collections::BTreeSet;
+
+use keystore_core::effect::{Answer, Damaged, Effect, Event, ProposalError};
+use keystore_core::id::{Epoch, Generation, NodeId};
+use keystore_core::layout::Layout;
+use keystore_core::message::{Call, Header, Message, Page, Refusal, ScanOutcome, Want};
+use keystore_core::partition::Partition;
+use keystore_core::paxos::VoteError;
+use keystore_core::succession::{Change, GateError, Standing};
+
+use crate::bench::{ME, PEER, first_layout, key, now, record};
+use crate::epochs::node;
+use crate::linked::{Linked, saves};
+
+/// This node joins three others that hold everything, to hold everything in place of the fourth.
+fn joining() -> Layout {
+    let all = first_layout(4, 3).members;
+    let without = |gone| all.iter().filter(|member| member.node != gone).cloned().collect();
+    let wide = first_layout(4, 3);
+    let move_to = |members| Change::Move { members, replication_factor: 3 };
+    let others = wide.next(&move_to(without(ME))).and_then(|moving| moving.next(&Change::Finish)).unwrap();
+    others.next(&move_to(without(node(4)))).unwrap()
+}
+
+fn joiner() -> (Linked, Layout) {
+    let joint = joining();
+    let epoch = joint.epoch.0;
+    let linked = Linked::new((joint.clone(), true), &[(PEER, epoch), (node(3), epoch), (node(4), epoch)]);
+    (linked, joint)
+}
+
+/// Until all is taken over: each source is asked for pages, and answers, refuses or is silent. Returns after how many
+/// milliseconds that was.
+fn take_over(
+    linked: &mut Linked,
+    mut answer: impl FnMut(NodeId, Partition) -> Option<ScanOutcome>,
+) -> Option<u64> {
+    let epoch = linked.node.layout().unwrap().epoch.0;
+    let mut at_ms = 1;
+    while at_ms < 600_000 {
+        let mut effects = Vec::new();
+        linked.node.step(now(at_ms), Event::Tick, &mut effects);
+        while let Some(effect) = effects.pop() {
+            let event = match effect {
+                Effect::Scan { load, .. } => Event::Scanned { load, page: Ok(Page::default()) },
+                Effect::Save { save, .. } => Event::Saved { save },
+                Effect::Send { link, message: Message::Scan { call, range, .. }, .. } => {
+                    let from = node(u8::try_from(link.0).unwrap());
+                    let Some(outcome) = answer(from, range.partition) else { continue };
+                    let messages = vec![Message::ScanAnswer { call, outcome, noted: Vec::new() }];
+                    Event::Frame { link, header: Linked::header(from, epoch), messages }
+                }
+                _ => continue,
+            };
+            linked.node.step(now(at_ms), event, &mut effects);
+        }
+        let transfer = linked.node.status(now(at_ms)).transfer;
+        if transfer.done == transfer.partitions {
+            return Some(at_ms);
+        }
+        at_ms = linked.node.next_wakeup_ms().map_or(at_ms + 1_000, |wakeup_ms| wakeup_ms.max(at_ms + 1));
+    }
+    None
+}
+
+fn empty() -> Option<ScanOutcome> {
+    Some(ScanOutcome::Page(Page::default()))
+}
+
+#[test]
+fn a_source_that_refuses_or_says_nothing_holds_up_no_move() {
+    let joins = |answer: &dyn Fn(NodeId, Partition) -> Option<ScanOutcome>| take_over(&mut joiner().0, answer);
+    let with_all = joins(&|_, _| empty()).unwrap();
+    assert!(with_all < 5_000, "{with_all}");
+    let refuses = |from, partition: Partition| match (from, partition.0 % 2) {
+        (PEER, 0) => Some(ScanOutcome::Refused(Refusal::InDoubt)),
+        _ => empty(),
+    };
+    let without_one = joins(&refuses).unwrap();
+    assert!(without_one < 10_000, "two of three are enough: {without_one}");
+    let silent = joins(&|from, _| if from == PEER { None } else { empty() }).unwrap();
+    assert!(silent < 60_000, "one is silent: {silent}");
+    assert_eq!(joins(&|from, _| if from == node(4) { empty() } else { None }), None, "one is not enough");
+}
+
+#[test]
+pub(crate) fn whoever_was_given_up_is_not_asked() {
+    let (mut linked, joint) = joiner();
+    let without = joint.next(&Change::Lose([node(4)].into())).unwrap();
+    let effects = linked.learn((PEER, joint.epoch.0), &without);
+    for (save, _) in saves(&effects) {
+        linked.step(Event::Saved { save });
+    }
+    let mut asked = BTreeSet::new();
+    let answer = |from, _| {
+        asked.insert(from);
+        empty()
+    };
+    take_over(&mut linked, answer).unwrap();
+    assert_eq!(asked, [PEER, node(3)].into(), "its link is still up");
+}
+
+/// A record turns out to be damaged.
+fn damage(linked: &mut Linked, epoch: u64) {
+    let read = Message::Read { call: Call { operation: 1, attempt: 0 }, key: key(), want: Want::Full };
+    let effects = linked.frame((PEER, epoch), read);
+    let [Effect::Load { load, .. }] = effects[..] else { panic!("{effects:?}") };
+    linked.step(Event::Loaded { load, record: Err(Damaged) });
+}
+
+#[test]
+pub(crate) fn what_is_in_doubt_is_not_said_to_be_held() {
+    let (mut linked, joint) = joiner();
+    let mine = key().partition(joint.partitions);
+    let said = |linked: &mut Linked| {
+        let mut effects = Vec::new();
+        linked.node.step(now(1), Event::Tick, &mut effects);
+        while let Some(effect) = effects.pop() {
+            match effect {
+                Effect::Scan { load, range } => {
+                    let entries = if range.partition == mine { vec![(key(), record(5))] } else { Vec::new() };
+                    let page = Ok(Page { entries, is_cut: false });
+                    linked.node.step(now(1), Event::Scanned { load, page }, &mut effects);
+                }
+                Effect::Send { message: Message::Scan { range, held, .. }, .. } if range.partition == mine => {
+                    return held;
+                }
+                Effect::Send { link, message: Message::Scan { call, .. }, .. } => {
+                    let outcome = ScanOutcome::Page(Page::default());
+                    let messages = vec![Message::ScanAnswer { call, outcome, noted: Vec::new() }];
+                    let from = node(u8::try_from(link.0).unwrap());
+                    let header = Linked::header(from, joint.epoch.0);
+                    let frame = Event::Frame { link, header, messages };
+                    linked.node.step(now(1), frame, &mut effects);
+                    linked.node.step(now(1), Event::Tick, &mut effects);
+                }
+                _ => {}
+            }
+        }
+        panic!("nobody was asked for it");
+    };
+    assert!(said(&mut joiner().0).is_some());
+    damage(&mut linked, joint.epoch.0);
+    assert_eq!(said(&mut linked), None);
+}
+
+/// All is merged, and everybody has said so.
+fn joined() -> (Linked, Layout) {
+    let (mut linked, joint) = joiner();
+    take_over(&mut linked, |_, _| empty()).unwrap();
+    let epoch = joint.epoch;
+    for from in [PEER, node(3), node(4)] {
+        let standing = Standing { fence: epoch, phase: epoch, whole: joint.partitions.all().collect() };
+        linked.frame((from, epoch.0), Message::Standing(standing));
+    }
+    (linked, joint)
+}
+
+/// Why the end of a move is not proposed; `None` if it is.
+fn held_up(linked: &mut Linked, joint: &Layout) -> Option<ProposalError> {
+    let effects = linked.propose(joint.epoch, &joint.next(&Change::Finish).unwrap());
+    effects.into_iter().find_map(|effect| match effect {
+        Effect::Answer { answer: Answer::ProposalFailed(error), .. } => Some(error),
+        _ => None,
+    })
+}
+
+#[test]
+pub(crate) fn a_replica_in_doubt_is_not_whole() {
+    let (mut linked, joint) = joined();
+    damage(&mut linked, joint.epoch.0);
+    let partition = key().partition(joint.partitions);
+    let merge = GateError::Merge { partition, others: 0, waiting_for: vec![ME] };
+    assert_eq!(held_up(&mut linked, &joint), Some(ProposalError::Refused(VoteError::Gate(merge))));
+    let (mut linked, joint) = joined();
+    assert_eq!(held_up(&mut linked, &joint), None);
+}
+
+#[test]
+pub(crate) fn what_a_member_said_before_it_started_anew_is_no_evidence() {
+    let (mut linked, joint) = joined();
+    linked.greet(Header { generation: Generation(8), ..Linked::header(PEER, joint.epoch.0) });
+    let error = held_up(&mut linked, &joint);
+    assert!(error.is_some(), "it may have lost what it had merged");
+    assert_eq!(joint.epoch, Epoch(4));
+}
