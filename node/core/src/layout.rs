@@ -339,8 +339,7 @@ impl Layout {
     pub fn replica_sets(&self, partition: Partition) -> ReplicaSets {
         let nodes = |ring: &Ring| ring.nodes(partition);
         let rings = if is_on(Mutant::OneRingIsEnough) { 1 } else { 2 };
-        let first = usize::from(self.is_joint() && is_on(Mutant::TheNewRingIsEnough));
-        ReplicaSets::new(self.rings().take(rings).skip(first).map(nodes).collect())
+        ReplicaSets::new(self.rings().take(rings).map(nodes).collect())
     }
 
     /// Since which epoch a node has been a replica of a partition without a break; the latest of all rings in force.

@@ -337,9 +337,9 @@ fn check_fences(now: &Layout, evidence: &Evidence) -> Result<(), GateError> {
         return Ok(());
     }
     let has_fenced = |node: NodeId| {
-        let is_fenced = evidence.get(&node).is_some_and(|standing| {
-            standing.fence >= now.phase_since || is_on(Mutant::EarlierFencesCount)
-        });
+        let is_fenced = evidence
+            .get(&node)
+            .is_some_and(|standing| standing.fence >= now.phase_since || is_on(Mutant::EarlierFencesCount));
         is_fenced && (!now.is_lost(node) || is_on(Mutant::FencesOfTheLostCount))
     };
     let shared = if is_on(Mutant::FencesOfTheNewRingCount) { now.ring() } else { now.source_ring() };
@@ -368,8 +368,7 @@ fn check_merges(now: &Layout, evidence: &Evidence) -> Result<(), GateError> {
     let is_whole = |partition: Partition, node: NodeId| {
         !now.has_to_merge(partition)
             || evidence.get(&node).is_some_and(|standing| {
-                let is_of_now =
-                    standing.phase == now.phase_since || is_on(Mutant::EvidenceOutlivesItsPhase);
+                let is_of_now = standing.phase == now.phase_since || is_on(Mutant::EvidenceOutlivesItsPhase);
                 is_of_now && standing.whole.contains(&partition)
             })
     };

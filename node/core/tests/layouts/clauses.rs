@@ -39,10 +39,7 @@ const LINES: &[(Mutant, fn())] = &[
     (Mutant::TakenUpInMidWrite, epochs::nothing_is_cleared_while_writes_of_it_are_under_way),
     (Mutant::LaterEpochsAreNotAwaited, epochs::what_is_said_under_a_later_layout_waits_for_that),
     (Mutant::TheDoubtfulAreWhole, moving::a_replica_in_doubt_is_not_whole),
-    (
-        Mutant::EarlierGenerationsAreEvidence,
-        moving::what_a_member_said_before_it_started_anew_is_no_evidence,
-    ),
+    (Mutant::EarlierGenerationsAreEvidence, moving::what_a_member_said_before_it_started_anew_is_no_evidence),
     (
         Mutant::EvidenceOutlivesItsPhase,
         succession::the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own,

@@ -120,7 +120,8 @@ pub(crate) fn what_is_said_under_a_later_layout_waits_for_that() {
     let (mut linked, _) = again();
     let before = linked.node.layout().unwrap().clone();
     let key = key_in(|partition| before.is_replica(partition, ME), &before);
-    let read = || Message::Read { call: Call { operation: 1, attempt: 0 }, key: key.clone(), want: Want::Full };
+    let read =
+        || Message::Read { call: Call { operation: 1, attempt: 0 }, key: key.clone(), want: Want::Full };
     assert_eq!(linked.frame((PEER, 4), read()), []);
     assert!(is_refused(&linked.frame((PEER, 0), read())), "and under an earlier one it is refused");
     let effects = linked.frame((PEER, 1), read());

@@ -71,7 +71,8 @@ fn empty() -> Option<ScanOutcome> {
 
 #[test]
 fn a_source_that_refuses_or_says_nothing_holds_up_no_move() {
-    let joins = |answer: &dyn Fn(NodeId, Partition) -> Option<ScanOutcome>| take_over(&mut joiner().0, answer);
+    let joins =
+        |answer: &dyn Fn(NodeId, Partition) -> Option<ScanOutcome>| take_over(&mut joiner().0, answer);
     let with_all = joins(&|_, _| empty()).unwrap();
     assert!(with_all < 5_000, "{with_all}");
     let refuses = |from, partition: Partition| match (from, partition.0 % 2) {
@@ -124,7 +125,9 @@ pub(crate) fn what_is_in_doubt_is_not_said_to_be_held() {
                     let page = Ok(Page { entries, is_cut: false });
                     linked.node.step(now(1), Event::Scanned { load, page }, &mut effects);
                 }
-                Effect::Send { message: Message::Scan { range, held, .. }, .. } if range.partition == mine => {
+                Effect::Send { message: Message::Scan { range, held, .. }, .. }
+                    if range.partition == mine =>
+                {
                     return held;
                 }
                 Effect::Send { link, message: Message::Scan { call, .. }, .. } => {

@@ -129,7 +129,7 @@ const LINES: &[Line] = &[
     (Mutant::OneVoteFewer, VotesNeedPromises, contested),
     (Mutant::VotesBeforeTheyAreSaved, VotesAreDurable, moving),
     (Mutant::OneRingIsEnough, MovesKeepWhatWasPromised, moving),
-    (Mutant::TheNewRingIsEnough, AcknowledgedIsSyncedOnAQuorum, moving),
+    (Mutant::TheNewRingIsEnough, History(AcknowledgedIsReadable), moving),
     (Mutant::ChangesDoNotWaitForFences, MovesWaitForFences, moving),
     (Mutant::EarlierEpochsAreServed, AnswersAreOfTheirEpoch, moving),
     (Mutant::FencedBeforeItIsSaved, FencesAreDurable, moving),

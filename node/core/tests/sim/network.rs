@@ -112,13 +112,15 @@ impl World {
     }
 
     /// The members of higher UUID, and those that may not know of us, or that we are none any more: they are behind, or
-    /// ahead.
+    /// ahead. And whoever has departed without knowing that it was a member.
     fn is_to_dial(&self, dialler: usize, other: usize) -> bool {
         let epoch = |n: usize| self.machines[n].node.as_ref()?.layout().map(|layout| layout.epoch);
         let (ours, theirs) = (self.machines[dialler].id, self.machines[other].id);
         let layout = self.machines[dialler].node.as_ref().and_then(|node| node.layout());
-        layout.is_some_and(|layout| layout.member(theirs).is_some())
-            && (ours < theirs || ours != theirs && epoch(other) != epoch(dialler))
+        layout.is_some_and(|layout| match layout.member(theirs) {
+            Some(_) => ours < theirs || ours != theirs && epoch(other) != epoch(dialler),
+            None => layout.departed.contains(&theirs) && epoch(other).is_none(),
+        })
     }
 
     fn may_dial(&self, dialler: usize, other: usize) -> bool {

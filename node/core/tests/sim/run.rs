@@ -92,6 +92,7 @@ fn live(world: &mut World) {
         let what = "not all members serve after everything has healed".to_owned();
         world.violate(Violation::of_the_world(Checker::HealedClusterServes, what));
     }
+    world.check_unaware();
     world.drain_hints();
     write_everything(world);
     read_everything(world);

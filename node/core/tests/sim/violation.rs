@@ -101,6 +101,8 @@ pub(crate) enum Checker {
     MovesWaitForFences,
     /// Once faults have stopped, moves come to an end.
     MovesEnd,
+    /// A node that has departed is told so, whatever it knew.
+    TheDepartedHearOfIt,
     // What is looked at in the end.
     ReplicasConverge,
     HealedClusterServes,
