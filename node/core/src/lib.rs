@@ -30,6 +30,7 @@ mod doubt;
 pub mod transfer;
 mod clearing;
 mod replica;
+mod giving;
 mod gathering;
 mod write_back;
 mod write;

@@ -286,7 +286,9 @@ mutants! {
       /// What was not sent, since it is held, is not on disk before the pass goes on behind it.
       HeldIsNotSynced;
     27 RequestsAreUnbounded,
-      WritesAreUnbounded;
+      WritesAreUnbounded,
+      /// A source gives away whatever it is asked for, at once.
+      SourcesAreUnbounded by case;
 }
 
 #[cfg(feature = "mutants")]

@@ -25,6 +25,7 @@ use crate::effect::{
     Alarm, Answer, ClientRequest, Effect, Event, Failure, FailureReason, Hint, LinkId, Now, Operation,
     RequestId, SaveId, SavedState,
 };
+use crate::giving::{Giving, READ_AT_ONCE_MAX};
 pub use crate::hints::HintStatus;
 use crate::hints::HintStore;
 use crate::id::{Actor, Generation, Lineage, NodeId};
@@ -144,6 +145,7 @@ pub struct Node {
     replica: Replica,
     hints: HintStore,
     transfer: Transfer,
+    giving: Giving,
     /// The layout that is being taken up.
     changing: Option<Changing>,
     /// What of other partitions is to go.
@@ -196,6 +198,7 @@ impl Node {
             lineage,
             hints: HintStore::new(hints, &settings, now),
             transfer: Transfer::new(merges),
+            giving: Giving::default(),
             changing: None,
             leaving: None,
             ahead: Ahead::default(),
@@ -306,7 +309,9 @@ impl Node {
         let moving = self.membership.serving().and_then(|layout| {
             let standing = layout.is_moving().then_some(self.told_standing.1);
             let transfer = self.transfer.next_wakeup_ms(self.budget.ready_at_ms());
-            [standing, transfer].into_iter().flatten().min()
+            let has_room = self.replica.pages_given() < READ_AT_ONCE_MAX;
+            let giving = self.giving.next_wakeup_ms(self.budget.ready_at_ms()).filter(|_| has_room);
+            [standing, transfer, giving].into_iter().flatten().min()
         });
         let proposing = self.proposing.as_ref().map(Proposing::next_wakeup_ms);
         let raise = self.wants_generation().then_some(self.raise_from_ms);
@@ -461,6 +466,7 @@ impl Node {
         self.serve(now, effects, |node, context| {
             node.coordinator.expire(context);
             node.hints.tick(context);
+            node.give(context);
             if now.mono_ms >= context.stamps_from_ms {
                 node.coordinator.unpark(context);
             }
@@ -481,6 +487,7 @@ impl Node {
                 node.replica.doubts.lose(*peer, *restarted, context);
                 node.hints.lost(*peer);
                 node.transfer.lose(*peer, now.mono_ms);
+                node.giving.lose(*peer);
             }
             node.coordinator.lose(nodes, context);
         });
@@ -555,6 +562,7 @@ impl Node {
             replica: &mut self.replica,
             hints: &mut self.hints,
             transfer: &mut self.transfer,
+            giving: &mut self.giving,
         };
         act(&mut machines, &mut context);
     }

@@ -44,9 +44,9 @@ const PAUSE_MS: u64 = 250;
 /// How often progress is saved.
 const SAVE_EVERY_MS: u64 = 1_000;
 /// What a record of a page costs beside its key and value.
-const RECORD_BYTES: usize = 64;
+pub(crate) const RECORD_BYTES: usize = 64;
 /// What it costs to look at one here and there, and to say that both have it.
-const COMPARED_BYTES: usize = 32;
+pub(crate) const COMPARED_BYTES: usize = 32;
 
 /// How far a node has come in one phase.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -300,7 +300,7 @@ impl Transfer {
         context: &mut Context<'_>,
     ) {
         let Some(pass) = self.passes.get_mut(&partition) else { return };
-        let held = holding.said(says_each);
+        let held = Some(holding.said(says_each));
         pass.due_ms = context.now.mono_ms + ANSWER_MS;
         pass.stage = Stage::Asking { holding, says_each };
         context.send(pass.source, Message::Scan { call: pass.call(), range: pass.range.clone(), held });
@@ -325,7 +325,7 @@ impl Transfer {
                 self.sources.shun(from, Some(partition), now_ms);
                 self.pause(partition, now_ms);
             }
-            // Nothing was said to be held, or the source knows nothing of that yet.
+            // Of a salvaged partition, whatever is left is asked for.
             ScanOutcome::Page(page) => {
                 self.sources.answered(from, partition);
                 let until = page.last_if_cut().map(RecordKey::detached);

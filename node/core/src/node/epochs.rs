@@ -364,6 +364,7 @@ impl Node {
             node.replica.doubts.begin_epoch(context);
             node.hints.begin_epoch(context);
             node.transfer.begin(context);
+            node.giving.begin_epoch();
         });
     }
 

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::coordinator::{Coordinator, Heard, news_in};
 use crate::effect::{Damaged, LoadId, NoPage};
+use crate::giving::{Giving, READ_AT_ONCE_MAX, Wanted};
 use crate::hints::HintStore;
 use crate::id::NodeId;
 use crate::message::{Message, Page, Refusal};
@@ -16,6 +17,7 @@ pub(super) struct Machines<'a> {
     pub(super) replica: &'a mut Replica,
     pub(super) hints: &'a mut HintStore,
     pub(super) transfer: &'a mut Transfer,
+    pub(super) giving: &'a mut Giving,
 }
 
 impl Machines<'_> {
@@ -38,7 +40,8 @@ impl Machines<'_> {
 
     pub(super) fn scanned(&mut self, load: LoadId, page: Result<Page, NoPage>, context: &mut Context<'_>) {
         if !self.transfer.reads(load) {
-            return self.replica.scanned(load, page, context);
+            self.replica.scanned(load, page, context);
+            return self.give(context);
         }
         if let Err(NoPage::Damaged(key)) = &page {
             self.replica.doubt(key, context);
@@ -54,6 +57,15 @@ impl Machines<'_> {
         }
         let holding = Holding::new(&entries, until, !self.replica.shows_unsynced());
         self.transfer.read(load, holding, context);
+    }
+
+    /// Reads pages for those that take them over.
+    pub(super) fn give(&mut self, context: &mut Context<'_>) {
+        while self.replica.pages_given() < READ_AT_ONCE_MAX
+            && let Some(Wanted { from, call, range, held }) = self.giving.next(context)
+        {
+            self.replica.scan(from, call, (range, Some(held)), context);
+        }
     }
 
     /// A replica of a salvaged partition counts for nothing before it has merged all that is left. What it merges it
@@ -91,7 +103,13 @@ impl Machines<'_> {
             Message::Write(write) => self.replica.write(from, write, context),
             Message::Mint(mint) => self.replica.mint(from, mint, context),
             Message::Read { call, key, want } => self.replica.read(from, call, (key, want), context),
-            Message::Scan { call, range, held } => self.replica.scan(from, call, (range, held), context),
+            Message::Scan { call, range, held: Some(held) } => {
+                self.giving.ask(Wanted { from, call, range, held }, context);
+                self.give(context);
+            }
+            Message::Scan { call, range, held: None } => {
+                self.replica.scan(from, call, (range, None), context)
+            }
             Message::Salvage { call, range } => self.replica.salvage(from, call, range, context),
             Message::WriteAnswer { call, outcome, noted } if self.hints.awaits(call) => {
                 return self.hints.answered(from, call, (outcome, noted), context);

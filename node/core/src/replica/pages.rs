@@ -7,11 +7,28 @@ use crate::held::Held;
 use crate::id::NodeId;
 use crate::message::{Call, Message, Page, Refusal, ScanOutcome, ScanRange};
 use crate::mutant::{Mutant, is_on};
+use crate::partition::RecordKey;
+use crate::record::Record;
+use crate::transfer::{COMPARED_BYTES, RECORD_BYTES};
 
 /// How many records a page of a partition that is salvaged has, behind a damaged one.
 const SALVAGE_RECORDS: u32 = 128;
 
+/// Says what somebody lacks of a page, at the cost of the background.
+fn what_is_lacking(held: &Held, page: Page, context: &mut Context<'_>) -> ScanOutcome {
+    context.budget.spend(COMPARED_BYTES * page.entries.len());
+    let Some(lacking) = held.lacks(page.entries, page.is_cut) else { return ScanOutcome::Differs };
+    let bytes = |(key, record): &(RecordKey, Record)| RECORD_BYTES + key.encoded().len() + record.value_len();
+    context.budget.spend(lacking.entries.iter().map(bytes).sum());
+    ScanOutcome::Lacking(lacking)
+}
+
 impl Replica {
+    /// How many pages are being read for others to take them over.
+    pub(crate) fn pages_given(&self) -> usize {
+        self.loads.values().filter(|load| matches!(load, Load::Scan { held: Some(_), .. })).count()
+    }
+
     pub(crate) fn scan(
         &mut self,
         from: NodeId,
@@ -47,9 +64,7 @@ impl Replica {
                 context.counters.scan_cuts += u64::from(page.is_cut);
                 match held {
                     None => ScanOutcome::Page(page),
-                    Some(held) => held
-                        .lacks(page.entries, page.is_cut)
-                        .map_or(ScanOutcome::Differs, ScanOutcome::Lacking),
+                    Some(held) => what_is_lacking(&held, page, context),
                 }
             }
             Err(damage) => {

@@ -67,16 +67,13 @@ impl Holding {
         Self { each, until, unsynced: last.map(|(key, record)| (key.detached(), record.clone())) }
     }
 
-    /// What the source is told; `None` where there is nothing to tell.
-    pub(super) fn said(&self, says_each: bool) -> Option<Held> {
-        let holds_nothing = self.each.is_empty() && self.until.is_none();
-        if holds_nothing || is_on(Mutant::WhatIsHeldIsNotSaid) {
-            return None;
-        }
-        let digests = match says_each || self.each.is_empty() {
-            true => Digests::Each(self.each.clone()),
-            false => Digests::All(Digest::of_all(&self.each)),
+    /// What the source is told.
+    pub(super) fn said(&self, says_each: bool) -> Held {
+        let each = if is_on(Mutant::WhatIsHeldIsNotSaid) { &[] } else { &self.each[..] };
+        let digests = match says_each || each.is_empty() {
+            true => Digests::Each(each.to_vec()),
+            false => Digests::All(Digest::of_all(each)),
         };
-        Some(Held { until: self.until.clone(), digests })
+        Held { until: self.until.clone(), digests }
     }
 }

@@ -3,16 +3,20 @@
 use std::collections::BTreeSet;
 
 use keystore_core::effect::{Answer, Damaged, Effect, Event, ProposalError};
+use keystore_core::held::{Digest, Digests, Held};
 use keystore_core::id::{Epoch, Generation, NodeId};
 use keystore_core::layout::Layout;
-use keystore_core::message::{Call, Header, Message, Page, Refusal, ScanOutcome, Want};
+use keystore_core::message::{Call, Header, Message, Page, Refusal, ScanOutcome, ScanRange, Want};
 use keystore_core::partition::Partition;
 use keystore_core::paxos::VoteError;
+use keystore_core::record::{Body, Record};
 use keystore_core::succession::{Change, GateError, Standing};
 
 use crate::bench::{ME, PEER, first_layout, key, now, record};
 use crate::epochs::node;
 use crate::linked::{Linked, saves};
+
+const NOTHING_HELD: Held = Held { until: None, digests: Digests::Each(Vec::new()) };
 
 /// This node joins three others that hold everything, to hold everything in place of the fourth.
 fn joining() -> Layout {
@@ -144,9 +148,45 @@ pub(crate) fn what_is_in_doubt_is_not_said_to_be_held() {
         }
         panic!("nobody was asked for it");
     };
-    assert!(said(&mut joiner().0).is_some());
+    let all = Digests::All(Digest::of_all(&[Digest::of(&key(), &record(5))]));
+    assert_eq!(said(&mut joiner().0), Some(Held { until: None, digests: all }));
     damage(&mut linked, joint.epoch.0);
-    assert_eq!(said(&mut linked), None);
+    assert_eq!(said(&mut linked), Some(NOTHING_HELD));
+}
+
+/// Others who join ask for so many pages at once, each of which holds a value of so many bytes. Returns how many are
+/// read at once, and how many are answered within a second.
+fn gives(pages: u64, value_bytes: usize) -> (usize, usize) {
+    let (mut linked, joint) = joiner();
+    let mine = key().partition(joint.partitions);
+    let value = Record { body: Body::Value(vec![0; value_bytes].into()), ..record(5) };
+    let mut effects = Vec::new();
+    for operation in 0..pages {
+        let range = ScanRange { partition: mine, prefix: Default::default(), after: None, limit: 10 };
+        let call = Call { operation, attempt: 0 };
+        effects.extend(linked.frame((PEER, 4), Message::Scan { call, range, held: Some(NOTHING_HELD) }));
+    }
+    let reads =
+        |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::Scan { .. })).count();
+    let (at_once, mut all) = (reads(&effects), 0);
+    for at_ms in (1..1_000).step_by(10) {
+        linked.node.step(now(at_ms), Event::Tick, &mut effects);
+        while let Some(effect) = effects.pop() {
+            all += usize::from(matches!(effect, Effect::Send { message: Message::ScanAnswer { .. }, .. }));
+            let Effect::Scan { load, .. } = effect else { continue };
+            let page = Ok(Page { entries: vec![(key(), value.clone())], is_cut: false });
+            linked.node.step(now(at_ms), Event::Scanned { load, page }, &mut effects);
+        }
+    }
+    (at_once, all)
+}
+
+#[test]
+pub(crate) fn a_source_gives_no_more_than_its_budget_however_many_ask() {
+    let (at_once, all) = gives(200, 1 << 20);
+    assert_eq!(at_once, 4, "what they come to is known only then");
+    assert!((8..=20).contains(&all), "8 MiB a second, and what was read already: {all}");
+    assert_eq!(gives(200, 100).1, 200, "what is small goes at once");
 }
 
 /// All is merged, and everybody has said so.
