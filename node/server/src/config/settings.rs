@@ -64,7 +64,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting!(limits.link_queue_bytes, "bytes", "what may wait for one other node before the link to it is given up"),
     setting!(limits.hint_bytes, "bytes", "memory for hints, a few hundred bytes each: that another node may have missed a write; what exceeds it is left to repair"),
     setting!(limits.hint_age_ms, "ms", "how long a hint is kept for a node that is away; later it is left to repair"),
-    setting!(limits.background_bytes_per_s, "bytes", "how much hints and other work of the background may send a second; less while clients are busy"),
+    setting!(limits.background_bytes_per_s, "bytes", "how much hints, moves and other work of the background may send, and take over, a second; less while clients are busy"),
     setting!(consistency.read, "one|quorum|all", "for reads that name none"),
     setting!(consistency.write, "one|quorum|all", "for writes that name none"),
     setting!(clock.skew_ms_max, "ms", "how far ahead of ours the clock behind a fresh write may be"),
