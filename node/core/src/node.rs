@@ -527,6 +527,12 @@ impl Node {
         effects.push(Effect::Save { save, state });
     }
 
+    /// How many requests and writes are under way for clients.
+    fn busy(&self) -> usize {
+        let all = self.coordinator.under_way() + self.replica.under_way();
+        all.saturating_sub(self.transfer.storing() + self.replica.pages_given())
+    }
+
     /// Lends coordinator and replica what they share. Does nothing on a node that does not serve: it has no
     /// requests, and none of its commits is under way.
     fn serve(
@@ -535,6 +541,7 @@ impl Node {
         effects: &mut Vec<Effect>,
         act: impl FnOnce(&mut Machines<'_>, &mut Context<'_>),
     ) {
+        let busy = self.busy();
         let Some(layout) = self.membership.serving().filter(|_| !self.is_set_aside) else {
             return;
         };
@@ -551,7 +558,7 @@ impl Node {
             paces: &mut self.paces,
             counters: &mut self.counters,
             budget: &mut self.budget,
-            busy: self.coordinator.under_way() + self.replica.under_way(),
+            busy,
             ids: &mut self.effect_ids,
             stamps_from_ms: self.stamps_from_ms,
             messages: &mut self.messages,

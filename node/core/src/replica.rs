@@ -42,6 +42,8 @@ pub(crate) struct Replica {
     bytes: usize,
     /// How many writes wait for a record for which another one waits already.
     joined_loads: usize,
+    /// How many pages are being read for others to take them over.
+    given: usize,
     disk_full: bool,
     pub(crate) doubts: Doubts,
     /// Something was written that no sync has followed yet: what is stored is not on disk for sure.
@@ -111,6 +113,7 @@ impl Replica {
             commits: BTreeMap::new(),
             bytes: 0,
             joined_loads: 0,
+            given: 0,
             disk_full: false,
             doubts: Doubts::default(),
             is_unsynced: false,
@@ -134,6 +137,7 @@ impl Replica {
             return;
         }
         self.loads.clear();
+        self.given = 0;
         let mut dropped = Vec::new();
         self.keys.retain(|_, writes| match writes {
             KeyWrites::Loading(waiting) => {

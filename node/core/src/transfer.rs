@@ -43,10 +43,11 @@ const ANSWER_MS: u64 = 5_000;
 const PAUSE_MS: u64 = 250;
 /// How often progress is saved.
 const SAVE_EVERY_MS: u64 = 1_000;
-/// What a record of a page costs beside its key and value.
-pub(crate) const RECORD_BYTES: usize = 64;
+/// What a record of a page costs beside its key and value: to read it there, to look what is held and to make it durable
+/// here takes as long as to send so many bytes.
+pub(crate) const RECORD_BYTES: usize = 512;
 /// What it costs to look at one here and there, and to say that both have it.
-pub(crate) const COMPARED_BYTES: usize = 32;
+pub(crate) const COMPARED_BYTES: usize = 64;
 
 /// How far a node has come in one phase.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,7 +72,7 @@ pub struct TransferStatus {
     /// Partitions that this node has to take over, and those of which it has.
     pub partitions: usize,
     pub done: usize,
-    /// What has come since this process started.
+    /// What has come since this process started; the bytes of keys and values.
     pub records: u64,
     pub bytes: u64,
     /// About how many records did not have to come, for they were held already.
@@ -173,6 +174,12 @@ impl Transfer {
         let next = waiting.map(|partition| self.paused.get(partition).copied().unwrap_or(0)).min();
         let next = next.filter(|_| has_room).map(|from_ms| from_ms.max(ready_at_ms));
         [due, next, self.save_at_ms].into_iter().flatten().min()
+    }
+
+    /// How many records are being made durable here.
+    pub(crate) fn storing(&self) -> usize {
+        let left = |pass: &Pass| if let Stage::Storing(page) = &pass.stage { page.left.len() } else { 0 };
+        self.passes.values().map(left).sum()
     }
 
     /// Of which partition an operation of ours is.
@@ -354,8 +361,8 @@ impl Transfer {
     ) {
         let Some(pass) = self.passes.get_mut(&partition) else { return };
         for (key, record) in &entries {
-            let bytes = RECORD_BYTES + key.encoded().len() + record.value_len();
-            context.budget.spend(bytes);
+            let bytes = key.encoded().len() + record.value_len();
+            context.budget.spend(RECORD_BYTES + bytes);
             self.status.records += 1;
             self.status.bytes += bytes as u64;
         }

@@ -54,7 +54,7 @@ impl Node {
     pub(super) fn go_on_leaving(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let Some(layout) = self.membership.serving() else { return };
         let is_known_to_all = self.is_acknowledged_by_all(layout) || is_on(Mutant::LeftIsClearedUnheard);
-        let busy = self.coordinator.under_way() + self.replica.under_way();
+        let busy = self.busy();
         let Some(Leaving { clearing, look_at_ms, .. }) = &mut self.leaving else { return };
         if now.mono_ms < *look_at_ms {
             return;

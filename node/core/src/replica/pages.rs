@@ -26,7 +26,7 @@ fn what_is_lacking(held: &Held, page: Page, context: &mut Context<'_>) -> ScanOu
 impl Replica {
     /// How many pages are being read for others to take them over.
     pub(crate) fn pages_given(&self) -> usize {
-        self.loads.values().filter(|load| matches!(load, Load::Scan { held: Some(_), .. })).count()
+        self.given
     }
 
     pub(crate) fn scan(
@@ -41,13 +41,17 @@ impl Replica {
             let outcome = ScanOutcome::Refused(Refusal::NotReplica);
             return context.send(from, Message::ScanAnswer { call, outcome, noted: Vec::new() });
         }
+        self.given += usize::from(held.is_some());
         let load = self.expect(Load::Scan { range: range.clone(), held, from, call }, context);
         context.effects.push(Effect::Scan { load, range });
     }
 
     pub(crate) fn scanned(&mut self, load: LoadId, page: Result<Page, NoPage>, context: &mut Context<'_>) {
         let (range, held, from, call) = match self.loads.remove(&load) {
-            Some(Load::Scan { range, held, from, call }) => (range, held, from, call),
+            Some(Load::Scan { range, held, from, call }) => {
+                self.given = self.given.saturating_sub(held.is_some().into());
+                (range, held, from, call)
+            }
             Some(Load::Salvage { range, from, call }) => {
                 return self.salvaged((range, from, call), page, context);
             }
