@@ -38,7 +38,9 @@ impl World {
         let (link, header, messages) = match event {
             Event::Frame { link, header, messages } => (*link, header, messages),
             Event::LinkOffered { hello, .. }
-                if hello.header.to == self.machines[n].id && !self.is_of_a_copy(hello) =>
+                if hello.header.to == self.machines[n].id
+                    && !self.is_of_a_copy(hello)
+                    && !self.has_met_a_copy(n, hello) =>
             {
                 return self.note_generation(n, hello.header.from, hello.header.generation);
             }
@@ -90,6 +92,13 @@ impl World {
             *is_stale && nonce == Some(hello.lineage.present())
         };
         self.machines.iter().any(is_its)
+    }
+
+    /// True if a machine has met a copy of whoever says this first, as one may that belongs to no cluster yet: it takes the
+    /// original for the copy.
+    fn has_met_a_copy(&self, n: usize, hello: &Hello) -> bool {
+        let met = self.machines[n].disk.state.peers.get(&hello.header.from);
+        met.is_some_and(|(generation, nonce)| hello.nonce_at(*generation).is_some_and(|its| its != *nonce))
     }
 
     fn note_generation(&mut self, n: usize, of: NodeId, generation: Generation) {
