@@ -28,7 +28,7 @@ use crate::effect::{
 use crate::giving::{Giving, READ_AT_ONCE_MAX};
 pub use crate::hints::HintStatus;
 use crate::hints::HintStore;
-use crate::id::{Actor, Generation, Lineage, NodeId};
+use crate::id::{Actor, Epoch, Generation, Lineage, NodeId};
 use crate::init::{Membership, Proposal};
 use crate::layout::Layout;
 use crate::message::{Header, Hello, Message, Refusal};
@@ -429,8 +429,13 @@ impl Node {
             Some(PendingSave::Accepted) => self.accepted(effects),
             Some(PendingSave::Decided) => {
                 self.is_deciding = false;
-                if let Membership::Accepted { layout, .. } = &self.membership {
-                    self.put_in_force(layout.clone(), now, effects);
+                match &self.membership {
+                    // There was none before that.
+                    Membership::Accepted { layout, .. } if layout.epoch == Epoch(1) => {
+                        self.put_in_force(layout.clone(), now, effects);
+                    }
+                    Membership::Accepted { layout, .. } => self.begin(layout.clone(), now, effects),
+                    Membership::Uninitialised | Membership::Decided { .. } => {}
                 }
             }
             Some(PendingSave::Greeting { link, hello }) => {

@@ -53,6 +53,8 @@ pub struct Peers {
     links: BTreeMap<NodeId, (LinkId, Generation)>,
     /// The highest generation of each peer that others have spoken of.
     heard: BTreeMap<NodeId, Generation>,
+    /// What members have said of the others before this node joined them.
+    adopted: PeerIdentities,
 }
 
 impl Peers {
@@ -136,13 +138,18 @@ impl Peers {
     }
 
     /// Takes what a member knows of the others in place of what we have made of their hellos while we belonged to no
-    /// cluster. Returns those whom we know as somebody else now: what links them to us has to be opened anew.
+    /// cluster, and of what several members know the latest. Returns those whom we know as somebody else now: what links
+    /// them to us has to be opened anew.
     pub fn adopt(&mut self, known: &PeerIdentities) -> Vec<NodeId> {
-        let is_other = |(node, identity): &(&NodeId, &(Generation, Nonce))| {
-            self.identities.get(*node).is_some_and(|before| before != *identity)
-        };
-        let others = known.iter().filter(is_other).map(|(node, _)| *node).collect();
-        self.identities.extend(known);
+        let mut others = Vec::new();
+        for (node, identity) in known {
+            if self.adopted.get(node).is_some_and(|(generation, _)| *generation >= identity.0) {
+                continue;
+            }
+            self.adopted.insert(*node, *identity);
+            let before = self.identities.insert(*node, *identity);
+            others.extend(before.filter(|before| before != identity).map(|_| *node));
+        }
         others
     }
 
@@ -301,6 +308,16 @@ mod tests {
         assert_eq!(spoil(|h| h.from = NodeId([7; 16])), Err(LinkRefusal::WrongNode));
         let ahead = spoil(|h| (h.from, h.epoch) = (NodeId([7; 16]), Epoch(2)));
         assert_eq!(ahead, Ok(Greeting::Newer), "a member that we have not heard of");
+    }
+
+    #[test]
+    fn a_joiner_takes_over_the_latest_that_any_member_knows() {
+        let mut peers = knowing(9, 90);
+        let said = |generation, nonce| BTreeMap::from([(PEER, (Generation(generation), Nonce(nonce)))]);
+        assert_eq!(peers.adopt(&said(5, 50)), [PEER], "what it has said itself is nothing");
+        assert_eq!(peers.adopt(&said(4, 40)), [], "another member has not heard of that yet");
+        assert_eq!(peers.identities(), &said(5, 50));
+        assert_eq!(peers.adopt(&said(6, 60)), [PEER]);
     }
 
     #[test]

@@ -346,3 +346,24 @@ fn a_salvaged_partition_counts_once_all_that_is_left_is_merged() {
     let effects = survivor.frame(&layout, PEER, read());
     assert!(matches!(effects[..], [Effect::Load { .. }]), "it counts: {effects:?}");
 }
+
+/// Nothing moves, and all the same a change of rings waits for whoever says that it has fenced the phase.
+#[test]
+fn fences_are_told_after_a_recovery_that_salvages_nothing() {
+    let before = layout_of(3);
+    let mut survivor = Survivor::new(before.clone());
+    let layout = before.recovered(attempt(2), &lost([3])).unwrap();
+    assert!(layout.salvaged.is_empty());
+    survivor.recover(&layout);
+    survivor.save_all();
+    survivor.link(&layout, PEER);
+    let accepted = Message::InitAccepted { digest: layout.digest(), reply_wanted: false, decided: false };
+    survivor.frame(&layout, PEER, accepted);
+    let effects = survivor.save_all();
+    assert_eq!(survivor.state(), NodeState::Serving);
+    let told = effects.iter().find_map(|effect| match effect {
+        Effect::Send { message: Message::Standing(standing), .. } => Some(standing.fence),
+        _ => None,
+    });
+    assert_eq!(told, Some(layout.epoch), "{effects:?}");
+}

@@ -368,7 +368,7 @@ impl Node {
         });
     }
 
-    fn begin(&mut self, layout: Layout, now: Now, effects: &mut Vec<Effect>) {
+    pub(super) fn begin(&mut self, layout: Layout, now: Now, effects: &mut Vec<Effect>) {
         let epoch = layout.epoch;
         self.counters.epochs_taken_up += 1;
         self.put_in_force(layout, now, effects);
