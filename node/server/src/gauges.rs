@@ -56,6 +56,12 @@ impl Collector for Gauges {
             None,
             view.doubted_keys as u64,
         )?;
+        gauge(
+            "doubted_partitions",
+            "Partitions of which something cannot be read, so that this node counts for nothing there",
+            None,
+            view.doubted_wholly.len() as u64,
+        )?;
         gauge("peer_links", "Links to other members that are up", None, view.connected.len() as u64)?;
         gauge(
             "peer_links_open",
