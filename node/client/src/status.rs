@@ -109,6 +109,8 @@ pub struct DiskStatus {
     pub available_bytes: u64,
     /// True past the hard limit: client writes are refused.
     pub full: bool,
+    /// Of what is used, what is kept of a node that the directory is not any more: it goes when it is in the way.
+    pub set_aside_bytes: u64,
 }
 
 /// The error is what is wrong with the answer.
@@ -137,6 +139,7 @@ impl TryFrom<v1::GetStatusResponse> for NodeStatus {
                 total_bytes: disk.total_bytes,
                 available_bytes: disk.available_bytes,
                 full: disk.full,
+                set_aside_bytes: disk.set_aside_bytes,
             },
             clock: Stamp::from_slice(&status.clock),
             doubted_keys: status.doubted_keys,

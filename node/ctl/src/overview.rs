@@ -101,6 +101,8 @@ struct NodeReport {
     doubted: Vec<DoubtReport>,
     /// The partitions in which it counts for nothing, since something of them cannot be read.
     doubted_partitions: Vec<u32>,
+    /// Kept of a node that its directory is not any more.
+    set_aside_bytes: u64,
     hints: HintReport,
 }
 
@@ -293,6 +295,7 @@ fn report_node(status: &NodeStatus, layout: Option<&Layout>) -> NodeReport {
         doubted_keys: status.doubted_keys,
         doubted: status.doubted.iter().map(report_doubt).collect(),
         doubted_partitions: status.doubted_partitions.iter().map(|doubted| doubted.partition).collect(),
+        set_aside_bytes: status.disk.set_aside_bytes,
         hints: report_hints([&status.hints]),
     }
 }
@@ -327,6 +330,7 @@ fn report_unreachable(survey: &Survey, layout: &Layout, node: NodeId) -> NodeRep
         doubted_keys: 0,
         doubted: Vec::new(),
         doubted_partitions: Vec::new(),
+        set_aside_bytes: 0,
         hints: HintReport::default(),
     }
 }

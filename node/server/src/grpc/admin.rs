@@ -53,6 +53,7 @@ impl AdminService {
             total_bytes: disk.space.total,
             available_bytes: disk.space.available,
             full: disk.full,
+            set_aside_bytes: disk.set_aside_bytes,
         }
     }
 
