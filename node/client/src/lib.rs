@@ -64,4 +64,6 @@ pub use options::{
 };
 pub use routes::{RouteNode, Routes};
 pub use scan::Scan;
-pub use status::{DiskStatus, DoubtedKey, HintStatus, NodeStatus, PeerStatus, TransferStatus};
+pub use status::{
+    DiskStatus, DoubtedKey, DoubtedPartition, HintStatus, NodeStatus, PeerStatus, TransferStatus,
+};

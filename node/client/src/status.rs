@@ -36,6 +36,8 @@ pub struct NodeStatus {
     pub doubted_keys: u32,
     /// Those that have been in doubt for the longest time, the oldest first, a few at most.
     pub doubted: Vec<DoubtedKey>,
+    /// The partitions in which the node counts for nothing, for something of them cannot be read there.
+    pub doubted_partitions: Vec<DoubtedPartition>,
     pub hints: HintStatus,
     pub transfer: TransferStatus,
 }
@@ -62,6 +64,13 @@ pub struct TransferStatus {
 pub struct DoubtedKey {
     pub keyspace: String,
     pub key: Bytes,
+    pub doubted_ms: u64,
+}
+
+/// A partition of which something cannot be read at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DoubtedPartition {
+    pub partition: u32,
     pub doubted_ms: u64,
 }
 
@@ -100,6 +109,8 @@ pub struct DiskStatus {
     pub available_bytes: u64,
     /// True past the hard limit: client writes are refused.
     pub full: bool,
+    /// Of what is used, what is kept of a node that the directory is not any more: it goes when it is in the way.
+    pub set_aside_bytes: u64,
 }
 
 /// The error is what is wrong with the answer.
@@ -128,10 +139,19 @@ impl TryFrom<v1::GetStatusResponse> for NodeStatus {
                 total_bytes: disk.total_bytes,
                 available_bytes: disk.available_bytes,
                 full: disk.full,
+                set_aside_bytes: disk.set_aside_bytes,
             },
             clock: Stamp::from_slice(&status.clock),
             doubted_keys: status.doubted_keys,
             doubted: status.doubted.into_iter().map(DoubtedKey::from).collect(),
+            doubted_partitions: status
+                .doubted_partitions
+                .into_iter()
+                .map(|doubted| DoubtedPartition {
+                    partition: doubted.partition,
+                    doubted_ms: doubted.doubted_ms,
+                })
+                .collect(),
             hints: status.hints.unwrap_or_default().try_into()?,
             transfer: status.transfer.unwrap_or_default().into(),
             name: status.name,

@@ -3,6 +3,9 @@
 //!
 //! Page by page, each record's end goes through the log like a write. Nothing of these partitions is being written while
 //! this goes on, so that an empty partition stays empty.
+//!
+//! What cannot be read cannot be cleared, since nobody knows what is there. That holds up nothing: the partition is left
+//! as it is, and said to be ([`Clearing::unreadable`]); whoever needs it empty must not count it.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -20,6 +23,8 @@ const PAGE_RECORDS: u32 = 512;
 const BACKGROUND_RECORDS: u32 = 64;
 /// How long nothing is tried again after the disk has refused.
 const PAUSE_MS: u64 = 500;
+/// How often a partition is tried in which something cannot be read, before it is left as it is.
+const TRIES: u32 = 4;
 
 #[derive(Debug)]
 pub(crate) struct Clearing {
@@ -32,6 +37,12 @@ pub(crate) struct Clearing {
     from_ms: u64,
     cleared: u64,
     is_in_background: bool,
+    durability: Durability,
+    /// How often the first of the partitions was tried in vain.
+    tries: u32,
+    /// Something of the page that is being written has no place any more.
+    is_stuck: bool,
+    unreadable: BTreeSet<Partition>,
 }
 
 impl Clearing {
@@ -43,16 +54,30 @@ impl Clearing {
             from_ms: 0,
             cleared: 0,
             is_in_background: false,
+            durability: Durability::Synced,
+            tries: 0,
+            is_stuck: false,
+            unreadable: BTreeSet::new(),
         }
     }
 
     /// Goes on only when it is told to.
     pub(crate) fn in_the_background(partitions: impl IntoIterator<Item = Partition>) -> Self {
+        Self { durability: Durability::Periodic, ..Self::little_by_little(partitions) }
+    }
+
+    /// The same, where what is gone must not come up again.
+    pub(crate) fn little_by_little(partitions: impl IntoIterator<Item = Partition>) -> Self {
         Self { is_in_background: true, ..Self::new(partitions) }
     }
 
     pub(crate) fn is_done(&self) -> bool {
         self.partitions.is_empty()
+    }
+
+    /// Of which something could not be read, so that it may still hold whatever it held.
+    pub(crate) fn unreadable(&self) -> &BTreeSet<Partition> {
+        &self.unreadable
     }
 
     pub(crate) fn cleared(&self) -> u64 {
@@ -90,19 +115,30 @@ impl Clearing {
         }
         self.load = None;
         match page {
-            Ok(page) if page.entries.is_empty() => {
-                self.partitions.pop_front();
-            }
+            Ok(page) if page.entries.is_empty() => self.next(),
             Ok(page) => {
                 let keys: Vec<_> = page.entries.iter().map(|(key, _)| key).collect();
                 self.end(&keys, ids, effects);
             }
             Err(NoPage::Damaged(key)) => self.end(&[key], ids, effects),
-            // Nobody knows what is in there: the layout waits.
-            Err(NoPage::Unreadable) => self.from_ms = now_ms + PAUSE_MS,
+            Err(NoPage::Unreadable) => self.try_again(now_ms),
         }
         self.go_on_at_once(now_ms, ids, effects);
         true
+    }
+
+    fn next(&mut self) {
+        self.partitions.pop_front();
+        self.tries = 0;
+    }
+
+    fn try_again(&mut self, now_ms: u64) {
+        self.tries += 1;
+        self.from_ms = now_ms + PAUSE_MS;
+        if self.tries >= TRIES {
+            self.unreadable.extend(self.partitions.front());
+            self.next();
+        }
     }
 
     fn go_on_at_once(&mut self, now_ms: u64, ids: &mut EffectIds, effects: &mut Vec<Effect>) {
@@ -117,8 +153,7 @@ impl Clearing {
             self.commits.insert(id);
             self.cleared += 1;
             let entry = Entry::Replace { key: (*key).clone(), record: None };
-            let durability = if self.is_in_background { Durability::Periodic } else { Durability::Synced };
-            effects.push(Effect::Commit(Commit { id, entry, durability }));
+            effects.push(Effect::Commit(Commit { id, entry, durability: self.durability }));
         }
     }
 
@@ -133,10 +168,47 @@ impl Clearing {
         if !self.commits.remove(&commit) {
             return false;
         }
-        if outcome.is_err() {
-            self.from_ms = now_ms + PAUSE_MS;
+        match outcome {
+            Ok(_) => {}
+            Err(NotCommitted::Refused) => self.from_ms = now_ms + PAUSE_MS,
+            // Its place takes nothing any more, not even its end.
+            Err(NotCommitted::Damaged) => self.is_stuck = true,
+        }
+        if self.commits.is_empty() && std::mem::take(&mut self.is_stuck) {
+            self.try_again(now_ms);
         }
         self.go_on_at_once(now_ms, ids, effects);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page_in(effects: &mut Vec<Effect>) -> Option<(LoadId, Partition)> {
+        effects.drain(..).find_map(|effect| match effect {
+            Effect::Scan { load, range } => Some((load, range.partition)),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_and_holds_up_nothing_behind_it() {
+        let partitions = [Partition(1), Partition(2)];
+        for mut clearing in [Clearing::new(partitions), Clearing::in_the_background(partitions)] {
+            let (mut ids, mut effects) = (EffectIds::default(), Vec::new());
+            for now_ms in (0..).step_by(1_000).take(10) {
+                clearing.go_on(now_ms, &mut ids, &mut effects);
+                let Some((load, partition)) = page_in(&mut effects) else { break };
+                let page = match partition {
+                    Partition(1) => Err(NoPage::Unreadable),
+                    _ => Ok(Page::default()),
+                };
+                assert!(clearing.scanned(load, &page, (now_ms, &mut ids), &mut effects));
+            }
+            assert!(clearing.is_done());
+            assert_eq!(*clearing.unreadable(), BTreeSet::from([Partition(1)]));
+        }
     }
 }

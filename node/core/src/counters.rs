@@ -77,4 +77,8 @@ counters! {
     doubts as doubts,
     /// Of these, keys that were healed from other replicas
     heals as heals,
+    /// Partitions that have come into doubt as a whole
+    doubted_partitions as partition_doubts,
+    /// Of these, partitions that were healed from other replicas
+    healed_partitions as partition_heals,
 }

@@ -1,11 +1,19 @@
 //! Keys for which this replica is in doubt: it may have lost a record that it acknowledged. For such a key it counts
-//! for nothing until it has merged what enough others hold.
+//! for nothing until it has merged what enough others hold. Where nobody knows which keys these are, or they are too
+//! many, the partition is in doubt as a whole ([`partitions`]).
 //!
 //! Two steps keep an acknowledgement that was given before the loss from counting after it. First a new generation is
 //! made durable. Then N - W + 1 other replicas are asked over links of that generation, and each of them noted it
 //! durably before it took the link: whatever one of them takes later bears that note, and whoever coordinates it
 //! drops what we said before. So everything that was ever acknowledged with us in the quorum is among the answers.
 //! Only then does what has come of them take the place of what is damaged.
+//!
+//! All of this is in memory only, and a start forgets it. That loses nothing: what is damaged is damaged on the disk,
+//! so whoever reads it, for an answer, for a page, or to merge something with it, meets it again before anything counts;
+//! what was healed was healed key by key, each by all that it takes; and a node calls no partition whole, so that a
+//! move may end, before its process has read all that it holds of it ([`crate::transfer`]).
+
+mod partitions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,8 +28,7 @@ use crate::record::Record;
 
 /// How many keys are healed at a time: each holds a record of other replicas in memory.
 const HEALS_MAX: usize = 64;
-/// How many keys may be in doubt at a time. A damaged record beyond is refused as well, whenever it is met, and comes
-/// into doubt once there is room.
+/// How many keys may be in doubt at a time. With one more, its partition is, as a whole.
 const DOUBTS_MAX: usize = 16_384;
 /// How long the replicas of a key have to answer before they are asked again.
 const ANSWER_MS: u64 = 2_000;
@@ -36,7 +43,10 @@ pub(crate) struct Doubts {
     /// The keys whose replicas are being asked, by the number of the operation.
     asking: BTreeMap<u64, RecordKey>,
     replacing: BTreeMap<CommitId, RecordKey>,
-    /// A key waits for a generation that is later than its doubt, and nobody is making one durable.
+    partitions: partitions::Partitions,
+    /// Those of which nobody has been told yet.
+    entered: Vec<Partition>,
+    /// Something waits for a generation that is later than its doubt, and nobody is making one durable.
     wants_generation: bool,
 }
 
@@ -112,7 +122,11 @@ impl Doubts {
     /// A record is damaged. Nothing changes for a key that is in doubt already: what is stored under it does not
     /// count in any case until it is replaced.
     pub(crate) fn enter(&mut self, key: &RecordKey, context: &mut Context<'_>) {
-        if self.keys.contains_key(key) || self.keys.len() >= DOUBTS_MAX {
+        if self.keys.contains_key(key) {
+            return;
+        }
+        if self.keys.len() >= DOUBTS_MAX {
+            self.enter_whole(context.partition(key), context);
             return;
         }
         let doubted =
@@ -142,6 +156,7 @@ impl Doubts {
                 doubted.stage = Stage::Raising;
             }
         }
+        self.raise_of_partitions_began();
     }
 
     /// It is durable and in force, and all links of the one before are closed.
@@ -152,6 +167,7 @@ impl Doubts {
                 self.due.insert((now_ms, key.clone()));
             }
         }
+        self.raised_for_partitions();
     }
 
     /// A peer can be reached again: what waits need not wait longer.
@@ -308,6 +324,7 @@ impl Doubts {
         let is_ours = |key: &RecordKey| context.layout.is_replica(context.partition(key), context.me);
         self.keys.retain(|key, doubted| is_ours(key) || matches!(doubted.stage, Stage::Replacing));
         self.due.retain(|(_, key)| self.keys.contains_key(key));
+        self.partitions.retain(|partition, _| context.layout.is_replica(*partition, context.me));
     }
 
     /// Ends the attempts to heal keys that are under way; others begin when their time comes.
@@ -322,14 +339,14 @@ impl Doubts {
         self.replacing.values()
     }
 
-    /// The partitions that have keys in doubt.
+    /// The partitions that are in doubt, or have keys that are.
     pub(crate) fn partitions(&self, of: PartitionCount) -> BTreeSet<Partition> {
-        self.keys.keys().map(|key| key.partition(of)).collect()
+        self.keys.keys().map(|key| key.partition(of)).chain(self.partitions.keys().copied()).collect()
     }
 
-    /// True if a key of this partition is in doubt.
+    /// True if this partition, or a key of it, is in doubt.
     pub(crate) fn concern(&self, partition: Partition, of: PartitionCount) -> bool {
-        self.keys.keys().any(|key| key.partition(of) == partition)
+        self.cover(partition) || self.keys.keys().any(|key| key.partition(of) == partition)
     }
 
     /// The link to a node is gone, or (`restarted`) it is known as a later generation: an attempt that hangs on what

@@ -10,7 +10,7 @@ use crate::causal::OperationId;
 use crate::id::{Epoch, Generation, Lineage, NodeId};
 use crate::layout::Layout;
 use crate::message::{Header, Hello, Message, Page, Refusal, ScanRange};
-use crate::partition::RecordKey;
+use crate::partition::{Partition, RecordKey};
 use crate::paxos::Votes;
 use crate::peers::{LinkRefusal, PeerIdentities};
 use crate::quorum::{Consistency, Durability};
@@ -187,6 +187,11 @@ pub enum Alarm {
     DamagedRecord { key: RecordKey },
     /// What other replicas hold has taken the place of a damaged record.
     Healed { key: RecordKey },
+    /// Something of this partition cannot be read, or more is damaged than can be kept in mind: this replica is in doubt
+    /// for all of it.
+    DoubtedPartition { partition: Partition },
+    /// What enough other replicas hold of it is merged, and all that is held can be read.
+    HealedPartition { partition: Partition },
     /// A peer has seen a later start of our data directory, or another process that uses a copy of it: the disk was
     /// rolled back or cloned. It is set aside by now, and this process has to end.
     StaleGeneration { peer: NodeId },

@@ -13,10 +13,12 @@ mod links;
 mod machines;
 mod recovering;
 mod status;
+mod uncleared;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::budget::Budget;
+use crate::clearing::Clearing;
 pub use crate::context::Settings;
 use crate::context::{Context, EffectIds};
 use crate::coordinator::Coordinator;
@@ -150,6 +152,9 @@ pub struct Node {
     changing: Option<Changing>,
     /// What of other partitions is to go.
     leaving: Option<Leaving>,
+    /// What could not be cleared, and is tried again from this moment on.
+    clearing_again: Option<Clearing>,
+    clear_again_at_ms: u64,
     /// What others have sent under layouts that are not in force here yet.
     ahead: Ahead,
     votes: Votes,
@@ -201,6 +206,8 @@ impl Node {
             giving: Giving::default(),
             changing: None,
             leaving: None,
+            clearing_again: None,
+            clear_again_at_ms: now.mono_ms,
             ahead: Ahead::default(),
             votes,
             proposing: None,
@@ -234,6 +241,9 @@ impl Node {
         node.serve(now, &mut Vec::new(), |machines, context| {
             machines.hints.begin_epoch(context);
             machines.transfer.begin(context);
+            for partition in machines.transfer.uncleared().clone() {
+                machines.replica.doubt_partition(partition, context);
+            }
         });
         node.begin_leaving(now);
         node
@@ -306,7 +316,8 @@ impl Node {
         let stamps =
             stamps.filter(|_| self.saves.values().all(|save| !matches!(save, PendingSave::Ceiling(_))));
         let changing = self.changing.as_ref().and_then(Changing::next_wakeup_ms);
-        let moving = self.membership.serving().and_then(|layout| {
+        let is_moving = |layout: &&Layout| layout.is_moving() || self.transfer.is_healing();
+        let moving = self.membership.serving().filter(is_moving).and_then(|layout| {
             let standing = layout.is_moving().then_some(self.told_standing.1);
             let transfer = self.transfer.next_wakeup_ms(self.budget.ready_at_ms());
             let has_room = self.replica.pages_given() < READ_AT_ONCE_MAX;
@@ -319,8 +330,8 @@ impl Node {
         let hints =
             self.membership.serving().and_then(|_| self.hints.next_wakeup_ms(&self.peers, &self.budget));
         let deadline = self.coordinator.next_deadline_ms();
-        let leaving = self.leaving_wakeup_ms();
-        [announce, stamps, deadline, raise, heal, hints, changing, moving, leaving, proposing]
+        let (leaving, uncleared) = (self.leaving_wakeup_ms(), self.uncleared_wakeup_ms());
+        [announce, stamps, deadline, raise, heal, hints, changing, moving, leaving, uncleared, proposing]
             .into_iter()
             .flatten()
             .min()
@@ -478,6 +489,7 @@ impl Node {
         });
         self.go_on_moving(now, effects);
         self.go_on_leaving(now, effects);
+        self.go_on_clearing_again(now, effects);
         self.go_on_proposing(now, effects);
     }
 
@@ -491,7 +503,7 @@ impl Node {
             for (peer, restarted) in nodes {
                 node.replica.doubts.lose(*peer, *restarted, context);
                 node.hints.lost(*peer);
-                node.transfer.lose(*peer, now.mono_ms);
+                node.transfer.lose(*peer, *restarted, now.mono_ms);
                 node.giving.lose(*peer);
             }
             node.coordinator.lose(nodes, context);

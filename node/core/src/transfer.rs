@@ -9,7 +9,15 @@
 //! second source holds has come from the first, and a replica that stays one has nearly all. What is taken over is
 //! merged like any repair, and is on disk before the pass goes on behind it, as is what was held already. How far each
 //! pass has come is kept on disk as well, now and then.
+//!
+//! A partition that is in doubt as a whole ([`crate::doubt`]) is merged anew in the same way, whether or not data moves:
+//! from as many others, this node not among them.
+//!
+//! Nothing is done before this process has read all that it holds of the partition itself. A pass does that by the way;
+//! what a process of before has merged is looked through once more. So what came into doubt before a start, or has
+//! rotted since, is met before this node says that it is whole.
 
+mod healing;
 mod pass;
 mod sources;
 
@@ -41,6 +49,10 @@ const PAGE_RECORDS: u32 = 128;
 const ANSWER_MS: u64 = 5_000;
 /// The pause after a refusal or a silence.
 const PAUSE_MS: u64 = 250;
+/// The same where what was merged could not be written, for what is there is damaged.
+const HEAL_PAUSE_MS: u64 = 2_000;
+/// The pause before a stretch that could not be read is read again.
+const LOOK_AGAIN_MS: u64 = 15_000;
 /// How often progress is saved.
 const SAVE_EVERY_MS: u64 = 1_000;
 /// What a record of a page costs beside its key and value: to read it there, to look what is held and to make it durable
@@ -55,6 +67,9 @@ pub struct Merges {
     /// The phase's first epoch: in any other phase, this says nothing.
     pub phase: Epoch,
     pub partitions: BTreeMap<Partition, Merge>,
+    /// Partitions that may hold something from before this node became a replica of them, for that could not be cleared,
+    /// in whatever phase. Nothing is merged into these, and nothing of them counts.
+    pub uncleared: BTreeSet<Partition>,
 }
 
 /// What a node has merged of one partition.
@@ -92,6 +107,14 @@ pub(crate) struct Transfer {
     /// Of which the last page was not the same as ours, so that the next may not be either.
     differing: BTreeSet<Partition>,
     paused: BTreeMap<Partition, u64>,
+    /// Partitions in doubt of which nobody may be asked yet, those that are merged anew, and those of which that is done.
+    barred: BTreeSet<Partition>,
+    healing: BTreeSet<Partition>,
+    healed: Vec<Partition>,
+    /// Up to which key this process has read what it holds; `None`: all of it.
+    seen: BTreeMap<Partition, Option<RecordKey>>,
+    /// What it read last of these could not be read.
+    unread: BTreeSet<Partition>,
     sources: Sources,
     save_at_ms: Option<u64>,
     status: TransferStatus,
@@ -110,21 +133,24 @@ impl Transfer {
         self.passes.clear();
         self.operations.clear();
         self.paused.clear();
+        self.healing.clear();
+        self.barred.clear();
         self.sources = Sources::default();
         self.differing.clear();
         let layout = context.layout;
         let is_of_this_phase =
             self.merges.phase == layout.phase_since || is_on(Mutant::MergesOutliveTheirPhase);
         if !is_of_this_phase {
-            self.merges = Merges { phase: layout.phase_since, partitions: BTreeMap::new() };
+            self.merges.partitions.clear();
         }
+        self.merges.uncleared.retain(|partition| layout.is_replica(*partition, context.me));
         self.merges.phase = layout.phase_since;
         let takes_over = |partition: &Partition| {
             layout.has_to_merge(*partition) && layout.ring().is_replica(*partition, context.me)
         };
         let all: Vec<_> = layout.partitions.all().filter(takes_over).collect();
         self.status.partitions = all.len();
-        self.open = all.into_iter().filter(|partition| !self.is_merged(*partition, context)).collect();
+        self.open = all.into_iter().filter(|partition| !self.is_done(*partition, context)).collect();
         self.begun = (context.now.mono_ms, self.open.len());
         self.save_at_ms = None;
     }
@@ -133,7 +159,7 @@ impl Transfer {
         let left = self.open.len();
         let (begun_ms, open_then) = self.begun;
         let elapsed_ms = now_ms.saturating_sub(begun_ms);
-        let done = (open_then - left) as u64;
+        let done = open_then.saturating_sub(left) as u64;
         let remaining_ms = elapsed_ms.saturating_mul(left as u64).checked_div(done).filter(|_| left > 0);
         TransferStatus { done: self.status.partitions - left, remaining_ms, ..self.status }
     }
@@ -155,9 +181,13 @@ impl Transfer {
 
     fn is_merged(&self, partition: Partition, context: &Context<'_>) -> bool {
         let old = context.layout.source_ring().replicas(partition);
-        let is_merged = |node: NodeId| {
-            node == context.me
-                || self.merges.partitions.get(&partition).is_some_and(|merge| merge.sources.contains(&node))
+        let is_salvaged = context.layout.salvaged.contains_key(&partition);
+        let counts_itself = is_salvaged || !self.healing.contains(&partition);
+        let is_merged = |node: NodeId| match node == context.me {
+            true => counts_itself,
+            false => {
+                self.merges.partitions.get(&partition).is_some_and(|merge| merge.sources.contains(&node))
+            }
         };
         if let Some(sources) = context.layout.salvaged.get(&partition) {
             let is_enough = |node: &NodeId| is_merged(*node) || context.layout.is_lost(*node);
@@ -167,11 +197,15 @@ impl Transfer {
         merged + usize::from(is_on(Mutant::OneFewerIsMerged)) >= others_of_a_quorum(old.len())
     }
 
+    fn is_done(&self, partition: Partition, context: &Context<'_>) -> bool {
+        self.is_merged(partition, context) && self.seen.get(&partition) == Some(&None)
+    }
+
     pub(crate) fn next_wakeup_ms(&self, ready_at_ms: u64) -> Option<u64> {
         let due = self.passes.values().map(|pass| pass.due_ms).min();
         let has_room = self.passes.len() < PASSES_MAX;
-        let waiting = self.open.iter().filter(|partition| !self.passes.contains_key(partition));
-        let next = waiting.map(|partition| self.paused.get(partition).copied().unwrap_or(0)).min();
+        let waiting = self.wanted().filter(|partition| !self.passes.contains_key(partition));
+        let next = waiting.map(|partition| self.paused.get(&partition).copied().unwrap_or(0)).min();
         let next = next.filter(|_| has_room).map(|from_ms| from_ms.max(ready_at_ms));
         [due, next, self.save_at_ms].into_iter().flatten().min()
     }
@@ -211,7 +245,7 @@ impl Transfer {
             }
             self.pause(partition, now_ms);
         }
-        for partition in self.open.iter().copied().collect::<Vec<_>>() {
+        for partition in self.wanted().collect::<Vec<_>>() {
             if self.passes.len() >= PASSES_MAX || !context.budget.allows(now_ms, context.busy) {
                 break;
             }
@@ -230,6 +264,9 @@ impl Transfer {
     /// Asks a source for its next page: the one of the pass under way, or one that is not merged yet.
     fn ask(&mut self, partition: Partition, operation: u64, context: &mut Context<'_>) {
         self.paused.remove(&partition);
+        if self.is_merged(partition, context) {
+            return self.look(partition, operation, context);
+        }
         let merge = self.merges.partitions.entry(partition).or_default();
         let is_open = |node: NodeId| {
             node != context.me
@@ -282,21 +319,23 @@ impl Transfer {
         self.passes.insert(partition, Pass { source, operation, due_ms, range, stage });
     }
 
-    /// True if this was read for us.
-    pub(crate) fn reads(&self, load: LoadId) -> bool {
-        self.reading(load).is_some()
-    }
-
-    fn reading(&self, load: LoadId) -> Option<Partition> {
+    /// The partition for which this was read, if it was for us.
+    pub(crate) fn reads(&self, load: LoadId) -> Option<Partition> {
         let mut passes = self.passes.iter();
-        let pass = passes.find(|(_, pass)| matches!(pass.stage, Stage::Reading(reading) if reading == load));
-        pass.map(|(partition, _)| *partition)
+        passes.find(|(_, pass)| pass.reads(load)).map(|(partition, _)| *partition)
     }
 
     /// This is what this node holds of a page.
     pub(crate) fn read(&mut self, load: LoadId, holding: Holding, context: &mut Context<'_>) {
-        let Some(partition) = self.reading(load) else { return };
+        let Some(partition) = self.reads(load) else { return };
         context.budget.spend(COMPARED_BYTES * holding.each.len());
+        if self.passes.get(&partition).is_some_and(|pass| matches!(pass.stage, Stage::Looking(_))) {
+            self.end_pass(partition);
+            if self.unread.contains(&partition) {
+                self.paused.insert(partition, context.now.mono_ms + LOOK_AGAIN_MS);
+            }
+            return self.close_if_done(partition, context);
+        }
         self.ask_source(partition, (holding, self.differing.contains(&partition)), context);
     }
 
@@ -399,7 +438,12 @@ impl Transfer {
         }
         let (source, operation) = (*source, *operation);
         if page.has_failed {
-            return self.pause(partition, context.now.mono_ms);
+            self.pause(partition, context.now.mono_ms);
+            if self.healing.contains(&partition) {
+                // What is damaged heals key by key, and that takes longer.
+                self.paused.insert(partition, context.now.mono_ms + HEAL_PAUSE_MS);
+            }
+            return;
         }
         let behind = page.until.clone();
         self.operations.remove(&operation);
@@ -413,23 +457,38 @@ impl Transfer {
         merge.pass = None;
         merge.sources.insert(source);
         self.differing.remove(&partition);
-        if self.is_merged(partition, context) {
+        self.close_if_done(partition, context);
+    }
+
+    fn close_if_done(&mut self, partition: Partition, context: &Context<'_>) {
+        if self.is_done(partition, context) {
             self.open.remove(&partition);
+            if self.healing.remove(&partition) {
+                self.healed.push(partition);
+            }
         }
     }
 
-    /// The link to a node is gone, or it is known as a later generation.
-    pub(crate) fn lose(&mut self, node: NodeId, now_ms: u64) {
+    /// The link to a node is gone, or (`restarted`) it is known as a later generation: what heals a partition is then
+    /// merged from it once more, for whoever has said it may have been a copy of that node.
+    pub(crate) fn lose(&mut self, node: NodeId, restarted: bool, now_ms: u64) {
+        if restarted {
+            self.merge_again(node, now_ms);
+        }
         let lost = self.passes.iter().filter(|(_, pass)| pass.source == node && pass.is_asking());
         for partition in lost.map(|(partition, _)| *partition).collect::<Vec<_>>() {
             self.pause(partition, now_ms);
         }
     }
 
-    fn pause(&mut self, partition: Partition, now_ms: u64) {
+    fn end_pass(&mut self, partition: Partition) {
         if let Some(pass) = self.passes.remove(&partition) {
             self.operations.remove(&pass.operation);
         }
+    }
+
+    fn pause(&mut self, partition: Partition, now_ms: u64) {
+        self.end_pass(partition);
         self.paused.insert(partition, now_ms + PAUSE_MS);
     }
 }

@@ -318,20 +318,118 @@ fn a_scan_is_refused_where_it_would_speak_of_a_key_in_doubt() {
     }
 }
 
-#[test]
-fn a_stretch_that_cannot_be_read_refuses_its_scan_and_dooms_no_key() {
-    let mut bench = Bench::new();
-    let key = key_of("k");
+/// A peer asks for a page of the partition of a key, of which a stretch cannot be read; returns what follows.
+fn meet_what_cannot_be_read(bench: &mut Bench, key: &str) -> Vec<Effect> {
     let range = ScanRange {
-        partition: key.partition(layout_of(3).partitions),
+        partition: key_of(key).partition(layout_of(3).partitions),
         prefix: encoded_prefix("default", b"").unwrap(),
         after: None,
         limit: 10,
     };
     let call = bench.call();
     let effects = bench.frame(A, Message::Scan { call, range, held: None });
-    let effects = bench.step(Event::Scanned { load: load_in(&effects), page: Err(NoPage::Unreadable) });
-    assert!(is_refused_in_doubt(&effects) && raise_in(&effects).is_none(), "{effects:?}");
+    bench.step(Event::Scanned { load: load_in(&effects), page: Err(NoPage::Unreadable) })
+}
+
+/// Some 20 seconds go by. What this node reads of itself is as given, and of others these say that they hold nothing.
+fn merge(bench: &mut Bench, own: &Result<Page, NoPage>, others: &[NodeId]) -> Vec<Effect> {
+    let until_ms = bench.now_ms + 20_000;
+    let mut seen = Vec::new();
+    while bench.now_ms < until_ms && bench.node.next_wakeup_ms().is_some() {
+        let mut effects = bench.tick();
+        while let Some(effect) = (!effects.is_empty()).then(|| effects.remove(0)) {
+            let more = match &effect {
+                Effect::Scan { load, .. } => bench.step(Event::Scanned { load: *load, page: own.clone() }),
+                Effect::Send { header, message: Message::Scan { call, .. }, .. }
+                    if others.contains(&header.to) =>
+                {
+                    let (call, outcome) = (*call, ScanOutcome::Page(Page::default()));
+                    bench.frame(header.to, Message::ScanAnswer { call, outcome, noted: Vec::new() })
+                }
+                _ => Vec::new(),
+            };
+            effects.extend(more);
+            seen.push(effect);
+        }
+    }
+    seen
+}
+
+fn is_healed(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Alarm(Alarm::HealedPartition { .. })))
+}
+
+/// A key of another partition than that of this one.
+fn elsewhere(key: &str) -> String {
+    let partition = |key: &str| key_of(key).partition(layout_of(3).partitions);
+    (0..).map(|n| format!("k{n}")).find(|other| partition(other) != partition(key)).unwrap()
+}
+
+#[test]
+fn a_stretch_that_cannot_be_read_is_doubt_of_its_whole_partition() {
+    let mut bench = Bench::new();
+    let (waiting, _) = bench.read("k");
+    let effects = meet_what_cannot_be_read(&mut bench, "k");
+    let partition = key_of("k").partition(layout_of(3).partitions);
+    assert!(effects.contains(&Effect::Alarm(Alarm::DoubtedPartition { partition })));
+    let refused =
+        messages(&effects).into_iter().filter(|message| message.refusal() == Some(Refusal::InDoubt));
+    assert_eq!(refused.count(), 2, "the page, and the read {waiting:?} that was under way: {effects:?}");
+    assert_eq!(raise_in(&effects).unwrap().1, 2);
+    for effects in [bench.read("k").1, bench.write("k", 5, Durability::Synced).1] {
+        assert!(is_refused_in_doubt(&effects) && effects.len() == 1, "without a look: {effects:?}");
+    }
+    assert!(matches!(bench.read(&elsewhere("k")).1[..], [Effect::Load { .. }]));
+    let status = bench.node.status(Now::default());
+    assert_eq!(status.doubted_wholly, [(partition, 0)]);
+    assert!(status.doubted_partitions.contains(&partition));
+}
+
+#[test]
+fn a_partition_in_doubt_counts_again_once_enough_others_are_merged_and_all_of_it_can_be_read() {
+    let whole = Ok(Page::default());
+    let mut bench = Bench::new();
+    let effects = meet_what_cannot_be_read(&mut bench, "k");
+    assert!(!is_healed(&merge(&mut bench, &whole, &[A, B])), "over links of before");
+    let (save, _) = raise_in(&effects).unwrap();
+    bench.step(Event::Saved { save });
+    bench.link(A, 7);
+    assert!(!is_healed(&merge(&mut bench, &whole, &[A])), "of three, both others have to be merged");
+    bench.link(B, 7);
+    assert!(!is_healed(&merge(&mut bench, &Err(NoPage::Unreadable), &[A, B])), "it still cannot be read");
+    assert!(is_refused_in_doubt(&bench.read("k").1));
+    assert!(is_healed(&merge(&mut bench, &whole, &[])), "nobody is asked again");
+    assert!(matches!(bench.read("k").1[..], [Effect::Load { .. }]));
+    assert_eq!(bench.node.status(Now::default()).doubted_wholly, []);
+}
+
+#[test]
+fn who_is_known_as_a_later_generation_is_merged_once_more() {
+    let mut bench = Bench::new();
+    let effects = meet_what_cannot_be_read(&mut bench, "k");
+    bench.step(Event::Saved { save: raise_in(&effects).unwrap().0 });
+    bench.link(A, 7);
+    merge(&mut bench, &Ok(Page::default()), &[A]);
+    bench.link(A, 8);
+    bench.link(B, 7);
+    assert!(!is_healed(&merge(&mut bench, &Ok(Page::default()), &[B])));
+    assert!(is_healed(&merge(&mut bench, &Ok(Page::default()), &[A])));
+}
+
+#[test]
+fn beyond_so_many_keys_the_partition_of_the_next_is_in_doubt() {
+    let mut bench = Bench::new();
+    for n in 0..16_384 {
+        bench.damage(&format!("k{n}"));
+    }
+    assert_eq!((bench.doubted(), bench.node.status(Now::default()).doubted_wholly.len()), (16_384, 0));
+    bench.damage("one more");
+    let partition = key_of("one more").partition(layout_of(3).partitions);
+    assert_eq!(bench.node.status(Now::default()).doubted_wholly, [(partition, 0)]);
+    let other = (0..).map(|n| format!("other{n}"));
+    let other =
+        other.into_iter().find(|key| key_of(key).partition(layout_of(3).partitions) == partition).unwrap();
+    assert!(is_refused_in_doubt(&bench.read(&other).1), "another key of that partition");
 }
 
 #[test]

@@ -11,6 +11,9 @@ use crate::output::{bytes, print_json, print_line, table};
 use crate::survey::{self, Survey};
 use crate::transfer::{self, Progress, with_names};
 
+/// How many of a node's partitions in doubt the status names.
+const PARTITIONS_NAMED_MAX: usize = 8;
+
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct StatusReport {
@@ -96,6 +99,10 @@ struct NodeReport {
     doubted_keys: u32,
     /// Some of those, the oldest first.
     doubted: Vec<DoubtReport>,
+    /// The partitions in which it counts for nothing, since something of them cannot be read.
+    doubted_partitions: Vec<u32>,
+    /// Kept of a node that its directory is not any more.
+    set_aside_bytes: u64,
     hints: HintReport,
 }
 
@@ -169,8 +176,11 @@ fn status_lines(report: &StatusReport, survey: &Survey) -> String {
         ("Nodes", format!("{} of {} serving", report.members_serving, report.members)),
         ("Partitions", format!("{} of {} available", report.partitions_available, report.partitions)),
     ];
-    let doubts = survey.answers.iter().filter(|answer| answer.status.doubted_keys > 0);
-    let doubts = doubts.map(|answer| ("In doubt", doubt_line(&answer.status)));
+    let statuses = survey.answers.iter().map(|answer| &answer.status);
+    let doubts = statuses.clone().filter(|status| status.doubted_keys > 0);
+    let doubts = doubts.map(|status| ("In doubt", doubt_line(status)));
+    let unreadable = statuses.filter(|status| !status.doubted_partitions.is_empty());
+    let doubts = doubts.chain(unreadable.map(|status| ("In doubt", partitions_line(status))));
     let lines: Vec<_> = lines
         .into_iter()
         .chain(report.transfer.iter().flat_map(transfer_lines))
@@ -222,6 +232,22 @@ fn doubt_line(status: &NodeStatus) -> String {
     }
 }
 
+/// In which partitions a node counts for nothing, and what ends that.
+fn partitions_line(status: &NodeStatus) -> String {
+    let numbers = status.doubted_partitions.iter().map(|doubted| doubted.partition.to_string());
+    let numbers: Vec<_> = numbers.take(PARTITIONS_NAMED_MAX).collect();
+    let seconds = status.doubted_partitions.iter().map(|doubted| doubted.doubted_ms / 1_000).max();
+    format!(
+        "{}, all of {} partitions ({}{}) for up to {} s: something of them cannot be read there; if that does not \
+         end by itself, replace the node",
+        status.name,
+        status.doubted_partitions.len(),
+        numbers.join(", "),
+        if numbers.len() < status.doubted_partitions.len() { ", …" } else { "" },
+        seconds.unwrap_or_default(),
+    )
+}
+
 pub(crate) async fn nodes(globals: &Globals) -> Result<(), Failure> {
     let survey = survey::ask_all(globals).await?;
     let reports = match survey.layout().await? {
@@ -268,6 +294,8 @@ fn report_node(status: &NodeStatus, layout: Option<&Layout>) -> NodeReport {
         disk_full: status.disk.full,
         doubted_keys: status.doubted_keys,
         doubted: status.doubted.iter().map(report_doubt).collect(),
+        doubted_partitions: status.doubted_partitions.iter().map(|doubted| doubted.partition).collect(),
+        set_aside_bytes: status.disk.set_aside_bytes,
         hints: report_hints([&status.hints]),
     }
 }
@@ -301,6 +329,8 @@ fn report_unreachable(survey: &Survey, layout: &Layout, node: NodeId) -> NodeRep
         disk_full: false,
         doubted_keys: 0,
         doubted: Vec::new(),
+        doubted_partitions: Vec::new(),
+        set_aside_bytes: 0,
         hints: HintReport::default(),
     }
 }

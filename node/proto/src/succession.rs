@@ -141,11 +141,15 @@ pub fn merges_to_wire(merges: &Merges) -> v1::Merges {
             after: after.cloned().unwrap_or_default(),
         }
     };
-    v1::Merges { phase: merges.phase.0, partitions: merges.partitions.iter().map(merge).collect() }
+    v1::Merges {
+        phase: merges.phase.0,
+        partitions: merges.partitions.iter().map(merge).collect(),
+        uncleared: merges.uncleared.iter().map(|partition| partition.0.into()).collect(),
+    }
 }
 
 pub fn merges_from_wire(merges: v1::Merges) -> Result<Merges, WireError> {
-    let v1::Merges { phase, partitions } = merges;
+    let v1::Merges { phase, partitions, uncleared } = merges;
     let merge = |wire: v1::PartitionMerge| {
         let v1::PartitionMerge { partition: number, sources, source, after } = wire;
         let nodes = sources.iter().map(|source| node("sources", source));
@@ -160,7 +164,8 @@ pub fn merges_from_wire(merges: v1::Merges) -> Result<Merges, WireError> {
         ))
     };
     let partitions = partitions.into_iter().map(merge).collect::<Result<_, _>>()?;
-    Ok(Merges { phase: Epoch(phase), partitions })
+    let uncleared = uncleared.into_iter().map(partition).collect::<Result<_, _>>()?;
+    Ok(Merges { phase: Epoch(phase), partitions, uncleared })
 }
 
 #[cfg(test)]
@@ -181,7 +186,11 @@ mod tests {
             (Partition(2), Merge { sources: BTreeSet::new(), pass: Some((NODE, None)) }),
             (Partition(4_095), Merge { sources: BTreeSet::from([NODE]), pass: None }),
         ];
-        let merges = Merges { phase: Epoch(3), partitions: partitions.into_iter().collect() };
+        let merges = Merges {
+            phase: Epoch(3),
+            partitions: partitions.into_iter().collect(),
+            uncleared: BTreeSet::from([Partition(5)]),
+        };
         assert_eq!(merges_from_wire(merges_to_wire(&merges)), Ok(merges));
     }
 

@@ -233,7 +233,11 @@ impl Turn {
             Err(ScanError::Damaged(key)) => Ok(Err(NoPage::Damaged(key))),
             Err(ScanError::Unreadable(error)) => {
                 if self.unreadable.insert(range.partition) {
-                    error!(partition = %range.partition, %error, "a stretch of the storage engine cannot be read");
+                    error!(
+                        partition = %range.partition,
+                        %error,
+                        "a stretch of the storage engine cannot be read"
+                    );
                 }
                 Ok(Err(NoPage::Unreadable))
             }
@@ -287,6 +291,13 @@ fn report(alarm: &Alarm) -> Result<(), CoreError> {
         }
         Alarm::DamagedRecord { key } => error!(?key, "a stored record failed its checksum"),
         Alarm::Healed { key } => info!(?key, "a damaged record was healed from other replicas"),
+        Alarm::DoubtedPartition { partition } => error!(
+            %partition,
+            "this node counts for nothing in a partition, which it merges anew: what it holds there cannot all be read"
+        ),
+        Alarm::HealedPartition { partition } => {
+            info!(%partition, "a partition was healed from other replicas")
+        }
         Alarm::StaleGeneration { peer } => return Err(CoreError::SetAside(*peer)),
         Alarm::Departed { epoch } => return Err(CoreError::Departed(*epoch)),
     }

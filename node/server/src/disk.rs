@@ -1,4 +1,5 @@
-//! The disk guard: watches how full the data directory's disk is and tells the core when writes have to stop.
+//! The disk guard: watches how full the data directory's disk is and tells the core when writes have to stop. What the
+//! directory keeps of a node that it is not any more goes before that.
 //!
 //! What the engine will need for its next flush counts as used: it has to be there when that time comes.
 
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystore_core::effect::Event;
+use keystore_core::node::NodeState;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +16,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Storage;
 use crate::handle::CoreHandle;
-use crate::storage::{DiskUsage, EngineError, EngineSize, Storage as Engine};
+use crate::storage::{DiskUsage, EngineError, EngineSize, Keeping, SetAside, Storage as Engine};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -23,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub struct DiskUse {
     pub space: DiskUsage,
     pub engine: EngineSize,
+    /// How much of what is used is kept of a node that this directory is not any more: it goes when it is in the way.
+    pub set_aside_bytes: u64,
     /// How much of what is available the engine's next flush will take.
     pub reserve_bytes: u64,
     /// True past the hard limit: client writes are refused.
@@ -41,6 +45,8 @@ pub struct DiskGuard {
     engine: Arc<dyn Engine>,
     soft_percent: u8,
     hard_percent: u8,
+    keeping: Keeping,
+    set_aside: Option<SetAside>,
     is_warned: bool,
     shown: watch::Sender<DiskUse>,
 }
@@ -48,12 +54,20 @@ pub struct DiskGuard {
 impl DiskGuard {
     /// Looks once before anything is served.
     pub fn new(data_dir: PathBuf, engine: Arc<dyn Engine>, storage: &Storage) -> Result<Self, EngineError> {
-        let found = look(&data_dir, &*engine, storage.hard_limit_percent)?;
+        let set_aside = SetAside::of(&data_dir)?;
+        let found = look(&data_dir, &*engine, (storage.hard_limit_percent, set_aside))?;
+        let keeping = Keeping {
+            soft_percent: storage.soft_limit_percent,
+            hard_percent: storage.hard_limit_percent,
+            keep: Duration::from_secs(u64::from(storage.set_aside_keep_hours) * 3_600),
+        };
         Ok(Self {
             data_dir,
             engine,
             soft_percent: storage.soft_limit_percent,
             hard_percent: storage.hard_limit_percent,
+            keeping,
+            set_aside,
             is_warned: false,
             shown: watch::Sender::new(found),
         })
@@ -72,13 +86,31 @@ impl DiskGuard {
                 () = cancelled.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            let (path, engine, hard_percent) =
-                (self.data_dir.clone(), Arc::clone(&self.engine), self.hard_percent);
-            match tokio::task::spawn_blocking(move || look(&path, &*engine, hard_percent)).await {
+            let (path, engine) = (self.data_dir.clone(), Arc::clone(&self.engine));
+            let known = (self.hard_percent, self.set_aside);
+            match tokio::task::spawn_blocking(move || look(&path, &*engine, known)).await {
                 Ok(Ok(found)) => self.follow(found, &core),
                 Ok(Err(error)) => error!(%error, "cannot tell how full the disk is"),
                 Err(error) => error!(%error, "cannot tell how full the disk is"),
             }
+            self.clear_set_aside(core.view().state == NodeState::Serving).await;
+        }
+    }
+
+    /// What was set aside goes once it is in the way, or old.
+    async fn clear_set_aside(&mut self, is_serving: bool) {
+        let Some(set_aside) = self.set_aside else { return };
+        let used_percent = self.shown.borrow().used_percent();
+        let Some(why) = set_aside.obstacle(self.keeping, used_percent, is_serving) else { return };
+        let path = self.data_dir.clone();
+        let bytes = set_aside.bytes;
+        match tokio::task::spawn_blocking(move || SetAside::remove(&path)).await {
+            Ok(Ok(())) => {
+                info!(bytes, why, "what was set aside is removed");
+                self.set_aside = None;
+            }
+            Ok(Err(error)) => warn!(%error, why, "what was set aside cannot be removed"),
+            Err(error) => warn!(%error, why, "what was set aside cannot be removed"),
         }
     }
 
@@ -108,10 +140,15 @@ impl DiskGuard {
     }
 }
 
-fn look(data_dir: &Path, engine: &dyn Engine, hard_percent: u8) -> Result<DiskUse, EngineError> {
+fn look(
+    data_dir: &Path,
+    engine: &dyn Engine,
+    (hard_percent, set_aside): (u8, Option<SetAside>),
+) -> Result<DiskUse, EngineError> {
     let reserve_bytes = engine.reserve_bytes();
-    let mut found =
-        DiskUse { space: DiskUsage::of(data_dir)?, engine: engine.size()?, reserve_bytes, full: false };
+    let set_aside_bytes = set_aside.map_or(0, |set_aside| set_aside.bytes);
+    let (space, engine) = (DiskUsage::of(data_dir)?, engine.size()?);
+    let mut found = DiskUse { space, engine, set_aside_bytes, reserve_bytes, full: false };
     found.full = found.used_percent() >= hard_percent;
     Ok(found)
 }

@@ -56,6 +56,12 @@ impl Collector for Gauges {
             None,
             view.doubted_keys as u64,
         )?;
+        gauge(
+            "doubted_partitions",
+            "Partitions of which something cannot be read, so that this node counts for nothing there",
+            None,
+            view.doubted_wholly.len() as u64,
+        )?;
         gauge("peer_links", "Links to other members that are up", None, view.connected.len() as u64)?;
         gauge(
             "peer_links_open",
@@ -73,7 +79,7 @@ impl Collector for Gauges {
 
 impl Gauges {
     fn encode_disk(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let DiskUse { space, engine, reserve_bytes, full } = *self.about.disk.borrow();
+        let DiskUse { space, engine, set_aside_bytes, reserve_bytes, full } = *self.about.disk.borrow();
         let bytes = [
             (
                 "storage_disk_size",
@@ -82,6 +88,11 @@ impl Gauges {
             ),
             ("storage_disk_available", "Free to this node on that file system", space.available),
             ("storage_disk_reserve", "Of that, what the engine's next flush will take", reserve_bytes),
+            (
+                "storage_set_aside",
+                "Kept of a node that this data directory is not any more; it goes when it is in the way",
+                set_aside_bytes,
+            ),
             ("storage_engine_disk", "Size of the engine's files", engine.disk_bytes),
             (
                 "storage_engine_memory",

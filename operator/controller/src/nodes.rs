@@ -63,7 +63,7 @@ impl NodeClient for GrpcNodes {
             return Err(NodeError::Stranger { asked: node.pod.clone(), answered: status.name });
         }
         let linked = status.peers.iter().filter(|peer| peer.connected);
-        let DiskStatus { total_bytes, available_bytes, full: _ } = status.disk;
+        let DiskStatus { total_bytes, available_bytes, full: _, set_aside_bytes } = status.disk;
         Ok(NodeAnswer {
             connected: linked.map(|peer| peer.node).collect(),
             transfer: Transfer {
@@ -71,7 +71,7 @@ impl NodeClient for GrpcNodes {
                 partitions_done: status.transfer.partitions_done,
                 waits_for: status.transfer.waits_for,
             },
-            disk: (total_bytes > 0).then_some(Disk { total_bytes, available_bytes }),
+            disk: (total_bytes > 0).then_some(Disk { total_bytes, available_bytes, set_aside_bytes }),
             node: status.node,
             actor: status.actor,
             version: status.version,

@@ -82,6 +82,8 @@ pub struct Transfer {
 pub struct Disk {
     pub total_bytes: u64,
     pub available_bytes: u64,
+    /// Of what is in use, what the node will free when it needs the space.
+    pub set_aside_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,7 +27,9 @@ pub(crate) fn find_lack_of_space(
         (disk.total_bytes > 0 && disk.total_bytes / 2 <= asked).then_some(disk)
     };
     let holders = owners(roster.layout.source_ring());
-    let used = |disk: Disk| u128::from(disk.total_bytes.saturating_sub(disk.available_bytes));
+    // What a node keeps of one that it is not any more is not to be moved, and goes when it is in the way.
+    let free = |disk: Disk| disk.available_bytes.saturating_add(disk.set_aside_bytes);
+    let used = |disk: Disk| u128::from(disk.total_bytes.saturating_sub(free(disk)));
     let all_used: u128 = holders.iter().filter_map(|node| disk(*node)).map(used).sum();
     let staying = wanted.iter().filter_map(|ordinal| roster.live(*ordinal));
     let smallest = staying.filter_map(|member| disk(member.node)).map(|disk| disk.total_bytes).min()?;

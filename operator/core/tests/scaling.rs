@@ -382,14 +382,15 @@ fn a_replaced_node_is_shown_once_and_as_what_it_is() {
 #[test]
 fn data_that_does_not_fit_onto_fewer_nodes_stays_where_it_is() {
     let five = layout_of(5, 5);
-    let with = |total: u64, available: u64| {
+    let with_set_aside = |total: u64, available: u64, set_aside_bytes: u64| {
         let mut observed = seen(&five, 5);
         for answer in observed.answers.values_mut() {
             let Answer::Here(answer) = answer else { continue };
-            answer.disk = Some(Disk { total_bytes: total, available_bytes: available });
+            answer.disk = Some(Disk { total_bytes: total, available_bytes: available, set_aside_bytes });
         }
         plan_of(&wanting(3), &observed)
     };
+    let with = |total: u64, available: u64| with_set_aside(total, available, 0);
     let gib = 1 << 30;
     let plan = with(gib, gib * 4 / 10);
     assert_eq!(next(&plan), "rest, held for InsufficientSpace, 5 pods");
@@ -400,6 +401,11 @@ fn data_that_does_not_fit_onto_fewer_nodes_stays_where_it_is() {
          spec.replicas higher, or delete data"
     );
     assert_eq!(next(&with(gib, gib / 2)), "Moving, to epoch 5 of 5, 5 pods");
+    assert_eq!(
+        next(&with_set_aside(gib, gib * 4 / 10, gib / 10)),
+        "Moving, to epoch 5 of 5, 5 pods",
+        "what is set aside goes when it is in the way"
+    );
     assert_eq!(
         next(&with(100 * gib, gib)),
         "Moving, to epoch 5 of 5, 5 pods",

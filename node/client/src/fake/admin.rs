@@ -20,8 +20,12 @@ pub(super) struct FakeAdmin {
 }
 
 /// What a node has on its disk: 1 MiB for each of 16 partitions.
-const DISK: v1::DiskStatus =
-    v1::DiskStatus { total_bytes: 1 << 30, available_bytes: (1 << 30) - (16 << 20), full: false };
+const DISK: v1::DiskStatus = v1::DiskStatus {
+    total_bytes: 1 << 30,
+    available_bytes: (1 << 30) - (16 << 20),
+    full: false,
+    set_aside_bytes: 0,
+};
 
 pub(super) fn status(own: &Own, shared: &Shared) -> v1::GetStatusResponse {
     let state = shared.state(own.node);

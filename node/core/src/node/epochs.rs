@@ -267,6 +267,7 @@ impl Node {
         self.changing = Some(Changing::new(layout, partitions, recovery));
         // What is being dropped of other partitions comes before anything that is done under that layout.
         self.leaving = None;
+        self.clearing_again = None;
         self.serve(now, effects, |node, context| node.replica.doubts.stop_asking(context));
     }
 
@@ -295,6 +296,10 @@ impl Node {
             clearing.go_on(now.mono_ms, &mut self.effect_ids, effects);
             if clearing.is_done() {
                 self.counters.records_cleared += clearing.cleared();
+                // On disk before the layout is: nothing of these counts under it.
+                if let Some(state) = self.transfer.note_uncleared(&cleared, clearing.unreadable()) {
+                    self.save(PendingSave::Merges, state, effects);
+                }
                 let state = SavedState::Layout { layout: layout.clone(), decided: recovery.is_none() };
                 self.save(PendingSave::Layout, state, effects);
                 stage = Stage::Saving;
@@ -321,6 +326,13 @@ impl Node {
             return true;
         }
         let ids = (now.mono_ms, &mut self.effect_ids);
+        if let Some(clearing) = &mut self.clearing_again
+            && clearing.scanned(load, page, ids, effects)
+        {
+            self.note_cleared_again(now, effects);
+            return true;
+        }
+        let ids = (now.mono_ms, &mut self.effect_ids);
         let Some(left) = self.leaving.as_mut() else { return false };
         let is_ours = left.clearing.scanned(load, page, ids, effects);
         self.note_left();
@@ -341,8 +353,17 @@ impl Node {
             return true;
         }
         let ids = (now.mono_ms, &mut self.effect_ids);
+        if let Some(clearing) = &mut self.clearing_again
+            && clearing.committed(commit, outcome, ids, effects)
+        {
+            self.note_cleared_again(now, effects);
+            return true;
+        }
+        let ids = (now.mono_ms, &mut self.effect_ids);
         let Some(left) = self.leaving.as_mut() else { return false };
-        left.clearing.committed(commit, outcome, ids, effects)
+        let is_ours = left.clearing.committed(commit, outcome, ids, effects);
+        self.note_left();
+        is_ours
     }
 
     /// The layout is on disk: from now on it is the one that this node belongs to.
@@ -365,6 +386,12 @@ impl Node {
             node.hints.begin_epoch(context);
             node.transfer.begin(context);
             node.giving.begin_epoch();
+            for partition in node.transfer.uncleared().clone() {
+                node.replica.doubt_partition(partition, context);
+            }
+            let doubts = &node.replica.doubts;
+            doubts.covered(0).for_each(|(partition, _)| node.transfer.forget(partition, context));
+            doubts.healing().for_each(|partition| node.transfer.heal(partition));
         });
     }
 
@@ -415,7 +442,8 @@ impl Node {
 
     /// Takes over what others hold, and tells how far that is.
     pub(super) fn go_on_moving(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if !self.membership.serving().is_some_and(Layout::is_moving) {
+        let is_moving = self.membership.serving().is_some_and(Layout::is_moving);
+        if !is_moving && !self.transfer.is_healing() {
             return;
         }
         let mut state = None;
@@ -426,7 +454,7 @@ impl Node {
             self.save(PendingSave::Merges, state, effects);
         }
         let (told, at_ms) = &self.told_standing;
-        if *at_ms > now.mono_ms {
+        if *at_ms > now.mono_ms || !is_moving {
             return;
         }
         let standing = self.standing();

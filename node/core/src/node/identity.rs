@@ -24,6 +24,7 @@ impl Node {
 
     /// Makes a new generation durable if one is wanted, and does what is due for keys in doubt.
     pub(super) fn raise_generation(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.tell_of_doubts(now, effects);
         if self.wants_generation() && now.mono_ms >= self.raise_from_ms {
             let is_calm = now.mono_ms >= self.raise_from_ms + RAISE_CALM_MS;
             let doubled_ms = (self.raise_pause_ms * 2).clamp(RAISE_PAUSE_MS.0, RAISE_PAUSE_MS.1);
@@ -53,6 +54,23 @@ impl Node {
         }
     }
 
+    /// What was merged of a partition before it came into doubt says nothing, and what was merged after ends it.
+    fn tell_of_doubts(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let entered = self.replica.doubts.take_entered();
+        let healed = self.transfer.take_healed();
+        if entered.is_empty() && healed.is_empty() {
+            return;
+        }
+        self.serve(now, effects, |node, context| {
+            for partition in entered {
+                node.transfer.forget(partition, context);
+            }
+            for partition in healed {
+                node.replica.doubts.leave_whole(partition, context);
+            }
+        });
+    }
+
     /// A new generation is durable. What we said as the one before counts neither here nor, once they have noted it,
     /// elsewhere.
     pub(super) fn raised(&mut self, generation: Generation, now: Now, effects: &mut Vec<Effect>) {
@@ -67,6 +85,7 @@ impl Node {
         }
         self.lose(&lost, now, effects);
         self.replica.doubts.raised(now.mono_ms);
+        self.replica.doubts.healing().for_each(|partition| self.transfer.heal(partition));
     }
 
     /// A peer speaks of later generations than we have heard of. What is later than our own we never were: the peer

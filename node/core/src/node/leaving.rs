@@ -84,6 +84,7 @@ impl Node {
         self.budget.spend(RECORD_BYTES * usize::try_from(gone).unwrap_or(usize::MAX));
         self.counters.records_left += gone;
         if clearing.is_done() {
+            // What could not be read of them takes up its space, until the next layout or start at the least.
             self.leaving = None;
         }
     }

@@ -33,24 +33,35 @@ impl Machines<'_> {
         if record.is_err() {
             self.replica.doubt(&key, context);
         }
-        let record = if self.replica.doubts.contains(&key) { Err(Damaged) } else { record };
+        let doubts = &self.replica.doubts;
+        let is_doubted = doubts.contains(&key) || doubts.cover(context.partition(&key));
+        let record = if is_doubted { Err(Damaged) } else { record };
         let call = self.coordinator.next_number();
         self.hints.loaded(load, record, call, context);
     }
 
     pub(super) fn scanned(&mut self, load: LoadId, page: Result<Page, NoPage>, context: &mut Context<'_>) {
-        if !self.transfer.reads(load) {
+        let Some(partition) = self.transfer.reads(load) else {
             self.replica.scanned(load, page, context);
             return self.give(context);
-        }
-        if let Err(NoPage::Damaged(key)) = &page {
-            self.replica.doubt(key, context);
-        }
-        let (until, mut entries) = match page {
-            Ok(page) => (page.last_if_cut().cloned(), page.entries),
-            // Nobody knows what is there: all that others have is sent.
-            Err(_) => (None, Vec::new()),
         };
+        let (seen, (until, mut entries)) = match page {
+            Ok(page) => {
+                let until = page.last_if_cut().cloned();
+                (Some(until.clone()), (until, page.entries))
+            }
+            // Nobody knows what is there: all that others have is sent.
+            Err(damage) => {
+                self.replica.meet(damage.clone(), partition, context);
+                // All before a damaged record was read, and it is in doubt by itself.
+                let seen = match damage {
+                    NoPage::Damaged(key) => self.replica.doubts.contains(&key).then_some(Some(key)),
+                    NoPage::Unreadable => None,
+                };
+                (seen, (None, Vec::new()))
+            }
+        };
+        self.transfer.note_seen(load, seen);
         // Of what may be lost, nothing is held.
         if !is_on(Mutant::TheDoubtfulIsHeld) {
             entries.retain(|(key, _)| !self.replica.doubts.contains(key));
@@ -68,14 +79,9 @@ impl Machines<'_> {
         }
     }
 
-    /// A replica of a salvaged partition counts for nothing before it has merged all that is left. What it merges it
-    /// writes itself.
-    fn refused_while_salvaging(
-        &self,
-        from: NodeId,
-        message: &Message,
-        context: &Context<'_>,
-    ) -> Option<Message> {
+    /// A replica counts for nothing of a partition that is in doubt as a whole, or of a salvaged one before it has merged
+    /// all that is left. What it merges it writes itself.
+    fn refused_in_doubt(&self, from: NodeId, message: &Message, context: &Context<'_>) -> Option<Message> {
         let partition = match message {
             Message::Write(write) if from == context.me && self.transfer.awaits(write.call.operation) => {
                 return None;
@@ -85,7 +91,9 @@ impl Machines<'_> {
         };
         let is_salvaging =
             context.layout.salvaged.contains_key(&partition) && !self.transfer.has_merged(partition);
-        is_salvaging.then(|| message.clone().refused(Refusal::InDoubt)).flatten()
+        (is_salvaging || self.replica.doubts.cover(partition))
+            .then(|| message.clone().refused(Refusal::InDoubt))
+            .flatten()
     }
 
     /// Returns what is news in an answer: nothing was concluded from it then, before that is taken in.
@@ -95,7 +103,7 @@ impl Machines<'_> {
             // The layout that it is under is on its way here, and all begins anew with that.
             return Vec::new();
         }
-        if let Some(refused) = self.refused_while_salvaging(from, &message, context) {
+        if let Some(refused) = self.refused_in_doubt(from, &message, context) {
             context.send(from, refused);
             return Vec::new();
         }

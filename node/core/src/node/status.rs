@@ -48,8 +48,10 @@ pub struct Status<'a> {
     pub doubted_keys: usize,
     /// Those that have been in doubt for the longest time, at most [`DOUBTS_NAMED_MAX`], and for how many milliseconds.
     pub doubted: Vec<(RecordKey, u64)>,
-    /// The partitions that these keys are of.
+    /// The partitions that these keys are of, and those that are in doubt as a whole.
     pub doubted_partitions: BTreeSet<Partition>,
+    /// The partitions that are in doubt as a whole, for something of them cannot be read, and for how many milliseconds.
+    pub doubted_wholly: Vec<(Partition, u64)>,
     pub hints: HintStatus,
     /// The latest epoch that each member has acknowledged, as far as this node has heard.
     pub fences: BTreeMap<NodeId, Epoch>,
@@ -84,6 +86,7 @@ impl Node {
             doubted: self.replica.doubts.oldest(DOUBTS_NAMED_MAX, now.mono_ms),
             doubted_partitions: layout
                 .map_or_else(BTreeSet::new, |layout| self.replica.doubts.partitions(layout.partitions)),
+            doubted_wholly: self.replica.doubts.covered(now.mono_ms).collect(),
             hints: self.hints.status(),
             fences: self.fences(),
             transfer: self.transfer.status(now.mono_ms),

@@ -7,7 +7,7 @@ use crate::held::Held;
 use crate::id::NodeId;
 use crate::message::{Call, Message, Page, Refusal, ScanOutcome, ScanRange};
 use crate::mutant::{Mutant, is_on};
-use crate::partition::RecordKey;
+use crate::partition::{Partition, RecordKey};
 use crate::record::Record;
 use crate::transfer::{COMPARED_BYTES, RECORD_BYTES};
 
@@ -59,7 +59,8 @@ impl Replica {
         };
         let outcome = match page {
             Ok(page)
-                if self.doubts.touch(&range, page.last_if_cut(), context)
+                if (self.doubts.cover(range.partition)
+                    || self.doubts.touch(&range, page.last_if_cut(), context))
                     && !is_on(Mutant::ScansSpeakOfKeysInDoubt) =>
             {
                 ScanOutcome::Refused(Refusal::InDoubt)
@@ -72,9 +73,7 @@ impl Replica {
                 }
             }
             Err(damage) => {
-                if let NoPage::Damaged(key) = damage {
-                    self.doubt(&key, context);
-                }
+                self.meet(damage, range.partition, context);
                 ScanOutcome::Refused(Refusal::InDoubt)
             }
         };
@@ -121,9 +120,20 @@ impl Replica {
                 self.doubt(&key, context);
                 return self.salvage(from, call, ScanRange { limit: 1, ..range }, context);
             }
-            Err(_) => ScanOutcome::Refused(Refusal::InDoubt),
+            Err(NoPage::Unreadable) => {
+                self.doubt_partition(range.partition, context);
+                ScanOutcome::Refused(Refusal::InDoubt)
+            }
         };
         let noted = context.noted(range.partition);
         context.send(from, Message::ScanAnswer { call, outcome, noted });
+    }
+
+    /// A page of this partition could not be read.
+    pub(crate) fn meet(&mut self, damage: NoPage, partition: Partition, context: &mut Context<'_>) {
+        match damage {
+            NoPage::Damaged(key) => self.doubt(&key, context),
+            NoPage::Unreadable => self.doubt_partition(partition, context),
+        }
     }
 }

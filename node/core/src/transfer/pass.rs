@@ -23,6 +23,8 @@ pub(super) struct Pass {
 pub(super) enum Stage {
     /// What this node holds is being read.
     Reading(LoadId),
+    /// The same, and nobody is asked for it: all others are merged.
+    Looking(LoadId),
     /// The source was asked: with one digest of all that is held, or with one of each.
     Asking { holding: Holding, says_each: bool },
     /// What has come is not on disk yet.
@@ -51,6 +53,10 @@ impl Pass {
     /// True if the source is to answer.
     pub(super) fn is_asking(&self) -> bool {
         matches!(self.stage, Stage::Asking { .. })
+    }
+
+    pub(super) fn reads(&self, load: LoadId) -> bool {
+        matches!(self.stage, Stage::Reading(reading) | Stage::Looking(reading) if reading == load)
     }
 
     /// Names what the source is asked for, each time anew.

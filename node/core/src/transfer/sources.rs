@@ -45,6 +45,11 @@ impl Sources {
         self.left_off.insert((partition, source), after);
     }
 
+    /// All passes of a partition begin anew.
+    pub(super) fn forget(&mut self, partition: Partition) {
+        self.left_off.retain(|(of, _), _| *of != partition);
+    }
+
     /// Behind which key a pass goes on.
     pub(super) fn resume(&mut self, partition: Partition, source: NodeId) -> Option<RecordKey> {
         self.left_off.remove(&(partition, source)).flatten()

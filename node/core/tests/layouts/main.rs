@@ -11,3 +11,4 @@ mod linked;
 mod membership;
 mod moving;
 mod succession;
+mod unreadable;

@@ -177,7 +177,8 @@ impl World {
     /// What a machine has lost is replaced, or was not lost after all.
     pub(crate) fn is_whole_again(&mut self, n: usize) {
         let machine = &self.machines[n];
-        let is_whole = !machine.disk.has_damage() && machine.in_doubt.is_empty();
+        let is_in_doubt = !machine.in_doubt.is_empty() || !machine.partitions_in_doubt.is_empty();
+        let is_whole = !machine.disk.has_damage() && !is_in_doubt;
         if is_whole && !machine.disk.is_log_damaged && !machine.is_stale {
             self.hurt.remove(&n);
         }

@@ -280,7 +280,9 @@ impl World {
 
     /// A replica that has called a record damaged says nothing of it before it is healed.
     fn check_undoubted(&mut self, n: usize, key: &RecordKey) {
-        if self.machines[n].in_doubt.contains(key) {
+        let partition = key.partition(self.layout.partitions);
+        let machine = &self.machines[n];
+        if machine.in_doubt.contains(key) || machine.partitions_in_doubt.contains(&partition) {
             let what = format!("machine {n} speaks of {key:?}, for which it is in doubt");
             self.violate(Violation::new(Checker::InDoubtSaysNothing, key, what));
         }
@@ -403,6 +405,10 @@ impl World {
         };
         if let Some(key) = self.machines[n].in_doubt.iter().find(is_in).cloned() {
             self.check_undoubted(n, &key);
+        }
+        if self.machines[n].partitions_in_doubt.contains(&range.partition) {
+            let what = format!("machine {n} shows a page of {}, for which it is in doubt", range.partition);
+            self.violate(Violation::of_the_world(Checker::InDoubtSaysNothing, what));
         }
         for (key, record) in entries {
             self.check_visible(n, key, |stored| stored == record);

@@ -144,7 +144,10 @@ impl World {
             let Some(node) = &machine.node else { return (0, 0) };
             let status = node.status(machine.now(self.now_ms));
             let left = status.hints.targets.iter().filter(|(node, _)| !is_gone(node));
-            (left.map(|(_, (hints, _))| hints).sum::<usize>(), status.doubted_keys)
+            (
+                left.map(|(_, (hints, _))| hints).sum::<usize>(),
+                status.doubted_keys + status.doubted_wholly.len(),
+            )
         };
         members.map(left).fold((0, 0), |sum, left| (sum.0 + left.0, sum.1 + left.1))
     }

@@ -360,6 +360,13 @@ impl World {
                 }
                 self.is_whole_again(n);
             }
+            Alarm::DoubtedPartition { partition } => {
+                self.machines[n].partitions_in_doubt.insert(partition);
+            }
+            Alarm::HealedPartition { partition } => {
+                self.machines[n].partitions_in_doubt.remove(&partition);
+                self.is_whole_again(n);
+            }
             // A rolled-back or cloned disk, set aside by now: the process ends.
             Alarm::StaleGeneration { .. } => {
                 self.coverage.count(Path::StaleGenerationRefused);

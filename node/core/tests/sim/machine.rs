@@ -70,6 +70,8 @@ pub(crate) struct Machine {
     pub(crate) damaged: BTreeSet<RecordKey>,
     /// Keys that its process has called damaged, and not healed since.
     pub(crate) in_doubt: BTreeSet<RecordKey>,
+    /// Partitions that it has called doubtful as a whole, and not healed since.
+    pub(crate) partitions_in_doubt: BTreeSet<Partition>,
     /// Partitions that could not be read when it last tried.
     pub(crate) unread: BTreeSet<Partition>,
     pub(crate) taking_over: TakingOver,
@@ -137,6 +139,7 @@ impl Machine {
             heard: BTreeMap::new(),
             damaged: BTreeSet::new(),
             in_doubt: BTreeSet::new(),
+            partitions_in_doubt: BTreeSet::new(),
             unread: BTreeSet::new(),
             taking_over: TakingOver::default(),
             started: Started::default(),
@@ -238,6 +241,7 @@ impl World {
         machine.heard.clear();
         machine.damaged.clear();
         machine.in_doubt.clear();
+        machine.partitions_in_doubt.clear();
         machine.unread.clear();
         machine.taking_over.forget();
         machine.accepted = None;

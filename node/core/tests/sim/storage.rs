@@ -69,6 +69,10 @@ impl World {
         let acknowledged = self.machines[n].disk.state.membership.as_ref().map(|(layout, _)| layout.epoch);
         let Some(save) = self.machines[n].disk.finish_save() else { return };
         self.check_emptiness(n, acknowledged.unwrap_or_default());
+        let machine = &mut self.machines[n];
+        if let Some((layout, _)) = &machine.disk.state.membership {
+            machine.partitions_in_doubt.retain(|partition| layout.is_replica(*partition, id));
+        }
         let generation = self.machines[n].disk.state.generation;
         if generation > before {
             self.count_raised(n, id, generation);
@@ -85,12 +89,13 @@ impl World {
                 }
             }
             Err(NoPage::Damaged(key)) => drop(self.machines[n].damaged.insert(key.clone())),
-            Err(NoPage::Unreadable) => self.is_whole_again(n),
+            Err(NoPage::Unreadable) => {}
         }
-        match page.is_ok() {
-            true => self.machines[n].unread.remove(&range.partition),
-            false => self.machines[n].unread.insert(range.partition),
-        };
+        if page.is_err() {
+            self.machines[n].unread.insert(range.partition);
+        } else if self.machines[n].unread.remove(&range.partition) {
+            self.is_whole_again(n);
+        }
         let mut page = page?;
         if page.entries.len() > 1 && self.rng.chance(20) {
             // As if its records were so long that no more of them fit into a page.

@@ -66,6 +66,7 @@ pub struct Storage {
     pub sync_interval_ms: u64,
     pub soft_limit_percent: u8,
     pub hard_limit_percent: u8,
+    pub set_aside_keep_hours: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,6 +203,7 @@ impl Default for Config {
                 sync_interval_ms: 200,
                 soft_limit_percent: 90,
                 hard_limit_percent: 98,
+                set_aside_keep_hours: 7 * 24,
             },
             limits: Limits::default(),
             consistency: Levels { read: Level::Quorum, write: Level::Quorum },

@@ -55,6 +55,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting!(storage.sync_interval_ms, "ms", "how often periodic writes are synced"),
     setting!(storage.soft_limit_percent, "percent", "use of the disk from which a warning is logged"),
     setting!(storage.hard_limit_percent, "percent", "use of the disk from which client writes are refused"),
+    setting!(storage.set_aside_keep_hours, "hours", "how long a data directory keeps what it held as a node that has departed, or was rolled back or cloned; it goes before that once the disk is as full as storage.soft_limit_percent says"),
     setting!(limits.requests, "count", "client requests under way here before more are refused"),
     setting!(limits.request_bytes, "bytes", "what client requests under way here hold before more are refused: a write its value, a read 16384 until its size is known"),
     setting!(limits.writes, "count", "replicated writes under way here before more are refused; at most half of what may wait for the log, 8192"),

@@ -4,7 +4,7 @@ use keystore_core::effect::{Answer, InitRefusal, ProposalError};
 use keystore_core::id::{Epoch, NodeId};
 use keystore_core::layout::{Layout, Member};
 use keystore_core::node::{HintStatus, NodeState};
-use keystore_core::partition::RecordKey;
+use keystore_core::partition::{Partition, RecordKey};
 use keystore_core::recovery::RecoveryRefusal;
 use keystore_core::transfer::TransferStatus;
 use keystore_proto::admin::node_state_to_wire;
@@ -53,6 +53,7 @@ impl AdminService {
             total_bytes: disk.space.total,
             available_bytes: disk.space.available,
             full: disk.full,
+            set_aside_bytes: disk.set_aside_bytes,
         }
     }
 
@@ -83,6 +84,7 @@ impl AdminService {
             doubted: view.doubted.iter().map(doubted_key).collect(),
             hints: Some(hint_status(&view.hints)),
             transfer: Some(transfer_status(view)),
+            doubted_partitions: view.doubted_wholly.iter().map(doubted_partition).collect(),
         }
     }
 }
@@ -243,6 +245,10 @@ fn transfer_status(view: &View) -> v1::TransferStatus {
         records_held,
         remaining_ms,
     }
+}
+
+fn doubted_partition((partition, doubted_ms): &(Partition, u64)) -> v1::DoubtedPartition {
+    v1::DoubtedPartition { partition: partition.0.into(), doubted_ms: *doubted_ms }
 }
 
 fn doubted_key((key, doubted_ms): &(RecordKey, u64)) -> v1::DoubtedKey {

@@ -32,7 +32,7 @@ use super::state::{self, Kind, StateError};
 const LOG: &str = "log";
 const ENGINE: &str = "engine";
 /// What a node held that has departed, or whose disk was rolled back or is a copy: the latest such.
-const AWAY: &str = "set-aside.d";
+pub(super) const AWAY: &str = "set-aside.d";
 const MOVING_AWAY: &str = "set-aside.d.new";
 /// What mkfs leaves in the root of a volume.
 const LOST_AND_FOUND: &str = "lost+found";

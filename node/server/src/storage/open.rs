@@ -18,6 +18,7 @@ use super::buffered_engine::BufferedEngine;
 use super::checkpoint::Checkpoints;
 use super::counters::Counters;
 use super::data_dir::{DataDir, States};
+use super::disk_usage::DiskUsage;
 use super::engine::{EngineError, EngineKind, Storage};
 use super::error::{FatalError, OpenError};
 use super::file;
@@ -26,10 +27,14 @@ use super::log::{self, CommitLog, Position, ReadError};
 use super::lsm_engine::{self, LsmEngine};
 use super::memory_engine::MemoryEngine;
 use super::mutant::{Mutant, is_on};
+use super::set_aside::SetAside;
 use super::sled_engine::SledEngine;
 
 /// A segment takes at least the largest record twice, with its key and the headers.
 pub const SEGMENT_BYTES_MIN: u64 = 2 * (VALUE_BYTES_MAX as u64) + (64 << 10);
+
+/// What a start needs beside segments, at the least: below that, commits are refused.
+const START_BYTES: u64 = 32 << 20;
 
 /// How a data directory is used.
 #[derive(Debug, Clone)]
@@ -79,6 +84,7 @@ impl NodeStorage {
             let path = data_dir.path().display();
             tracing::warn!(%path, "this directory was set aside: a new node begins in it, what it held is kept in set-aside.d");
         }
+        make_room(&data_dir, options)?;
         let states = match data_dir.inspect()? {
             Some(states) => states,
             None => data_dir.create(options.new_identity.clone(), options.engine)?,
@@ -121,6 +127,18 @@ impl NodeStorage {
     pub fn counters(&self) -> Arc<Counters> {
         self.checkpoints.counters.clone()
     }
+}
+
+/// A start needs room for the log. What was set aside goes where it leaves none.
+fn make_room(data_dir: &DataDir, options: &Options) -> Result<(), OpenError> {
+    let path = data_dir.path();
+    let Some(SetAside { bytes, .. }) = SetAside::of(path)? else { return Ok(()) };
+    let available = DiskUsage::of(path)?.available;
+    if available < START_BYTES + 2 * options.segment_bytes {
+        tracing::warn!(bytes, available, "what was set aside is removed, it leaves no room for a start");
+        SetAside::remove(path)?;
+    }
+    Ok(())
 }
 
 fn check_owner(data_dir: &DataDir, states: &States, options: &Options) -> Result<(), OpenError> {

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use keystore_core::effect::Entry;
+use keystore_core::message::ScanRange;
+use keystore_core::partition::Partition;
 
 use super::contract::{self, Subject};
 use super::{contents, entry, key, memory_dir, put, record};
 use crate::storage::buffered_engine::BufferedEngine;
-use crate::storage::engine::{LoadError, Storage};
+use crate::storage::engine::{LoadError, ScanError, Storage};
 use crate::storage::item;
 use crate::storage::lsm_engine::{HIGHEST_KEY, LsmEngine};
 
@@ -138,10 +140,24 @@ fn a_block_that_cannot_be_read_is_damage_of_its_records() {
         }
     }
     assert!(found > 0 && !damaged.is_empty(), "{found} found, {damaged:?} damaged");
+    let unreadable = || (0..2_000).filter(|n| !is_scanned(&engine, *n)).count();
+    assert!(unreadable() > 0, "nobody knows whose records are in there");
     let healed = damaged.iter().map(|n| Entry::Replace { key: key(*n), record: Some(entry(*n, 9).1) });
     assert_eq!(engine.apply(&healed.collect::<Vec<_>>()).unwrap(), Vec::<usize>::new());
     engine.flush(2).unwrap();
     for n in damaged {
         assert_eq!(engine.load(&key(n)).unwrap(), Some(entry(n, 9).1));
+    }
+    assert!(unreadable() > 0, "a scan reads what is below, whatever is above: no write mends that");
+}
+
+/// False if a page of the key's slot cannot be read.
+fn is_scanned(engine: &Arc<dyn Storage>, n: u64) -> bool {
+    let slot = u32::from(key(n).slot());
+    let range = ScanRange { partition: Partition(0), prefix: Default::default(), after: None, limit: 100 };
+    match engine.scan(slot..slot + 1, &range) {
+        Ok(_) => true,
+        Err(ScanError::Unreadable(_)) => false,
+        Err(error) => panic!("{error}"),
     }
 }

@@ -73,7 +73,8 @@ fn votes() -> Votes {
 fn merges() -> Merges {
     let pass = Some((NodeId([8; 16]), Some(key(1))));
     let merge = Merge { sources: [NodeId([7; 16])].into(), pass };
-    Merges { phase: Epoch(4), partitions: [(Partition(3), merge), (Partition(4), Merge::default())].into() }
+    let partitions = [(Partition(3), merge), (Partition(4), Merge::default())].into();
+    Merges { phase: Epoch(4), partitions, uncleared: Default::default() }
 }
 
 fn checkpoint() -> Position {

@@ -1,0 +1,122 @@
+//! Partitions that are merged anew, for they are in doubt as a whole; and the look at what this node holds itself, without
+//! which no partition counts as merged.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::pass::{Pass, Stage};
+use super::{ANSWER_MS, PAGE_RECORDS, Transfer};
+use crate::context::Context;
+use crate::effect::{Effect, LoadId, SavedState};
+use crate::id::NodeId;
+use crate::message::ScanRange;
+use crate::partition::{Partition, RecordKey};
+
+impl Transfer {
+    /// This partition has come into doubt as a whole: what was merged before says nothing.
+    pub(crate) fn forget(&mut self, partition: Partition, context: &Context<'_>) {
+        self.end_pass(partition);
+        self.healing.remove(&partition);
+        self.barred.insert(partition);
+        self.seen.remove(&partition);
+        self.differing.remove(&partition);
+        self.sources.forget(partition);
+        if self.merges.partitions.remove(&partition).is_some() {
+            self.save_at_ms.get_or_insert(context.now.mono_ms);
+        }
+        let layout = context.layout;
+        if layout.has_to_merge(partition) && layout.ring().is_replica(partition, context.me) {
+            self.open.insert(partition);
+        }
+    }
+
+    /// Whoever is asked for it from now on has noted the generation since which this partition is in doubt.
+    pub(crate) fn heal(&mut self, partition: Partition) {
+        self.barred.remove(&partition);
+        self.healing.insert(partition);
+    }
+
+    /// The partitions that were merged anew since this was asked last.
+    pub(crate) fn take_healed(&mut self) -> Vec<Partition> {
+        std::mem::take(&mut self.healed)
+    }
+
+    pub(crate) fn is_healing(&self) -> bool {
+        !self.healing.is_empty()
+    }
+
+    /// What is left to be merged, or to be looked at.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = Partition> {
+        self.open.union(&self.healing).copied().filter(|partition| !self.is_barred(*partition))
+    }
+
+    fn is_barred(&self, partition: Partition) -> bool {
+        self.barred.contains(&partition) || self.merges.uncleared.contains(&partition)
+    }
+
+    pub(crate) fn uncleared(&self) -> &BTreeSet<Partition> {
+        &self.merges.uncleared
+    }
+
+    /// Of the partitions that were to be cleared, these could not be. What there is to be saved, if that is news.
+    pub(crate) fn note_uncleared(
+        &mut self,
+        tried: &BTreeSet<Partition>,
+        unreadable: &BTreeSet<Partition>,
+    ) -> Option<SavedState> {
+        let before = self.merges.uncleared.clone();
+        self.merges.uncleared.retain(|partition| !tried.contains(partition));
+        self.merges.uncleared.extend(unreadable);
+        (self.merges.uncleared != before).then(|| SavedState::Merges(self.merges.clone()))
+    }
+
+    /// A node is known as a later generation: whoever has said what heals a partition may have been a copy of it.
+    pub(super) fn merge_again(&mut self, node: NodeId, now_ms: u64) {
+        for partition in self.healing.clone() {
+            if let Some(merge) = self.merges.partitions.get_mut(&partition) {
+                merge.sources.remove(&node);
+                merge.pass.take_if(|(source, _)| *source == node);
+            }
+            self.sources.forget(partition);
+            if self.passes.get(&partition).is_some_and(|pass| pass.source == node) {
+                self.pause(partition, now_ms);
+            }
+        }
+    }
+
+    /// Enough is merged: reads on in what this node holds itself.
+    pub(super) fn look(&mut self, partition: Partition, operation: u64, context: &mut Context<'_>) {
+        let after = self.seen.get(&partition).cloned().flatten();
+        let range = ScanRange { partition, prefix: Bytes::new(), after, limit: PAGE_RECORDS };
+        let load = context.next_load();
+        context.effects.push(Effect::Scan { load, range: range.clone() });
+        self.operations.insert(operation, partition);
+        let (source, due_ms) = (context.me, context.now.mono_ms + ANSWER_MS);
+        self.passes.insert(partition, Pass { source, operation, due_ms, range, stage: Stage::Looking(load) });
+    }
+
+    /// A page was read up to this key, or (`Some(None)`) to the end; `None` if it could not be read.
+    pub(crate) fn note_seen(&mut self, load: LoadId, until: Option<Option<RecordKey>>) {
+        let Some(partition) = self.reads(load) else { return };
+        let Some(until) = until else {
+            self.unread.insert(partition);
+            self.seen.remove(&partition);
+            return;
+        };
+        self.unread.remove(&partition);
+        let Some(Pass { range, .. }) = self.passes.get(&partition) else { return };
+        let goes_on = match (&range.after, self.seen.get(&partition)) {
+            (_, Some(None)) => false,
+            (None, None) => true,
+            (Some(_), None) => false,
+            (after, Some(Some(seen))) => {
+                let is_behind = |key: &RecordKey| key.place() > seen.place();
+                !after.as_ref().is_some_and(is_behind) && until.as_ref().is_none_or(is_behind)
+            }
+        };
+        if goes_on {
+            self.seen.insert(partition, until.as_ref().map(RecordKey::detached));
+        }
+    }
+}
