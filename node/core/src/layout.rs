@@ -17,7 +17,9 @@ use crate::quorum::ReplicaSets;
 use crate::ring::{Ring, RingError};
 
 pub const REPLICATION_FACTOR_MAX: usize = 7;
-pub const MEMBERS_MAX: usize = 64;
+/// Twice as many as hold data in the largest cluster that the operator makes: each of them may be lost and still be a
+/// member when its successor joins.
+pub const MEMBERS_MAX: usize = 128;
 
 /// A node that belongs to the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,9 +30,9 @@ pub struct Member {
     pub name: String,
     /// The failure domain; empty where none is known.
     pub zone: String,
+    /// Its share of the data relative to others. 0: it holds none, and is given none before it is admitted anew.
     pub weight: u32,
     /// Dead for good, as somebody who can know has said: nobody waits for it any more, and it counts for nothing.
-    /// Its share of the data relative to others. 0: it holds none, and is given none before it is admitted anew.
     pub is_lost: bool,
 }
 

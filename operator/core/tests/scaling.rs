@@ -306,6 +306,22 @@ fn who_is_lost_and_stays_away_is_replaced_in_another_pod_until_its_own_is_back()
 }
 
 #[test]
+fn a_cluster_of_the_largest_size_has_room_for_whoever_takes_the_place_of_a_lost_node() {
+    let largest = u32::try_from(keystore_crds::REPLICAS_MAX).unwrap();
+    let full = fixtures::layout(fixtures::CLUSTER, largest);
+    let lost = full.next(&Change::Lose(BTreeSet::from([node(1)]))).unwrap();
+    let gone = |pods: u32| away(seen(&lost, pods), 1);
+    let resource = replacing(largest, &gone(largest), 0);
+    assert_eq!(next(&plan_at(&resource, &gone(largest), 30)), "StartingPods, 65 pods");
+    let plan = plan_at(&resource, &gone(largest + 1), 30);
+    assert_eq!(next(&plan), "Joining, to epoch 3 of 65, 65 pods");
+    let NodeStep::Propose(proposal) = plan.node_step else { panic!("no proposal") };
+    let joined = away(seen(&proposal.layout, largest + 1), 1);
+    assert_eq!(next(&plan_at(&resource, &joined, 30)), "Moving, to epoch 4 of 65, 65 pods");
+    assert_eq!(keystore_core::layout::MEMBERS_MAX, 2 * keystore_crds::REPLICAS_MAX, "all may be lost");
+}
+
+#[test]
 fn a_move_goes_on_without_a_node_that_is_lost_on_the_way_if_quorums_are_left() {
     let admitted = layout_of(3, 5);
     let members = admitted.members.clone();
