@@ -15,7 +15,7 @@ mod storage;
 pub use pod_template::{PodMetadata, PodSettings, PodTemplate};
 pub use spec::{
     ConfigSections, Consistency, ConsistencySpec, ImagePullPolicy, KeyStoreCluster, KeyStoreClusterSpec,
-    Keyspace, KeyspaceMode, Resources,
+    Keyspace, KeyspaceMode, REPLICAS_MAX, Resources,
 };
 pub use status::{
     ConditionType, KeyStoreClusterStatus, LayoutPhase, NodeState, NodeStatus, Operation, OperationKind,

@@ -14,6 +14,9 @@ use crate::pod_template::PodTemplate;
 use crate::status::KeyStoreClusterStatus;
 use crate::storage::StorageSpec;
 
+/// What `spec.replicas` can be at most. A layout has room for as many again, which may be lost at a time.
+pub const REPLICAS_MAX: usize = 64;
+
 /// Sections of the node configuration, each a free-form object in the form of the configuration file.
 pub type ConfigSections = BTreeMap<String, BTreeMap<String, serde_json::Value>>;
 
@@ -64,7 +67,7 @@ pub struct KeyStoreClusterSpec {
     /// How many storage nodes (pods) the cluster has. At creation it must not be below replicationFactor. It can be
     /// changed at any time, also while an earlier change runs: data moves before pods go, and after they came. A number
     /// below replicationFactor, or one onto which the data does not fit, is held (condition Stalled) until it is changed.
-    #[schemars(range(min = 1, max = 64))]
+    #[schemars(range(min = 1, max = REPLICAS_MAX))]
     #[serde(default = "default_replicas")]
     pub replicas: i32,
 

@@ -17,7 +17,9 @@ use crate::quorum::ReplicaSets;
 use crate::ring::{Ring, RingError};
 
 pub const REPLICATION_FACTOR_MAX: usize = 7;
-pub const MEMBERS_MAX: usize = 64;
+/// Twice as many as hold data in the largest cluster that the operator makes: each of them may be lost and still be a
+/// member when its successor joins.
+pub const MEMBERS_MAX: usize = 128;
 
 /// A node that belongs to the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,7 @@ pub struct Member {
     pub name: String,
     /// The failure domain; empty where none is known.
     pub zone: String,
+    /// Its share of the data relative to others. 0: it holds none, and is given none before it is admitted anew.
     pub weight: u32,
     /// Dead for good, as somebody who can know has said: nobody waits for it any more, and it counts for nothing.
     pub is_lost: bool,
@@ -117,7 +120,7 @@ pub enum LayoutError {
     MemberOrder,
     #[error("members {0} and {1} have the same actor")]
     SharedActor(NodeId, NodeId),
-    #[error("member {0} has weight 0")]
+    #[error("member {0} has weight 0, and cannot hold data")]
     NoWeight(NodeId),
     #[error("{0} is no member, or is lost, and cannot vote")]
     Voter(NodeId),
@@ -251,7 +254,7 @@ impl Layout {
     fn validate_members(&self) -> Result<(), LayoutError> {
         let mut actors = BTreeMap::new();
         for member in &self.members {
-            if member.weight == 0 {
+            if member.weight == 0 && self.rings().any(|ring| ring.owned(member.node) > 0) {
                 return Err(LayoutError::NoWeight(member.node));
             }
             if let Some(other) = actors.insert(member.actor, member.node) {

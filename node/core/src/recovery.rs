@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId};
-use crate::layout::{Layout, LayoutError, Phase};
+use crate::layout::{Layout, LayoutError, Member, Phase};
 use crate::partition::Partition;
 use crate::placement::fewest_first;
 use crate::quorum::Consistency;
@@ -78,10 +78,21 @@ impl Layout {
         if next.members.iter().all(|member| member.is_lost) {
             return Err(RecoveryError::NobodyIsLeft);
         }
+        next.keep_somebody();
         next.salvage(losses);
         next.elect(&BTreeSet::new());
         next.validate()?;
         Ok(next)
+    }
+
+    /// Where only members are left that were to go, they stay.
+    fn keep_somebody(&mut self) {
+        if self.members.iter().any(|member| !member.is_lost && member.weight > 0) {
+            return;
+        }
+        for member in self.members.iter_mut().filter(|member| !member.is_lost) {
+            member.weight = 1;
+        }
     }
 
     /// Gives each partition that has too few replicas to trust a ring of those that are left.
@@ -115,8 +126,8 @@ impl Layout {
             nodes.map(|node| Replica { node, since: since(node) }).collect()
         };
         let rings = self.rings().cloned().collect::<Vec<_>>();
-        let candidates: Vec<_> =
-            self.members.iter().filter(|member| !member.is_lost).map(|member| member.candidate()).collect();
+        let left_over = |member: &&Member| !member.is_lost && member.weight > 0;
+        let candidates: Vec<_> = self.members.iter().filter(left_over).map(Member::candidate).collect();
         // What is left of short partitions, filled up with whoever has the least.
         let mut lists: BTreeMap<_, _> =
             short.iter().map(|partition| (*partition, kept(*partition))).collect();

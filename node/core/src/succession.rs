@@ -25,7 +25,8 @@ use crate::ring::{Replica, Ring};
 pub enum Change {
     /// Begin to move the data to exactly these members; those who hold data now and are not named are to leave.
     Move { members: Vec<Member>, replication_factor: usize },
-    /// These nodes as well, or these other zones and weights of members; they hold nothing before data moves to them.
+    /// These nodes as well, or these other zones and weights of members; they hold nothing before data moves to them. A
+    /// member that is to go gets weight 0: no vote that is still to come out can give it data any more.
     Admit(Vec<Member>),
     /// The data has moved: the new ring stands alone.
     Finish,
@@ -66,6 +67,8 @@ pub enum SuccessionError {
     IsSalvaging,
     #[error("the rings do not follow from those in force")]
     Rings,
+    #[error("{0} cannot be given data: it has to be admitted first, with a weight")]
+    NotAdmitted(NodeId),
     #[error(
         "a replica that stays has another epoch since which it has been one, or a new one an earlier epoch than this"
     )]
@@ -180,6 +183,7 @@ impl Layout {
         if replication_factor > members.len() {
             return Err(LayoutError::ReplicationFactor(replication_factor).into());
         }
+        check_admitted(self, members.iter().map(|member| member.node))?;
         let candidates: Vec<_> = members.iter().map(Member::candidate).collect();
         let to = rearrange(from, &candidates, self.partitions, replication_factor, next.epoch);
         // Whoever is not named stays a member: it is read from until its data has moved.
@@ -267,6 +271,7 @@ fn which_step(now: &Layout, next: &Layout) -> Result<Step, SuccessionError> {
         (Phase::Stable(a), Phase::Joint { from, to }) if a == from && is_salvaged => {
             to.check_full(next.replication_factor).map_err(LayoutError::from)?;
             check_since(a, to, next.epoch)?;
+            check_admitted(now, to.iter().flat_map(|(_, replicas)| replicas).map(|replica| replica.node))?;
             Ok(Step::Begin)
         }
         (Phase::Joint { to, .. }, Phase::Stable(b)) if to == b && next.salvaged.is_empty() => {
@@ -288,6 +293,16 @@ fn check_since(from: &Ring, to: &Ring, epoch: Epoch) -> Result<(), SuccessionErr
     let all =
         to.iter().all(|(partition, replicas)| replicas.iter().all(|replica| is_right(partition, replica)));
     if all || is_on(Mutant::AnySinceIsLegal) { Ok(()) } else { Err(SuccessionError::Since) }
+}
+
+/// Data is given only to members, whom everybody is linked to, and not to those that are to go: a vote for a layout may
+/// come out when their disks are gone.
+fn check_admitted(now: &Layout, mut nodes: impl Iterator<Item = NodeId>) -> Result<(), SuccessionError> {
+    let is_admitted = |node: NodeId| now.member(node).is_some_and(|member| member.weight > 0);
+    match nodes.find(|node| !is_admitted(*node)) {
+        Some(node) => Err(SuccessionError::NotAdmitted(node)),
+        None => Ok(()),
+    }
 }
 
 fn check_keyspaces(now: &Layout, next: &Layout) -> Result<(), SuccessionError> {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bench::{ME, PEER, first_layout, header, key, layout_of, now, record, start};
 use keystore_core::effect::{Answer, Effect, Event, LinkId, RequestId, SavedState};
 use keystore_core::id::{Epoch, Incarnation, NodeId, Nonce};
-use keystore_core::layout::Layout;
+use keystore_core::layout::{Layout, Member};
 use keystore_core::message::{
     Call, Header, Hello, Message, Origin, Page, Refusal, ScanOutcome, ScanRange, Want, Write,
 };
@@ -372,4 +372,14 @@ fn fences_are_told_after_a_recovery_that_salvages_nothing() {
         _ => None,
     });
     assert_eq!(told, Some(layout.epoch), "{effects:?}");
+}
+
+#[test]
+fn a_recovery_gives_nothing_to_members_that_were_to_go_unless_nobody_else_is_left() {
+    let idle = Member { weight: 0, ..first_layout(5, 3).member(node(5)).unwrap().clone() };
+    let first = first_layout(4, 3).next(&Change::Admit(vec![idle])).unwrap();
+    let some = first.recovered(attempt(2), &lost([1, 2, 3])).unwrap();
+    assert_eq!((some.owned(node(5)), some.owned(node(4)) > 0), (0, true));
+    let last = first.recovered(attempt(2), &lost([1, 2, 3, 4])).unwrap();
+    assert_eq!((last.member(node(5)).unwrap().weight, last.owned(node(5))), (1, 16));
 }

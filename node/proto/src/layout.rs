@@ -182,7 +182,7 @@ impl TryFrom<v1::Member> for Member {
 fn index_of(node: NodeId, members: &[Member]) -> u32 {
     let index = members.iter().position(|member| member.node == node);
     let index = index.expect("a valid layout's replicas and voters are members");
-    u32::try_from(index).expect("a valid layout has at most 64 members")
+    u32::try_from(index).expect("a valid layout has few members")
 }
 
 fn ring_to_wire(ring: &Ring, members: &[Member]) -> Vec<v1::PartitionReplicas> {

@@ -296,7 +296,7 @@ fn report(alarm: &Alarm) -> Result<(), CoreError> {
             "this node counts for nothing in a partition, which it merges anew: what it holds there cannot all be read"
         ),
         Alarm::HealedPartition { partition } => {
-            info!(%partition, "a partition was healed from other replicas")
+            info!(%partition, "a partition was healed from other replicas");
         }
         Alarm::StaleGeneration { peer } => return Err(CoreError::SetAside(*peer)),
         Alarm::Departed { epoch } => return Err(CoreError::Departed(*epoch)),

@@ -158,4 +158,4 @@ pub(crate) fn known_pods(cluster: &KeyStoreCluster, names: &Names) -> u32 {
 }
 
 /// A status that was tampered with must not have thousands of pods asked.
-const PODS_MAX: u32 = 2 * keystore_core::layout::MEMBERS_MAX as u32;
+const PODS_MAX: u32 = keystore_core::layout::MEMBERS_MAX as u32;

@@ -3,8 +3,13 @@
 //! Pods come before members, members before data, and all of that in the other order on the way down. What is done next
 //! follows from the layout and from what nodes answer alone, so an operator that was away goes on where another one
 //! stopped, and a spec that changes in the middle is nothing special. Invariants: a pod is never taken away while its node
-//! holds a partition in a ring in force, nor before every member has acknowledged that; a member is given up only if
-//! another node answers in its pod; of two layouts one is proposed, and the store judges it again.
+//! holds a partition in a ring in force, nor before every member has acknowledged that, nor while a layout that may come
+//! next could give it any; a member is given up only if another node answers in its pod; of two layouts one is proposed,
+//! and the store judges it again.
+//!
+//! The next layout may be decided already, and nobody here know it: a proposer that died has left votes, and whatever is
+//! proposed later brings them out. So a member gets weight 0 before its pod goes. Once that is decided, what was voted for
+//! before can come no more, and nothing that follows gives data to a member without a weight, or to whoever is none.
 
 use std::collections::BTreeSet;
 
@@ -216,12 +221,17 @@ fn plan_dismissal(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
 
 /// Every pod that is to hold data needs a member.
 fn plan_admission(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
-    let is_missing = |ordinal: &u32| roster.live(*ordinal).is_none();
+    let is_missing = |ordinal: &u32| roster.live(*ordinal).is_none_or(|member| member.weight == 0);
     let missing: Vec<u32> = aim.ordinals.iter().copied().filter(is_missing).collect();
     if missing.is_empty() {
         return None;
     }
     let joins = |ordinal: u32| {
+        if let Some(member) = roster.live(ordinal) {
+            // It was about to go.
+            let is_there = roster.answer_at_home(member.node).is_some();
+            return is_there.then(|| Member { weight: 1, ..member.clone() });
+        }
         let answer = roster.stranger(ordinal)?;
         Some(Member {
             node: answer.node,
@@ -237,7 +247,7 @@ fn plan_admission(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
         let message = format!("{} join, without data yet", roster.pods(missing));
         return Some(Stage::change("Joining", message, Change::Admit(new)));
     }
-    let waited_for = missing.into_iter().filter(|ordinal| roster.stranger(*ordinal).is_none());
+    let waited_for = missing.into_iter().filter(|ordinal| joins(*ordinal).is_none());
     let message = format!("waiting for {} to answer as a new node", roster.pods(waited_for));
     Some(Stage::waiting("StartingPods", message))
 }
@@ -302,10 +312,26 @@ fn plan_removal(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
         return None;
     }
     let pods = roster.pods(surplus);
-    Some(match find_obstacle(roster, needed_pods(roster, aim)) {
-        Some(obstacle) => Stage::waiting("RemovingPods", format!("{pods} can go, but not before {obstacle}")),
-        None => Stage::waiting("RemovingPods", format!("{pods}: nothing is held there any more, pods go")),
-    })
+    let needed = needed_pods(roster, aim);
+    if let Some(obstacle) = find_obstacle(roster, needed) {
+        return Some(Stage::waiting("RemovingPods", format!("{pods} can go, but not before {obstacle}")));
+    }
+    let leavers: Vec<_> =
+        find_eligible(roster, needed).map(|member| Member { weight: 0, ..member.clone() }).collect();
+    if leavers.is_empty() {
+        let message = format!("{pods}: nothing is held there any more, pods go");
+        return Some(Stage::waiting("RemovingPods", message));
+    }
+    let message =
+        format!("{pods}: nothing is held there any more, and nothing can be moved there from now on");
+    Some(Stage::change("RemovingPods", message, Change::Admit(leavers)))
+}
+
+/// The members in pods from `needed` on to which the next layout could give data.
+fn find_eligible<'a>(roster: &Roster<'a>, needed: u32) -> impl Iterator<Item = &'a Member> {
+    let names = roster.names;
+    let members = roster.layout.members.iter().filter(|member| !member.is_lost && member.weight > 0);
+    members.filter(move |member| names.ordinal(&member.name).is_some_and(|ordinal| ordinal >= needed))
 }
 
 /// The pods that exist or are asked for, and those of members, and are not needed.
@@ -330,7 +356,9 @@ fn needed_pods(roster: &Roster<'_>, aim: &Aim) -> u32 {
 fn plan_replicas(roster: &Roster<'_>, aim: &Aim) -> u32 {
     let live = roster.observed.live_replicas().unwrap_or(0);
     let needed = needed_pods(roster, aim);
-    let may_go = !aim.is_held && find_obstacle(roster, needed).is_none();
+    let may_go = !aim.is_held
+        && find_obstacle(roster, needed).is_none()
+        && find_eligible(roster, needed).next().is_none();
     if may_go { needed } else { live.max(needed) }
 }
 

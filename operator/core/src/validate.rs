@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use keystore_core::layout::{
-    KEYSPACE_NAME_MAX, KEYSPACES_MAX, KeyspaceMode, MEMBERS_MAX, REPLICATION_FACTOR_MAX, is_keyspace_name,
+    KEYSPACE_NAME_MAX, KEYSPACES_MAX, KeyspaceMode, REPLICATION_FACTOR_MAX, is_keyspace_name,
 };
 use keystore_core::partition::{DEFAULT_KEYSPACE, PartitionCount};
-use keystore_crds::{KeyStoreCluster, KeyStoreClusterSpec, Keyspace};
+use keystore_crds::{KeyStoreCluster, KeyStoreClusterSpec, Keyspace, REPLICAS_MAX};
 use thiserror::Error;
 
 use crate::names::Names;
@@ -38,7 +38,7 @@ const PROTECTED_SECTIONS: [&str; 4] = ["node", "listen", "data_dir", "consistenc
 pub enum InvalidSpec {
     #[error("the resource has no {0}; it was not read from an API server")]
     Metadata(&'static str),
-    #[error("spec.replicas is {0}: set it to a number from 1 to {MEMBERS_MAX}")]
+    #[error("spec.replicas is {0}: set it to a number from 1 to {REPLICAS_MAX}")]
     Replicas(i32),
     #[error("spec.replicationFactor is {0}: it has to be a number from 1 to {REPLICATION_FACTOR_MAX}")]
     ReplicationFactor(i32),
@@ -102,7 +102,7 @@ pub fn validate(cluster: &KeyStoreCluster, default_image: &str) -> Result<ValidC
         names,
         uid,
         generation: cluster.metadata.generation.unwrap_or_default(),
-        replicas: within(spec.replicas, MEMBERS_MAX).ok_or(InvalidSpec::Replicas(spec.replicas))?,
+        replicas: within(spec.replicas, REPLICAS_MAX).ok_or(InvalidSpec::Replicas(spec.replicas))?,
         replication_factor: within(spec.replication_factor, REPLICATION_FACTOR_MAX)
             .map(|factor| factor as usize)
             .ok_or(InvalidSpec::ReplicationFactor(spec.replication_factor))?,

@@ -10,7 +10,7 @@ use fixtures::{
     at_rest, cluster, condition, decided, empty, look, node, plan_at, plan_of, remembers, serving, status_of,
 };
 use keystore_core::id::NodeId;
-use keystore_core::layout::Layout;
+use keystore_core::layout::{Layout, Member};
 use keystore_core::succession::Change;
 use keystore_crds::{KeyStoreCluster, KeyStoreClusterStatus, NodeState};
 use keystore_operator_core::hold::HoldReason;
@@ -80,6 +80,8 @@ fn each_look_leads_to_one_step() {
         admitted.next(&Change::Move { members: members(&admitted, 5), replication_factor: 3 }).unwrap();
     let leaving = five.next(&Change::Move { members: members(&five, 3), replication_factor: 3 }).unwrap();
     let left = leaving.next(&Change::Finish).unwrap();
+    let idle = left.members.iter().skip(3).map(|member| Member { weight: 0, ..member.clone() });
+    let closed = left.next(&Change::Admit(idle.collect())).unwrap();
     let check = |what: &str, replicas: u32, observed: &Observed, expected: &str| {
         assert_eq!(next(&plan_of(&wanting(replicas), observed)), expected, "{what}");
     };
@@ -137,23 +139,26 @@ fn each_look_leads_to_one_step() {
         "rest, held for BelowReplicationFactor, 5 pods",
     );
     check("on the way down data first", 3, &seen(&five, 5), "Moving, to epoch 5 of 5, 5 pods");
-    check("then pods", 3, &seen(&left, 5), "RemovingPods, 3 pods");
+    check("which never come back", 3, &seen(&left, 5), "RemovingPods, to epoch 7 of 5, 5 pods");
+    check("then pods", 3, &seen(&closed, 5), "RemovingPods, 3 pods");
     check(
         "not while somebody stays who is silent",
         3,
-        &but(seen(&left, 5), &silent(1)),
+        &but(seen(&closed, 5), &silent(1)),
         "RemovingPods, 5 pods",
     );
-    check("or late", 3, &but(seen(&left, 5), &edited(1, |a| a.epoch -= 1)), "RemovingPods, 5 pods");
+    check("or late", 3, &but(seen(&closed, 5), &edited(1, |a| a.epoch -= 1)), "RemovingPods, 5 pods");
     check(
         "or goes and is late",
         3,
-        &but(seen(&left, 5), &edited(4, |a| a.epoch -= 1)),
+        &but(seen(&closed, 5), &edited(4, |a| a.epoch -= 1)),
         "RemovingPods, 5 pods",
     );
-    check("one that goes may be silent", 3, &but(seen(&left, 5), &silent(4)), "RemovingPods, 3 pods");
-    check("then members", 3, &seen(&left, 3), "Dismissing, to epoch 7 of 3, 3 pods");
+    check("one that goes may be silent", 3, &but(seen(&closed, 5), &silent(4)), "RemovingPods, 3 pods");
+    check("then members", 3, &seen(&closed, 3), "Dismissing, to epoch 8 of 3, 3 pods");
     check("who are taken back before", 5, &seen(&left, 5), "Moving, to epoch 7 of 5, 5 pods");
+    check("or are made whole members again", 5, &seen(&closed, 5), "Joining, to epoch 8 of 5, 5 pods");
+    check("once they answer", 5, &but(seen(&closed, 5), &silent(4)), "StartingPods, 5 pods");
     check("also without pods", 5, &seen(&left, 3), "Joining, 5 pods");
 }
 
@@ -298,6 +303,22 @@ fn who_is_lost_and_stays_away_is_replaced_in_another_pod_until_its_own_is_back()
     check("once it is back, its former node goes", &back(&moved), 30, "Dismissing, to epoch 6 of 3, 4 pods");
     let dismissed = moved.next(&Change::Dismiss(BTreeSet::from([node(1)]))).unwrap();
     check("and it joins", &back(&dismissed), 30, "Joining, to epoch 7 of 4, 4 pods");
+}
+
+#[test]
+fn a_cluster_of_the_largest_size_has_room_for_whoever_takes_the_place_of_a_lost_node() {
+    let largest = u32::try_from(keystore_crds::REPLICAS_MAX).unwrap();
+    let full = fixtures::layout(fixtures::CLUSTER, largest);
+    let lost = full.next(&Change::Lose(BTreeSet::from([node(1)]))).unwrap();
+    let gone = |pods: u32| away(seen(&lost, pods), 1);
+    let resource = replacing(largest, &gone(largest), 0);
+    assert_eq!(next(&plan_at(&resource, &gone(largest), 30)), "StartingPods, 65 pods");
+    let plan = plan_at(&resource, &gone(largest + 1), 30);
+    assert_eq!(next(&plan), "Joining, to epoch 3 of 65, 65 pods");
+    let NodeStep::Propose(proposal) = plan.node_step else { panic!("no proposal") };
+    let joined = away(seen(&proposal.layout, largest + 1), 1);
+    assert_eq!(next(&plan_at(&resource, &joined, 30)), "Moving, to epoch 4 of 65, 65 pods");
+    assert_eq!(keystore_core::layout::MEMBERS_MAX, 2 * keystore_crds::REPLICAS_MAX, "all may be lost");
 }
 
 #[test]

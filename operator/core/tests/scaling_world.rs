@@ -1,6 +1,7 @@
 //! A world of pods, volumes, nodes and layouts around the planner, in which anything may happen at any time: the operator
 //! ends after any of its acts, nodes go down, come back, or are dead for good, volumes are lost, nodes are given up by
-//! others, an old status is planted, people change their minds. After each act of the planner what it must never do is looked
+//! others, an old status is planted, people change their minds; what was proposed and not heard of again comes out later,
+//! whatever is proposed then. After each act of the planner what it must never do is looked
 //! for; once everything is quiet the spec is reached and nothing more is done.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's support may panic as the test itself")]
@@ -14,7 +15,7 @@ use keystore_core::id::{Actor, Epoch, Incarnation, NodeId};
 use keystore_core::layout::{FirstLayout, Layout, Member};
 use keystore_core::partition::PartitionCount;
 use keystore_core::quorum::Consistency;
-use keystore_core::ring::Ring;
+use keystore_core::ring::{Replica, Ring};
 use keystore_core::succession::{
     Change, Evidence, Standing, Step, check_gate, check_step, others_of_a_quorum,
 };
@@ -88,10 +89,14 @@ struct World {
     /// What somebody may put in the place of the present one.
     old_status: Option<KeyStoreClusterStatus>,
     layout: Layout,
+    /// What some have voted for, and what may be decided as the next layout all the same.
+    undecided: Vec<Layout>,
     drawn: u32,
     seconds: i64,
     trace: Vec<String>,
     proposals: usize,
+    /// How many layouts came out after their proposer was gone.
+    surfaced: usize,
     /// How many members were given up because they were away.
     given_up: usize,
 }
@@ -137,10 +142,12 @@ impl World {
             old_status: None,
             volumes: (0..FACTOR).map(|ordinal| (ordinal, volume(ordinal))).collect(),
             layout,
+            undecided: Vec::new(),
             drawn: 100,
             seconds: 0,
             trace: Vec::new(),
             proposals: 0,
+            surfaced: 0,
             given_up: 0,
         }
     }
@@ -197,7 +204,7 @@ impl World {
         }
         let volume = &self.volumes[&ordinal];
         let held = volume.held.as_ref();
-        let waits = held.filter(|held| held.is_joint()).and_then(|held| self.gate(held, Step::Finish).err());
+        let waits = held.filter(|held| held.is_moving()).and_then(|held| self.gate(held, Step::Finish).err());
         Answer::Here(NodeAnswer {
             node: volume.node,
             actor: volume.actor,
@@ -284,8 +291,14 @@ impl World {
         let now = self.live_replicas();
         self.trace.push(format!("StatefulSet from {before} to {now}"));
         for (ordinal, volume) in self.volumes.range(now..) {
-            let owned = self.layout.owned(volume.node);
-            assert_eq!(owned, 0, "demo-{ordinal} holds data and is taken away: {:#?}", self.trace);
+            for layout in self.undecided.iter().chain([&self.layout]) {
+                let (owned, epoch) = (layout.owned(volume.node), layout.epoch);
+                assert_eq!(
+                    owned, 0,
+                    "demo-{ordinal} is taken away, and epoch {epoch} gives it data: {:#?}",
+                    self.trace
+                );
+            }
         }
         for member in known.members.iter().filter(|member| !member.is_lost) {
             let volume = seen.values().find(|volume| volume.node == member.node);
@@ -314,15 +327,28 @@ impl World {
         if self.has_quorums(&self.layout, live) {
             assert!(self.has_quorums(next, live), "no quorum is left by {step:?}: {:#?}", self.trace);
         }
-        // Decided, or nobody will ever know.
+        // Decided, or nobody knows whether it is.
         if is_quiet || self.rng.below(5) > 0 {
-            self.trace.push(format!("epoch {}: {step:?}", next.epoch));
-            self.layout = next.clone();
             self.proposals += 1;
             self.given_up += usize::from(is_given_up);
-            // Whoever has it decided knows first.
-            self.learn(*ordinal);
+            self.decide(next.clone(), *ordinal, is_quiet);
+        } else {
+            self.undecided.push(next.clone());
         }
+    }
+
+    /// Whoever is in this pod has the next layout decided, and knows first: this one, or one that was voted for before.
+    fn decide(&mut self, wanted: Layout, ordinal: u32, is_quiet: bool) {
+        let votes = std::mem::take(&mut self.undecided);
+        let is_found = !votes.is_empty() && (is_quiet || self.rng.below(2) == 0);
+        let found = votes.get(self.rng.below(votes.len().max(1) as u64) as usize).filter(|_| is_found);
+        self.surfaced += usize::from(found.is_some());
+        let decided = found.cloned().unwrap_or(wanted);
+        let step = check_step(&self.layout, &decided);
+        let how = if is_found { "comes out" } else { "is decided" };
+        self.trace.push(format!("epoch {} {how}: {step:?}", decided.epoch));
+        self.layout = decided;
+        self.learn(ordinal);
     }
 
     /// Who is given up has lost its volume, or is away for as long as the spec says, and then only one is at a time, while
@@ -384,7 +410,7 @@ impl World {
         });
         if let Some(volume) = self.volumes.get_mut(&ordinal).filter(|_| reached)
             && volume.held.as_ref() == Some(&layout)
-            && layout.is_joint()
+            && layout.is_moving()
         {
             volume.whole = layout.phase_since;
         }
@@ -407,7 +433,9 @@ impl World {
     /// One at a time: only while all that was acknowledged is where it belongs.
     fn can_lose_one(&self) -> bool {
         let is_there = |(ordinal, volume): (&u32, &Volume)| {
-            let is_counted = !self.dead.contains(ordinal) && !self.layout.is_lost(volume.node);
+            let is_lost = |layout: &Layout| layout.is_lost(volume.node);
+            let is_counted =
+                !self.dead.contains(ordinal) && !is_lost(&self.layout) && !self.undecided.iter().any(is_lost);
             is_counted.then_some(volume.node)
         };
         let there: BTreeSet<_> = self.volumes.iter().filter_map(is_there).collect();
@@ -434,9 +462,8 @@ impl World {
         let holds = |other: &u32| *other != ordinal && self.layout.owned(self.volumes[other].node) > 0;
         let Some(other) = self.up().into_iter().find(holds) else { return };
         if let Ok(next) = self.layout.next(&Change::Lose(BTreeSet::from([node]))) {
-            self.trace.push(format!("epoch {}: demo-{ordinal} is given up by hand", next.epoch));
-            self.layout = next;
-            self.learn(other);
+            self.trace.push(format!("demo-{ordinal} is given up by hand"));
+            self.decide(next, other, false);
         }
     }
 
@@ -520,6 +547,10 @@ impl World {
     }
 
     fn expect_rest(&mut self) {
+        let is_full = |(_, replicas): (_, &[Replica])| {
+            let left = replicas.iter().filter(|replica| !self.layout.is_lost(replica.node));
+            left.count() == FACTOR as usize
+        };
         // Who is dead is replaced in the next pod.
         let replicas = self.resource.spec.replicas as usize;
         let wanted: BTreeSet<u32> = (0..).filter(|o| !self.dead.contains(o)).take(replicas).collect();
@@ -530,7 +561,8 @@ impl World {
         let holders = owners(self.layout.ring());
         let held: BTreeSet<_> =
             holders.iter().map(|node| self.layout.member(*node).unwrap().name.clone()).collect();
-        assert!(!self.layout.is_joint(), "data still moves: {context}");
+        assert!(!self.layout.is_moving(), "data still moves: {context}");
+        assert!(self.layout.ring().iter().all(is_full), "copies are missing: {context}");
         assert_eq!(held, names.iter().cloned().collect(), "{context}");
         let others: BTreeSet<u32> = self.dead.intersection(&pods).copied().collect();
         let lost = self.layout.members.iter().filter(|member| member.is_lost);
@@ -552,19 +584,21 @@ impl World {
 
 #[test]
 fn whatever_happens_the_spec_is_reached_and_no_copy_is_lost_on_the_way() {
-    let (mut proposals, mut given_up) = (0, 0);
+    let (mut proposals, mut given_up, mut surfaced) = (0, 0, 0);
     for seed in 1..=SEEDS {
         let ended = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
             world.live_through();
             world.come_to_rest();
             world.expect_rest();
-            (world.proposals, world.given_up)
+            (world.proposals, world.given_up, world.surfaced)
         });
         let of_world = ended.unwrap_or_else(|_| panic!("seed {seed}"));
         proposals += of_world.0;
         given_up += of_world.1;
+        surfaced += of_world.2;
     }
     assert!(proposals > 1_000, "the worlds hardly moved: {proposals} proposals");
     assert!(given_up > 30, "hardly anybody stayed away: {given_up} were given up");
+    assert!(surfaced > 50, "hardly a vote came out later: {surfaced}");
 }

@@ -116,7 +116,7 @@ impl Machines<'_> {
                 self.give(context);
             }
             Message::Scan { call, range, held: None } => {
-                self.replica.scan(from, call, (range, None), context)
+                self.replica.scan(from, call, (range, None), context);
             }
             Message::Salvage { call, range } => self.replica.salvage(from, call, range, context),
             Message::WriteAnswer { call, outcome, noted } if self.hints.awaits(call) => {

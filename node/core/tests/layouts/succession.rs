@@ -91,6 +91,31 @@ pub(crate) fn a_change_that_cannot_be_is_refused() {
     );
 }
 
+#[test]
+fn data_is_given_to_nobody_who_is_to_go_or_was_not_admitted_before() {
+    let spare = first(&[1, 2, 3], 3).next(&Change::Admit(members(&[4]))).unwrap();
+    let idle = |number: u8| Change::Admit(vec![Member { weight: 0, ..member(number) }]);
+    let closed = spare.next(&idle(4)).unwrap();
+    assert_eq!(check_step(&spare, &closed), Ok(Step::Same));
+    let not_admitted = |number: u8| SuccessionError::NotAdmitted(node(number));
+    for (now, change, error) in [
+        (&closed, to(&[2, 3, 4], 3), not_admitted(4)),
+        (&spare, to(&[2, 3, 5], 3), not_admitted(5)),
+        (&spare, idle(1), LayoutError::NoWeight(node(1)).into()),
+    ] {
+        assert_eq!(now.next(&change), Err(error), "{change:?}");
+    }
+    // What was voted for before comes too late, also under the epoch that is its turn.
+    let begun = spare.next(&to(&[2, 3, 4], 3)).unwrap();
+    assert_eq!(check_step(&spare, &begun), Ok(Step::Begin));
+    let mut late = closed.next(&Change::Admit(members(&[4]))).unwrap();
+    (late.phase, late.phase_since) = (begun.phase, late.epoch);
+    assert_eq!(check_step(&closed, &late), Err(not_admitted(4)));
+    let back = closed.next(&Change::Admit(members(&[4]))).unwrap();
+    assert!(back.next(&to(&[2, 3, 4], 3)).unwrap().is_joint());
+    assert_eq!(closed.next(&Change::Dismiss(nodes(&[4]))).unwrap().members.len(), 3);
+}
+
 /// A ring as it would be had one replica another epoch.
 fn with_since(ring: &Ring, of: NodeId, since: Epoch) -> Ring {
     let replica = |replica: &Replica| match *replica {

@@ -128,7 +128,7 @@ impl World {
         let members: Vec<_> = self.target.iter().map(|n| self.member(*n, layout)).collect();
         let strangers: Vec<_> =
             members.iter().filter(|member| layout.member(member.node).is_none()).cloned().collect();
-        if !strangers.is_empty() && self.rng.chance(70) {
+        if !strangers.is_empty() {
             return Some(Change::Admit(strangers));
         }
         Some(Change::Move { members, replication_factor: self.plan.replication_factor })

@@ -35,8 +35,7 @@ impl Steps {
         let change = match wanted {
             Wanted::Nodes { names, joining: known } => {
                 let named = name_members(members, (joining, known), names)?;
-                let is_new = |member: &&Member| now.member(member.node).is_none();
-                let new: Vec<_> = named.iter().filter(is_new).cloned().collect();
+                let new: Vec<_> = named.iter().filter(|member| is_new(now, member)).cloned().collect();
                 let admission = match new.is_empty() {
                     true => None,
                     // A move that cannot begin anyway admits nobody.
@@ -65,9 +64,14 @@ impl Steps {
     /// The names of the nodes that are admitted to a layout's members.
     pub(super) fn admitted(&self, now: &Layout) -> String {
         let members = self.admission.iter().flat_map(|admission| &admission.members);
-        let new = members.filter(|member| now.member(member.node).is_none());
+        let new = members.filter(|member| member.weight > 0 && is_new(now, member));
         new.map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// True if it has to be admitted before data moves to it.
+fn is_new(now: &Layout, member: &Member) -> bool {
+    now.member(member.node).is_none_or(|known| known.weight == 0)
 }
 
 fn refused(layout: &Layout, error: &SuccessionError) -> Failure {
@@ -108,7 +112,8 @@ fn name_members(
             let message = format!("{} is lost for good and can hold nothing; nothing was done", member.name);
             return Err(Failure::new(Exit::Refused, "NODE_LOST", message));
         }
-        if named.insert(member.node, member.clone()).is_some() {
+        let member = Member { weight: member.weight.max(1), ..member.clone() };
+        if named.insert(member.node, member).is_some() {
             return Err(Failure::usage(format!("the node {name} is named twice; nothing was done")));
         }
     }
@@ -216,6 +221,16 @@ mod tests {
         let new = |n| change.member(member(n).node).unwrap();
         assert_eq!((new(4).zone.as_str(), new(4).weight, new(2).weight, new(3).weight), ("z", 1, 2, 1));
         assert_eq!(change.members.len(), 4, "who is not named stays a member");
+    }
+
+    #[test]
+    fn a_member_that_was_to_go_is_admitted_anew() {
+        let first = first_layout((1..=4).map(member).collect(), 3);
+        let left = make(&make(&first, "--nodes node-1,node-2,node-3"), "--finish");
+        let closed = left.next(&Change::Admit(vec![Member { weight: 0, ..member(4) }])).unwrap();
+        let steps = steps(&closed, "--nodes node-2,node-3,node-4", &[]).unwrap();
+        assert_eq!(steps.admitted(&closed), "node-4");
+        assert!(steps.change.unwrap().owned(member(4).node) > 0);
     }
 
     #[test]
