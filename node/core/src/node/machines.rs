@@ -6,6 +6,7 @@ use crate::effect::{Damaged, LoadId, NoPage};
 use crate::hints::HintStore;
 use crate::id::NodeId;
 use crate::message::{Message, Page, Refusal};
+use crate::mutant::{Mutant, is_on};
 use crate::record::Record;
 use crate::replica::Replica;
 use crate::transfer::{Holding, Transfer};
@@ -70,7 +71,8 @@ impl Machines<'_> {
         };
         let is_salvaging =
             context.layout.salvaged.contains_key(&partition) && !self.transfer.has_merged(partition);
-        is_salvaging.then(|| message.clone().refused(Refusal::InDoubt)).flatten()
+        let is_refused = is_salvaging && !is_on(Mutant::SalvagedCountsAtOnce);
+        is_refused.then(|| message.clone().refused(Refusal::InDoubt)).flatten()
     }
 
     /// Returns what is news in an answer: nothing was concluded from it then, before that is taken in.

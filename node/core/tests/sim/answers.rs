@@ -65,7 +65,8 @@ impl World {
                 | Message::Mint(Mint { call, deadline_wall_ms, .. }) => (*call, *deadline_wall_ms),
                 Message::Write(Write { call, .. })
                 | Message::Read { call, .. }
-                | Message::Scan { call, .. } => (*call, u64::MAX),
+                | Message::Scan { call, .. }
+                | Message::Salvage { call, .. } => (*call, u64::MAX),
                 _ => continue,
             };
             if call.operation == 0 || is_stray {
@@ -77,7 +78,7 @@ impl World {
             let waits = header.epoch > epoch;
             let is_late = deadline_ms < latest_ms && !was_in_time && !waits;
             asked.insert((header.from, call), (message.clone(), is_late));
-            self.machines[n].asked_under.insert((header.from, call), header.epoch);
+            self.machines[n].asked_under.insert((header.from, call), (header.incarnation, header.epoch));
         }
     }
 
@@ -150,14 +151,16 @@ impl World {
 
     /// A frame that may change nothing: it is meant for somebody else, or its sender has been heard of as a later
     /// generation, durably.
-    /// It is meant for somebody else, or comes from another generation than the latest, or than the one that has said
-    /// hello.
+    /// It is meant for somebody else, or comes from another incarnation of the cluster, or another generation than the
+    /// latest, or than the one that has said hello.
     fn is_stray(&self, n: usize, link: LinkId, header: &Header) -> bool {
         let machine = &self.machines[n];
         let known = self.known_generation(n, header.from);
+        let ours = machine.node.as_ref().and_then(Node::layout);
         let said = self.network.offered(link, n).map(|hello| hello.header.generation);
         header.to != machine.id
             || header.cluster != self.layout.cluster
+            || ours.is_some_and(|layout| layout.incarnation != header.incarnation)
             || known > header.generation
             || said.is_some_and(|said| said != header.generation)
     }
@@ -200,7 +203,7 @@ impl World {
             Message::Write(Write { call, key, .. })
             | Message::Mint(Mint { call, key, .. })
             | Message::Read { call, key, .. } => (*call, key.partition(partitions)),
-            Message::Scan { call, range, .. } => (*call, range.partition),
+            Message::Scan { call, range, .. } | Message::Salvage { call, range } => (*call, range.partition),
             _ => return,
         };
         // Many repairs of many partitions share the call that nobody waits for.
@@ -264,13 +267,13 @@ impl World {
             Message::Write(Write { key, .. })
             | Message::Mint(Mint { key, .. })
             | Message::Read { key, .. } => Some(key.partition(self.layout.partitions)),
-            Message::Scan { range, .. } => Some(range.partition),
+            Message::Scan { range, .. } | Message::Salvage { range, .. } => Some(range.partition),
             _ => None,
         }
     }
 
     /// A replica that has called a record damaged says nothing of it before it is healed.
-    fn check_undoubted(&mut self, n: usize, key: &RecordKey) {
+    pub(crate) fn check_undoubted(&mut self, n: usize, key: &RecordKey) {
         if self.machines[n].in_doubt.contains(key) {
             let what = format!("machine {n} speaks of {key:?}, for which it is in doubt");
             self.violate(Violation::new(Checker::InDoubtSaysNothing, key, what));
@@ -317,6 +320,7 @@ impl World {
             self.violate(Violation::new(Checker::HeldIsOnDisk, &key, what));
         }
         self.check_undoubted(n, &key);
+        self.check_salvaged(n, &key);
         self.check_late(n, &key, is_late);
     }
 
@@ -353,6 +357,7 @@ impl World {
             self.violate(Violation::new(Checker::HeldIsOnDisk, &key, what));
         }
         self.check_undoubted(n, &key);
+        self.check_salvaged(n, &key);
         self.check_late(n, &key, is_late);
     }
 
@@ -360,6 +365,7 @@ impl World {
         let Some((Message::Read { key, .. }, _)) = self.question(n, asker) else { return };
         if !matches!(outcome, ReadOutcome::Refused(_)) {
             self.check_undoubted(n, &key);
+            self.check_salvaged(n, &key);
             if self.is_healing(asker) {
                 self.moment(Moment::Told, n, &key);
             }
@@ -378,8 +384,15 @@ impl World {
     }
 
     fn check_scan_answer(&mut self, n: usize, asker: (NodeId, Call), outcome: &ScanOutcome) {
-        let Some((Message::Scan { range, .. }, _)) = self.question(n, asker) else { return };
+        let range = match self.question(n, asker) {
+            Some((Message::Scan { range, .. }, _)) => range,
+            Some((Message::Salvage { .. }, _)) => return self.check_left_page(n, outcome),
+            _ => return,
+        };
         self.check_moved(n, asker, (&range, outcome));
+        if !matches!(outcome, ScanOutcome::Refused(_)) {
+            self.check_partition_salvaged(n, range.partition);
+        }
         let (entries, until) = match outcome {
             ScanOutcome::Page(page) => (&page.entries, page.last_if_cut()),
             ScanOutcome::Lacking(lacking) => (&lacking.entries, lacking.until.as_ref()),
@@ -407,7 +420,7 @@ impl World {
     }
 
     /// Rule 3: what a replica shows is synced on its disk, or written where nobody asked for more.
-    fn check_visible(&mut self, n: usize, key: &RecordKey, is_shown: impl Fn(&Record) -> bool) {
+    pub(crate) fn check_visible(&mut self, n: usize, key: &RecordKey, is_shown: impl Fn(&Record) -> bool) {
         let disk = &self.machines[n].disk;
         let visible = disk.visible(key).filter(|record| is_shown(record));
         let is_synced = |record: &&Record| disk.synced(key).is_some_and(|stored| covers(stored, record));

@@ -69,6 +69,7 @@ impl World {
         let acknowledged = self.machines[n].disk.state.membership.as_ref().map(|(layout, _)| layout.epoch);
         let Some(save) = self.machines[n].disk.finish_save() else { return };
         self.check_emptiness(n, acknowledged.unwrap_or_default());
+        self.note_accepted_by(n);
         let generation = self.machines[n].disk.state.generation;
         if generation > before {
             self.count_raised(n, id, generation);
