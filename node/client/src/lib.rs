@@ -52,7 +52,7 @@ pub use keystore_core::node::NodeState;
 pub use keystore_core::partition::{DEFAULT_KEYSPACE, Partition, PartitionCount};
 pub use keystore_core::quorum::{Consistency, Durability};
 pub use keystore_core::record::VALUE_BYTES_MAX;
-pub use keystore_core::recovery::{Losses, RecoveryError};
+pub use keystore_core::recovery::{Attempt, Left, Losses, RecoveryError, plan_attempt};
 pub use keystore_core::ring::Ring;
 pub use keystore_core::stamp::Stamp;
 pub use keystore_core::succession::{Change, Step, SuccessionError, check_step, others_of_a_quorum};

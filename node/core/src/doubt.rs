@@ -210,6 +210,17 @@ impl Doubts {
         }
     }
 
+    /// Leaves nothing of what is damaged in these partitions.
+    pub(crate) fn drop_keys(&mut self, of: impl Fn(Partition) -> bool, context: &mut Context<'_>) {
+        let is_open = |doubted: &Doubted| matches!(doubted.stage, Stage::Unraised | Stage::Waiting { .. });
+        let dropped =
+            self.keys.iter().filter(|(key, doubted)| is_open(doubted) && of(context.partition(key)));
+        for key in dropped.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            let commit = self.replace(context.next_commit(), key, None);
+            context.effects.push(Effect::Commit(commit));
+        }
+    }
+
     /// Asks all other replicas of a key, unless too few of them can be reached.
     fn begin(&mut self, key: RecordKey, number: impl FnOnce() -> u64, context: &mut Context<'_>) {
         let sets = context.layout.replica_sets(context.partition(&key));

@@ -95,7 +95,10 @@ impl Membership {
             }
         }
         is_on(Mutant::ServesBeforeAllHaveAccepted)
-            || layout.members.iter().all(|member| member.is_lost || accepted_by.contains(&member.node))
+            || layout.members.iter().all(|member| {
+                let is_excused = member.is_lost && !is_on(Mutant::TheLostAreWaitedFor);
+                is_excused || accepted_by.contains(&member.node)
+            })
     }
 
     /// What to say to a member: that we have accepted, asking for the same unless we know already.

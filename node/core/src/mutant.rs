@@ -285,6 +285,26 @@ mutants! {
       MoreIsComparedThanWasRead,
       /// What was not sent, since it is held, is not on disk before the pass goes on behind it.
       HeldIsNotSynced;
+    24 /// A survivor accepts an attempt whose number is not above what it has accepted.
+      LowerAttemptsAreAccepted,
+      /// A survivor serves before it knows that all others have accepted.
+      SurvivorsServeAtOnce,
+      /// Frames and hellos of any incarnation are taken.
+      AnyIncarnationCounts,
+      /// A partition with too few replicas to trust keeps its ring, and counts at once.
+      ShortPartitionsStay,
+      /// A replica of a salvaged partition counts before it has merged anything.
+      SalvagedCountsAtOnce,
+      /// It does once one of the others is merged.
+      OneSourceIsEnough,
+      /// What a survivor in doubt holds is not merged.
+      TheDoubtedAreNoSources,
+      /// Survivors wait for the lost to accept.
+      TheLostAreWaitedFor,
+      /// Rings of salvaged partitions, and what is merged for them, are of the lost as well.
+      TheLostAreSalvaged,
+      /// Whoever was called lost, and comes back, does not hear of it.
+      TheLostHearNothing;
     27 RequestsAreUnbounded,
       WritesAreUnbounded,
       /// A source gives away whatever it is asked for, at once.

@@ -37,7 +37,7 @@ use crate::message::{Header, Hello, Message, Refusal};
 use crate::mutant::{Mutant, is_on};
 use crate::pace::Paces;
 use crate::paxos::Votes;
-use crate::peers::{LinkRefusal, PeerIdentities, Peers};
+use crate::peers::{LinkRefusal, PeerIdentities, Peers, fits};
 use crate::replica::Replica;
 use crate::stamp::{CEILING_STEP_MS, HybridClock, Stamp};
 use crate::succession::{Evidence, Standing};
@@ -283,7 +283,7 @@ impl Node {
             }
             Event::Scanned { .. } => {}
             Event::Committed { commit, outcome } if !self.cleared(commit, outcome, now, effects) => {
-                self.serve(now, effects, |node, context| {
+                self.lend(now, effects, |node, context| {
                     if !node.hints.committed(commit, outcome, context) {
                         node.replica.committed(commit, outcome, context);
                     }
@@ -326,7 +326,9 @@ impl Node {
         });
         let proposing = self.proposing.as_ref().map(Proposing::next_wakeup_ms);
         let raise = self.wants_generation().then_some(self.raise_from_ms);
-        let heal = self.replica.doubts.next_due_ms().filter(|_| !self.is_clearing());
+        // Nothing is healed before this node serves.
+        let heals = self.membership.serving().is_some() && !self.is_clearing();
+        let heal = self.replica.doubts.next_due_ms().filter(|_| heals);
         let hints =
             self.membership.serving().and_then(|_| self.hints.next_wakeup_ms(&self.peers, &self.budget));
         let deadline = self.coordinator.next_deadline_ms();
@@ -452,7 +454,11 @@ impl Node {
             Some(PendingSave::Greeting { link, hello }) => {
                 self.peers.make_durable([(hello.header.from, hello.identity())]);
                 let Some(link) = link else { return };
-                if self.peers.is_current(&hello) {
+                let layout = self.membership.layout();
+                // A recovery may have been accepted meanwhile.
+                if layout.is_some_and(|layout| !fits(&hello.header, layout)) {
+                    effects.push(Effect::RefuseLink { link, refusal: LinkRefusal::WrongCluster });
+                } else if self.peers.is_current(&hello) {
                     self.accept_link(link, &hello, now, effects);
                 } else {
                     effects.push(Effect::RefuseLink { link, refusal: LinkRefusal::StaleGeneration });
@@ -472,6 +478,7 @@ impl Node {
     fn tick(&mut self, now: Now, effects: &mut Vec<Effect>) {
         if matches!(self.membership, Membership::Accepted { .. }) && now.mono_ms >= self.announce_at_ms {
             self.announce_at_ms = now.mono_ms + ANNOUNCE_EVERY_MS;
+            self.decide_if_all_have_accepted(effects);
             let connected: Vec<_> = self.peers.connected().map(|(peer, _)| peer).collect();
             for peer in connected {
                 if let Some(message) = self.membership.announcement(peer) {
@@ -550,16 +557,28 @@ impl Node {
         all.saturating_sub(self.transfer.storing() + self.replica.pages_given())
     }
 
-    /// Lends coordinator and replica what they share. Does nothing on a node that does not serve: it has no
-    /// requests, and none of its commits is under way.
+    /// Lends coordinator and replica what they share. Does nothing on a node that does not serve: it has no requests.
     fn serve(
         &mut self,
         now: Now,
         effects: &mut Vec<Effect>,
         act: impl FnOnce(&mut Machines<'_>, &mut Context<'_>),
     ) {
+        if self.membership.serving().is_some() {
+            self.lend(now, effects, act);
+        }
+    }
+
+    /// The same on a node that has accepted a layout: what was being committed when it accepted that of a recovery ends
+    /// before it serves again.
+    fn lend(
+        &mut self,
+        now: Now,
+        effects: &mut Vec<Effect>,
+        act: impl FnOnce(&mut Machines<'_>, &mut Context<'_>),
+    ) {
         let busy = self.busy();
-        let Some(layout) = self.membership.serving().filter(|_| !self.is_set_aside) else {
+        let Some(layout) = self.membership.layout().filter(|_| !self.is_set_aside) else {
             return;
         };
         let mut context = Context {

@@ -231,9 +231,11 @@ impl Peers {
     }
 }
 
-fn fits(header: &Header, layout: &Layout) -> bool {
+/// True for what comes from a node of the same cluster and incarnation.
+pub(crate) fn fits(header: &Header, layout: &Layout) -> bool {
     let is_of_cluster = header.cluster == layout.cluster || is_on(Mutant::OtherClustersCount);
-    is_of_cluster && header.incarnation == layout.incarnation
+    let is_of_now = header.incarnation == layout.incarnation || is_on(Mutant::AnyIncarnationCounts);
+    is_of_cluster && is_of_now
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId};
 use crate::layout::{Layout, LayoutError, Member, Phase};
+use crate::mutant::{Mutant, is_on};
 use crate::partition::Partition;
 use crate::placement::fewest_first;
 use crate::quorum::Consistency;
@@ -58,6 +59,60 @@ pub enum RecoveryRefusal {
     Busy,
 }
 
+/// A member that is left, as it says itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Left<'a> {
+    /// The layout that it has accepted.
+    pub layout: &'a Layout,
+    /// True if that is in force at it.
+    pub is_serving: bool,
+}
+
+/// What is to be done so that those that are left go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// Nothing: a recovery that names all that are lost is in force at all of them.
+    InForce,
+    /// Some of them have accepted this one, the others have to.
+    GoOn(Layout),
+    /// This one follows from `before`.
+    Begin { before: Box<Layout>, layout: Layout },
+}
+
+/// What whoever has heard all that are left has to do next; `id` has never been drawn before.
+///
+/// Of an attempt that some have accepted, nothing is in force as long as one has not; meanwhile, others may have decided
+/// on layouts after the one from which it was made, and moved data. Then it is void: what follows is made from the newest
+/// layout that is in force anywhere, and comes after all that anybody has accepted.
+pub fn plan_attempt(left: &[Left<'_>], losses: &Losses, id: u64) -> Result<Attempt, RecoveryError> {
+    let term = |left: &&Left<'_>| (left.layout.incarnation, left.layout.epoch);
+    let newest = left.iter().max_by_key(term).ok_or(RecoveryError::NobodyIsLeft)?.layout;
+    let (of_newest, behind): (Vec<&Left<'_>>, Vec<&Left<'_>>) =
+        left.iter().partition(|left| left.layout.incarnation == newest.incarnation);
+    let has_all = newest.incarnation.number > 1 && losses.nodes.iter().all(|node| newest.is_lost(*node));
+    let is_whole = newest.short(losses).is_empty();
+    if has_all && is_whole && behind.is_empty() && left.iter().all(|left| left.is_serving) {
+        return Ok(Attempt::InForce);
+    }
+    let is_in_time = behind.iter().all(|left| left.layout.epoch < newest.epoch);
+    // Those that have accepted and do not know of all others will hear of them.
+    let is_open = of_newest.iter().all(|left| !left.is_serving) || is_whole && behind.is_empty();
+    if has_all && is_in_time && is_open {
+        return Ok(Attempt::GoOn(newest.clone()));
+    }
+    let in_force = left.iter().filter(|left| left.is_serving).max_by_key(term);
+    let before = in_force.map_or(newest, |left| left.layout).clone();
+    let epoch = left.iter().map(|left| left.layout.epoch).max().unwrap_or(before.epoch);
+    let before = Layout { epoch, ..before };
+    // Whom a void attempt has called lost stays so; who is a member by that alone is none of what is in force.
+    let called_lost = newest.members.iter().filter(|member| member.is_lost).map(|member| member.node);
+    let is_concerned = |node: &NodeId| before.member(*node).is_some() || newest.member(*node).is_none();
+    let nodes = losses.nodes.iter().copied().chain(called_lost).filter(is_concerned).collect();
+    let losses = Losses { nodes, doubted: losses.doubted.clone() };
+    let layout = before.recovered(Incarnation { number: newest.incarnation.number + 1, id }, &losses)?;
+    Ok(Attempt::Begin { before: Box::new(before), layout })
+}
+
 impl Layout {
     /// The layout under which those that are not lost go on.
     pub fn recovered(&self, incarnation: Incarnation, losses: &Losses) -> Result<Layout, RecoveryError> {
@@ -95,30 +150,47 @@ impl Layout {
         }
     }
 
+    /// The partitions that have too few replicas to trust in a ring in force.
+    fn short(&self, losses: &Losses) -> BTreeSet<Partition> {
+        let is_short = |partition: &Partition| {
+            let is_trusted = |node: &NodeId| {
+                let doubted = losses.doubted.get(node);
+                let is_lost = self.is_lost(*node) || losses.nodes.contains(node);
+                !is_lost && !doubted.is_some_and(|doubted| doubted.contains(partition))
+            };
+            let sets = self.rings().map(|ring| ring.nodes(*partition));
+            let is_quorum = |set: &Vec<NodeId>| {
+                set.iter().filter(|node| is_trusted(node)).count() >= Consistency::Quorum.needed(set.len())
+            };
+            !sets.into_iter().all(|set| is_quorum(&set))
+        };
+        match is_on(Mutant::ShortPartitionsStay) {
+            true => BTreeSet::new(),
+            false => self.partitions.all().filter(is_short).collect(),
+        }
+    }
+
     /// Gives each partition that has too few replicas to trust a ring of those that are left.
     fn salvage(&mut self, losses: &Losses) {
         let wanted = self.replication_factor;
-        let is_trusted = |partition: Partition, node: &NodeId| {
-            let is_doubted = losses.doubted.get(node).is_some_and(|doubted| doubted.contains(&partition));
-            !is_doubted && !self.is_lost(*node)
-        };
-        let is_short = |partition: &Partition| {
-            let trusted = |node: &NodeId| is_trusted(*partition, node);
-            let sets: Vec<_> = self.rings().map(|ring| ring.nodes(*partition)).collect();
-            let is_quorum = |set: &Vec<NodeId>| {
-                set.iter().filter(|node| trusted(node)).count() >= Consistency::Quorum.needed(set.len())
-            };
-            !sets.iter().all(is_quorum)
-        };
-        let short: BTreeSet<_> = self.partitions.all().filter(is_short).collect();
-        let left = |node: &NodeId| !self.is_lost(*node);
+        let short = self.short(losses);
+        let left = |node: &NodeId| !self.is_lost(*node) || is_on(Mutant::TheLostAreSalvaged);
         let mut salvaged = self.salvaged.clone();
-        for sources in salvaged.values_mut() {
+        for (partition, sources) in &mut salvaged {
+            // What has been merged of a source that is lost by now may be all that is left of that.
+            if !sources.iter().all(left) {
+                sources.extend(self.replicas(*partition));
+            }
             sources.retain(left);
         }
         for partition in &short {
             let sources = salvaged.entry(*partition).or_default();
             sources.extend(self.replicas(*partition).into_iter().filter(left));
+            if is_on(Mutant::TheDoubtedAreNoSources) {
+                let is_doubted =
+                    |node: &NodeId| losses.doubted.get(node).is_some_and(|of| of.contains(partition));
+                sources.retain(|node| !is_doubted(node));
+            }
         }
         let kept = |partition: Partition| -> Vec<Replica> {
             let nodes = self.replicas(partition).into_iter().filter(left).take(wanted);

@@ -190,7 +190,11 @@ impl Transfer {
             }
         };
         if let Some(sources) = context.layout.salvaged.get(&partition) {
+            let is_merged_elsewhere = |node: &NodeId| *node != context.me && is_merged(*node);
             let is_enough = |node: &NodeId| is_merged(*node) || context.layout.is_lost(*node);
+            if is_on(Mutant::OneSourceIsEnough) && sources.iter().any(is_merged_elsewhere) {
+                return true;
+            }
             return sources.iter().all(is_enough);
         }
         let merged = old.iter().filter(|replica| is_merged(replica.node)).count();

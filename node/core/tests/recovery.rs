@@ -7,7 +7,7 @@ mod bench;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bench::{ME, PEER, first_layout, header, key, layout_of, now, record, start};
-use keystore_core::effect::{Answer, Effect, Event, LinkId, RequestId, SavedState};
+use keystore_core::effect::{Answer, Damaged, Effect, Event, LinkId, RequestId, SavedState};
 use keystore_core::id::{Epoch, Incarnation, NodeId, Nonce};
 use keystore_core::layout::{Layout, Member};
 use keystore_core::message::{
@@ -17,7 +17,7 @@ use keystore_core::node::{Node, NodeState, Settings, Start};
 use keystore_core::partition::Partition;
 use keystore_core::peers::LinkRefusal;
 use keystore_core::quorum::{Consistency, Durability};
-use keystore_core::recovery::{Losses, RecoveryError, RecoveryRefusal};
+use keystore_core::recovery::{Attempt, Left, Losses, RecoveryError, RecoveryRefusal, plan_attempt};
 use keystore_core::succession::{Change, Evidence, GateError, Standing, Step, SuccessionError, check_gate};
 use proptest::prelude::*;
 
@@ -382,4 +382,133 @@ fn a_recovery_gives_nothing_to_members_that_were_to_go_unless_nobody_else_is_lef
     assert_eq!((some.owned(node(5)), some.owned(node(4)) > 0), (0, true));
     let last = first.recovered(attempt(2), &lost([1, 2, 3, 4])).unwrap();
     assert_eq!((last.member(node(5)).unwrap().weight, last.owned(node(5))), (1, 16));
+}
+
+#[test]
+fn what_is_to_be_done_follows_from_what_those_say_that_are_left() {
+    let before = layout_of(3);
+    let losses = lost([3]);
+    let first = before.recovered(attempt(2), &losses).unwrap();
+    let plan = |left: &[(&Layout, bool)], losses: &Losses| {
+        let left: Vec<_> =
+            left.iter().map(|(layout, is_serving)| Left { layout, is_serving: *is_serving }).collect();
+        plan_attempt(&left, losses, 77).unwrap()
+    };
+    let begins = |attempt: Attempt| match attempt {
+        Attempt::Begin { before, layout } => (before.phase, layout.incarnation.number, layout.epoch),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        begins(plan(&[(&before, true), (&before, true)], &losses)),
+        (before.phase.clone(), 2, Epoch(2))
+    );
+    let half = Attempt::GoOn(first.clone());
+    assert_eq!(plan(&[(&first, false), (&before, true)], &losses), half, "interrupted");
+    assert_eq!(plan(&[(&first, false), (&first, true)], &losses), half, "one does not know of all");
+    assert_eq!(plan(&[(&first, true), (&first, true)], &losses), Attempt::InForce);
+    assert_eq!(begins(plan(&[(&first, false), (&before, true)], &lost([2, 3]))).1, 3, "more is lost");
+
+    // Those that had not accepted went on, and moved data.
+    let members = before.members[..2].to_vec();
+    let moving = before.next(&Change::Move { members, replication_factor: 2 }).unwrap();
+    let moved = moving.next(&Change::Finish).unwrap();
+    let (phase, number, epoch) = begins(plan(&[(&first, false), (&moved, true)], &losses));
+    assert_eq!(
+        (phase, number, epoch),
+        (moved.phase.clone(), 3, Epoch(4)),
+        "it is made from what is in force"
+    );
+    match plan(&[(&first, false), (&moved, true)], &Losses::default()) {
+        Attempt::Begin { layout, .. } => assert!(layout.is_lost(node(3)), "who was called lost stays so"),
+        other => panic!("{other:?}"),
+    }
+
+    // After a recovery, the others may have given somebody up by a vote.
+    let given_up = first.next(&Change::Lose(nodes([2]))).unwrap();
+    let (_, number, _) = begins(plan(&[(&given_up, true)], &Losses::default()));
+    assert_eq!(number, 3, "of all partitions, one replica of three is left");
+}
+
+#[test]
+fn what_was_merged_of_a_source_that_is_lost_by_now_is_merged_by_all() {
+    let before = first_layout(6, 3);
+    let salvaging = before.recovered(attempt(2), &lost([1, 2, 3])).unwrap();
+    let sole = |(partition, sources): (&Partition, &BTreeSet<NodeId>)| {
+        (sources.len() == 1).then(|| (*partition, *sources.first().unwrap()))
+    };
+    let (partition, source) = salvaging.salvaged.iter().find_map(sole).unwrap();
+    let losses = Losses { nodes: BTreeSet::from([source]), ..Losses::default() };
+    let after = salvaging.recovered(attempt(3), &losses).unwrap();
+    let left: BTreeSet<_> =
+        salvaging.replicas(partition).into_iter().filter(|node| *node != source).collect();
+    assert_eq!(after.salvaged.get(&partition), Some(&left));
+}
+
+#[test]
+fn a_survivor_that_is_alone_serves_after_a_start_as_well() {
+    let layout = layout_of(3).recovered(attempt(2), &lost([2, 3])).unwrap();
+    let start = Start { membership: Some((layout, false)), ..start(true, Settings::default()) };
+    let mut survivor = Survivor { node: Node::new(start, now(0)), effects: Vec::new() };
+    survivor.step(Event::Tick);
+    survivor.save_all();
+    assert_eq!(survivor.state(), NodeState::Serving);
+}
+
+#[test]
+fn what_is_being_committed_when_a_recovery_is_accepted_ends_before_it_is_in_force() {
+    let before = layout_of(3);
+    let layout = before.recovered(attempt(2), &lost([3])).unwrap();
+    let mut survivor = Survivor::new(before.clone());
+    survivor.link(&before, PEER);
+    let call = Call { operation: 900, attempt: 1 };
+    let (origin, durability) = (Origin::Repair, Durability::Synced);
+    let write = Write { call, key: key(), record: record(5), origin, durability };
+    let mut effects = survivor.frame(&before, PEER, Message::Write(write));
+    if let Some(load) = effects.iter().find_map(|effect| match effect {
+        Effect::Load { load, .. } => Some(*load),
+        _ => None,
+    }) {
+        effects = survivor.step(Event::Loaded { load, record: Ok(None) }).to_vec();
+    }
+    let commit = effects.iter().find_map(|effect| match effect {
+        Effect::Commit(commit) => Some(commit.id),
+        _ => None,
+    });
+    survivor.recover(&layout);
+    survivor.save_all();
+    assert_eq!(survivor.state(), NodeState::Accepted);
+    let effects =
+        survivor.step(Event::Committed { commit: commit.unwrap(), outcome: Ok(Durability::Synced) }).to_vec();
+    assert_eq!(effects, [], "nobody waits for it any more");
+    assert!(survivor.node.is_idle());
+}
+
+/// Nobody can say what its damaged record was, and whoever recovers has accepted that.
+#[test]
+fn the_only_one_left_drops_what_is_damaged() {
+    let before = layout_of(3);
+    let mut survivor = Survivor::new(before.clone());
+    survivor.link(&before, PEER);
+    let call = Call { operation: 900, attempt: 1 };
+    let effects = survivor.frame(&before, PEER, Message::Read { call, key: key(), want: Want::Full });
+    let [Effect::Load { load, .. }] = effects[..] else { panic!("{effects:?}") };
+    survivor.step(Event::Loaded { load, record: Err(Damaged) });
+    survivor.save_all();
+    let doubted = survivor.node.status(now(1)).doubted_partitions.clone();
+    let losses = Losses { doubted: BTreeMap::from([(ME, doubted)]), ..lost([2, 3]) };
+    let layout = before.recovered(attempt(2), &losses).unwrap();
+    survivor.recover(&layout);
+    let mut effects = survivor.save_all();
+    effects.extend(survivor.step(Event::Tick).to_vec());
+    assert_eq!(survivor.state(), NodeState::Serving);
+    let commits: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Commit(commit) => Some(commit.id),
+            _ => None,
+        })
+        .collect();
+    let [commit] = commits[..] else { panic!("{effects:?}") };
+    survivor.step(Event::Committed { commit, outcome: Ok(Durability::Synced) });
+    assert_eq!(survivor.node.status(now(1)).doubted_keys, 0);
 }

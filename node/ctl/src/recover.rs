@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use keystore_client::{Incarnation, Layout, Losses, Member, NodeId, NodeState, NodeStatus, Partition};
+use keystore_client::{
+    Attempt, Layout, Left, Losses, Member, NodeId, NodeState, NodeStatus, Partition, plan_attempt,
+};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -29,23 +31,13 @@ pub(crate) async fn recover(globals: &Globals, args: &RecoverArgs) -> Result<(),
     let named = find_all(&newest.members, &args.lost)?;
     let accepted = find_all(&newest.members, &args.accept_in_doubt)?;
     let left = survivors(&survey, &newest, &named)?;
-    let doubted = doubts(&left, &newest, &accepted).await?;
-    let has_fewer = named.iter().any(|node| !newest.is_lost(*node));
-    if !has_fewer && is_in_force(&newest, &left) && doubted.values().all(BTreeSet::is_empty) {
-        return report(globals.output, &Outcome::of(&newest, true));
-    }
-    let next = match !has_fewer && is_half_accepted(&newest, &left) {
-        true => newest.clone(),
-        false => {
-            let number = left.iter().map(|answer| answer.status.incarnation.number).max().unwrap_or(0) + 1;
-            let incarnation = Incarnation { number, id: Uuid::new_v4().as_u64_pair().0 };
-            let losses = Losses { nodes: named, doubted };
-            let next = newest.recovered(incarnation, &losses);
-            next.map_err(|error| refused("RECOVERY_REFUSED", error.to_string()))?
-        }
+    let losses = Losses { nodes: named, doubted: doubts(&left, &newest, &accepted).await? };
+    let next = match plan(&left, &losses).await? {
+        Attempt::InForce => return report(globals.output, &Outcome::of(&newest, true)),
+        Attempt::GoOn(layout) | Attempt::Begin { layout, .. } => layout,
     };
     if args.yes {
-        for answer in &left {
+        for answer in left.iter().filter(|answer| answer.status.incarnation != next.incarnation) {
             answer.admin.recover(&next).await.map_err(|error| {
                 let failure = Failure::from(error);
                 let name = &answer.status.name;
@@ -119,19 +111,17 @@ async fn doubts(
     Ok(doubts)
 }
 
-/// True if all that are left serve under an incarnation that a recovery has made.
-fn is_in_force(newest: &Layout, left: &[&Answer]) -> bool {
-    let serves = |answer: &&Answer| {
-        answer.status.incarnation == newest.incarnation && answer.status.state == NodeState::Serving
-    };
-    newest.incarnation.number > 1 && left.iter().all(serves)
-}
-
-/// True if the newest layout is that of an attempt that some have accepted and nobody serves under.
-fn is_half_accepted(newest: &Layout, left: &[&Answer]) -> bool {
-    let is_newest = |answer: &&&Answer| answer.status.incarnation == newest.incarnation;
-    let is_accepted = |answer: &&Answer| answer.status.state == NodeState::Accepted;
-    newest.incarnation.number > 1 && left.iter().filter(is_newest).all(is_accepted)
+/// What is to be done, by the layouts that those have accepted that are left.
+async fn plan(left: &[&Answer], losses: &Losses) -> Result<Attempt, Failure> {
+    let mut layouts = Vec::new();
+    for answer in left {
+        let layout = answer.admin.get_layout().await?.map(|(layout, _)| layout);
+        layouts.extend(layout.map(|layout| (layout, answer.status.state == NodeState::Serving)));
+    }
+    let left: Vec<_> =
+        layouts.iter().map(|(layout, is_serving)| Left { layout, is_serving: *is_serving }).collect();
+    plan_attempt(&left, losses, Uuid::new_v4().as_u64_pair().0)
+        .map_err(|error| refused("RECOVERY_REFUSED", error.to_string()))
 }
 
 async fn wait_until_serving(left: &[&Answer], layout: &Layout, timeout: Duration) -> Result<(), Failure> {

@@ -237,6 +237,11 @@ impl Node {
     }
 
     pub(super) fn learn(&mut self, layout: Layout, now: Now, effects: &mut Vec<Effect>) {
+        // It was a member before it heard of that, and will never be one again.
+        let is_unaware = self.membership.layout().is_none() && layout.departed.contains(&self.me);
+        if is_unaware && !is_on(Mutant::TheUnawareWait) {
+            return self.set_aside(Alarm::Departed { epoch: layout.epoch }, effects);
+        }
         let is_newest = self.changing.as_ref().is_none_or(|changing| changing.layout.epoch < layout.epoch);
         if !self.is_news(&layout) || !is_newest || self.accepting.is_some() {
             return;

@@ -54,6 +54,11 @@ impl Node {
         let answers =
             requests.into_iter().map(|request| Effect::Answer { request, answer: Answer::InitAccepted });
         effects.extend(answers);
+        self.decide_if_all_have_accepted(effects);
+    }
+
+    /// A node that is alone hears of nobody else; nor does it after a start.
+    pub(super) fn decide_if_all_have_accepted(&mut self, effects: &mut Vec<Effect>) {
         if let Membership::Accepted { digest, .. } = self.membership
             && self.membership.note_accepted(self.me, digest, false)
         {

@@ -41,6 +41,7 @@ impl Node {
                 self.raised(generation, now, effects);
             }
         }
+        self.drop_what_nobody_else_has(now, effects);
         let is_due = self.replica.doubts.next_due_ms().is_some_and(|due_ms| due_ms <= now.mono_ms);
         if is_due && !self.is_clearing() {
             self.serve(now, effects, |node, context| {
@@ -52,6 +53,25 @@ impl Node {
             });
             self.deliver(now, effects);
         }
+    }
+
+    /// A damaged record of a salvaged partition of which nobody else has anything: whoever named this node to be accepted
+    /// in doubt has given it up.
+    fn drop_what_nobody_else_has(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let Some(layout) = self.membership.serving() else { return };
+        if layout.salvaged.is_empty() || self.replica.doubts.len() == 0 {
+            return;
+        }
+        self.serve(now, effects, |node, context| {
+            let (layout, me) = (context.layout, context.me);
+            let is_alone = |partition| {
+                let replicas = layout.replicas(partition);
+                let mut others = layout.salvaged.get(&partition).into_iter().flatten().chain(&replicas);
+                layout.salvaged.contains_key(&partition)
+                    && others.all(|other| *other == me || layout.is_lost(*other))
+            };
+            node.replica.doubts.drop_keys(is_alone, context);
+        });
     }
 
     /// What was merged of a partition before it came into doubt says nothing, and what was merged after ends it.

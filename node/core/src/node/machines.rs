@@ -91,6 +91,7 @@ impl Machines<'_> {
         };
         let is_salvaging =
             context.layout.salvaged.contains_key(&partition) && !self.transfer.has_merged(partition);
+        let is_salvaging = is_salvaging && !is_on(Mutant::SalvagedCountsAtOnce);
         (is_salvaging || self.replica.doubts.cover(partition))
             .then(|| message.clone().refused(Refusal::InDoubt))
             .flatten()

@@ -6,6 +6,7 @@ use crate::effect::{Answer, Effect, Now, ProposalError, RequestId};
 use crate::init::Membership;
 use crate::layout::{Layout, Member};
 use crate::message::Hello;
+use crate::mutant::{Mutant, is_on};
 use crate::recovery::RecoveryRefusal;
 
 impl Node {
@@ -38,7 +39,7 @@ impl Node {
             return Ok(true);
         }
         let (now, found) = (ours.incarnation.number, layout.incarnation.number);
-        if found <= now {
+        if found <= now && !is_on(Mutant::LowerAttemptsAreAccepted) {
             return Err(RecoveryRefusal::Incarnation { now, found });
         }
         if layout.epoch <= ours.epoch {
@@ -71,23 +72,29 @@ impl Node {
         self.ahead = super::epochs::Ahead::default();
         self.evidence.clear();
         self.membership = Membership::accepted(layout, self.me);
+        // What is being committed ends, and is answered to nobody.
+        self.lend(now, effects, |node, context| {
+            node.replica.begin_epoch(context);
+            node.replica.doubts.begin_epoch(context);
+        });
         effects.push(Effect::Answer { request, answer: Answer::RecoveryAccepted });
-        if let Membership::Accepted { digest, .. } = self.membership
-            && self.membership.note_accepted(self.me, digest, false)
-        {
+        if is_on(Mutant::SurvivorsServeAtOnce) {
             self.decide(effects);
         }
+        self.decide_if_all_have_accepted(effects);
     }
 
-    /// True for a hello of before a recovery that is in force here, by a member that was named lost then: it can only
-    /// come back as a new node, with nothing of what it has.
+    /// True for a hello of before a recovery that is in force here, by a node that was named lost then, or was no member
+    /// as far as those knew that were left: it can only come back as a new one, with nothing of what it has. (A hello of
+    /// one that has accepted since may be late.)
     pub(super) fn is_of_a_lost_past(&self, hello: &Hello) -> bool {
         let header = &hello.header;
         self.membership.serving().is_some_and(|layout| {
             header.cluster == layout.cluster
                 && header.to == self.me
                 && header.incarnation.number < layout.incarnation.number
-                && (layout.is_lost(header.from) || layout.departed.contains(&header.from))
+                && layout.member(header.from).is_none_or(|member| member.is_lost)
+                && !is_on(Mutant::TheLostHearNothing)
         })
     }
 }

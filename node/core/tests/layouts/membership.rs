@@ -64,8 +64,20 @@ pub(crate) fn whoever_learns_that_it_is_no_member_goes_on_no_more() {
 /// Nobody has told it that it was a member, and it may never become one again.
 #[test]
 pub(crate) fn whoever_has_departed_unaware_hears_it_when_it_is_turned_away() {
-    let start = Start { membership: None, ..start(true, Settings::default()) };
-    let mut stranger = Linked { node: Node::new(start, now(0)) };
+    let stranger = || {
+        let start = Start { membership: None, ..start(true, Settings::default()) };
+        Linked { node: Node::new(start, now(0)) }
+    };
+    let mut linked = stranger();
+    linked.greet(Linked::header(PEER, 4));
+    let mut without_me = with_a_spare();
+    without_me.departed.insert(ME);
+    without_me.members.remove(0);
+    assert!(
+        is_set_aside(&linked.learn((PEER, 4), &without_me)),
+        "or from a layout, if it was linked by then"
+    );
+    let mut stranger = stranger();
     let refused = |refusal| Event::HelloRefused { peer: PEER, generation: Generation(1), refusal };
     assert_eq!(stranger.step(refused(LinkRefusal::WrongCluster)), []);
     assert!(is_set_aside(&stranger.step(refused(LinkRefusal::Departed))));

@@ -109,7 +109,9 @@ fn data_is_given_to_nobody_who_is_to_go_or_was_not_admitted_before() {
     let begun = spare.next(&to(&[2, 3, 4], 3)).unwrap();
     assert_eq!(check_step(&spare, &begun), Ok(Step::Begin));
     let mut late = closed.next(&Change::Admit(members(&[4]))).unwrap();
-    (late.phase, late.phase_since) = (begun.phase, late.epoch);
+    let to_late = with_since(begun.ring(), node(4), late.epoch);
+    late.phase = Phase::Joint { from: spare.ring().clone(), to: to_late };
+    late.phase_since = late.epoch;
     assert_eq!(check_step(&closed, &late), Err(not_admitted(4)));
     let back = closed.next(&Change::Admit(members(&[4]))).unwrap();
     assert!(back.next(&to(&[2, 3, 4], 3)).unwrap().is_joint());

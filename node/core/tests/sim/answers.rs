@@ -67,7 +67,8 @@ impl World {
                 | Message::Mint(Mint { call, deadline_wall_ms, .. }) => (*call, *deadline_wall_ms),
                 Message::Write(Write { call, .. })
                 | Message::Read { call, .. }
-                | Message::Scan { call, .. } => (*call, u64::MAX),
+                | Message::Scan { call, .. }
+                | Message::Salvage { call, .. } => (*call, u64::MAX),
                 _ => continue,
             };
             if call.operation == 0 || is_stray {
@@ -79,7 +80,7 @@ impl World {
             let waits = header.epoch > epoch;
             let is_late = deadline_ms < latest_ms && !was_in_time && !waits;
             asked.insert((header.from, call), (message.clone(), is_late));
-            self.machines[n].asked_under.insert((header.from, call), header.epoch);
+            self.machines[n].asked_under.insert((header.from, call), (header.incarnation, header.epoch));
         }
     }
 
@@ -159,14 +160,16 @@ impl World {
 
     /// A frame that may change nothing: it is meant for somebody else, or its sender has been heard of as a later
     /// generation, durably.
-    /// It is meant for somebody else, or comes from another generation than the latest, or than the one that has said
-    /// hello.
+    /// It is meant for somebody else, or comes from another incarnation of the cluster, or another generation than the
+    /// latest, or than the one that has said hello.
     fn is_stray(&self, n: usize, link: LinkId, header: &Header) -> bool {
         let machine = &self.machines[n];
         let known = self.known_generation(n, header.from);
+        let ours = machine.node.as_ref().and_then(Node::layout);
         let said = self.network.offered(link, n).map(|hello| hello.header.generation);
         header.to != machine.id
             || header.cluster != self.layout.cluster
+            || ours.is_some_and(|layout| layout.incarnation != header.incarnation)
             || known > header.generation
             || said.is_some_and(|said| said != header.generation)
     }
@@ -209,7 +212,7 @@ impl World {
             Message::Write(Write { call, key, .. })
             | Message::Mint(Mint { call, key, .. })
             | Message::Read { call, key, .. } => (*call, key.partition(partitions)),
-            Message::Scan { call, range, .. } => (*call, range.partition),
+            Message::Scan { call, range, .. } | Message::Salvage { call, range } => (*call, range.partition),
             _ => return,
         };
         // Many repairs of many partitions share the call that nobody waits for.
@@ -273,13 +276,13 @@ impl World {
             Message::Write(Write { key, .. })
             | Message::Mint(Mint { key, .. })
             | Message::Read { key, .. } => Some(key.partition(self.layout.partitions)),
-            Message::Scan { range, .. } => Some(range.partition),
+            Message::Scan { range, .. } | Message::Salvage { range, .. } => Some(range.partition),
             _ => None,
         }
     }
 
     /// A replica that has called a record damaged says nothing of it before it is healed.
-    fn check_undoubted(&mut self, n: usize, key: &RecordKey) {
+    pub(crate) fn check_undoubted(&mut self, n: usize, key: &RecordKey) {
         let partition = key.partition(self.layout.partitions);
         let machine = &self.machines[n];
         if machine.in_doubt.contains(key) || machine.partitions_in_doubt.contains(&partition) {
@@ -328,6 +331,7 @@ impl World {
             self.violate(Violation::new(Checker::HeldIsOnDisk, &key, what));
         }
         self.check_undoubted(n, &key);
+        self.check_salvaged(n, &key);
         self.check_late(n, &key, is_late);
     }
 
@@ -364,6 +368,7 @@ impl World {
             self.violate(Violation::new(Checker::HeldIsOnDisk, &key, what));
         }
         self.check_undoubted(n, &key);
+        self.check_salvaged(n, &key);
         self.check_late(n, &key, is_late);
     }
 
@@ -371,6 +376,7 @@ impl World {
         let Some((Message::Read { key, .. }, _)) = self.question(n, asker) else { return };
         if !matches!(outcome, ReadOutcome::Refused(_)) {
             self.check_undoubted(n, &key);
+            self.check_salvaged(n, &key);
             if self.is_healing(asker) {
                 self.moment(Moment::Told, n, &key);
             }
@@ -389,8 +395,15 @@ impl World {
     }
 
     fn check_scan_answer(&mut self, n: usize, asker: (NodeId, Call), outcome: &ScanOutcome) {
-        let Some((Message::Scan { range, .. }, _)) = self.question(n, asker) else { return };
+        let range = match self.question(n, asker) {
+            Some((Message::Scan { range, .. }, _)) => range,
+            Some((Message::Salvage { .. }, _)) => return self.check_left_page(n, outcome),
+            _ => return,
+        };
         self.check_moved(n, asker, (&range, outcome));
+        if !matches!(outcome, ScanOutcome::Refused(_)) {
+            self.check_partition_salvaged(n, range.partition);
+        }
         let (entries, until) = match outcome {
             ScanOutcome::Page(page) => (&page.entries, page.last_if_cut()),
             ScanOutcome::Lacking(lacking) => (&lacking.entries, lacking.until.as_ref()),
@@ -422,7 +435,7 @@ impl World {
     }
 
     /// Rule 3: what a replica shows is synced on its disk, or written where nobody asked for more.
-    fn check_visible(&mut self, n: usize, key: &RecordKey, is_shown: impl Fn(&Record) -> bool) {
+    pub(crate) fn check_visible(&mut self, n: usize, key: &RecordKey, is_shown: impl Fn(&Record) -> bool) {
         let disk = &self.machines[n].disk;
         let visible = disk.visible(key).filter(|record| is_shown(record));
         let is_synced = |record: &&Record| disk.synced(key).is_some_and(|stored| covers(stored, record));

@@ -57,7 +57,27 @@ paths! {
     /// A proposal has ended with another layout than the one that was proposed.
     AnotherWasDecided,
     ProposalFailed,
+    // How it went on after more was lost than the store can bear.
+    RecoveryBegun,
+    /// While data moved.
+    RecoveryBegunInAMove,
+    /// The layout of an attempt that was interrupted was handed over once more.
+    RecoveryRepeated,
+    /// Another attempt was begun before one had come into force that somebody had accepted.
+    RecoveryOvertaken,
+    RecoveryRefused,
+    RecoveryInForce,
+    RecoveryFinished,
+    /// A replica that was in doubt of a partition is a source of it.
+    SalvagedInDoubt,
+    /// What was damaged of a salvaged partition was dropped.
+    DamagedWhileSalvaging,
+    /// What was promised of a key is lost, and what is left of it is promised from then on.
+    PromiseLowered,
+    /// A node that was called lost lived on, and learnt of it.
+    LostCameBack,
     // What the world did.
+    GreatLoss,
     MessageDropped,
     MessageDuplicated,
     LinkBroken,

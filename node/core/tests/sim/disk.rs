@@ -367,6 +367,11 @@ impl Disk {
         self.rotten.contains(key)
     }
 
+    /// True if what is stored can be read, and will be the next time.
+    pub(crate) fn is_readable(&self, key: &RecordKey) -> bool {
+        !self.rotten.contains(key) && !self.failing.contains(key)
+    }
+
     fn keep(&mut self, state: SavedState) {
         match state {
             SavedState::StampCeiling(ms) => self.state.ceiling_ms = self.state.ceiling_ms.max(ms),

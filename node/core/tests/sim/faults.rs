@@ -240,7 +240,8 @@ impl World {
     /// True if this member may lose what it holds without any partition losing the promises, or the members the majority
     /// of those that vote.
     pub(crate) fn may_hurt(&self, n: usize) -> bool {
-        let others: Vec<_> = self.hurt.iter().map(|hurt| self.machines[*hurt].id).collect();
+        let mut others: Vec<_> = self.hurt.iter().map(|hurt| self.machines[*hurt].id).collect();
+        others.extend(&self.recovery.lost);
         let id = self.machines[n].id;
         let is_left = |node: &NodeId| *node != id && !others.contains(node);
         let bears_it = |layout: &Layout| {
@@ -249,7 +250,7 @@ impl World {
             let voters = layout.voters.iter().filter(|voter| is_left(voter)).count();
             layout.partitions.all().all(keeps_quorum) && voters > layout.voters.len() / 2
         };
-        !self.hurt.contains(&n) && self.layouts_to_come().all(bears_it)
+        !self.hurt.contains(&n) && !self.is_salvaging() && self.layouts_to_come().all(bears_it)
     }
 
     /// True if all other members know durably of a later start of this one than the image's: then whatever a
@@ -341,6 +342,7 @@ impl World {
             Delivery::Datagrams { .. } => Delivery::Datagrams { drop_percent: 0, duplicate_percent: 0 },
         };
         self.unblock();
+        self.bring_back();
         self.aim = None;
         self.plan.slow_disk_percent = 0;
         // The clocks agree again, on the one that is furthest ahead: no stamp is far ahead of all of them then.

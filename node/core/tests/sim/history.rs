@@ -26,7 +26,8 @@ impl World {
         let rules = Rules {
             causal_keyspaces: [CARTS.to_owned()].into(),
             sees_deletes: false,
-            write_quorum: u32::try_from(quorum).ok(),
+            // What is salvaged may have fewer replicas.
+            write_quorum: u32::try_from(quorum).ok().filter(|_| !self.plan.recovers()),
         };
         let violations = history::check(&History { operations, scans: Vec::new() }, &rules);
         if let Some(violation) = violations.first() {
@@ -49,7 +50,7 @@ impl World {
                 asked_at: request.asked_at,
                 answered_at,
                 deadline: (!request.excused).then_some((request.deadline_ms + 1) * TICKS_PER_MS),
-                is_promised: request.is_promised,
+                is_promised: request.is_promised && !request.lost.contains(key),
                 action,
             }
         };

@@ -15,6 +15,7 @@ use keystore_core::stamp::Stamp;
 use crate::coverage::Path;
 use crate::disk::State;
 use crate::machine::{Doubted, EPOCH_MS, Machine, Standing};
+use crate::moves::term_of;
 use crate::plan::Class;
 use crate::request::{Asked, Told};
 use crate::violation::{Checker, Violation};
@@ -51,7 +52,7 @@ impl World {
     ) -> bool {
         let layout = self.layout_at(n);
         // Its replicas may have left, and hold nothing any more: what clients are told later is judged in the end.
-        if layout.epoch < self.layout.epoch {
+        if term_of(layout) < term_of(&self.layout) {
             return true;
         }
         let sets = layout.replica_sets(key.partition(layout.partitions));
@@ -285,6 +286,9 @@ impl World {
             return;
         }
         let Some(doubted) = self.machines[n].doubted.get(key).copied() else { return };
+        if record.is_none() && self.may_drop_what_is_damaged(n, key) {
+            return;
+        }
         let Doubted { in_generation: generation, floor, is_healed: _ } = doubted;
         let now = self.machines[n].disk.state.generation;
         if now <= generation {
@@ -316,8 +320,10 @@ impl World {
             let what = format!("machine {n} accepts {link:?}, which is closed");
             return self.violate(Violation::of_the_world(Checker::ClosedLinksStayClosed, what));
         };
-        if hello.header.to != self.machines[n].id {
-            let what = format!("machine {n} accepts {hello:?}, which is meant for somebody else");
+        let ours = self.machines[n].node.as_ref().and_then(|node| node.layout());
+        let is_of_another = ours.is_some_and(|layout| layout.incarnation != hello.header.incarnation);
+        if hello.header.to != self.machines[n].id || is_of_another {
+            let what = format!("machine {n} accepts {hello:?}, which is meant for others");
             return self.violate(Violation::of_the_world(Checker::StrayFramesAreIgnored, what));
         }
         let State { peers, membership, .. } = &self.machines[n].disk.state;
@@ -399,7 +405,7 @@ impl World {
     pub(crate) fn replicas(&self, key: &RecordKey) -> Vec<usize> {
         let sets = self.layout.replica_sets(key.partition(self.layout.partitions));
         let machine = |node: NodeId| self.machines.iter().position(|machine| machine.id == node);
-        let replicas = sets.nodes().filter_map(machine);
+        let replicas = sets.nodes().filter(|node| !self.layout.is_lost(*node)).filter_map(machine);
         replicas.filter(|n| self.machines[*n].standing != Standing::Gone).collect()
     }
 

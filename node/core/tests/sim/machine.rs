@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use keystore_core::effect::{Event, Now, RequestId};
-use keystore_core::id::{Actor, Epoch, Generation, NodeId, Nonce};
+use keystore_core::id::{Actor, Generation, NodeId, Nonce};
 use keystore_core::message::{Call, Message};
 use keystore_core::node::{Node, Start};
 use keystore_core::partition::{Partition, RecordKey};
@@ -13,6 +13,7 @@ use keystore_core::stamp::{CEILING_STEP_MS, Stamp};
 use crate::coverage::Path;
 use crate::disk::{Disk, Ending};
 use crate::invariants::covers;
+use crate::moves::Term;
 use crate::plan::TIMEOUT_MS;
 use crate::request::Told;
 use crate::transfers::TakingOver;
@@ -31,6 +32,8 @@ pub(crate) enum Standing {
     /// Stopped by a signal, or by a machine that does not schedule it; everything for it waits.
     Paused,
     Down,
+    /// It was called lost, with all that it has, and may come back.
+    Away,
     /// It never comes back.
     Gone,
 }
@@ -82,8 +85,8 @@ pub(crate) struct Machine {
     pub(crate) hinted: BTreeMap<(NodeId, RecordKey), Record>,
     /// What its process was asked by others and may answer, and whether that came too late.
     pub(crate) asked: BTreeMap<(NodeId, Call), (Message, bool)>,
-    /// The epoch under which it was.
-    pub(crate) asked_under: BTreeMap<(NodeId, Call), Epoch>,
+    /// The layout under which it was.
+    pub(crate) asked_under: BTreeMap<(NodeId, Call), Term>,
     /// The process ends after this many more effects.
     pub(crate) crash_after: Option<u64>,
     /// What came while it was paused.
@@ -203,6 +206,7 @@ impl World {
         };
         machine.node = Some(Node::new(start, machine.now(now_ms)));
         self.is_whole_again(n);
+        self.note_accepted_by(n);
         self.note(format_args!("start machine {n}, generation {}", state.generation));
         self.step(n, Event::Tick);
     }
@@ -222,13 +226,18 @@ impl World {
 
     /// The process ends for good, and nothing that it held comes back.
     pub(crate) fn end_for_good(&mut self, n: usize) {
+        self.end_as(n, Standing::Gone);
+    }
+
+    /// The process ends, and is started neither soon nor by itself.
+    pub(crate) fn end_as(&mut self, n: usize, standing: Standing) {
         // A process that sets its disk aside answers nobody while it does.
         for index in self.machines[n].requests.values() {
             self.requests[*index].excused = true;
         }
         self.end_process(n, Ending::PowerLost);
-        self.machines[n].standing = Standing::Gone;
-        self.note(format_args!("machine {n} is gone for good"));
+        self.machines[n].standing = standing;
+        self.note(format_args!("machine {n} is {standing:?}"));
     }
 
     fn end_process(&mut self, n: usize, ending: Ending) -> bool {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use keystore_core::effect::{Answer, Event};
-use keystore_core::id::{Actor, Epoch, NodeId};
+use keystore_core::id::{Actor, Epoch, Incarnation, NodeId};
 use keystore_core::layout::{Layout, Member, Phase};
 use keystore_core::message::{Header, Message};
 use keystore_core::partition::RecordKey;
@@ -24,6 +24,18 @@ use crate::world::{Pending, World};
 /// After everything has healed a move has ended within this time.
 pub(crate) const MOVED_WITHIN_MS: u64 = 60_000;
 
+/// Which layout it is: no two bear the same incarnation and epoch.
+pub(crate) type Term = (Incarnation, Epoch);
+
+pub(crate) fn term_of(layout: &Layout) -> Term {
+    (layout.incarnation, layout.epoch)
+}
+
+/// Of the layout that may follow.
+pub(crate) fn next_term(layout: &Layout) -> Term {
+    (layout.incarnation, Epoch(layout.epoch.0 + 1))
+}
+
 impl Plan {
     /// How many machines there are, members or not.
     pub(crate) fn machines(&self) -> usize {
@@ -41,6 +53,7 @@ impl World {
             self.target = (0..self.plan.nodes).collect();
             self.look_after_later();
         }
+        self.let_the_person_in();
     }
 
     fn look_after_later(&mut self) {
@@ -54,15 +67,14 @@ impl World {
         let is_member = |machine: &Machine| {
             machine.standing != Standing::Gone
                 && !machine.is_stale
-                && self.layout.member(machine.id).is_some()
+                && self.layout.member(machine.id).is_some_and(|member| !member.is_lost)
         };
         (0..self.plan.machines()).filter(|n| is_member(&self.machines[*n])).collect()
     }
 
     /// The newest layout, and each that may follow it: somebody has proposed it, and may have been voted for.
     pub(crate) fn layouts_to_come(&self) -> impl Iterator<Item = &Layout> {
-        let next = Epoch(self.layout.epoch.0 + 1);
-        let proposed = self.proposed.get(&next).into_iter().flatten();
+        let proposed = self.proposed.get(&next_term(&self.layout)).into_iter().flatten();
         std::iter::once(&self.layout).chain(proposed)
     }
 
@@ -84,13 +96,13 @@ impl World {
         self.note(format_args!("machine {n} is to propose epoch {}", next.epoch));
         let request = self.next_request();
         self.proposals.insert(request, next.clone());
-        self.proposed.entry(next.epoch).or_default().push(next.clone());
+        self.proposed.entry(term_of(&next)).or_default().push(next.clone());
         self.step(n, Event::Propose { request, expected: layout.epoch, layout: Box::new(next) });
     }
 
     fn next_layout(&mut self, layout: &Layout) -> Option<Layout> {
         // The voters have decided, and whoever knew of it is gone: whatever is proposed, it comes out.
-        let unknown = self.layouts.get(&Epoch(layout.epoch.0 + 1)).filter(|_| self.is_healed);
+        let unknown = self.layouts.get(&next_term(layout)).filter(|_| self.is_healed);
         if let Some(decided) = unknown {
             return Some(decided.clone());
         }
@@ -107,7 +119,7 @@ impl World {
         if self.rng.chance(5) {
             return Some(Change::Voters);
         }
-        if layout.is_joint() {
+        if layout.is_moving() {
             let goes_back = if self.is_healed { 2 } else { 12 };
             return Some(if self.rng.chance(goes_back) { Change::Abort } else { Change::Finish });
         }
@@ -119,19 +131,14 @@ impl World {
             return Some(Change::Dismiss(empty));
         }
         if self.is_healed {
-            return None;
+            return self.restoration(layout);
         }
         let is_dead = |n: &usize| self.machines[*n].standing == Standing::Gone || self.hurt.contains(n);
         if self.target.iter().any(is_dead) || self.rng.chance(30) {
             self.choose_target();
         }
-        let members: Vec<_> = self.target.iter().map(|n| self.member(*n, layout)).collect();
-        let strangers: Vec<_> =
-            members.iter().filter(|member| layout.member(member.node).is_none()).cloned().collect();
-        if !strangers.is_empty() {
-            return Some(Change::Admit(strangers));
-        }
-        Some(Change::Move { members, replication_factor: self.plan.replication_factor })
+        let members = self.target.iter().map(|n| self.member(*n, layout)).collect();
+        Some(admitted_and_moved(layout, members, self.plan.replication_factor))
     }
 
     /// Members that will never be back.
@@ -156,6 +163,7 @@ impl World {
     fn choose_target(&mut self) {
         let mut left: Vec<_> = (0..self.plan.machines())
             .filter(|n| self.machines[*n].standing != Standing::Gone && !self.hurt.contains(n))
+            .filter(|n| !self.is_left_behind(*n))
             .collect();
         let most = left.len() as u64;
         let least = self.plan.replication_factor as u64;
@@ -170,7 +178,7 @@ impl World {
         self.target = left.into_iter().collect();
     }
 
-    fn member(&self, n: usize, layout: &Layout) -> Member {
+    pub(crate) fn member(&self, n: usize, layout: &Layout) -> Member {
         let machine = &self.machines[n];
         layout.member(machine.id).cloned().unwrap_or(Member {
             node: machine.id,
@@ -199,6 +207,11 @@ impl World {
     pub(crate) fn check_layout(&mut self, n: usize, layout: &Layout, is_decided: bool) {
         let before = self.machines[n].disk.state.membership.clone();
         if let Some((before, _)) = &before
+            && before.incarnation != layout.incarnation
+        {
+            self.check_incarnation(n, before, layout);
+        }
+        if let Some((before, _)) = &before
             && (before.epoch > layout.epoch
                 || before.epoch == layout.epoch && before.digest() != layout.digest())
         {
@@ -217,15 +230,19 @@ impl World {
 
     /// A node takes a layout for decided.
     fn note_decided(&mut self, n: usize, layout: &Layout) {
-        let first = self.layouts.entry(layout.epoch).or_insert_with(|| layout.clone());
+        let first = self.layouts.entry(term_of(layout)).or_insert_with(|| layout.clone());
         if first.digest() != layout.digest() {
             let what = format!("machine {n} takes {layout:?} for decided, and another one {first:?}");
             return self.violate(Violation::of_the_world(Checker::OneLayoutAnEpoch, what));
         }
-        if layout.epoch <= self.layout.epoch {
+        if term_of(layout) <= term_of(&self.layout) {
             return;
         }
-        if let Some(before) = self.layouts.get(&Epoch(layout.epoch.0 - 1)).cloned() {
+        if layout.incarnation != self.layout.incarnation {
+            self.note_recovered(n, layout);
+        }
+        let before = (layout.incarnation, Epoch(layout.epoch.0 - 1));
+        if let Some(before) = self.layouts.get(&before).cloned() {
             self.check_followed(&before, layout);
         }
         self.layout = layout.clone();
@@ -235,7 +252,7 @@ impl World {
     /// something has been saved: until then, whatever it had acknowledged counts.
     pub(crate) fn check_emptiness(&mut self, n: usize, acknowledged: Epoch) {
         let machine = &self.machines[n];
-        let Some((layout, true)) = &machine.disk.state.membership else { return };
+        let Some((layout, _)) = &machine.disk.state.membership else { return };
         let is_leftover = |key: &&RecordKey| {
             let since = layout.since(key.partition(layout.partitions), machine.id);
             since.is_some_and(|since| since > acknowledged)
@@ -254,8 +271,8 @@ impl World {
         let acknowledged =
             machine.disk.state.membership.as_ref().map_or(Epoch(0), |(layout, _)| layout.epoch);
         let partition = key.partition(self.layout.partitions);
-        let mut later = self.layouts.range(Epoch(acknowledged.0 + 1)..);
-        later.any(|(_, layout)| layout.since(partition, machine.id).is_some_and(|since| since > acknowledged))
+        let mut later = self.layouts.values().chain(self.recovery.layouts());
+        later.any(|layout| layout.since(partition, machine.id).is_some_and(|since| since > acknowledged))
     }
 
     /// True if a machine is no replica of a key by the layout on its disk, and so drops what it holds of it, or (a broken
@@ -302,6 +319,7 @@ impl World {
                 self.coverage.count(Path::MoveBegun);
                 self.floors_then = self.floors.clone();
             }
+            Step::Finish if !before.salvaged.is_empty() => self.coverage.count(Path::RecoveryFinished),
             Step::Finish => self.coverage.count(Path::MoveFinished),
             Step::Abort => self.coverage.count(Path::MoveAborted),
             Step::Same if lost > 0 => self.coverage.count(Path::MemberLost),
@@ -324,7 +342,11 @@ impl World {
             let machine = self.machines.iter().find(|machine| machine.id == node);
             let state = machine.and_then(|machine| machine.disk.state.membership.as_ref());
             machine.is_some_and(|machine| machine.is_stale)
-                || state.is_some_and(|(layout, decided)| *decided && layout.epoch >= before.phase_since)
+                || state.is_some_and(|(layout, decided)| {
+                    // Whoever has accepted a recovery since takes part in nothing of before.
+                    (*decided || layout.incarnation != before.incarnation)
+                        && layout.epoch >= before.phase_since
+                })
         };
         for (partition, replicas) in before.source_ring().iter() {
             let fenced = replicas.iter().filter(|replica| has_fenced(replica.node)).count();
@@ -370,7 +392,7 @@ impl World {
             let what = format!("machine {n} gives up its disk, and is a member");
             self.violate(Violation::of_the_world(Checker::SetAsideHasAReason, what));
         }
-        self.coverage.count(Path::Departed);
+        self.coverage.count(if self.is_past(n) { Path::LostCameBack } else { Path::Departed });
         self.end_for_good(n);
         if !self.machines[n].is_stale && n < self.plan.machines() {
             let wait = self.rng.between(10, 500);
@@ -410,9 +432,9 @@ impl World {
     /// What is said about layouts is on the disk of whoever says it.
     pub(crate) fn check_said_of_layouts(&mut self, n: usize, header: &Header, message: &Message) {
         let Disk { state, .. } = &self.machines[n].disk;
-        let fenced = state.membership.as_ref().map_or(Epoch(0), |(layout, _)| layout.epoch);
-        if header.epoch > fenced {
-            let what = format!("machine {n} speaks under epoch {}, and has {fenced} on disk", header.epoch);
+        let fenced = state.membership.as_ref().map(|(layout, _)| term_of(layout)).unwrap_or_default();
+        if (header.incarnation, header.epoch) > fenced && header.epoch > Epoch(0) {
+            let what = format!("machine {n} speaks under epoch {}, and has {fenced:?} on disk", header.epoch);
             return self.violate(Violation::of_the_world(Checker::FencesAreDurable, what));
         }
         if let Message::Layout { layout, .. } = message {
@@ -433,7 +455,7 @@ impl World {
             return self.violate(Violation::of_the_world(Checker::VotesAreDurable, what));
         }
         if let Say::Accept { .. } = **say
-            && !self.is_promised(*epoch, *ballot)
+            && !self.is_promised((header.incarnation, *epoch), *ballot)
         {
             let what = format!("machine {n} asks for votes under {ballot:?}, which too few have promised");
             self.violate(Violation::of_the_world(Checker::VotesNeedPromises, what));
@@ -441,8 +463,8 @@ impl World {
     }
 
     /// True if a majority of those that vote on an epoch has promised a ballot, or a higher one.
-    fn is_promised(&self, epoch: Epoch, ballot: Ballot) -> bool {
-        let Some(before) = self.layouts.get(&Epoch(epoch.0 - 1)) else { return true };
+    fn is_promised(&self, (incarnation, epoch): Term, ballot: Ballot) -> bool {
+        let Some(before) = self.layouts.get(&(incarnation, Epoch(epoch.0 - 1))) else { return true };
         let has_promised = |voter: &&NodeId| {
             let machine = self.machines.iter().find(|machine| machine.id == **voter);
             machine.is_none_or(|Machine { disk: Disk { state, .. }, is_stale, .. }| {
@@ -468,11 +490,21 @@ impl World {
             return;
         }
         let asked = self.machines[n].asked_under.get(&(header.to, call)).copied();
-        if asked.is_some_and(|asked| asked != header.epoch) {
-            let what =
-                format!("machine {n} answers under epoch {} what was asked under {asked:?}", header.epoch);
+        let now = (header.incarnation, header.epoch);
+        if asked.is_some_and(|asked| asked != now) {
+            let what = format!("machine {n} answers under {now:?} what was asked under {asked:?}");
             self.violate(Violation::of_the_world(Checker::AnswersAreOfTheirEpoch, what));
         }
+    }
+}
+
+/// The next step towards these members' holding all: nobody is given data before it was admitted.
+pub(crate) fn admitted_and_moved(layout: &Layout, members: Vec<Member>, replication_factor: usize) -> Change {
+    let strangers: Vec<_> =
+        members.iter().filter(|member| layout.member(member.node).is_none()).cloned().collect();
+    match strangers.is_empty() {
+        true => Change::Move { members, replication_factor },
+        false => Change::Admit(strangers),
     }
 }
 

@@ -111,13 +111,14 @@ impl World {
         self.after(DIAL_EVERY_MS, Pending::Dial);
     }
 
-    /// The members of higher UUID, and those that may not know of us, or that we are none any more: they are behind, or
-    /// ahead. And whoever has departed without knowing that it was a member.
+    /// The members of higher UUID that are not lost, and those that may not know of us, or that we are none any more: they
+    /// are behind, or ahead. And whoever has departed without knowing that it was a member.
     fn is_to_dial(&self, dialler: usize, other: usize) -> bool {
         let epoch = |n: usize| self.machines[n].node.as_ref()?.layout().map(|layout| layout.epoch);
         let (ours, theirs) = (self.machines[dialler].id, self.machines[other].id);
         let layout = self.machines[dialler].node.as_ref().and_then(|node| node.layout());
         layout.is_some_and(|layout| match layout.member(theirs) {
+            Some(member) if member.is_lost => false,
             Some(_) => ours < theirs || ours != theirs && epoch(other) != epoch(dialler),
             None => layout.departed.contains(&theirs) && epoch(other).is_none(),
         })

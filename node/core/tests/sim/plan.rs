@@ -43,6 +43,8 @@ pub(crate) struct Plan {
     pub(crate) spares: usize,
     /// About how often somebody sees to who the members are; 0: never.
     pub(crate) move_every_ms: u64,
+    /// How many times so much is lost that only a person can have the rest go on.
+    pub(crate) great_losses: usize,
     pub(crate) delivery: Delivery,
     pub(crate) delay_ms_max: u64,
     /// Each node's wall clock starts so far ahead, at most.
@@ -78,6 +80,7 @@ impl Plan {
             replication_factor: 3,
             spares: 0,
             move_every_ms: 0,
+            great_losses: 0,
             delivery: Delivery::Stream,
             delay_ms_max: 10,
             skew_ms_max: 100,
@@ -113,7 +116,20 @@ impl Plan {
             16..=20 => plan.by_turns(rng),
             _ => plan,
         };
-        if rng.chance(40) { plan.moving(rng) } else { plan }
+        let plan = if rng.chance(40) { plan.moving(rng) } else { plan };
+        if rng.chance(15) { plan.recovering(rng) } else { plan }
+    }
+
+    /// More is lost than the store can bear. Whose disk is a copy is not drawn beside that: a copy of what was called lost
+    /// is of a lower incarnation like the original.
+    fn recovering(self, rng: &mut Rng) -> Self {
+        let moving = if self.moves() { self } else { self.moving(rng) };
+        let is_copy = |fault: &Fault| matches!(fault, Fault::RollBack | Fault::Clone);
+        Self {
+            great_losses: rng.pick(&[1, 1, 2]),
+            faults: moving.faults.iter().copied().filter(|fault| !is_copy(fault)).collect(),
+            ..moving
+        }
     }
 
     /// Nodes join and leave in the middle of it.
@@ -181,6 +197,7 @@ impl Plan {
             replication_factor,
             spares: 0,
             move_every_ms: 0,
+            great_losses: 0,
             delivery,
             delay_ms_max: rng.pick(&[2, 10, 30, 60]),
             skew_ms_max: rng.pick(&[0, 450, 450, 3_000]),

@@ -1,5 +1,7 @@
 //! What clients asked and were told.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use keystore_core::causal::OperationId;
 use keystore_core::effect::{Answer, Causal, FailureReason, Operation, Values};
@@ -78,6 +80,8 @@ pub(crate) struct Request {
     pub(crate) expires_ms: Option<(u64, u64)>,
     /// The promises hold for it.
     pub(crate) is_promised: bool,
+    /// Of these keys, what it was told was lost with more than the store can bear.
+    pub(crate) lost: BTreeSet<RecordKey>,
     /// The stamp below which no answer may be, for what was promised before it was asked.
     pub(crate) floor: Option<Stamp>,
 }

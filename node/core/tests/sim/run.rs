@@ -77,13 +77,17 @@ fn live(world: &mut World) {
         world.run_for(100);
     }
     let deadline = world.now_ms + MOVED_WITHIN_MS;
-    while world.layout.is_joint() && world.now_ms < deadline && world.violation.is_none() {
+    while (world.is_unsettled() || world.left_behind().is_some())
+        && world.now_ms < deadline
+        && world.violation.is_none()
+    {
         world.run_for(100);
     }
-    if world.layout.is_joint() {
-        let what = format!("the move of epoch {} does not end", world.layout.phase_since);
+    if world.is_unsettled() {
+        let what = format!("the move of epoch {} does not end: {:?}", world.layout.phase_since, world.layout);
         world.violate(Violation::of_the_world(Checker::MovesEnd, what));
     }
+    world.check_left_behind();
     world.run_for(500);
     while !world.all_serve() && world.now_ms < deadline && world.violation.is_none() {
         world.run_for(100);
@@ -140,7 +144,8 @@ fn is_written(world: &mut World, machine: usize, (key, number): (&RecordKey, usi
 fn read_everything(world: &mut World) {
     let deadline_ms = world.now_ms + HEALED_WITHIN_MS;
     for key in world.keys.clone() {
-        let has_all = world.replicas(&key).len() == world.plan.replication_factor;
+        let partition = key.partition(world.layout.partitions);
+        let has_all = world.replicas(&key).len() == world.layout.replicas(partition).len();
         let level = if has_all { Consistency::All } else { Consistency::Quorum };
         for machine in world.members() {
             while world.is_running(machine) && !is_read(world, machine, (&key, level)) {

@@ -73,6 +73,7 @@ impl World {
         if let Some((layout, _)) = &machine.disk.state.membership {
             machine.partitions_in_doubt.retain(|partition| layout.is_replica(*partition, id));
         }
+        self.note_accepted_by(n);
         let generation = self.machines[n].disk.state.generation;
         if generation > before {
             self.count_raised(n, id, generation);

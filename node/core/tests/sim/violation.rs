@@ -103,6 +103,16 @@ pub(crate) enum Checker {
     MovesEnd,
     /// A node that has departed is told so, whatever it knew.
     TheDepartedHearOfIt,
+    /// A node takes up another incarnation only by an attempt of a recovery, of a higher number, that nobody else took
+    /// another one for.
+    IncarnationsOnlyGrow,
+    /// The layout of a recovery leaves each partition as it is that has a quorum to trust, and gives any other to what is
+    /// left, with all that held some of it as its sources.
+    WhatIsShortIsSalvaged,
+    /// A replica of a salvaged partition says nothing of it before it has all that was left of it.
+    SalvagedIsMergedFirst,
+    /// Whoever was called lost and lives on learns of it, and does not come back as what it was.
+    LostStaysLost,
     // What is looked at in the end.
     ReplicasConverge,
     HealedClusterServes,

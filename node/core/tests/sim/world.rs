@@ -10,22 +10,24 @@ use keystore_core::causal::{Dot, OperationId};
 use keystore_core::effect::{
     Answer, ClientRequest, Damaged, Deadline, Effect, Event, FailureReason, LinkId, RequestId,
 };
-use keystore_core::id::{Actor, ClusterId, Epoch, Incarnation};
-use keystore_core::layout::{FirstLayout, Layout, Member};
+use keystore_core::layout::Layout;
 use keystore_core::message::{Header, Message};
 use keystore_core::node::{Node, NodeState};
-use keystore_core::partition::{PartitionCount, RecordKey};
+use keystore_core::partition::RecordKey;
 use keystore_core::quorum::Consistency;
 use keystore_core::stamp::Stamp;
 
 use crate::aim::{Blow, Moment};
 use crate::coverage::{Coverage, Path};
 use crate::disk::Ending;
-use crate::faults::{Fault, Mend};
+use crate::faults::Mend;
+use crate::founding::first_layout;
 use crate::hints::Owed;
 use crate::machine::{Machine, Standing};
+use crate::moves::{Term, term_of};
 use crate::network::{Network, Parcel};
 use crate::plan::{Delivery, Plan, TIMEOUT_MS};
+use crate::recoveries::Recovery;
 use crate::request::{Asked, Request, Told, told};
 use crate::rng::Rng;
 use crate::stamps::accepted_by;
@@ -112,6 +114,19 @@ pub(crate) enum Pending {
     Rejoin {
         machine: usize,
     },
+    /// More is lost than the store can bear.
+    GreatLoss,
+    /// The person looks after the cluster who can have it go on without what is lost.
+    Person,
+    /// A machine is given the layout of a recovery.
+    HandOver {
+        machine: usize,
+        layout: Box<Layout>,
+    },
+    /// A machine comes back that was called lost.
+    Return {
+        machine: usize,
+    },
 }
 
 pub(crate) struct World {
@@ -131,16 +146,17 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     /// The newest that is decided, as far as the world has seen.
     pub(crate) layout: Layout,
-    /// By epoch, every one that a node has taken up.
-    pub(crate) layouts: BTreeMap<Epoch, Layout>,
+    /// By incarnation and epoch, every one that a node has taken up.
+    pub(crate) layouts: BTreeMap<Term, Layout>,
     /// Who is to hold the data, if it moves.
     pub(crate) target: BTreeSet<usize>,
     /// What was promised when the move under way began.
     pub(crate) floors_then: BTreeMap<RecordKey, Stamp>,
     /// The proposals under way.
     pub(crate) proposals: BTreeMap<RequestId, Layout>,
-    /// All that were ever proposed, by epoch.
-    pub(crate) proposed: BTreeMap<Epoch, Vec<Layout>>,
+    /// All that were ever proposed.
+    pub(crate) proposed: BTreeMap<Term, Vec<Layout>>,
+    pub(crate) recovery: Recovery,
     /// Members that have lost what they acknowledged, and count for nothing any more.
     pub(crate) hurt: BTreeSet<usize>,
     /// What a fault waits for.
@@ -186,11 +202,12 @@ impl World {
             machines,
             network: Network::default(),
             clients: Vec::new(),
-            layouts: BTreeMap::from([(layout.epoch, layout.clone())]),
+            layouts: BTreeMap::from([(term_of(&layout), layout.clone())]),
             layout,
             target: BTreeSet::new(),
             proposals: BTreeMap::new(),
             proposed: BTreeMap::new(),
+            recovery: Recovery::default(),
             floors_then: BTreeMap::new(),
             hurt: BTreeSet::new(),
             aim: None,
@@ -215,48 +232,9 @@ impl World {
         world
     }
 
-    /// Gives all members the first layout, and some of them another one afterwards; waits until all serve.
-    pub(crate) fn init(&mut self) {
-        for machine in 0..self.plan.nodes {
-            let wait = self.rng.between(0, 300);
-            self.after(wait, Pending::Init { machine, is_rival: false });
-            let wait = self.rng.between(0, 1_000);
-            self.after(wait, Pending::Init { machine, is_rival: true });
-        }
-        if self.plan.faults.contains(&Fault::Crash) {
-            let n = self.rng.index(self.plan.nodes);
-            self.strike_with(Fault::Crash, n);
-        }
-        let deadline = self.now_ms + 60_000;
-        while !self.all_serve() && self.violation.is_none() {
-            assert!(self.now_ms < deadline, "not all nodes serve after init");
-            self.run_for(10);
-            self.check_serving();
-        }
-    }
-
     pub(crate) fn next_request(&mut self) -> RequestId {
         self.last_request += 1;
         RequestId(self.last_request)
-    }
-
-    fn give_layout(&mut self, n: usize, is_rival: bool) {
-        if !self.is_running(n) {
-            return self.after(100, Pending::Init { machine: n, is_rival });
-        }
-        let has_accepted = self.machines[n].disk.state.membership.is_some();
-        let mut layout = self.layout.clone();
-        if is_rival {
-            layout.cluster = ClusterId([8; 16]);
-        }
-        // Whoever has accepted nothing takes what comes first; and it is asked until it has.
-        if has_accepted == is_rival {
-            let request = self.next_request();
-            self.step(n, Event::Init { request, layout });
-        }
-        if !has_accepted {
-            self.after(100, Pending::Init { machine: n, is_rival });
-        }
     }
 
     /// True if every member that is not gone serves under the newest layout, and is linked to all others.
@@ -266,7 +244,7 @@ impl World {
             let status = machine.node.as_ref().map(|node| node.status(machine.now(self.now_ms)));
             status.is_some_and(|status| {
                 status.state == NodeState::Serving
-                    && status.layout.map(|layout| layout.epoch) == Some(self.layout.epoch)
+                    && status.layout.map(term_of) == Some(term_of(&self.layout))
                     && status.connected.len() + 1 >= alive.len()
             })
         };
@@ -356,6 +334,10 @@ impl World {
             Pending::AskAgain { index } => self.ask_again(index),
             Pending::Steward => self.steward_acts(),
             Pending::Rejoin { machine } => self.rejoin(machine),
+            Pending::GreatLoss => self.strike_great_loss(),
+            Pending::Person => self.person_acts(),
+            Pending::HandOver { machine, layout } => self.hand_over(machine, layout),
+            Pending::Return { machine } => self.come_back(machine),
         }
     }
 
@@ -381,7 +363,11 @@ impl World {
             | Pending::ClientGivesUp { .. }
             | Pending::AskAgain { .. }
             | Pending::Steward
-            | Pending::Rejoin { .. } => None,
+            | Pending::Rejoin { .. }
+            | Pending::GreatLoss
+            | Pending::Person
+            | Pending::HandOver { .. }
+            | Pending::Return { .. } => None,
         }
     }
 
@@ -410,6 +396,7 @@ impl World {
             is_repeated: false,
             expires_ms: None,
             is_promised,
+            lost: BTreeSet::new(),
             floor,
         });
         self.send_request(machine, index);
@@ -553,17 +540,22 @@ impl World {
         if let Some(proposed) = self.proposals.remove(&request) {
             return self.note_proposal(n, &proposed, &answer);
         }
+        if self.recovery.requests.remove(&request) {
+            return self.note_handed_over(n, &answer);
+        }
         if let Some(index) = self.machines[n].requests.remove(&request) {
             let key = self.requests[index].asked.key();
             let line = format_args!("machine {n}: answers {} of {key:?}: {answer:?}", request.0);
             self.trace.line(self.now_ms, line);
-            let is_alone = self.machines[n].is_stale && self.requests[index].level == Consistency::One;
+            let is_alone = self.is_past(n)
+                || self.machines[n].is_stale && self.requests[index].level == Consistency::One;
             if !is_alone {
                 self.check_answer(n, index, &answer);
             }
             match told(answer) {
                 // A process of an old image of a disk may believe that it is a replica until somebody refuses it,
-                // and may use stamps a second time: what it alone has said was not promised.
+                // and may use stamps a second time: what it alone has said was not promised. Nor is what those say who
+                // were called lost and live on.
                 Some(_) if is_alone => self.tell(index, Told::Unknown),
                 Some(told) => self.tell(index, told),
                 None => {}
@@ -575,24 +567,4 @@ impl World {
         self.check_message(n, (link, &header), &message);
         self.send(n, link, header, message);
     }
-}
-
-fn first_layout(machines: &[Machine], replication_factor: usize) -> Layout {
-    let member = |(n, machine): (usize, &Machine)| Member {
-        node: machine.id,
-        actor: Actor(n as u64 + 1),
-        name: format!("node-{n}"),
-        zone: String::new(),
-        weight: 1,
-        is_lost: false,
-    };
-    let first = FirstLayout {
-        cluster: ClusterId([7; 16]),
-        incarnation: Incarnation { number: 1, id: 7 },
-        partitions: PartitionCount::new(16).unwrap(),
-        replication_factor,
-        members: machines.iter().enumerate().map(member).collect(),
-        keyspaces: workload::modes(),
-    };
-    Layout::first(first).unwrap()
 }
