@@ -105,7 +105,7 @@ pub struct Operation {
     pub to: Option<i32>,
 
     /// How far it is. Create: WaitingForNames, WaitingForNodes, Initializing or WaitingForPods. The others: StartingPods,
-    /// GivingUp, Joining, Moving, Finishing, TurningBack, Dismissing or RemovingPods.
+    /// GivingUp, Joining, Moving, Salvaging, Finishing, TurningBack, Dismissing or RemovingPods.
     pub phase: String,
 
     /// When it began.

@@ -151,7 +151,7 @@ impl Layout {
             }
             Change::Abort => {
                 let Phase::Joint { from, .. } = &self.phase else { return Err(SuccessionError::IsNotMoving) };
-                next.replication_factor = from.replication_factor();
+                next.replication_factor = self.replication_factor_after_abort(from);
                 next.phase = Phase::Stable(from.clone());
                 next.phase_since = next.epoch;
             }
@@ -195,6 +195,11 @@ impl Layout {
         next.phase = Phase::Joint { from: from.clone(), to };
         next.phase_since = next.epoch;
         Ok(())
+    }
+
+    /// Partitions that were salvaged may all have fewer replicas than are wanted: the ring does not tell how many are.
+    fn replication_factor_after_abort(&self, from: &Ring) -> usize {
+        self.replication_factor.max(from.replication_factor())
     }
 
     fn admit(&mut self, members: &[Member]) {
@@ -249,9 +254,10 @@ pub fn check_step(now: &Layout, next: &Layout) -> Result<Step, SuccessionError> 
     if next.phase_since != phase_since {
         return Err(SuccessionError::PhaseSince { expected: phase_since, found: next.phase_since });
     }
-    // Partitions that were salvaged may all have fewer replicas than are wanted.
-    let expected =
-        if step == Step::Abort { next.ring().replication_factor() } else { now.replication_factor };
+    let expected = match step {
+        Step::Abort => now.replication_factor_after_abort(next.ring()),
+        Step::Same | Step::Begin | Step::Finish => now.replication_factor,
+    };
     if step != Step::Begin && next.replication_factor != expected {
         return Err(SuccessionError::Rings);
     }

@@ -512,3 +512,17 @@ fn the_only_one_left_drops_what_is_damaged() {
     survivor.step(Event::Committed { commit, outcome: Ok(Durability::Synced) });
     assert_eq!(survivor.node.status(now(1)).doubted_keys, 0);
 }
+
+#[test]
+fn a_move_that_turns_back_after_a_recovery_leaves_the_number_of_replicas_that_is_wanted() {
+    let left = first_layout(3, 3).recovered(attempt(2), &lost([2, 3])).unwrap();
+    let all = first_layout(5, 3).members;
+    let wanted = [0, 3, 4].map(|at: usize| all[at].clone());
+    let moving = left
+        .next(&Change::Finish)
+        .and_then(|layout| layout.next(&Change::Admit(all[3..].to_vec())))
+        .and_then(|layout| layout.next(&Change::Move { members: wanted.to_vec(), replication_factor: 3 }))
+        .unwrap();
+    let back = moving.next(&Change::Abort).unwrap();
+    assert_eq!((back.ring().replication_factor(), back.replication_factor), (1, 3));
+}

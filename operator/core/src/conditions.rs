@@ -207,6 +207,16 @@ fn judge_degraded(of: &Assessed<'_>) -> Verdict {
                 .to_owned(),
         );
     }
+    let salvaged = of.plan.identity.layout().map_or(0, |layout| layout.salvaged.len());
+    if salvaged > 0 {
+        return bad(
+            "UnderReplicated",
+            format!(
+                "of {salvaged} partitions too many copies were lost; what keystorectl recover has found left of them is \
+                 merged, and they are refused until that is done"
+            ),
+        );
+    }
     if !replaced.is_empty() {
         let pods = replaced.join(", ");
         return bad(

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keystore_core::id::{ClusterId, Incarnation, NodeId};
+use keystore_core::id::{ClusterId, Epoch, Incarnation, NodeId};
 use keystore_core::layout::{FirstLayout, Layout, LayoutError, Member};
 
 use crate::observed::{NodeAnswer, NodeMode, Observed};
@@ -54,9 +54,10 @@ pub fn decide(cluster: &ValidCluster, observed: &Observed, remembered: Remembere
     }
     if let Some(held) = &observed.layout {
         let layout = held.layout.clone();
-        // Members that do not know yet whether all have accepted, and a status that does.
-        let in_force =
-            held.decided || (remembered.was_in_force && remembered.cluster == Some(layout.cluster));
+        // Members that do not know yet whether all have accepted, and a status that does; or a recovery on its way, which
+        // goes on from what was in force.
+        let was_in_force = remembered.was_in_force && remembered.cluster == Some(layout.cluster);
+        let in_force = held.decided || was_in_force || layout.epoch > Epoch(1);
         return if in_force { Identity::InForce { layout } } else { Identity::Accepting { layout } };
     }
     let silent = silent(cluster, observed, remembered);

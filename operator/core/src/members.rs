@@ -114,13 +114,23 @@ impl<'a> Roster<'a> {
         self.heard.values().any(|(_, answer)| ours(answer) && Epoch(answer.epoch) > self.layout.epoch)
     }
 
+    /// True if it holds partitions, or what is left of some that are salvaged.
     pub(crate) fn owns(&self, node: NodeId) -> bool {
-        self.layout.rings().any(|ring| ring.owned(node) > 0)
+        self.layout.rings().any(|ring| ring.owned(node) > 0) || self.is_salvaged_from(node)
+    }
+
+    /// True if it holds something of a partition of which nobody else may have all.
+    fn is_salvaged_from(&self, node: NodeId) -> bool {
+        let is_left = !self.layout.is_lost(node);
+        is_left && self.layout.salvaged.values().any(|sources| sources.contains(&node))
     }
 
     /// True if of each partition so many replicas are left without these that they share one with every quorum: all
-    /// that was acknowledged can be had from them.
+    /// that was acknowledged can be had from them. Of one that is salvaged nobody knows who has what.
     pub(crate) fn can_do_without(&self, gone: &BTreeSet<NodeId>) -> bool {
+        if gone.iter().any(|node| self.is_salvaged_from(*node)) {
+            return false;
+        }
         let is_left = |node: NodeId| !gone.contains(&node) && !self.layout.is_lost(node);
         self.layout.source_ring().iter().all(|(_, replicas)| {
             let left = replicas.iter().filter(|replica| is_left(replica.node)).count();

@@ -179,7 +179,15 @@ fn plan_moving(roster: &Roster<'_>) -> Stage {
     }
     let done: u32 = serving().map(|answer| answer.transfer.partitions_done).sum();
     let all: u32 = serving().map(|answer| answer.transfer.partitions).sum();
-    let mut message = format!("{done} of {all} copies of partitions are where they are to be");
+    let (phase, mut message) = match layout.salvaged.len() {
+        0 => ("Moving", format!("{done} of {all} copies of partitions are where they are to be")),
+        salvaged => (
+            "Salvaging",
+            format!(
+                "{done} of {all} copies have all that is left of {salvaged} partitions; these serve nobody before"
+            ),
+        ),
+    };
     let waits_for = serving().find_map(|answer| answer.transfer.waits_for.as_deref());
     if let Some(waits_for) = waits_for.filter(|_| done >= all) {
         message = format!("{message}; {}", with_pods(layout, waits_for));
@@ -189,7 +197,7 @@ fn plan_moving(roster: &Roster<'_>) -> Stage {
     if !silent.is_empty() {
         message = format!("{message}; {silent} cannot be reached");
     }
-    Stage::waiting("Moving", message)
+    Stage::waiting(phase, message)
 }
 
 /// The store speaks of nodes by their UUIDs, people by their pods.
@@ -214,9 +222,12 @@ fn plan_dismissal(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
         !roster.owns(member.node) && (is_over || !is_heard && ordinal.is_some_and(is_pod_gone))
     };
     let gone: BTreeSet<_> = roster.layout.members.iter().filter(is_gone).map(|member| member.node).collect();
+    // After a recovery hardly anybody may be left: others join first, since a layout has a member for each replica.
+    let is_enough_left = roster.layout.members.len() >= roster.layout.replication_factor + gone.len();
     let pods = roster.pods(roster.ordinals(gone.iter().copied()));
     let message = || format!("the former nodes of {pods} are members no longer");
-    (!gone.is_empty()).then(|| Stage::change("Dismissing", message(), Change::Dismiss(gone)))
+    (!gone.is_empty() && is_enough_left)
+        .then(|| Stage::change("Dismissing", message(), Change::Dismiss(gone)))
 }
 
 /// Every pod that is to hold data needs a member.
@@ -346,8 +357,8 @@ fn surplus(roster: &Roster<'_>, aim: &Aim) -> BTreeSet<u32> {
 
 /// How many pods it takes to run every node that holds data, or is to.
 fn needed_pods(roster: &Roster<'_>, aim: &Aim) -> u32 {
-    let holders = roster.layout.rings().flat_map(owners);
-    let holding = roster.ordinals(holders);
+    let members = roster.layout.members.iter().map(|member| member.node);
+    let holding = roster.ordinals(members.filter(|node| roster.owns(*node)));
     let highest = holding.iter().chain(&aim.ordinals).max();
     highest.map_or(0, |highest| highest + 1)
 }
@@ -368,6 +379,10 @@ fn find_obstacle(roster: &Roster<'_>, needed: u32) -> Option<String> {
     let layout = roster.layout;
     if layout.is_moving() {
         return Some("the data has moved".to_owned());
+    }
+    // Of a recovery under way: who is left and has not accepted it is waited for.
+    if !roster.observed.layout.as_ref().is_some_and(|held| held.decided) {
+        return Some(format!("epoch {} is in force", layout.epoch));
     }
     if roster.is_behind() {
         return Some("the latest layout is known".to_owned());
@@ -402,6 +417,9 @@ fn operation(roster: &Roster<'_>, aim: &Aim) -> (OperationKind, u32) {
             std::cmp::Ordering::Equal => OperationKind::Replace,
         };
         return (kind, count(holding.len()));
+    }
+    if layout.is_moving() && !layout.is_joint() {
+        return (OperationKind::Replace, count(to.len()));
     }
     let present: BTreeSet<u32> = staying.union(&surplus(roster, aim)).copied().collect();
     let grows = !to.is_subset(&staying);

@@ -15,6 +15,7 @@ use keystore_core::id::{Actor, Epoch, Incarnation, NodeId};
 use keystore_core::layout::{FirstLayout, Layout, Member};
 use keystore_core::partition::PartitionCount;
 use keystore_core::quorum::Consistency;
+use keystore_core::recovery::Losses;
 use keystore_core::ring::{Replica, Ring};
 use keystore_core::succession::{
     Change, Evidence, Standing, Step, check_gate, check_step, others_of_a_quorum,
@@ -95,6 +96,8 @@ struct World {
     seconds: i64,
     trace: Vec<String>,
     proposals: usize,
+    /// How many partitions a recovery found without a quorum.
+    salvaged: usize,
     /// How many layouts came out after their proposer was gone.
     surfaced: usize,
     /// How many members were given up because they were away.
@@ -147,6 +150,7 @@ impl World {
             seconds: 0,
             trace: Vec::new(),
             proposals: 0,
+            salvaged: 0,
             surfaced: 0,
             given_up: 0,
         }
@@ -357,6 +361,8 @@ impl World {
         let is_new = |member: &&Member| member.is_lost && !self.layout.is_lost(member.node);
         let mut away = 0;
         for member in next.members.iter().filter(is_new) {
+            let mut sources = self.layout.salvaged.values().flatten();
+            assert!(sources.all(|source| *source != member.node), "{}: {:#?}", member.name, self.trace);
             let there = self.volumes.iter().find(|(_, volume)| volume.node == member.node);
             let Some((ordinal, _)) = there else { continue };
             away += 1;
@@ -404,6 +410,10 @@ impl World {
     fn merge(&mut self, ordinal: u32) {
         let live = self.live();
         let layout = self.layout.clone();
+        let mut sources = layout.salvaged.values().flatten();
+        if !sources.all(|source| live.contains(source) || layout.is_lost(*source)) {
+            return;
+        }
         let reached = layout.source_ring().iter().all(|(_, replicas)| {
             let there = replicas.iter().filter(|replica| live.contains(&replica.node)).count();
             there > replicas.len() - Consistency::Quorum.needed(replicas.len())
@@ -432,6 +442,9 @@ impl World {
 
     /// One at a time: only while all that was acknowledged is where it belongs.
     fn can_lose_one(&self) -> bool {
+        if !self.layout.salvaged.is_empty() {
+            return false;
+        }
         let is_there = |(ordinal, volume): (&u32, &Volume)| {
             let is_lost = |layout: &Layout| layout.is_lost(volume.node);
             let is_counted =
@@ -439,7 +452,9 @@ impl World {
             is_counted.then_some(volume.node)
         };
         let there: BTreeSet<_> = self.volumes.iter().filter_map(is_there).collect();
-        self.layout.rings().all(|ring| owners(ring).is_subset(&there))
+        // After a recovery there are fewer copies, until others are made.
+        let can_spare = |ring: &Ring| ring.iter().all(|(_, replicas)| replicas.len() == FACTOR as usize);
+        self.layout.rings().all(|ring| owners(ring).is_subset(&there) && can_spare(ring))
     }
 
     fn lose_volume(&mut self, ordinal: u32) {
@@ -465,6 +480,43 @@ impl World {
             self.trace.push(format!("demo-{ordinal} is given up by hand"));
             self.decide(next, other, false);
         }
+    }
+
+    /// A person names who is lost, and all others go on without them: some have lost their volumes, some their machines.
+    fn recover(&mut self) {
+        let live = self.live();
+        let all = self.layout.members.clone();
+        let is_there = |member: &&Member| live.contains(&member.node) && !member.is_lost;
+        let left: Vec<_> = all.iter().filter(is_there).cloned().collect();
+        let kept = self.rng.below(left.len() as u64) as usize;
+        let is_left = |rng: &mut Rng, member: &Member| {
+            member.node == left[kept].node || left.contains(member) && rng.below(3) == 0
+        };
+        let lost: BTreeSet<_> =
+            all.iter().filter(|member| !is_left(&mut self.rng, member)).map(|member| member.node).collect();
+        let incarnation = Incarnation { number: 2, id: 2 };
+        let losses = Losses { nodes: lost.clone(), doubted: BTreeMap::new() };
+        let layout = self.layout.recovered(incarnation, &losses).expect("somebody is left");
+        self.trace.push(format!(
+            "epoch {}: recovered without {lost:?}, {} partitions are salvaged",
+            layout.epoch,
+            layout.salvaged.len()
+        ));
+        self.salvaged += layout.salvaged.len();
+        self.undecided.clear();
+        for ordinal in self.volumes.keys().copied().collect::<Vec<_>>() {
+            let volume = self.volumes.get_mut(&ordinal).unwrap();
+            if layout.member(volume.node).is_some_and(|member| !member.is_lost) {
+                volume.held = Some(layout.clone());
+            } else if lost.contains(&volume.node) {
+                match self.rng.below(3) {
+                    0 => self.die(ordinal),
+                    1 => self.lose_volume(ordinal),
+                    _ => self.down.extend([ordinal]),
+                }
+            }
+        }
+        self.layout = layout;
     }
 
     fn something_happens(&mut self) {
@@ -601,4 +653,27 @@ fn whatever_happens_the_spec_is_reached_and_no_copy_is_lost_on_the_way() {
     assert!(proposals > 1_000, "the worlds hardly moved: {proposals} proposals");
     assert!(given_up > 30, "hardly anybody stayed away: {given_up} were given up");
     assert!(surfaced > 50, "hardly a vote came out later: {surfaced}");
+}
+
+#[test]
+fn what_a_recovery_has_left_is_merged_and_filled_up_whatever_happens() {
+    let (mut salvaged, mut joint) = (0, 0);
+    for seed in 1..=SEEDS {
+        let ended = std::panic::catch_unwind(|| {
+            let mut world = World::new(seed);
+            world.live_through();
+            world.down.clear();
+            let is_joint = world.layout.is_joint();
+            world.recover();
+            world.live_through();
+            world.come_to_rest();
+            world.expect_rest();
+            (world.salvaged, is_joint)
+        });
+        let of_world = ended.unwrap_or_else(|_| panic!("seed {seed}"));
+        salvaged += of_world.0;
+        joint += usize::from(of_world.1);
+    }
+    assert!(salvaged > 500, "hardly a quorum was lost: {salvaged} partitions were salvaged");
+    assert!(joint > 10, "hardly a recovery in the middle of a move: {joint}");
 }

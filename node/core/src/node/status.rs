@@ -95,10 +95,21 @@ impl Node {
         }
     }
 
-    /// How many partitions have a write quorum of replicas that this node reaches.
+    /// How many partitions have a write quorum of replicas that this node reaches, and that count: not those that are
+    /// still salvaging it.
     pub(super) fn available(&self, layout: &Layout) -> usize {
-        let reachable = |node: &NodeId| *node == self.me || self.peers.is_connected(*node);
-        let makes_quorum = |p| layout.replica_sets(p).satisfied(Consistency::Quorum, reachable);
+        let is_reachable = |node: NodeId| node == self.me || self.peers.is_connected(node);
+        let has_merged = |p: Partition, node: NodeId| match node == self.me {
+            true => self.transfer.has_merged(p),
+            false => self
+                .evidence
+                .get(&node)
+                .is_some_and(|standing| standing.phase == layout.phase_since && standing.whole.contains(&p)),
+        };
+        let counts = |p: Partition, node: NodeId| {
+            is_reachable(node) && (!layout.salvaged.contains_key(&p) || has_merged(p, node))
+        };
+        let makes_quorum = |p| layout.replica_sets(p).satisfied(Consistency::Quorum, |node| counts(p, *node));
         layout.partitions.all().filter(|p| makes_quorum(*p)).count()
     }
 
