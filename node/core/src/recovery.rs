@@ -214,11 +214,17 @@ impl Layout {
             })
             .collect();
         for (partition, list) in &mut lists {
+            let is_source = |node| salvaged.get(partition).is_some_and(|sources| sources.contains(&node));
             for node in fewest_first(*partition, &candidates, &owned) {
-                if list.len() < wanted && !list.iter().any(|replica| replica.node == node) {
+                // A new replica begins empty, and what a source has is not merged yet.
+                if list.len() < wanted && !is_source(node) {
                     list.push(Replica { node, since: self.epoch });
                     *owned.entry(node).or_default() += 1;
                 }
+            }
+            if list.is_empty() {
+                let sources = salvaged.get(partition).into_iter().flatten();
+                list.extend(sources.take(1).map(|source| Replica { node: *source, since: Epoch(1) }));
             }
         }
         let with = |ring: &Ring| {

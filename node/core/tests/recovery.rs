@@ -46,10 +46,26 @@ fn has_quorums(layout: &Layout, partition: Partition, losses: &Losses) -> bool {
     layout.replica_sets(partition).satisfied(Consistency::Quorum, is_trusted)
 }
 
+/// Whatever is lost next, nobody whose records are not merged yet is told to begin empty.
+fn check_once_more(first: &Layout, losses: &Losses) {
+    for member in first.members.iter().filter(|member| !member.is_lost) {
+        let nodes = losses.nodes.iter().copied().chain([member.node]).collect();
+        let Ok(second) = first.recovered(attempt(3), &Losses { nodes, doubted: BTreeMap::new() }) else {
+            continue;
+        };
+        for (partition, sources) in &second.salvaged {
+            for source in sources {
+                assert_ne!(second.since(*partition, *source), Some(second.epoch), "{partition} of {source}");
+            }
+        }
+    }
+}
+
 /// What holds of every layout of a recovery.
 fn check(before: &Layout, losses: &Losses) {
     let after = before.recovered(attempt(2), losses).unwrap();
     assert_eq!(after.validate(), Ok(()));
+    check_once_more(&after, losses);
     assert_eq!((after.epoch, after.incarnation), (Epoch(before.epoch.0 + 1), attempt(2)));
     assert!(after.members.iter().all(|member| member.is_lost == losses.nodes.contains(&member.node)));
     assert_eq!(after.is_joint(), before.is_joint());
