@@ -10,7 +10,7 @@
 //! merged like any repair, and is on disk before the pass goes on behind it, as is what was held already. How far each
 //! pass has come is kept on disk as well, now and then.
 //!
-//! A partition that is in doubt as a whole ([`crate::doubt`]) is merged anew in the same way, whether or not data moves:
+//! A partition that is in doubt as a whole (`doubt`) is merged anew in the same way, whether or not data moves:
 //! from as many others, this node not among them.
 //!
 //! Nothing is done before this process has read all that it holds of the partition itself. A pass does that by the way;

@@ -55,9 +55,10 @@ fn layout() -> Layout {
 fn joint() -> Layout {
     let mut members = layout().members;
     let guest = Member { node: NodeId([6; 16]), actor: Actor(6), ..members[0].clone() };
-    let admitted = layout().next(&Admit(vec![guest])).unwrap();
+    let fourth = Member { node: NodeId([10; 16]), actor: Actor(10), zone: "b".into(), ..members[0].clone() };
+    let admitted = layout().next(&Admit(vec![guest, fourth.clone()])).unwrap();
     let dismissed = admitted.next(&Dismiss([NodeId([6; 16])].into())).unwrap();
-    members.push(Member { node: NodeId([10; 16]), actor: Actor(10), zone: "b".into(), ..members[0].clone() });
+    members.push(fourth);
     dismissed.next(&Move { members, replication_factor: 3 }).unwrap()
 }
 
