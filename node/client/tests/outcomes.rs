@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use keystore_client::fake::{FakeCluster, Misbehaviour, outcome};
 use keystore_client::{Client, Error, ReadOptions, Reason, Routing, WriteOptions};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status};
 
 const SHORT: Duration = Duration::from_millis(300);
+/// No attempt and no number of rounds takes as long.
+const LONG: Duration = Duration::from_secs(30);
 
 async fn client(cluster: &FakeCluster, mode: Routing) -> Client {
     client_within(cluster, mode, Duration::from_secs(5)).await
@@ -90,23 +93,30 @@ async fn every_status_becomes_the_outcome_that_it_proves() {
         (Status::cancelled("a proxy says so"), Told::Unknown, Told::Failed, false),
         (Status::unknown("a proxy says so"), Told::Unknown, Told::Failed, false),
     ];
+    // All at once, since each may last through all rounds: they, and not the deadline, have to end it.
+    let mut running = JoinSet::new();
     for (status, writer, reader, write_is_sent_again) in cases {
-        let cluster = FakeCluster::serving(1).unwrap();
-        let client = client_within(&cluster, Routing::Proxy, SHORT).await;
-        let always =
-            || (0..20).for_each(|_| cluster.nodes[0].misbehave(Misbehaviour::Answer(status.clone())));
-        always();
-        let error = put(&client, "k").await.unwrap_err();
-        assert_eq!(told(&error), writer, "{status:?}: {error}");
-        assert_eq!(
-            error.surely_not_applied(),
-            matches!(writer, Told::Failed | Told::Refused | Told::BadRequest)
-        );
-        assert_eq!(cluster.requests() > 1, write_is_sent_again, "{status:?}");
-        always();
-        let error = get(&client, "k").await.unwrap_err();
-        assert_eq!(told(&error), reader, "{status:?}: {error}");
-        assert!(error.surely_not_applied());
+        running.spawn(async move {
+            let cluster = FakeCluster::serving(1).unwrap();
+            let client = client_within(&cluster, Routing::Proxy, LONG).await;
+            let always =
+                || (0..20).for_each(|_| cluster.nodes[0].misbehave(Misbehaviour::Answer(status.clone())));
+            always();
+            let error = put(&client, "k").await.unwrap_err();
+            assert_eq!(told(&error), writer, "{status:?}: {error}");
+            assert_eq!(
+                error.surely_not_applied(),
+                matches!(writer, Told::Failed | Told::Refused | Told::BadRequest)
+            );
+            assert_eq!(cluster.requests() > 1, write_is_sent_again, "{status:?}");
+            always();
+            let error = get(&client, "k").await.unwrap_err();
+            assert_eq!(told(&error), reader, "{status:?}: {error}");
+            assert!(error.surely_not_applied());
+        });
+    }
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap();
     }
 }
 
