@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keystore_core::history::History;
 use keystore_core::id::Epoch;
 use keystore_core::layout::Layout;
 use keystore_core::node::NodeState;
 use keystore_core::partition::Partition;
 use keystore_proto::admin::node_state_from_wire;
+use keystore_proto::history::history_from_wire;
 use keystore_proto::v1;
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
@@ -24,6 +26,7 @@ const INIT: &str = "/keystore.v1.Admin/Init";
 const PROPOSE_LAYOUT: &str = "/keystore.v1.Admin/ProposeLayout";
 const RECOVER: &str = "/keystore.v1.Admin/Recover";
 const GET_LAYOUT: &str = "/keystore.v1.Admin/GetLayout";
+const GET_LAYOUT_HISTORY: &str = "/keystore.v1.Admin/GetLayoutHistory";
 
 /// Clones share the connection, which is opened anew when it has broken.
 #[derive(Clone)]
@@ -99,6 +102,14 @@ impl AdminClient {
             response.doubted_partitions.into_iter().map(|number| u16::try_from(number).map(Partition));
         let doubted = doubted.collect::<Result<_, _>>().map_err(|problem| self.bad_answer(problem))?;
         Ok(layout.map(|layout| (layout, response.decided, doubted)))
+    }
+
+    /// The last layouts that the node has taken up.
+    pub async fn get_layout_history(&self) -> Result<History, Error> {
+        let request = v1::GetLayoutHistoryRequest {};
+        let response: v1::GetLayoutHistoryResponse =
+            self.call(Kind::Read, GET_LAYOUT_HISTORY, &request).await?;
+        history_from_wire(response.history.unwrap_or_default()).map_err(|problem| self.bad_answer(problem))
     }
 
     /// Has the node go on under this layout, in place of the one that it belongs to. The same one again is answered alike.

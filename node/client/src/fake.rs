@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use keystore_core::history::{Changes, Entry, History};
 use keystore_core::id::{Actor, ClusterId, Epoch, NodeId};
 use keystore_core::layout::{KeyspaceMode, Layout};
 use keystore_core::partition::{DEFAULT_KEYSPACE, PartitionCount, RecordKey};
@@ -73,6 +74,7 @@ pub fn outcome(code: Code, reason: &str, acks: u32, needed: u32) -> Status {
 struct Shared {
     records: records::Records,
     layout: Option<Layout>,
+    history: History,
     /// By node, who has accepted the layout.
     accepted: BTreeMap<NodeId, bool>,
     layouts: layouts::Layouts,
@@ -93,6 +95,17 @@ struct Own {
     sessions: Mutex<usize>,
     /// How sessions end, once they do.
     session_end: watch::Sender<Option<Status>>,
+}
+
+impl Shared {
+    /// All nodes do, a second after they have taken up the one before.
+    fn take_up(&mut self, layout: Layout) {
+        let changes =
+            self.layout.as_ref().map_or_else(Changes::of_first, |now| Changes::between(now, &layout));
+        let at_ms = 1_700_000_000_000 + 1_000 * layout.epoch.0;
+        self.history.note(Entry::new(&layout, Some(changes), Some(at_ms)));
+        self.layout = Some(layout);
+    }
 }
 
 type SharedRef = Arc<Mutex<Shared>>;
@@ -143,7 +156,7 @@ impl FakeCluster {
         {
             let mut shared = lock(&cluster.shared);
             shared.accepted = layout.members.iter().map(|member| (member.node, true)).collect();
-            shared.layout = Some(layout);
+            shared.take_up(layout);
         }
         Ok(cluster)
     }

@@ -16,6 +16,7 @@ pub mod placement;
 pub mod layout;
 pub mod succession;
 pub mod recovery;
+pub mod history;
 pub mod paxos;
 pub mod held;
 pub mod message;

@@ -10,6 +10,7 @@ mod forecast;
 mod decide;
 mod settle;
 mod wait;
+mod history;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -36,6 +37,7 @@ pub(crate) async fn layout(globals: &Globals, command: LayoutCommand) -> Result<
     match command {
         LayoutCommand::Plan(change) => plan(globals, &change.into()).await,
         LayoutCommand::Propose { change, manner } => propose(globals, change.into(), manner).await,
+        LayoutCommand::History => history::history(globals).await,
         LayoutCommand::Abort => propose(globals, Wanted::Abort, Manner::default()).await,
     }
 }

@@ -348,7 +348,7 @@ fn exactly_one_change_is_asked_for_at_a_time() {
         "propose --create-keyspace carts",
         "propose --create-keyspace A=lww",
         "propose --create-keyspace a=lww --create-keyspace a=siblings",
-        "history",
+        "history --finish",
     ] {
         let ran = run_layout(&cluster, what);
         assert_eq!((ran.status, ran.text()), (2, ""), "{what}: {}", ran.stderr);
@@ -439,4 +439,30 @@ fn a_recovery_is_shown_before_it_is_made_and_made_once() {
         assert_eq!(done["left"], json!(["fake-0", "fake-1", "fake-2"]));
         assert_eq!(layout(&cluster).incarnation.number, 2);
     }
+}
+
+#[test]
+fn the_history_tells_of_each_layout_when_it_came_and_what_it_changed() {
+    let cluster = with_a_spare();
+    done(&cluster, &format!("propose {}", grow(&cluster)));
+    let ran = run_layout(&cluster, "history");
+    let lines: Vec<_> = ran.text().lines().collect();
+    assert_eq!(lines.len(), 4, "{}", ran.text());
+    assert!(lines[0].starts_with("EPOCH  INC  PHASE   TAKEN UP              CHANGE"), "{}", lines[0]);
+    for (line, parts) in [
+        (lines[1], ["1 ", " stable ", "2023-11-14T22:13:21Z", "first"]),
+        (lines[2], ["2 ", " stable ", "2023-11-14T22:13:22Z", "admit 1"]),
+        (lines[3], ["3 ", " joint ", "2023-11-14T22:13:23Z", "begin"]),
+    ] {
+        assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+    }
+    let json = run_layout(&cluster, "history -o json").json();
+    assert!(json["node"].as_str().unwrap().starts_with("fake-"), "{json}");
+    let last = &json["layouts"][2];
+    assert_eq!((&last["epoch"], &last["phase"], &last["skipped"]), (&3.into(), &"joint".into(), &0.into()));
+    assert_eq!(last["changes"][0], json!({"what": "begin"}));
+    assert_eq!(json["layouts"][1]["changes"][0], json!({"what": "admit", "count": 1}));
+    assert_eq!((&last["partitionsMoved"], &last["members"]), (&12.into(), &4.into()));
+    let none = FakeCluster::uninitialized(1).unwrap();
+    check_refused(&run_layout(&none, "history -o json"), (6, "NOT_INITIALIZED", "initialised"));
 }

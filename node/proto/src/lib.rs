@@ -22,6 +22,7 @@ pub mod admin;
 pub mod client;
 pub mod error;
 mod field;
+pub mod history;
 pub mod layout;
 mod message;
 pub mod peer;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use keystore_core::history::History;
 use keystore_core::id::{Actor, Epoch, Generation, NodeId};
 use tokio::sync::watch;
 
@@ -51,6 +52,8 @@ pub struct About {
     pub gossiped: watch::Receiver<Arc<Gossiped>>,
     pub ours: watch::Receiver<SelfAddresses>,
     pub disk: watch::Receiver<DiskUse>,
+    /// The layouts that this node has taken up.
+    pub history: watch::Receiver<Arc<History>>,
 }
 
 impl About {

@@ -117,7 +117,7 @@ fn start_core(config: Config, storage: NodeStorage) -> Result<Parts, ProcessErro
     let (ours, ours_seen) = watch::channel(SelfAddresses::of_listeners(&config.listen));
     let (outboxes, outboxes_seen) = mpsc::channel(OUTBOXES_MAX);
     let (ending, ended) = oneshot::channel();
-    let (engine, counters) = (storage.engine(), storage.counters());
+    let (engine, counters, history) = (storage.engine(), storage.counters(), storage.history());
     let start = start_of(storage.found(), &config);
     let Start { node, actor, generation, .. } = start;
     let disk_guard = DiskGuard::new(config.data_dir.clone(), Arc::clone(&engine), &config.storage)?;
@@ -144,6 +144,7 @@ fn start_core(config: Config, storage: NodeStorage) -> Result<Parts, ProcessErro
         gossiped: gossiped_seen,
         ours: ours_seen,
         disk: disk_guard.watch(),
+        history,
         config: Arc::new(config),
     };
     let core_end = CoreEnd { stopping, ended };
@@ -181,6 +182,7 @@ fn start_of(found: &Found, config: &Config) -> Start {
         peers,
         votes,
         merges,
+        history: _,
         hints,
         highest,
     } = found.clone();

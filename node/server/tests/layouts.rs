@@ -7,12 +7,14 @@ mod support;
 
 use std::collections::BTreeSet;
 
+use keystore_core::history::Difference;
 use keystore_core::id::Incarnation;
 use keystore_core::layout::{Layout, Member};
 use keystore_core::partition::RecordKey;
 use keystore_core::recovery::Losses;
 use keystore_core::succession::Change;
 use keystore_history::{Action, History, ReadOutcome, WriteOutcome};
+use keystore_proto::history::history_from_wire;
 use keystore_proto::v1;
 use rustix::process::Signal;
 use support::load::{Load, judge, judge_everywhere};
@@ -293,4 +295,28 @@ async fn two_of_five_go_on_with_all_that_any_of_them_held() {
     assert!(ended.log.contains("no member any more"), "{}", ended.log);
     back.start();
     assert_ne!(back.member().await.node, all[2].node, "it is another one");
+}
+
+#[tokio::test]
+async fn a_node_tells_which_layouts_it_has_taken_up_also_after_a_restart() {
+    let mut cluster = Cluster::serving(1).await;
+    admit(&mut cluster, 1).await;
+    let told = async |node: &NodeProcess| {
+        let response = node.admin().get_layout_history(v1::GetLayoutHistoryRequest {}).await.unwrap();
+        let history = history_from_wire(response.into_inner().history.unwrap()).unwrap();
+        history.entries().cloned().collect::<Vec<_>>()
+    };
+    let entries = told(&cluster.nodes[0]).await;
+    let differences: Vec<_> =
+        entries.iter().map(|entry| entry.changes.clone().unwrap().differences).collect();
+    assert_eq!(differences, [vec![Difference::First], vec![Difference::Admitted(1)]]);
+    assert!(entries.iter().all(|entry| entry.taken_up_ms.is_some()));
+    let of_other = told(&cluster.nodes[1]).await;
+    let [joined] = &of_other[..] else { panic!("it knows one layout") };
+    assert_eq!((joined.epoch.0, &joined.changes), (2, &None), "and none before that");
+    cluster.nodes[0].signal(Signal::TERM);
+    cluster.nodes[0].wait_for_end();
+    cluster.nodes[0].start();
+    cluster.nodes[0].wait_until_it_serves().await;
+    assert_eq!(told(&cluster.nodes[0]).await, entries);
 }

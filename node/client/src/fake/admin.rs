@@ -7,6 +7,7 @@ use keystore_core::id::Epoch;
 use keystore_core::layout::Layout;
 use keystore_proto::admin::node_state_to_wire;
 use keystore_proto::client::reason;
+use keystore_proto::history::history_to_wire;
 use keystore_proto::v1;
 use keystore_proto::v1::admin_server::Admin;
 use tonic::{Code, Request, Response, Status};
@@ -89,7 +90,7 @@ impl Admin for FakeAdmin {
                 return Err(outcome(Code::FailedPrecondition, reason::WRONG_CLUSTER, 0, 0));
             }
             Some(_) => {}
-            None => shared.layout = Some(layout),
+            None => shared.take_up(layout),
         }
         shared.accepted.insert(self.own.node, true);
         Ok(Response::new(v1::InitResponse { state: node_state_to_wire(shared.state(self.own.node)).into() }))
@@ -114,7 +115,7 @@ impl Admin for FakeAdmin {
         let layout = Layout::try_from(layout).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let mut shared = lock(&self.shared);
         if shared.layout.as_ref() != Some(&layout) {
-            shared.layout = Some(layout);
+            shared.take_up(layout);
             shared.accepted.clear();
         }
         shared.accepted.insert(self.own.node, true);
@@ -134,5 +135,13 @@ impl Admin for FakeAdmin {
             decided: state == NodeState::Serving,
             doubted_partitions: Vec::new(),
         }))
+    }
+
+    async fn get_layout_history(
+        &self,
+        _: Request<v1::GetLayoutHistoryRequest>,
+    ) -> Result<Response<v1::GetLayoutHistoryResponse>, Status> {
+        let history = history_to_wire(&lock(&self.shared).history);
+        Ok(Response::new(v1::GetLayoutHistoryResponse { history: Some(history) }))
     }
 }

@@ -166,7 +166,7 @@ fn decide(shared: &mut Shared, expected: Epoch, next: Layout) -> Result<Layout, 
     }
     // Whoever is named joins.
     shared.accepted.extend(next.members.iter().map(|member| (member.node, true)));
-    shared.layout = Some(next.clone());
+    shared.take_up(next.clone());
     Ok(next)
 }
 

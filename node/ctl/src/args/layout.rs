@@ -18,6 +18,8 @@ pub(crate) enum LayoutCommand {
     },
     /// Ends the move that is under way, with the data where it was; short for propose --abort.
     Abort,
+    /// Shows the last layouts, as a node has taken them up: when, and what changed with each.
+    History,
 }
 
 /// How a change is made.

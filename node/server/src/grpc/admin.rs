@@ -1,5 +1,7 @@
 //! The service for administrators: status, init, layout. Answers in every state.
 
+use std::sync::Arc;
+
 use keystore_core::effect::{Answer, InitRefusal, ProposalError};
 use keystore_core::id::{Epoch, NodeId};
 use keystore_core::layout::{Layout, Member};
@@ -9,6 +11,7 @@ use keystore_core::recovery::RecoveryRefusal;
 use keystore_core::transfer::TransferStatus;
 use keystore_proto::admin::node_state_to_wire;
 use keystore_proto::client::reason;
+use keystore_proto::history::history_to_wire;
 use keystore_proto::v1;
 use keystore_proto::v1::admin_server::Admin;
 use tonic::{Code, Request, Response, Status};
@@ -209,6 +212,14 @@ impl Admin for AdminService {
             decided: matches!(view.state, NodeState::Serving | NodeState::Draining),
             doubted_partitions: view.doubted_partitions.iter().map(|partition| partition.0.into()).collect(),
         }))
+    }
+
+    async fn get_layout_history(
+        &self,
+        _request: Request<v1::GetLayoutHistoryRequest>,
+    ) -> Result<Response<v1::GetLayoutHistoryResponse>, Status> {
+        let history = Arc::clone(&self.about.history.borrow());
+        Ok(Response::new(v1::GetLayoutHistoryResponse { history: Some(history_to_wire(&history)) }))
     }
 }
 

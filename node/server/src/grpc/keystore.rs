@@ -205,6 +205,7 @@ mod tests {
             gossiped: watch::channel(Arc::default()).1,
             ours: watch::channel(SelfAddresses::of_listeners(&config.listen)).1,
             disk: watch::channel(DiskUse::default()).1,
+            history: watch::channel(Arc::default()).1,
             config: Arc::new(config),
         };
         (

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use keystore_core::effect::SavedState;
+use keystore_core::history::History;
 use keystore_core::id::{Generation, Lineage};
 use keystore_core::paxos::Votes;
 use keystore_core::peers::PeerIdentities;
@@ -21,10 +22,10 @@ use super::engine::EngineKind;
 use super::error::OpenError;
 use super::file::{self, DiskError, NEW_SUFFIX};
 use super::found::{
-    Found, Identity, decode_engine, decode_generation, decode_identity, decode_membership, decode_merges,
-    decode_number, decode_peers, decode_position, decode_votes, encode_generation, encode_identity,
-    encode_membership, encode_merges, encode_number, encode_peers, encode_position, encode_saved,
-    encode_votes,
+    Found, Identity, decode_engine, decode_generation, decode_history, decode_identity, decode_membership,
+    decode_merges, decode_number, decode_peers, decode_position, decode_votes, encode_generation,
+    encode_history, encode_identity, encode_membership, encode_merges, encode_number, encode_peers,
+    encode_position, encode_saved, encode_votes,
 };
 use super::log::{self, Position};
 use super::state::{self, Kind, StateError};
@@ -67,6 +68,7 @@ impl States {
             peers: PeerIdentities::new(),
             votes: Votes::default(),
             merges: Merges::default(),
+            history: History::default(),
             hints: Vec::new(),
             highest: None,
         };
@@ -165,6 +167,10 @@ impl DataDir {
         state::write(&self.path, kind, &payload)
     }
 
+    pub(super) fn save_history(&self, history: &History) -> Result<(), DiskError> {
+        state::write(&self.path, Kind::History, &encode_history(history))
+    }
+
     fn refuse_foreign(&self) -> Result<(), OpenError> {
         for name in file::list(&self.path)? {
             let state = name.strip_suffix(NEW_SUFFIX).unwrap_or(&name);
@@ -195,6 +201,7 @@ impl DataDir {
             peers: self.read(Kind::Peers, decode_peers)?,
             votes: or_first_release(self.read(Kind::Votes, decode_votes))?,
             merges: or_first_release(self.read(Kind::Merges, decode_merges))?,
+            history: self.read_history()?,
             // These are in the engine, which is not open yet.
             hints: Vec::new(),
             highest: None,
@@ -211,6 +218,18 @@ impl DataDir {
             }
         }
         Ok(States { found, checkpoint, engine })
+    }
+
+    /// Nobody needs it: one that is damaged is begun anew.
+    fn read_history(&self) -> Result<History, OpenError> {
+        match self.read(Kind::History, decode_history) {
+            Err(OpenError::State { problem: StateError::Missing, .. }) => Ok(History::default()),
+            Err(OpenError::State { path, problem }) => {
+                tracing::warn!(path = %path.display(), %problem, "the history of layouts is damaged, and is begun anew");
+                Ok(History::default())
+            }
+            read => read,
+        }
     }
 
     fn read<T>(&self, kind: Kind, parse: fn(&[u8]) -> Result<T, StateError>) -> Result<T, OpenError> {

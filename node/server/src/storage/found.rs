@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 use keystore_core::effect::{Hint, SavedState};
+use keystore_core::history::History;
 use keystore_core::id::{Actor, Generation, Lineage, NodeId, Nonce};
 use keystore_core::layout::Layout;
 use keystore_core::paxos::Votes;
 use keystore_core::peers::PeerIdentities;
 use keystore_core::stamp::Stamp;
 use keystore_core::transfer::Merges;
+use keystore_proto::history::{history_from_wire, history_to_wire};
 use keystore_proto::succession::{merges_from_wire, merges_to_wire, votes_from_wire, votes_to_wire};
 use keystore_proto::v1;
 use prost::Message as _;
@@ -41,6 +43,8 @@ pub struct Found {
     pub peers: PeerIdentities,
     pub votes: Votes,
     pub merges: Merges,
+    /// For people: nothing follows from it.
+    pub history: History,
     /// What the node keeps for others.
     pub hints: Vec<Hint>,
     /// No stored record has a stamp above this one; `None` if nobody knows.
@@ -187,6 +191,16 @@ pub(super) fn encode_merges(merges: &Merges) -> Vec<u8> {
 pub(super) fn decode_merges(payload: &[u8]) -> Result<Merges, StateError> {
     let message = v1::Merges::decode(payload).map_err(|_| StateError::Content("it cannot be parsed"))?;
     merges_from_wire(message).map_err(|_| StateError::Content("it breaks a rule"))
+}
+
+pub(super) fn encode_history(history: &History) -> Vec<u8> {
+    history_to_wire(history).encode_to_vec()
+}
+
+pub(super) fn decode_history(payload: &[u8]) -> Result<History, StateError> {
+    let message =
+        v1::LayoutHistory::decode(payload).map_err(|_| StateError::Content("it cannot be parsed"))?;
+    history_from_wire(message).map_err(|_| StateError::Content("it breaks a rule"))
 }
 
 pub(super) fn encode_position(position: Position) -> Vec<u8> {

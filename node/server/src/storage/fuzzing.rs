@@ -8,9 +8,9 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::found::{
-    decode_generation, decode_identity, decode_membership, decode_merges, decode_number, decode_peers,
-    decode_position, decode_votes, encode_generation, encode_identity, encode_membership, encode_merges,
-    encode_number, encode_peers, encode_position, encode_votes,
+    decode_generation, decode_history, decode_identity, decode_membership, decode_merges, decode_number,
+    decode_peers, decode_position, decode_votes, encode_generation, encode_history, encode_identity,
+    encode_membership, encode_merges, encode_number, encode_peers, encode_position, encode_votes,
 };
 use super::state::{Kind, StateError};
 use super::{log, snapshot, state};
@@ -102,6 +102,10 @@ fn reread(kind: Kind, payload: &[u8]) -> Result<(), StateError> {
         Kind::Merges => {
             let merges = decode_merges(payload)?;
             assert_eq!(decode_merges(&encode_merges(&merges))?, merges);
+        }
+        Kind::History => {
+            let history = decode_history(payload)?;
+            assert_eq!(decode_history(&encode_history(&history))?, history);
         }
     }
     Ok(())

@@ -45,6 +45,7 @@ mod buffered_engine;
 mod checkpoint;
 mod room;
 mod committer;
+mod historian;
 mod saver;
 mod open;
 mod running;

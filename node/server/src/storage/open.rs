@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystore_core::effect::SavedState;
+use keystore_core::history::History;
 use keystore_core::id::{Generation, Nonce};
 use keystore_core::record::VALUE_BYTES_MAX;
+use tokio::sync::watch;
 
 use super::base::Base;
 use super::buffered_engine::BufferedEngine;
@@ -23,6 +25,7 @@ use super::engine::{EngineError, EngineKind, Storage};
 use super::error::{FatalError, OpenError};
 use super::file;
 use super::found::{Found, Identity};
+use super::historian::Historian;
 use super::log::{self, CommitLog, Position, ReadError};
 use super::lsm_engine::{self, LsmEngine};
 use super::memory_engine::MemoryEngine;
@@ -66,6 +69,7 @@ pub struct NodeStorage {
     pub(super) log: CommitLog,
     pub(super) checkpoints: Checkpoints,
     pub(super) options: Options,
+    pub(super) historian: Historian,
 }
 
 impl NodeStorage {
@@ -111,12 +115,18 @@ impl NodeStorage {
         found.hints = contained(&data_dir, || checkpoints.engine.hints().map_err(OpenError::Engine))?;
         // Of sled it never is.
         found.highest = contained(&data_dir, || checkpoints.engine.highest().map_err(OpenError::Engine))?;
-        Ok(Self { data_dir, found, log, checkpoints, options: options.clone() })
+        let historian = Historian::new(&found);
+        Ok(Self { data_dir, found, log, checkpoints, options: options.clone(), historian })
     }
 
     /// What core starts from.
     pub fn found(&self) -> &Found {
         &self.found
+    }
+
+    /// The layouts that this node has taken up.
+    pub fn history(&self) -> watch::Receiver<Arc<History>> {
+        self.historian.watch()
     }
 
     /// For loads; only the committing thread applies.

@@ -68,7 +68,7 @@ pub struct RunningStorage {
 impl NodeStorage {
     /// Starts the threads.
     pub fn run(self, reports: Reports) -> Result<RunningStorage, DiskError> {
-        let Self { data_dir, found: _, log, checkpoints, options } = self;
+        let Self { data_dir, found: _, log, checkpoints, options, historian } = self;
         let Reports { committed, saved, fatal } = reports;
         let handle = StorageHandle {
             commits: Arc::new(Queue::new(COMMITS_WAITING_MAX)),
@@ -86,6 +86,7 @@ impl NodeStorage {
             queue: handle.saves.clone(),
             report: saved,
             counters: checkpoints.counters.clone(),
+            historian,
         };
         let committer =
             Committer::new(log, (checkpoints, checkpointer), rhythm, handle.commits.clone(), committed);

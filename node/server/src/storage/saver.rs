@@ -7,6 +7,7 @@ use keystore_core::effect::{SaveId, SavedState};
 use super::counters::Counters;
 use super::data_dir::DataDir;
 use super::error::FatalError;
+use super::historian::Historian;
 use super::queue::{Queue, Wait};
 
 /// Saves that may wait: core asks for few at a time.
@@ -17,18 +18,22 @@ pub(super) struct Saver {
     pub(super) queue: Arc<Queue<(SaveId, SavedState)>>,
     pub(super) report: Box<dyn FnMut(Vec<SaveId>) + Send>,
     pub(super) counters: Arc<Counters>,
+    pub(super) historian: Historian,
 }
 
 impl Saver {
     /// Saves until the queue is closed.
     pub(super) fn run(mut self) -> Result<(), FatalError> {
+        self.historian.write(&self.data_dir);
         let mut waiting = Vec::new();
         while self.queue.take(&mut waiting, None) != Wait::Closed {
             for (_, state) in newest_of_each(&waiting) {
                 self.data_dir.save(state)?;
                 self.counters.states_saved.add(1);
+                self.historian.saved(state);
             }
             (self.report)(waiting.drain(..).map(|(id, _)| id).collect());
+            self.historian.write(&self.data_dir);
         }
         Ok(())
     }

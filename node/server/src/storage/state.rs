@@ -27,10 +27,11 @@ pub(super) enum Kind {
     SetAside,
     Votes,
     Merges,
+    History,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Identity,
         Self::Generation,
         Self::StampCeiling,
@@ -41,6 +42,7 @@ impl Kind {
         Self::SetAside,
         Self::Votes,
         Self::Merges,
+        Self::History,
     ];
 
     pub(super) fn file_name(self) -> &'static str {
@@ -55,6 +57,7 @@ impl Kind {
             Self::SetAside => "set-aside",
             Self::Votes => "votes",
             Self::Merges => "merges",
+            Self::History => "history",
         }
     }
 
@@ -70,6 +73,7 @@ impl Kind {
             Self::SetAside => 8,
             Self::Votes => 9,
             Self::Merges => 10,
+            Self::History => 11,
         }
     }
 
@@ -85,7 +89,8 @@ impl Kind {
             | Self::Engine
             | Self::SetAside
             | Self::Votes
-            | Self::Merges => 1,
+            | Self::Merges
+            | Self::History => 1,
         }
     }
 }

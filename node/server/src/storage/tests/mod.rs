@@ -3,6 +3,7 @@
 mod committing;
 mod contract;
 mod full_disk;
+mod histories;
 mod log_ends;
 mod lsm;
 mod lsm_merges;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use keystore_core::causal::{Change, Context, DotActor, OperationId, Siblings};
 use keystore_core::effect::{Entry, Hint, SavedState};
+use keystore_core::history::{self, Changes, Difference, History};
 use keystore_core::id::{Actor, ClusterId, Epoch, Generation, Incarnation, Lineage, NodeId, Nonce};
 use keystore_core::layout::{FirstLayout, Layout, Member};
 use keystore_core::partition::{Partition, PartitionCount};
@@ -19,8 +20,9 @@ use keystore_core::transfer::{Merge, Merges};
 use super::{entry, identity, key, memory_dir, put};
 use crate::storage::engine::EngineKind;
 use crate::storage::found::{
-    decode_engine, decode_generation, decode_identity, decode_membership, decode_merges, decode_number,
-    decode_peers, decode_position, decode_votes, encode_identity, encode_position, encode_saved,
+    decode_engine, decode_generation, decode_history, decode_identity, decode_membership, decode_merges,
+    decode_number, decode_peers, decode_position, decode_votes, encode_history, encode_identity,
+    encode_position, encode_saved,
 };
 use crate::storage::log::{self, CommitLog, Position};
 use crate::storage::state::{self, Kind};
@@ -78,6 +80,33 @@ fn merges() -> Merges {
     Merges { phase: Epoch(4), partitions, uncleared: Default::default() }
 }
 
+fn history() -> History {
+    let entry = |number, epoch| history::Entry {
+        incarnation: Incarnation { number, id: 2 },
+        epoch: Epoch(epoch),
+        is_joint: false,
+        taken_up_ms: None,
+        changes: None,
+        members: 4,
+        voters: 3,
+    };
+    let first = history::Entry {
+        taken_up_ms: Some(1_700_000_000_000),
+        changes: Some(Changes::of_first()),
+        members: 3,
+        ..entry(1, 1)
+    };
+    let differences = vec![Difference::Recovered { salvaged: 16 }, Difference::Lost(2), Difference::Voters];
+    let recovered = history::Entry {
+        incarnation: Incarnation { number: 2, id: 9 },
+        taken_up_ms: Some(1_700_000_001_000),
+        changes: Some(Changes { differences, partitions_moved: 16 }),
+        voters: 1,
+        ..entry(2, 5)
+    };
+    [first, history::Entry { is_joint: true, ..entry(1, 3) }, recovered].into_iter().collect()
+}
+
 fn checkpoint() -> Position {
     Position { segment: 3, offset: 4160, sequence: 21, chain: 0xdead_beef }
 }
@@ -127,6 +156,12 @@ fn states_of_the_fourth_release_still_read() {
 }
 
 #[test]
+fn states_of_the_fifth_release_still_read() {
+    let payload = state::decode(Kind::History, sample!("storage-v5/history")).unwrap();
+    assert_eq!(decode_history(payload), Ok(history()));
+}
+
+#[test]
 fn states_are_written_as_the_samples_were() {
     let peers = [(NodeId([8; 16]), (Generation(2), Nonce(3)))].into();
     let lineage = [Nonce(7), Nonce(6)].into_iter().collect();
@@ -145,6 +180,7 @@ fn states_are_written_as_the_samples_were() {
         (encoded((Kind::Checkpoint, encode_position(checkpoint()))), sample!("storage-v1/checkpoint")),
         (encoded((Kind::Engine, EngineKind::Memory.name().into())), sample!("storage-v2/storage-engine")),
         (saved(SavedState::SetAside), sample!("storage-v2/set-aside")),
+        (encoded((Kind::History, encode_history(&history()))), sample!("storage-v5/history")),
     ];
     for (index, (written, sample)) in states.into_iter().enumerate() {
         assert_eq!(written, sample, "state {index}");
