@@ -333,7 +333,7 @@ async fn a_request_that_breaks_a_limit_is_not_even_sent() {
 async fn many_requests_share_one_connection_and_all_are_answered() {
     let cluster = FakeCluster::serving(1).unwrap();
     let client = client(&cluster, Routing::Proxy).await;
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     for n in 0..500 {
         let client = client.clone();
         tasks.spawn(async move { put(&client, &format!("key-{n}")).await });

@@ -304,7 +304,11 @@ mutants! {
       /// Rings of salvaged partitions, and what is merged for them, are of the lost as well.
       TheLostAreSalvaged,
       /// Whoever was called lost, and comes back, does not hear of it.
-      TheLostHearNothing;
+      TheLostHearNothing,
+      /// Whoever may alone have something of a salvaged partition is given up, without another recovery.
+      SourcesAreGivenUp by case,
+      /// Or is no member any more.
+      SourcesAreDismissed by case;
     27 RequestsAreUnbounded,
       WritesAreUnbounded,
       /// A source gives away whatever it is asked for, at once.

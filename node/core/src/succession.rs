@@ -79,6 +79,11 @@ pub enum SuccessionError {
     Keyspace(String),
     #[error("member {0} holds data, or is not noted as departed, and cannot be left out")]
     LeftOut(NodeId),
+    #[error(
+        "member {0} may alone have what is left of partitions that are being salvaged: that has to be finished first, or \
+         another recovery names it lost"
+    )]
+    IsSource(NodeId),
     #[error("node {0} has departed, and that has to stay noted")]
     Forgotten(NodeId),
     #[error("member {0} has another actor, or is no longer lost")]
@@ -322,10 +327,16 @@ fn check_keyspaces(now: &Layout, next: &Layout) -> Result<(), SuccessionError> {
 fn check_members(now: &Layout, next: &Layout) -> Result<(), SuccessionError> {
     for member in &now.members {
         let is_source = now.salvaged.values().any(|sources| sources.contains(&member.node));
-        let holds_data = is_source || now.rings().any(|ring| ring.owned(member.node) > 0);
+        let owns = now.rings().any(|ring| ring.owned(member.node) > 0);
+        let holds_data = owns || is_source && !is_on(Mutant::SourcesAreDismissed);
         match next.member(member.node) {
             Some(kept) if kept.actor != member.actor || member.is_lost && !kept.is_lost => {
                 return Err(SuccessionError::Changed(member.node));
+            }
+            Some(kept)
+                if is_source && kept.is_lost && !member.is_lost && !is_on(Mutant::SourcesAreGivenUp) =>
+            {
+                return Err(SuccessionError::IsSource(member.node));
             }
             None if holds_data && !is_on(Mutant::HoldersAreDismissed)
                 || !next.departed.contains(&member.node) && !is_on(Mutant::LeaversAreNotNoted) =>

@@ -16,6 +16,8 @@ pub enum WireError {
     Length { field: &'static str, found: usize, expected: usize },
     #[error("the field \"{field}\" has the value {found}, which this version does not know")]
     UnknownValue { field: &'static str, found: i32 },
+    #[error("messages that were packed cannot be unpacked: {0}")]
+    Packed(String),
     #[error("a value has at most {max} bytes, this one has {found}")]
     ValueLength { found: usize, max: usize },
     #[error("a record of kind {0}, which this version does not know")]

@@ -21,7 +21,7 @@ pub struct Frame {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// The first frame of each side.
-    Hello(Lineage),
+    Hello { lineage: Lineage, unpacks: bool },
     /// The last frame of a side that does not want the link.
     Refusal(LinkRefusal),
     Messages(Vec<Message>),
@@ -30,9 +30,10 @@ pub enum Content {
 impl From<Frame> for v1::PeerFrame {
     fn from(Frame { header, content }: Frame) -> Self {
         let kind = match content {
-            Content::Hello(lineage) => Kind::Hello(v1::PeerHello {
+            Content::Hello { lineage, unpacks } => Kind::Hello(v1::PeerHello {
                 nonce: lineage.present().0,
                 earlier_nonces: lineage.iter().skip(1).map(|nonce| nonce.0).collect(),
+                unpacks,
             }),
             Content::Refusal(refusal) => {
                 Kind::Refusal(v1::PeerRefusal { reason: refusal_to_wire(refusal).into() })
@@ -52,9 +53,11 @@ impl TryFrom<v1::PeerFrame> for Frame {
         let v1::PeerFrame { header, kind } = frame;
         let header = header_from_wire(&header.ok_or(WireError::Missing("header"))?)?;
         let content = match kind.ok_or(WireError::Missing("kind"))? {
-            Kind::Hello(v1::PeerHello { nonce, earlier_nonces }) => {
-                Content::Hello([nonce].into_iter().chain(earlier_nonces).map(Nonce).collect())
+            Kind::Hello(v1::PeerHello { nonce, earlier_nonces, unpacks }) => {
+                let lineage = [nonce].into_iter().chain(earlier_nonces).map(Nonce).collect();
+                Content::Hello { lineage, unpacks }
             }
+            Kind::Packed(_) => return Err(WireError::Packed("they still are".to_owned())),
             Kind::Refusal(v1::PeerRefusal { reason }) => Content::Refusal(refusal_from_wire(reason)?),
             Kind::Messages(v1::PeerMessages { messages }) => {
                 let messages = messages.into_iter().map(Message::try_from);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keystore_core::causal::{Change, Context, DotActor, OperationId, Siblings};
 use keystore_core::held::{Digest, Digests, Held, Lacking};
-use keystore_core::id::{Actor, ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
+use keystore_core::id::{Actor, ClusterId, Epoch, Generation, Incarnation, Lineage, NodeId, Nonce};
 use keystore_core::message::{
     Call, Header, Message, Mint, MintOutcome, Noted, Origin, Page, ReadOutcome, Refusal, ScanOutcome,
     ScanRange, Want, Write, WriteOutcome,
@@ -168,6 +168,10 @@ fn refusals() -> Vec<Message> {
         .collect()
 }
 
+fn hello(lineage: Lineage, unpacks: bool) -> Content {
+    Content::Hello { lineage, unpacks }
+}
+
 fn everything() -> Frame {
     frame(Content::Messages([writes(), reads(), refusals(), later()].concat()))
 }
@@ -189,7 +193,7 @@ fn a_frame_reads_back_what_was_sent() {
         LinkRefusal::StaleGeneration,
     ];
     let mut frames = vec![
-        frame(Content::Hello([u64::MAX, 0, 7].map(Nonce).into_iter().collect())),
+        frame(hello([u64::MAX, 0, 7].map(Nonce).into_iter().collect(), true)),
         everything(),
         of_pages_held(),
     ];
@@ -219,7 +223,7 @@ fn frames_of_the_first_release_still_read() {
     assert_eq!(decode(include_bytes!("data/peer-messages-v1.bin")), Ok(frame(Content::Messages(first))));
     assert_eq!(decode(include_bytes!("data/peer-messages-v2.bin")), Ok(everything()));
     assert_eq!(decode(include_bytes!("data/peer-messages-v3.bin")), Ok(of_pages_held()));
-    assert_eq!(decode(include_bytes!("data/peer-hello-v1.bin")), Ok(frame(Content::Hello(Nonce(8).into()))));
+    assert_eq!(decode(include_bytes!("data/peer-hello-v1.bin")), Ok(frame(hello(Nonce(8).into(), false))));
 }
 
 fn check_refused(spoil: impl FnOnce(&mut v1::PeerFrame), expected: WireError) {

@@ -57,11 +57,11 @@ impl OutgoingFrame {
             Content::Messages(messages) => {
                 Content::Messages(messages.into_iter().map(without_record).collect())
             }
-            other @ (Content::Hello(_) | Content::Refusal(_)) => other,
+            other @ (Content::Hello { .. } | Content::Refusal(_)) => other,
         };
         let bytes = match &content {
             Content::Messages(messages) => messages.iter().map(message_bytes).sum(),
-            Content::Hello(_) | Content::Refusal(_) => 0,
+            Content::Hello { .. } | Content::Refusal(_) => 0,
         };
         Self { link, frame: Frame { header, content }, bytes }
     }

@@ -71,13 +71,15 @@ impl NodeClient for GrpcNodes {
                 partitions_done: status.transfer.partitions_done,
                 waits_for: status.transfer.waits_for,
             },
+            is_in_doubt: status.doubted_keys > 0 || !status.doubted_partitions.is_empty(),
             disk: (total_bytes > 0).then_some(Disk { total_bytes, available_bytes, set_aside_bytes }),
             node: status.node,
             actor: status.actor,
             version: status.version,
             mode: mode(status.state),
             cluster: status.cluster,
-            epoch: status.epoch.0,
+            incarnation: status.incarnation,
+            epoch: status.epoch,
             partitions_available: status.partitions_available,
         })
     }

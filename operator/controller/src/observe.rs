@@ -215,14 +215,16 @@ async fn ask_nodes(
     stream::iter(expected.iter().copied()).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await
 }
 
-/// The newest layout among those that the nodes hold, and in force if any node knows that.
+/// The newest layout among those that the nodes hold, and in force if any node knows that. While a recovery is on its way,
+/// what others still hold in force is not the newest.
 async fn ask_layout(context: &Context, names: &Names, observed: &Observed) -> Option<HeldLayout> {
     let mut holders: Vec<_> = observed.heard().filter(|(_, answer)| answer.cluster.is_some()).collect();
-    holders.sort_by_key(|(ordinal, answer)| (std::cmp::Reverse(answer.epoch), *ordinal));
+    holders.sort_by_key(|(ordinal, answer)| (std::cmp::Reverse(answer.version()), *ordinal));
     let mut best: Option<HeldLayout> = None;
     for (ordinal, _) in holders {
         let Some(address) = address(names, ordinal, &observed.pods) else { continue };
         match context.nodes.get_layout(&address).await {
+            Ok(Some(held)) if best.as_ref().is_some_and(|best| best.layout != held.layout) => break,
             Ok(Some(held)) if held.decided => return Some(held),
             Ok(held) => best = best.or(held),
             Err(error) => {

@@ -1,8 +1,9 @@
 //! Which members are given up for good, and which voters are swapped because they are away.
 //!
 //! A member is given up because its volume is gone, or because it has been away for as long as the resource allows.
-//! Invariants: whatever is given up, all that was acknowledged can be had from nodes that are left, and where it is only
-//! away, from nodes that serve in this very look; of those that are away, one is given up at a time.
+//! Invariants: whatever is given up, all that was acknowledged can be had from nodes that are left and in no doubt of what
+//! they hold, and where it is only away, from nodes that serve in this very look; of those that are away, one is given up
+//! at a time.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +30,8 @@ fn plan_loss_of_volumes(roster: &Roster<'_>) -> Option<Stage> {
         return None;
     }
     let pods = roster.pods(roster.ordinals(gone.iter().copied()));
-    if roster.can_do_without(&gone) {
+    let doubting = roster.in_doubt();
+    if roster.can_do_without(&gone.union(&doubting).copied().collect()) {
         let message = format!("{pods} came back with an empty volume: what the old one held is given up");
         return Some(Stage::change("GivingUp", message, Change::Lose(gone)));
     }
@@ -37,7 +39,8 @@ fn plan_loss_of_volumes(roster: &Roster<'_>) -> Option<Stage> {
         "GivingUp",
         format!(
             "{pods} came back with an empty volume, and of some partitions too few copies are left to rebuild what it \
-             held; nothing is given up: bring the volume back, or name what is lost for good with keystorectl recover"
+             held{}; nothing is given up: bring the volume back, or name what is lost for good with keystorectl recover",
+            besides(roster, doubting)
         ),
     ))
 }
@@ -47,12 +50,12 @@ fn plan_loss_of_absent(valid: &ValidCluster, roster: &Roster<'_>, absences: &Abs
     let seconds = valid.replace_after_seconds?;
     let mut overdue = absences.away_for(seconds);
     overdue.retain(|node| !roster.layout.is_lost(*node));
-    let absent: BTreeSet<_> = roster.silent();
+    let (absent, doubting) = (roster.silent(), roster.in_doubt());
     let pods = roster.pods(roster.ordinals(overdue.iter().copied()));
     let have = if overdue.len() == 1 { "has" } else { "have" };
     let away = format!("{have} been away for longer than spec.replaceAfterSeconds ({seconds} s)");
     // Whoever else is silent may never be back either.
-    if roster.can_do_without(&absent) {
+    if roster.can_do_without(&absent.union(&doubting).copied().collect()) {
         let first = *overdue.first()?;
         let pod = roster.pods(roster.ordinals([first]));
         let message = format!(
@@ -67,10 +70,19 @@ fn plan_loss_of_absent(valid: &ValidCluster, roster: &Roster<'_>, absences: &Abs
             "GivingUp",
             format!(
                 "{pods} {away}, and nothing is given up: without {down}, which do not serve, of some partitions too few \
-                 copies are left to rebuild it; bring nodes back, or name what is lost for good with keystorectl recover"
+                 copies are left to rebuild it{}; bring nodes back, or name what is lost for good with keystorectl recover",
+                besides(roster, doubting)
             ),
         )
     })
+}
+
+/// What is not counted on, beside those that are gone: it may be that only these have what is damaged elsewhere.
+fn besides(roster: &Roster<'_>, doubting: BTreeSet<NodeId>) -> String {
+    if doubting.is_empty() {
+        return String::new();
+    }
+    format!(" (copies at {} are damaged, and not healed yet)", roster.pods(roster.ordinals(doubting)))
 }
 
 /// Voters that are away, swapped for members that are there; `None` where there are no others.

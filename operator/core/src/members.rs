@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keystore_core::id::{Epoch, NodeId};
+use keystore_core::id::NodeId;
 use keystore_core::layout::{Layout, Member};
 use keystore_core::quorum::Consistency;
 use keystore_core::ring::Ring;
@@ -71,6 +71,12 @@ impl<'a> Roster<'a> {
         members.map(|member| member.node).filter(|node| !serves(*node)).collect()
     }
 
+    /// The members that say of themselves that something they hold is damaged.
+    pub(crate) fn in_doubt(&self) -> BTreeSet<NodeId> {
+        let doubts = |node: NodeId| self.answer_of(node).is_some_and(|answer| answer.is_in_doubt);
+        self.layout.members.iter().map(|member| member.node).filter(|node| doubts(*node)).collect()
+    }
+
     /// The member of this pod that counts: not lost; where somebody made several, the one that answers, then the one
     /// that holds most.
     pub(crate) fn live(&self, ordinal: u32) -> Option<&'a Member> {
@@ -103,15 +109,16 @@ impl<'a> Roster<'a> {
 
     /// True if the node serves, by the layout that this look is about.
     pub(crate) fn serves_now(&self, node: NodeId) -> bool {
-        self.answer_at_home(node).is_some_and(|answer| {
-            answer.mode == NodeMode::Serving && Epoch(answer.epoch) == self.layout.epoch
-        })
+        let answer = self.answer_at_home(node);
+        answer.is_some_and(|answer| answer.mode == NodeMode::Serving && answer.holds(self.layout))
     }
 
     /// True if some node knows a later layout than this look is about.
     pub(crate) fn is_behind(&self) -> bool {
-        let ours = |answer: &NodeAnswer| answer.cluster == Some(self.layout.cluster);
-        self.heard.values().any(|(_, answer)| ours(answer) && Epoch(answer.epoch) > self.layout.epoch)
+        let layout = self.layout;
+        let is_ours = |answer: &NodeAnswer| answer.cluster == Some(layout.cluster);
+        let is_later = |answer: &NodeAnswer| answer.version() > (layout.incarnation, layout.epoch);
+        self.heard.values().any(|(_, answer)| is_ours(answer) && is_later(answer))
     }
 
     /// True if it holds partitions, or what is left of some that are salvaged.

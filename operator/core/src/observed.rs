@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-pub use keystore_core::id::{Actor, ClusterId, Epoch, NodeId};
+pub use keystore_core::id::{Actor, ClusterId, Epoch, Incarnation, NodeId};
 pub use keystore_core::layout::Layout;
 use keystore_crds::KeyStoreCluster;
 
@@ -57,12 +57,16 @@ pub struct NodeAnswer {
     pub mode: NodeMode,
     /// The cluster that it belongs to, once it has accepted a first layout.
     pub cluster: Option<ClusterId>,
-    pub epoch: u64,
+    /// Of the layout that it holds.
+    pub incarnation: Incarnation,
+    pub epoch: Epoch,
     /// Of how many partitions it reaches a write quorum of replicas, itself included.
     pub partitions_available: u32,
     /// The members that it has a link to.
     pub connected: BTreeSet<NodeId>,
     pub transfer: Transfer,
+    /// Something that it holds is damaged, and counts for nothing until other nodes have healed it.
+    pub is_in_doubt: bool,
     /// `None` where it does not say.
     pub disk: Option<Disk>,
 }
@@ -108,6 +112,19 @@ impl Answer {
             Self::Here(answer) => Some(answer),
             Self::Unreachable => None,
         }
+    }
+}
+
+impl NodeAnswer {
+    /// Which layout of its store it holds; a later one is greater. Epochs alone do not tell: those whom a recovery left
+    /// behind may have gone on by themselves.
+    pub fn version(&self) -> (Incarnation, Epoch) {
+        (self.incarnation, self.epoch)
+    }
+
+    /// True if it holds this layout.
+    pub fn holds(&self, layout: &Layout) -> bool {
+        self.cluster == Some(layout.cluster) && self.version() == (layout.incarnation, layout.epoch)
     }
 }
 

@@ -390,14 +390,10 @@ fn find_obstacle(roster: &Roster<'_>, needed: u32) -> Option<String> {
     let is_obstacle = |member: &&Member| {
         let ordinal = roster.names.ordinal(&member.name);
         let goes = !roster.owns(member.node) && ordinal.is_none_or(|ordinal| ordinal >= needed);
-        let has_acknowledged = |answer: Option<&crate::observed::NodeAnswer>| {
-            answer.is_some_and(|answer| {
-                answer.cluster == Some(layout.cluster) && Epoch(answer.epoch) == layout.epoch
-            })
-        };
+        let has_acknowledged = roster.answer_at_home(member.node).is_some_and(|answer| answer.holds(layout));
         let is_silent = roster.answer_of(member.node).is_none();
         let may_go_silently = goes && is_silent;
-        !may_go_silently && !has_acknowledged(roster.answer_at_home(member.node))
+        !may_go_silently && !has_acknowledged
     };
     let members = layout.members.iter().filter(|member| !member.is_lost);
     let late: Vec<_> = members.filter(is_obstacle).map(|member| member.name.as_str()).collect();

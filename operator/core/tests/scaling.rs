@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use fixtures::{
     at_rest, cluster, condition, decided, empty, look, node, plan_at, plan_of, remembers, serving, status_of,
 };
-use keystore_core::id::{Incarnation, NodeId};
+use keystore_core::id::{Epoch, Incarnation, NodeId};
 use keystore_core::layout::{Layout, Member};
 use keystore_core::recovery::Losses;
 use keystore_core::succession::Change;
@@ -23,7 +23,12 @@ use serde_json::json;
 /// As `serving`, by this layout and linked to everybody.
 fn well(ordinal: u32, layout: &Layout) -> NodeAnswer {
     let peers = layout.members.iter().map(|member| member.node).filter(|peer| *peer != node(ordinal));
-    NodeAnswer { epoch: layout.epoch.0, connected: peers.collect(), ..serving(ordinal) }
+    NodeAnswer {
+        incarnation: layout.incarnation,
+        epoch: layout.epoch,
+        connected: peers.collect(),
+        ..serving(ordinal)
+    }
 }
 
 /// A layout and so many pods of which all answer well that are members, and the others as empty nodes.
@@ -170,10 +175,16 @@ fn only_a_volume_that_is_certainly_gone_is_given_up() {
     let fresh =
         || Some(NodeAnswer { node: NodeId([0x77; 16]), actor: keystore_core::id::Actor(77), ..empty(1) });
     let here = |ordinal| Some(well(ordinal, &three));
+    let doubting = |ordinal| Some(NodeAnswer { is_in_doubt: true, ..well(ordinal, &three) });
     for (what, answers, expected) in [
         ("silent", vec![here(0), None, here(2)], "rest, 3 pods"),
         ("another node in its place", vec![here(0), fresh(), here(2)], "GivingUp, to epoch 2 of 3, 3 pods"),
         ("it answers elsewhere", vec![here(0), fresh(), here(2), here(1)], "RemovingPods, 3 pods"),
+        (
+            "one that is left has something damaged",
+            vec![here(0), fresh(), doubting(2)],
+            "GivingUp, held for Unhealthy, 3 pods",
+        ),
         ("two at once", vec![here(0), fresh(), Some(empty(7))], "GivingUp, held for Unhealthy, 3 pods"),
     ] {
         let mut observed = seen(&three, 3);
@@ -225,6 +236,12 @@ fn who_is_away_for_too_long_is_given_up_if_the_others_have_all_that_it_holds() {
         answer.connected.insert(node(1));
         observed
     };
+    let doubted = || {
+        let mut observed = gone.clone();
+        let Answer::Here(answer) = observed.answers.get_mut(&2).unwrap() else { panic!("silent") };
+        answer.is_in_doubt = true;
+        observed
+    };
     let kubernetes_knows_since = |seconds: i64| {
         let mut observed = gone.clone();
         observed.pods.insert(1, fixtures::pod_since(false, seconds));
@@ -234,6 +251,12 @@ fn who_is_away_for_too_long_is_given_up_if_the_others_have_all_that_it_holds() {
         ("not yet", &gone, 59, "rest, 3 pods"),
         ("now", &gone, 60, "GivingUp, to epoch 2 of 3, 3 pods"),
         ("there is another node that does not serve", &both, 60, "GivingUp, held for Unhealthy, 3 pods"),
+        (
+            "one that is left has something damaged, and may need it for that",
+            &doubted(),
+            60,
+            "GivingUp, held for Unhealthy, 3 pods",
+        ),
         ("somebody has a link to it", &linked(), 1_000, "rest, 3 pods"),
         ("its pod is ready", &ready(), 1_000, "rest, 3 pods"),
         (
@@ -258,6 +281,8 @@ fn who_is_away_for_too_long_is_given_up_if_the_others_have_all_that_it_holds() {
          demo-1, demo-2, which do not serve, of some partitions too few copies are left to rebuild it; bring nodes back, \
          or name what is lost for good with keystorectl recover"
     );
+    let held = plan_at(&replacing(3, &doubted(), 0), &doubted(), 60).hold.unwrap();
+    assert!(held.message.contains("(copies at demo-2 are damaged, and not healed yet)"), "{}", held.message);
     let status = status_of(&replacing(3, &gone, 0), &gone, 30);
     assert_eq!(
         condition(&status, "Degraded"),
@@ -508,7 +533,7 @@ fn what_a_recovery_has_left_is_merged_before_anything_else_is_done() {
     joined.answers = none_left.answers;
     for answer in joined.answers.values_mut() {
         let Answer::Here(answer) = answer else { panic!("silent") };
-        (answer.epoch, answer.cluster) = (new.epoch.0, Some(new.cluster));
+        (answer.incarnation, answer.epoch, answer.cluster) = (new.incarnation, new.epoch, Some(new.cluster));
     }
     check("the lost go", &joined, "Dismissing, to epoch 5 of 3, 3 pods");
 }
@@ -571,4 +596,27 @@ fn a_recovery_that_some_have_not_accepted_yet_is_no_first_layout_and_takes_no_po
         assert!(matches!(plan.identity, Identity::InForce { .. }), "{:?}", plan.identity);
         assert_eq!((plan.replicas, &plan.hold, &plan.node_step), (5, &None, &NodeStep::Nothing));
     }
+}
+
+#[test]
+fn whoever_a_recovery_has_left_behind_counts_for_nothing_whatever_its_epoch() {
+    let five = layout_of(5, 5);
+    let recovered = Layout { incarnation: Incarnation { number: 2, id: 2 }, ..five.clone() };
+    let still_before = |epoch: u64, ordinal: u32| {
+        let mut observed = seen(&recovered, 5);
+        let before = Layout { epoch: Epoch(epoch), ..five.clone() };
+        observed.answers.insert(ordinal, Answer::Here(well(ordinal, &before)));
+        observed
+    };
+    let check = |what: &str, replicas: u32, observed: &Observed, expected: &str| {
+        assert_eq!(next(&plan_of(&wanting(replicas), observed)), expected, "{what}");
+    };
+    check("nobody", 4, &seen(&recovered, 5), "Moving, to epoch 5 of 5, 5 pods");
+    check("the same epoch is none", 4, &still_before(1, 0), "Joining, 5 pods");
+    check("one that is not to hold data", 4, &still_before(1, 4), "Moving, to epoch 5 of 5, 5 pods");
+    check("a later epoch of before is not news", 4, &still_before(9, 4), "Moving, to epoch 5 of 5, 5 pods");
+    let later = Layout { incarnation: Incarnation { number: 3, id: 1 }, epoch: Epoch(1), ..five.clone() };
+    let mut behind = seen(&recovered, 5);
+    behind.answers.insert(4, Answer::Here(well(4, &later)));
+    check("an earlier epoch of a later recovery is", 4, &behind, "Moving, 5 pods");
 }

@@ -8,6 +8,7 @@ use keystore_core::id::{Actor, ClusterId, Epoch, Incarnation, NodeId};
 use keystore_core::layout::{FirstLayout, KeyspaceMode, Layout, LayoutError, Member, Phase};
 use keystore_core::partition::{Partition, PartitionCount};
 use keystore_core::quorum::Consistency;
+use keystore_core::recovery::Losses;
 use keystore_core::ring::{Replica, Ring, RingError};
 use keystore_core::succession::{
     Change, Evidence, GateError, Standing, Step, SuccessionError, check_gate, check_step,
@@ -116,6 +117,27 @@ fn data_is_given_to_nobody_who_is_to_go_or_was_not_admitted_before() {
     let back = closed.next(&Change::Admit(members(&[4]))).unwrap();
     assert!(back.next(&to(&[2, 3, 4], 3)).unwrap().is_joint());
     assert_eq!(closed.next(&Change::Dismiss(nodes(&[4]))).unwrap().members.len(), 3);
+}
+
+#[test]
+pub(crate) fn whoever_may_alone_have_what_is_salvaged_stays_a_member() {
+    let apart = first(&[1, 2, 3], 3).next(&Change::Admit(members(&[4, 5, 6]))).unwrap();
+    let moving = apart.next(&to(&[4, 5, 6], 3)).unwrap();
+    let all = (0..16).map(Partition).collect();
+    let losses = Losses { nodes: nodes(&[1]), doubted: [(node(2), all)].into() };
+    let recovered = moving.recovered(Incarnation { number: 2, id: 6 }, &losses).unwrap();
+    let sources: BTreeSet<_> = recovered.salvaged.values().flatten().copied().collect();
+    let is_outside = |source: &NodeId| recovered.owned(*source) == 0;
+    let outside = sources.iter().copied().find(is_outside).expect("a source that holds nothing by the ring");
+    for source in sources {
+        let lost = recovered.next(&Change::Lose([source].into()));
+        assert_eq!(lost, Err(SuccessionError::IsSource(source)));
+    }
+    let dismissed = recovered.next(&Change::Dismiss([outside].into()));
+    assert_eq!(dismissed, Err(SuccessionError::LeftOut(outside)));
+    let finished = recovered.next(&Change::Finish).unwrap();
+    assert!(finished.next(&Change::Lose([outside].into())).is_ok());
+    assert!(finished.next(&Change::Dismiss([outside].into())).is_ok());
 }
 
 /// A ring as it would be had one replica another epoch.

@@ -16,6 +16,7 @@ use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::links::{Links, NewLink, refusal_header};
+use super::packing::unpack;
 use crate::handle::CoreHandle;
 
 /// A node that is alive says hello at once.
@@ -62,14 +63,17 @@ impl Link {
             () = cancelled.cancelled() => return false,
             first = read_hello(&mut incoming) => first,
         };
-        let hello = match first {
-            Ok(hello) => hello,
+        let (hello, unpacks) = match first {
+            Ok(first) => first,
             Err(error) => {
                 debug!(%error, "link ended");
                 report_refusal(&core, &error, said.as_ref());
                 return false;
             }
         };
+        if unpacks {
+            outgoing.pack();
+        }
         let peer = hello.header.from;
         let (link, verdict) = links.register(outgoing, hello.clone(), said.is_none(), cancelled.clone());
         core.tell(Event::LinkOffered { link, hello });
@@ -105,10 +109,11 @@ impl Link {
     }
 }
 
-async fn read_hello(incoming: &mut Streaming<v1::PeerFrame>) -> Result<Hello, LinkError> {
+/// The other side's hello, and whether it can unpack.
+async fn read_hello(incoming: &mut Streaming<v1::PeerFrame>) -> Result<(Hello, bool), LinkError> {
     let frame = timeout(HELLO_TIMEOUT, read_frame(incoming)).await.map_err(|_| LinkError::NoHello)??;
     match frame.content {
-        Content::Hello(lineage) => Ok(Hello { header: frame.header, lineage }),
+        Content::Hello { lineage, unpacks } => Ok((Hello { header: frame.header, lineage }, unpacks)),
         Content::Refusal(refusal) => Err(refused(&frame, refusal)),
         Content::Messages(_) => Err(LinkError::HelloExpected),
     }
@@ -124,14 +129,14 @@ async fn read_frames(core: &CoreHandle, link: LinkId, incoming: &mut Streaming<v
         match frame.content {
             Content::Messages(messages) => core.frame(link, frame.header, messages).await,
             Content::Refusal(refusal) => return refused(&frame, refusal),
-            Content::Hello(_) => return LinkError::HelloExpected,
+            Content::Hello { .. } => return LinkError::HelloExpected,
         }
     }
 }
 
 async fn read_frame(incoming: &mut Streaming<v1::PeerFrame>) -> Result<Frame, LinkError> {
     match incoming.message().await {
-        Ok(Some(frame)) => Ok(Frame::try_from(frame)?),
+        Ok(Some(frame)) => Ok(Frame::try_from(unpack(frame)?)?),
         Ok(None) => Err(LinkError::Ended),
         Err(status) => Err(LinkError::Broken(Box::new(status))),
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::packing::Packer;
 use crate::outbox::{OutgoingFrame, Verdict};
 
 /// How many frames may wait for one peer; their bytes have a limit of their own.
@@ -56,10 +57,11 @@ struct Queued {
 }
 
 /// The frames for one peer, as the body of its stream.
-#[derive(Debug)]
 pub(super) struct OutgoingFrames {
     queue: mpsc::Receiver<Queued>,
     queued_bytes: Arc<AtomicUsize>,
+    is_packed: Arc<AtomicBool>,
+    packer: Packer,
 }
 
 impl Stream for OutgoingFrames {
@@ -70,7 +72,7 @@ impl Stream for OutgoingFrames {
         polled.map(|queued| {
             queued.map(|Queued { frame, bytes }| {
                 self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                frame
+                if self.is_packed.load(Ordering::Relaxed) { self.packer.pack(frame) } else { frame }
             })
         })
     }
@@ -81,18 +83,27 @@ impl Stream for OutgoingFrames {
 pub(super) struct NewLink {
     queue: mpsc::Sender<Queued>,
     queued_bytes: Arc<AtomicUsize>,
+    /// The other side has said that it can unpack.
+    is_packed: Arc<AtomicBool>,
 }
 
 /// A stream of frames and its sending half.
 pub(super) fn outgoing() -> (NewLink, OutgoingFrames) {
     let (queue, receiver) = mpsc::channel(QUEUED_FRAMES_MAX);
     let queued_bytes = Arc::new(AtomicUsize::new(0));
-    let link = NewLink { queue, queued_bytes: Arc::clone(&queued_bytes) };
-    let frames = OutgoingFrames { queue: receiver, queued_bytes };
+    let is_packed = Arc::new(AtomicBool::new(false));
+    let link =
+        NewLink { queue, queued_bytes: Arc::clone(&queued_bytes), is_packed: Arc::clone(&is_packed) };
+    let frames = OutgoingFrames { queue: receiver, queued_bytes, is_packed, packer: Packer::default() };
     (link, frames)
 }
 
 impl NewLink {
+    /// The other side can unpack what is packed.
+    pub(super) fn pack(&self) {
+        self.is_packed.store(true, Ordering::Relaxed);
+    }
+
     /// For the dialler, whose hello comes before any verdict.
     pub(super) fn say_hello(&self, hello: &Hello) {
         // The queue is empty and never refuses its first frame.
@@ -119,7 +130,7 @@ impl Links {
     ) -> (LinkId, oneshot::Receiver<Option<Hello>>) {
         let id = LinkId(self.next.fetch_add(1, Ordering::Relaxed));
         let (decided, verdict) = oneshot::channel();
-        let NewLink { queue, queued_bytes } = link;
+        let NewLink { queue, queued_bytes, is_packed: _ } = link;
         let open =
             Open { queue, queued_bytes, offered: Some(Offered { hello, answers_hello, decided }), cancelled };
         self.lock().insert(id, open);
@@ -181,7 +192,8 @@ impl Links {
 
 fn hello_frame(hello: &Hello) -> Queued {
     let Hello { header, lineage } = hello;
-    let frame = Frame { header: *header, content: Content::Hello(lineage.clone()) };
+    let content = Content::Hello { lineage: lineage.clone(), unpacks: true };
+    let frame = Frame { header: *header, content };
     Queued { frame: frame.into(), bytes: 0 }
 }
 
@@ -200,10 +212,14 @@ fn refusal_frame(refused: &Header, refusal: LinkRefusal) -> Queued {
 mod tests {
     use futures::StreamExt as _;
     use keystore_core::id::{ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
-    use keystore_core::message::{Call, Message, ReadOutcome, Refusal};
+    use keystore_core::held::Lacking;
+    use keystore_core::message::{Call, Message, ReadOutcome, Refusal, ScanOutcome};
+    use keystore_core::partition::RecordKey;
     use keystore_core::record::{Body, Record};
     use keystore_core::stamp::Stamp;
+    use keystore_proto::v1::peer_frame::Kind;
 
+    use super::super::packing::unpack;
     use super::*;
 
     fn hello(from: u8, to: u8) -> Hello {
@@ -249,8 +265,32 @@ mod tests {
         links.decide(link, Verdict::Accepted(hello(2, 1)));
         links.send(frame(link, 1));
         assert_eq!(verdict.await.unwrap(), Some(hello(2, 1)));
-        assert_eq!(sent(&mut frames).await, Some(Content::Hello(Nonce(4).into())));
+        assert_eq!(sent(&mut frames).await, Some(Content::Hello { lineage: Nonce(4).into(), unpacks: true }));
         assert!(matches!(sent(&mut frames).await, Some(Content::Messages(_))));
+    }
+
+    #[tokio::test]
+    async fn records_are_packed_only_for_whoever_has_said_that_it_can_unpack() {
+        let value = Body::Value(vec![b'v'; 8 << 10].into());
+        let record = Record { stamp: Stamp::from_bytes([1; 16]), body: value };
+        let entries = vec![(RecordKey::new("default", b"k").unwrap(), record)];
+        let outcome = ScanOutcome::Lacking(Lacking { entries, until: None });
+        let call = Call { operation: 1, attempt: 0 };
+        let content = Content::Messages(vec![Message::ScanAnswer { call, outcome, noted: Vec::new() }]);
+        for unpacks in [false, true] {
+            let links = Links::new(100_000);
+            let (link, mut frames) = outgoing();
+            if unpacks {
+                link.pack();
+            }
+            let (link, _verdict) = links.register(link, hello(1, 2), false, CancellationToken::new());
+            links.decide(link, Verdict::Accepted(hello(2, 1)));
+            let frame = Frame { header: hello(2, 1).header, content: content.clone() };
+            links.send(OutgoingFrame { link, frame, bytes: 8 << 10 });
+            let sent = frames.next().await.unwrap();
+            assert_eq!(matches!(sent.kind, Some(Kind::Packed(_))), unpacks);
+            assert_eq!(Frame::try_from(unpack(sent).unwrap()).unwrap().content, content);
+        }
     }
 
     #[tokio::test]

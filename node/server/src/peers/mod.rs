@@ -9,6 +9,7 @@ mod accept;
 mod dial;
 mod link;
 mod links;
+mod packing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

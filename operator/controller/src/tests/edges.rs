@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use http::StatusCode;
-use keystore_operator_core::observed::{Actor, ClusterId, NodeAnswer, NodeId, NodeMode, Transfer};
+use keystore_operator_core::observed::{
+    Actor, ClusterId, Epoch, Incarnation, NodeAnswer, NodeId, NodeMode, Transfer,
+};
 
 use super::{
     Action, Arc, CLUSTER, KeyStoreCluster, SERVICE, STATEFUL_SET, Value, World, json, on_error, reconcile,
@@ -246,10 +248,12 @@ async fn nodes_that_contradict_themselves_are_not_believed() {
         version: "0.1.0".to_owned(),
         mode,
         cluster,
-        epoch: 7,
+        incarnation: Incarnation::default(),
+        epoch: Epoch(7),
         partitions_available: u32::MAX,
         connected: BTreeSet::new(),
         transfer: Transfer::default(),
+        is_in_doubt: false,
         disk: None,
     };
     // Belongs to a store of which it shows no layout: the others are not initialised beside it.

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use keystore_client::{Detail, Error, Reason};
 use keystore_operator_core::observed::{
-    Actor, Epoch, HeldLayout, Layout, NodeAnswer, NodeId, NodeMode, Transfer,
+    Actor, Epoch, HeldLayout, Incarnation, Layout, NodeAnswer, NodeId, NodeMode, Transfer,
 };
 
 use keystore_core::succession::{Step, check_step};
@@ -157,7 +157,6 @@ impl NodeClient for FakeNodes {
             Some(layout) if state.decided(layout) => NodeMode::Serving,
             Some(_) => NodeMode::Accepted,
         };
-        let epoch = held.as_ref().map_or(0, |layout| layout.epoch.0);
         let joint = held.as_ref().filter(|layout| layout.is_joint());
         let waits_for = joint.and_then(|layout| state.find_obstacle(layout, Step::Finish));
         let transfer = Transfer { waits_for, ..Transfer::default() };
@@ -166,13 +165,15 @@ impl NodeClient for FakeNodes {
         Ok(NodeAnswer {
             connected,
             transfer,
+            is_in_doubt: false,
             disk: None,
             node,
             actor: Actor(u64::from(node.0[0])),
             version: "0.1.0".to_owned(),
             mode,
             cluster: held.as_ref().map(|layout| layout.cluster),
-            epoch: if mode == NodeMode::Serving { epoch } else { 0 },
+            incarnation: held.as_ref().map_or_else(Incarnation::default, |layout| layout.incarnation),
+            epoch: held.as_ref().map_or(Epoch(0), |layout| layout.epoch),
             partitions_available: if mode == NodeMode::Serving { 256 } else { 0 },
         })
     }
