@@ -21,7 +21,10 @@ pub struct Frame {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// The first frame of each side.
-    Hello { lineage: Lineage, unpacks: bool },
+    Hello {
+        lineage: Lineage,
+        unpacks: bool,
+    },
     /// The last frame of a side that does not want the link.
     Refusal(LinkRefusal),
     Messages(Vec<Message>),

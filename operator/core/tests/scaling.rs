@@ -154,11 +154,11 @@ fn each_look_leads_to_one_step() {
         &but(seen(&closed, 5), &silent(1)),
         "RemovingPods, 5 pods",
     );
-    check("or late", 3, &but(seen(&closed, 5), &edited(1, |a| a.epoch -= 1)), "RemovingPods, 5 pods");
+    check("or late", 3, &but(seen(&closed, 5), &edited(1, |a| a.epoch.0 -= 1)), "RemovingPods, 5 pods");
     check(
         "or goes and is late",
         3,
-        &but(seen(&closed, 5), &edited(4, |a| a.epoch -= 1)),
+        &but(seen(&closed, 5), &edited(4, |a| a.epoch.0 -= 1)),
         "RemovingPods, 5 pods",
     );
     check("one that goes may be silent", 3, &but(seen(&closed, 5), &silent(4)), "RemovingPods, 3 pods");

@@ -92,8 +92,7 @@ pub(super) fn outgoing() -> (NewLink, OutgoingFrames) {
     let (queue, receiver) = mpsc::channel(QUEUED_FRAMES_MAX);
     let queued_bytes = Arc::new(AtomicUsize::new(0));
     let is_packed = Arc::new(AtomicBool::new(false));
-    let link =
-        NewLink { queue, queued_bytes: Arc::clone(&queued_bytes), is_packed: Arc::clone(&is_packed) };
+    let link = NewLink { queue, queued_bytes: Arc::clone(&queued_bytes), is_packed: Arc::clone(&is_packed) };
     let frames = OutgoingFrames { queue: receiver, queued_bytes, is_packed, packer: Packer::default() };
     (link, frames)
 }
@@ -211,8 +210,8 @@ fn refusal_frame(refused: &Header, refusal: LinkRefusal) -> Queued {
 #[cfg(test)]
 mod tests {
     use futures::StreamExt as _;
-    use keystore_core::id::{ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
     use keystore_core::held::Lacking;
+    use keystore_core::id::{ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
     use keystore_core::message::{Call, Message, ReadOutcome, Refusal, ScanOutcome};
     use keystore_core::partition::RecordKey;
     use keystore_core::record::{Body, Record};

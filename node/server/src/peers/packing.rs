@@ -153,7 +153,10 @@ mod tests {
             frame
         };
         let write = v1::WriteMessage {
-            record: Some(v1::PeerRecord { value: Some(vec![7; 1 << 20].into()), ..v1::PeerRecord::default() }),
+            record: Some(v1::PeerRecord {
+                value: Some(vec![7; 1 << 20].into()),
+                ..v1::PeerRecord::default()
+            }),
             ..v1::WriteMessage::default()
         };
         let message =
