@@ -2,16 +2,20 @@
 //!
 //! A scenario gets a namespace, says what it does and fails with the first thing that is not as it should be.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use keystore_client::DEFAULT_KEYSPACE;
+use keystore_crds::LayoutPhase;
+use keystore_history::Key;
 
 use crate::harness::sandbox::Sandbox;
-use crate::harness::wait::{Look, until};
-use crate::load::Load;
-use crate::store::Store;
+use crate::harness::wait::{Look, until, until_promptly};
+use crate::load::{Load, SCENARIO};
+use crate::store::{ClientStore, Request, Store};
 
 mod create;
 mod single_node;
@@ -322,6 +326,39 @@ async fn wait_for_writes<S: Store>(load: &Load<S>, more: usize) -> Result<()> {
     until(format!("{more} more writes are acknowledged"), WRITES_WITHIN, || async {
         let count = load.acknowledged();
         Ok(if count >= wanted { Look::Done(()) } else { Look::NotYet(format!("{count} of {wanted}")) })
+    })
+    .await
+}
+
+const LARGE_BYTES: usize = 256 << 10;
+/// So many that a move of what they are part of takes some seconds, at the pace at which nodes move data.
+const LARGE_TO_MOVE: u64 = 200;
+const MOVING_WITHIN: Duration = Duration::from_secs(180);
+
+/// Writes large values, each under a key of its own.
+async fn write_large(load: &Load<ClientStore>, store: &ClientStore, numbers: Range<u64>) -> Result<()> {
+    let value = "x".repeat(LARGE_BYTES);
+    for number in numbers {
+        let key = Key::new(DEFAULT_KEYSPACE, format!("large-{number}").as_bytes());
+        let reply = load.recorder().ask(SCENARIO, store, &key, &Request::put(value.as_str())).await;
+        ensure!(reply.is_done(), "value {number}: {reply:?}");
+    }
+    Ok(())
+}
+
+/// Scales, and returns while data moves.
+async fn scale_until_data_moves(
+    sandbox: &Sandbox,
+    load: &Load<ClientStore>,
+    store: &ClientStore,
+    replicas: i32,
+) -> Result<()> {
+    write_large(load, store, 0..LARGE_TO_MOVE).await?;
+    sandbox.scale(replicas).await?;
+    until_promptly("data moves", MOVING_WITHIN, || async {
+        let phase = sandbox.ksc().await?.status.and_then(|status| status.layout_phase);
+        let moves = phase == Some(LayoutPhase::Joint);
+        Ok(if moves { Look::Done(()) } else { Look::NotYet(format!("the phase is {phase:?}")) })
     })
     .await
 }

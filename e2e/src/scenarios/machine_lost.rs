@@ -5,32 +5,26 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use keystore_client::DEFAULT_KEYSPACE;
-use keystore_crds::{ConditionType, KeyStoreCluster, LayoutPhase, NodeState};
-use keystore_history::Key;
+use keystore_crds::{ConditionType, KeyStoreCluster, NodeState};
 use kube::ResourceExt;
 
-use super::{Ending, wait_for_writes};
+use super::{Ending, scale_until_data_moves, wait_for_writes};
 use crate::harness::ksc::{
     REPLICAS, REPLICATION_FACTOR, expect_condition, identity, manifest, pod_names, status,
 };
 use crate::harness::machines::Host;
 use crate::harness::operator::Operator;
 use crate::harness::sandbox::Sandbox;
-use crate::harness::wait::{Look, until_promptly};
-use crate::load::{Allowance, Load, SCENARIO, Settings};
-use crate::store::{ClientStore, REQUEST_TIMEOUT, Request};
+use crate::load::{Allowance, Load, Settings};
+use crate::store::REQUEST_TIMEOUT;
 
 const WIDE: i32 = 5;
 const REPLACE_AFTER_SECONDS: i32 = 30;
-const MOVING_WITHIN: Duration = Duration::from_secs(180);
 /// Kubernetes takes most of a minute to find that a machine is gone.
 const RESTORED_WITHIN: Duration = Duration::from_secs(480);
 /// Within which the others know it: until then requests may wait for answers that do not come.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 const WRITES_PER_PHASE: usize = 200;
-const VALUES: usize = 200;
-const VALUE_BYTES: usize = 256 << 10;
 
 pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let Some(host) = Host::find(sandbox).await? else {
@@ -44,15 +38,7 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let mut load = Load::start(connected.store.clone(), Settings::default());
     wait_for_writes(&load, WRITES_PER_PHASE).await?;
 
-    fill(&load, &connected.store).await?;
-
-    sandbox.scale(WIDE).await?;
-    until_promptly("data moves", MOVING_WITHIN, || async {
-        let phase = sandbox.ksc().await?.status.and_then(|status| status.layout_phase);
-        let moves = phase == Some(LayoutPhase::Joint);
-        Ok(if moves { Look::Done(()) } else { Look::NotYet(format!("the phase is {phase:?}")) })
-    })
-    .await?;
+    scale_until_data_moves(sandbox, &load, &connected.store, WIDE).await?;
     let gone = pods_on(sandbox, &machine).await?;
     load.note_fault();
     host.lose(sandbox, &machine)?;
@@ -65,17 +51,6 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
         Allowance::AfterFaults { within: NOTICED_WITHIN + REQUEST_TIMEOUT, failures_max: usize::MAX };
     let summary = load.stop().await.judge(allowance, 2 * WRITES_PER_PHASE).map_err(anyhow::Error::msg)?;
     Ok(Ending::Passed(format!("{} nodes of {machine} replaced; {summary}", gone.len())))
-}
-
-/// So that the move takes a while.
-async fn fill(load: &Load<ClientStore>, store: &ClientStore) -> Result<()> {
-    let value = "x".repeat(VALUE_BYTES);
-    for number in 0..VALUES {
-        let key = Key::new(DEFAULT_KEYSPACE, format!("large-{number}").as_bytes());
-        let reply = load.recorder().ask(SCENARIO, store, &key, &Request::put(value.as_str())).await;
-        ensure!(reply.is_done(), "value {number}: {reply:?}");
-    }
-    Ok(())
 }
 
 /// A machine that runs a node and not the operator, and the store's pods elsewhere.

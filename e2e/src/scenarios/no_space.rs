@@ -4,18 +4,16 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use keystore_client::DEFAULT_KEYSPACE;
 use keystore_crds::{ConditionType, KeyStoreCluster};
-use keystore_history::Key;
 
-use super::{Ending, wait_for_writes};
+use super::{Ending, wait_for_writes, write_large};
 use crate::harness::ksc::{
     REPLICAS, condition, expect_condition, expect_settled, identity, manifest, pod_names_of,
 };
 use crate::harness::sandbox::Sandbox;
 use crate::harness::wait::throughout;
-use crate::load::{Allowance, Load, SCENARIO, Settings};
-use crate::store::{ClientStore, Request};
+use crate::load::{Allowance, Load, Settings};
+use crate::store::ClientStore;
 
 /// Two in each of up to three zones, so that all hold about the same.
 const WIDE: i32 = 6;
@@ -24,7 +22,6 @@ const SIZE_BYTES: &str = "keystore_storage_disk_size_bytes";
 const AVAILABLE_BYTES: &str = "keystore_storage_disk_available_bytes";
 /// How full fewer nodes would be: more than the 90 % that may be used.
 const FULL_PERCENT: u64 = 96;
-const VALUE_BYTES: usize = 256 << 10;
 /// Written between two looks at the disks.
 const BATCH: u64 = 16;
 const VALUES_MAX: u64 = 2_000;
@@ -74,7 +71,6 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
 
 /// Writes until the disks of fewer nodes would be too full; says how many values that took.
 async fn fill(sandbox: &Sandbox, load: &Load<ClientStore>, store: &ClientStore) -> Result<u64> {
-    let value = "x".repeat(VALUE_BYTES);
     let mut written = 0;
     while written < VALUES_MAX {
         let (size, available) =
@@ -85,12 +81,8 @@ async fn fill(sandbox: &Sandbox, load: &Load<ClientStore>, store: &ClientStore) 
         if used * 100 >= smallest * u64::try_from(REPLICAS)? * FULL_PERCENT {
             return Ok(written);
         }
-        for number in written..written + BATCH {
-            let key = Key::new(DEFAULT_KEYSPACE, format!("large-{number}").as_bytes());
-            let reply = load.recorder().ask(SCENARIO, store, &key, &Request::put(value.as_str())).await;
-            ensure!(reply.is_done(), "value {number}: {reply:?}");
-        }
+        write_large(load, store, written..written + BATCH).await?;
         written += BATCH;
     }
-    anyhow::bail!("{VALUES_MAX} values of {VALUE_BYTES} bytes do not fill the disks")
+    anyhow::bail!("{VALUES_MAX} large values do not fill the disks")
 }

@@ -6,18 +6,17 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use keystore_client::DEFAULT_KEYSPACE;
-use keystore_crds::{KeyStoreCluster, LayoutPhase};
+use keystore_crds::KeyStoreCluster;
 use keystore_history::{Key, ReadOutcome};
 use kube::ResourceExt;
 
-use super::{Ending, wait_for_writes};
-use crate::harness::ksc::{REPLICAS, expect_settled, identity, manifest, pod_names_of, status};
+use super::{Ending, scale_until_data_moves, wait_for_writes};
+use crate::harness::ksc::{REPLICAS, expect_settled, identity, manifest, pod_names_of};
 use crate::harness::sandbox::Sandbox;
 use crate::load::{Allowance, Load, SCENARIO, Settings};
 use crate::store::{ClientStore, Request};
 
 const MOVED_WITHIN: Duration = Duration::from_secs(240);
-const NOTICED_WITHIN: Duration = Duration::from_secs(120);
 const WRITES_PER_PHASE: usize = 200;
 const WIDE: i32 = 5;
 const DELETED_KEYS: u64 = 100;
@@ -68,12 +67,7 @@ async fn reversed(sandbox: &Sandbox, from: i32, towards: i32) -> Result<Ending> 
     let connected = sandbox.connect_store_through(&pod_names_of(REPLICAS)).await?;
     let load = Load::start(connected.store.clone(), Settings::default());
     wait_for_writes(&load, WRITES_PER_PHASE).await?;
-    sandbox.scale(towards).await?;
-    let moves = |ksc: &KeyStoreCluster| match status(ksc)?.layout_phase {
-        Some(LayoutPhase::Joint) => Ok(()),
-        other => Err(format!("the phase is {other:?}")),
-    };
-    sandbox.wait_ksc("moving", NOTICED_WITHIN, moves).await?;
+    scale_until_data_moves(sandbox, &load, &connected.store, towards).await?;
     scale_and_settle(sandbox, &load, from).await?;
     finish(load, 2).await
 }

@@ -200,7 +200,9 @@ impl Doubts {
         {
             match self.keys.get(&key).map(|doubted| &doubted.stage) {
                 Some(Stage::Asking(_)) => self.give_up(&key, context),
-                Some(Stage::Waiting { .. }) if is_salvaging(context.partition(&key)) => {
+                Some(Stage::Waiting { .. })
+                    if is_salvaging(context.partition(&key)) && !is_on(Mutant::TheDamagedIsWaitedFor) =>
+                {
                     let commit = self.replace(context.next_commit(), key, None);
                     context.effects.push(Effect::Commit(commit));
                 }

@@ -25,7 +25,8 @@ pub(crate) struct Wanted {
     pub(crate) from: NodeId,
     pub(crate) call: Call,
     pub(crate) range: ScanRange,
-    pub(crate) held: Held,
+    /// What it holds already; `None` for all that is left of a partition that is salvaged.
+    pub(crate) held: Option<Held>,
 }
 
 #[derive(Debug, Default)]

@@ -272,7 +272,11 @@ mutants! {
       /// A member that holds data may be left out.
       HoldersAreDismissed by case,
       /// What is in doubt is said to be held, and so does not come.
-      TheDoubtfulIsHeld by case;
+      TheDoubtfulIsHeld by case,
+      /// Where a pass was broken off at one source, it goes on at another.
+      AnotherSourcesCursorCounts,
+      /// A page counts as merged though records of it were not stored.
+      FailedPagesCount;
     23 /// What the new owner holds is sent to it once more.
       WhatIsHeldIsNotSaid,
       /// Of a page in which something differs, all is sent.
@@ -305,6 +309,14 @@ mutants! {
       TheLostAreSalvaged,
       /// Whoever was called lost, and comes back, does not hear of it.
       TheLostHearNothing,
+      /// Requests of before a recovery go on after it.
+      RequestsOutliveARecovery,
+      /// What members said before a recovery is evidence after it.
+      EvidenceOutlivesARecovery,
+      /// What is damaged of a salvaged partition waits to be healed.
+      TheDamagedIsWaitedFor,
+      /// And is given away as if it could be read.
+      TheDamagedIsGivenAway,
       /// Whoever may alone have something of a salvaged partition is given up, without another recovery.
       SourcesAreGivenUp by case,
       /// Or is no member any more.

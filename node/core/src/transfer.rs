@@ -300,8 +300,10 @@ impl Transfer {
         let after = match begun {
             Some((begun, after)) if begun == source => after,
             Some((begun, after)) => {
+                let theirs = after.clone();
                 self.sources.leave_off(partition, begun, after);
-                self.sources.resume(partition, source)
+                let ours = self.sources.resume(partition, source);
+                if is_on(Mutant::AnotherSourcesCursorCounts) { theirs } else { ours }
             }
             None => self.sources.resume(partition, source),
         };
@@ -441,7 +443,7 @@ impl Transfer {
             return;
         }
         let (source, operation) = (*source, *operation);
-        if page.has_failed {
+        if page.has_failed && !is_on(Mutant::FailedPagesCount) {
             self.pause(partition, context.now.mono_ms);
             if self.healing.contains(&partition) {
                 // What is damaged heals key by key, and that takes longer.

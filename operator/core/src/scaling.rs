@@ -80,6 +80,7 @@ pub(crate) fn plan_scaling(input: ScalingInput<'_>) -> Scaling {
     let added = added_keyspaces(valid, layout);
     let change = added.or_else(|| stage.as_ref()?.change.clone());
     let change = change.or_else(|| plan_voters(&roster, &absences));
+    let lack_of_voters = change.as_ref().and_then(|_| find_lack_of_voters(&roster));
     let (proposal, refusal) = match change.map(|change| propose(&roster, &change)) {
         None => (None, None),
         Some(Ok(proposal)) => (proposal, None),
@@ -98,13 +99,32 @@ pub(crate) fn plan_scaling(input: ScalingInput<'_>) -> Scaling {
         replicas: plan_replicas(&roster, &aim),
         proposal,
         progress,
-        hold: aim.hold.or(refusal).or(held_loss).or_else(|| stage?.hold),
+        hold: aim.hold.or(refusal).or(held_loss).or_else(|| stage?.hold).or(lack_of_voters),
     }
 }
 
 fn impossible(error: &SuccessionError) -> Hold {
     let message = format!("the store cannot take the next step: {error}");
     Hold { reason: HoldReason::Rejected, message }
+}
+
+/// Why no layout can be decided at all, if it cannot: whatever is proposed waits for a majority of those who vote.
+fn find_lack_of_voters(roster: &Roster<'_>) -> Option<Hold> {
+    let voters = &roster.layout.voters;
+    let silent = roster.silent();
+    let missing: Vec<_> = voters.iter().copied().filter(|voter| silent.contains(voter)).collect();
+    // Of a recovery under way nobody serves.
+    let is_in_force = roster.observed.layout.as_ref().is_some_and(|held| held.decided);
+    let serving = voters.len() - missing.len();
+    (is_in_force && serving * 2 <= voters.len()).then(|| {
+        let pods = roster.pods(roster.ordinals(missing));
+        let message = format!(
+            "nothing about members and data can be decided: of the {} nodes that vote {serving} serve, and it takes a \
+             majority; bring {pods} back, or name what is lost for good with keystorectl recover",
+            voters.len()
+        );
+        Hold { reason: HoldReason::Unhealthy, message }
+    })
 }
 
 /// The keyspaces that the spec names and the store does not have; none while the two contradict each other.

@@ -294,6 +294,21 @@ fn who_is_away_for_too_long_is_given_up_if_the_others_have_all_that_it_holds() {
 }
 
 #[test]
+fn where_no_majority_is_left_to_decide_the_hold_says_so() {
+    let two = |observed: Observed| away(away(observed, 0), 1);
+    let three = layout_of(3, 3);
+    let plan = plan_of(&wanting(5), &two(seen(&three, 5)));
+    assert_eq!(next(&plan), "Joining, held for Unhealthy, to epoch 2 of 5, 5 pods");
+    assert_eq!(
+        plan.hold.unwrap().message,
+        "nothing about members and data can be decided: of the 3 nodes that vote 1 serve, and it takes a majority; bring \
+         demo-0, demo-1 back, or name what is lost for good with keystorectl recover"
+    );
+    assert_eq!(next(&plan_of(&wanting(5), &away(seen(&three, 5), 1))), "Joining, to epoch 2 of 5, 5 pods");
+    assert_eq!(next(&plan_of(&wanting(3), &two(seen(&three, 3)))), "rest, 3 pods", "nothing is wanted");
+}
+
+#[test]
 fn who_is_lost_and_stays_away_is_replaced_in_another_pod_until_its_own_is_back() {
     let lost = layout_of(3, 3).next(&Change::Lose(BTreeSet::from([node(1)]))).unwrap();
     let resource = replacing(3, &away(seen(&lost, 3), 1), 0);

@@ -454,9 +454,12 @@ impl World {
             is_counted.then_some(volume.node)
         };
         let there: BTreeSet<_> = self.volumes.iter().filter_map(is_there).collect();
-        // After a recovery there are fewer copies, until others are made.
-        let can_spare = |ring: &Ring| ring.iter().all(|(_, replicas)| replicas.len() == FACTOR as usize);
-        self.layout.rings().all(|ring| owners(ring).is_subset(&there) && can_spare(ring))
+        // After a recovery there are fewer copies and fewer voters, until others are made.
+        let can_spare = |count: usize| others_of_a_quorum(count) < count;
+        let is_spared = |ring: &Ring| ring.iter().all(|(_, replicas)| can_spare(replicas.len()));
+        can_spare(self.layout.voters.len())
+            && self.layout.voters.iter().all(|voter| there.contains(voter))
+            && self.layout.rings().all(|ring| owners(ring).is_subset(&there) && is_spared(ring))
     }
 
     fn lose_volume(&mut self, ordinal: u32) {

@@ -75,7 +75,10 @@ impl Machines<'_> {
         while self.replica.pages_given() < READ_AT_ONCE_MAX
             && let Some(Wanted { from, call, range, held }) = self.giving.next(context)
         {
-            self.replica.scan(from, call, (range, Some(held)), context);
+            match held {
+                Some(held) => self.replica.scan(from, call, (range, Some(held)), context),
+                None => self.replica.salvage(from, call, range, context),
+            }
         }
     }
 
@@ -113,13 +116,16 @@ impl Machines<'_> {
             Message::Mint(mint) => self.replica.mint(from, mint, context),
             Message::Read { call, key, want } => self.replica.read(from, call, (key, want), context),
             Message::Scan { call, range, held: Some(held) } => {
-                self.giving.ask(Wanted { from, call, range, held }, context);
+                self.giving.ask(Wanted { from, call, range, held: Some(held) }, context);
                 self.give(context);
             }
             Message::Scan { call, range, held: None } => {
                 self.replica.scan(from, call, (range, None), context);
             }
-            Message::Salvage { call, range } => self.replica.salvage(from, call, range, context),
+            Message::Salvage { call, range } => {
+                self.giving.ask(Wanted { from, call, range, held: None }, context);
+                self.give(context);
+            }
             Message::WriteAnswer { call, outcome, noted } if self.hints.awaits(call) => {
                 return self.hints.answered(from, call, (outcome, noted), context);
             }

@@ -66,11 +66,15 @@ impl Node {
         effects.extend(links.iter().map(|(_, link)| Effect::CloseLink { link: *link }));
         let lost: Vec<_> = links.iter().map(|(peer, _)| (*peer, true)).collect();
         self.lose(&lost, now, effects);
-        let ended = self.coordinator.abandon().into_iter();
-        effects.extend(ended.map(|(request, answer)| Effect::Answer { request, answer }));
+        if !is_on(Mutant::RequestsOutliveARecovery) {
+            let ended = self.coordinator.abandon().into_iter();
+            effects.extend(ended.map(|(request, answer)| Effect::Answer { request, answer }));
+        }
         self.messages.clear();
         self.ahead = super::epochs::Ahead::default();
-        self.evidence.clear();
+        if !is_on(Mutant::EvidenceOutlivesARecovery) {
+            self.evidence.clear();
+        }
         self.membership = Membership::accepted(layout, self.me);
         // What is being committed ends, and is answered to nobody.
         self.lend(now, effects, |node, context| {

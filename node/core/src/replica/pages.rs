@@ -18,9 +18,14 @@ const SALVAGE_RECORDS: u32 = 128;
 fn what_is_lacking(held: &Held, page: Page, context: &mut Context<'_>) -> ScanOutcome {
     context.budget.spend(COMPARED_BYTES * page.entries.len());
     let Some(lacking) = held.lacks(page.entries, page.is_cut) else { return ScanOutcome::Differs };
-    let bytes = |(key, record): &(RecordKey, Record)| RECORD_BYTES + key.encoded().len() + record.value_len();
-    context.budget.spend(lacking.entries.iter().map(bytes).sum());
+    context.budget.spend(cost(&lacking.entries));
     ScanOutcome::Lacking(lacking)
+}
+
+/// What it costs to give these records to somebody.
+fn cost(entries: &[(RecordKey, Record)]) -> usize {
+    let bytes = |(key, record): &(RecordKey, Record)| RECORD_BYTES + key.encoded().len() + record.value_len();
+    entries.iter().map(bytes).sum()
 }
 
 impl Replica {
@@ -53,6 +58,7 @@ impl Replica {
                 (range, held, from, call)
             }
             Some(Load::Salvage { range, from, call }) => {
+                self.given = self.given.saturating_sub(1);
                 return self.salvaged((range, from, call), page, context);
             }
             Some(Load::Write(_) | Load::Read { .. }) | None => return,
@@ -88,11 +94,12 @@ impl Replica {
             let outcome = ScanOutcome::Refused(Refusal::NotReplica);
             return context.send(from, Message::ScanAnswer { call, outcome, noted: Vec::new() });
         }
+        self.given += 1;
         let load = self.expect(Load::Salvage { range: range.clone(), from, call }, context);
         context.effects.push(Effect::Scan { load, range });
     }
 
-    /// A page that meets a damaged record is read record by record, up to that and then from behind it.
+    /// A page that meets a damaged record is read again half as long, up to that one, and then from behind it.
     fn salvaged(
         &mut self,
         (range, from, call): (ScanRange, NodeId, Call),
@@ -103,12 +110,16 @@ impl Replica {
         let outcome = match page {
             Ok(mut page) => {
                 let last = page.entries.last().map(|(key, _)| key.clone());
-                page.entries.retain(|(key, _)| !self.doubts.contains(key));
+                page.entries
+                    .retain(|(key, _)| !self.doubts.contains(key) || is_on(Mutant::TheDamagedIsGivenAway));
                 match (page.entries.is_empty() && page.is_cut, last) {
                     (true, Some(last)) => {
                         return self.salvage(from, call, ScanRange { after: Some(last), ..range }, context);
                     }
-                    _ => ScanOutcome::Page(page),
+                    _ => {
+                        context.budget.spend(cost(&page.entries));
+                        ScanOutcome::Page(page)
+                    }
                 }
             }
             Err(NoPage::Damaged(key)) if limit == 1 => {
@@ -118,7 +129,8 @@ impl Replica {
             }
             Err(NoPage::Damaged(key)) => {
                 self.doubt(&key, context);
-                return self.salvage(from, call, ScanRange { limit: 1, ..range }, context);
+                let limit = (limit / 2).max(1);
+                return self.salvage(from, call, ScanRange { limit, ..range }, context);
             }
             Err(NoPage::Unreadable) => {
                 self.doubt_partition(range.partition, context);
