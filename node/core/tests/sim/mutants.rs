@@ -29,7 +29,7 @@ use crate::violation::Checker::{
     OnlyWhatDiffersMoves, QueuesStayWithinTheirBounds, RepairsAreNotRefusedForTheirAge, ReplicasDropNothing,
     SalvagedIsMergedFirst, ServingMeansAllAccepted, SetAsideHasAReason, SiblingsAreCapped,
     StaleDisksAreRefused, StampsAreAboveWhatWasAccepted, StampsAreBelowTheCeiling, StampsOfANodeGrow,
-    StartsWaitForTheClock, StrayFramesAreIgnored, VisibleMeansSynced, VotesAreDurable, VotesNeedPromises,
+    StartsWaitForTheClock, StrayFramesAreIgnored, TimeGoesOn, VisibleMeansSynced, VotesAreDurable, VotesNeedPromises,
     WhatIsShortIsSalvaged, WhatIsSparedIsHeld,
 };
 
@@ -159,9 +159,9 @@ const LINES: &[Line] = &[
     (Mutant::TheLostAreWaitedFor, MovesEnd, recovering),
     (Mutant::TheLostAreSalvaged, WhatIsShortIsSalvaged, recovering),
     (Mutant::TheLostHearNothing, LostStaysLost, recovering),
-    (Mutant::RequestsOutliveARecovery, AnswersAreOfTheirEpoch, recovering),
-    (Mutant::EvidenceOutlivesARecovery, MovesWaitForFences, recovering_again),
-    (Mutant::TheDamagedIsWaitedFor, DoubtsEnd, recovering_in_doubt),
+    (Mutant::RequestsOutliveARecovery, TimeGoesOn, recovering),
+    (Mutant::EvidenceOutlivesARecovery, MovesKeepWhatWasPromised, recovering_again),
+    (Mutant::TheDamagedIsWaitedFor, MovesEnd, recovering_in_doubt),
     (Mutant::TheDamagedIsGivenAway, InDoubtSaysNothing, recovering_in_doubt),
     (Mutant::RequestsAreUnbounded, QueuesStayWithinTheirBounds, small),
     (Mutant::WritesAreUnbounded, QueuesStayWithinTheirBounds, small),
@@ -463,6 +463,20 @@ fn each_mutant_is_caught_by_its_checker() {
         workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
     });
     assert!(missed.is_empty(), "not caught:\n{}", missed.join("\n"));
+}
+
+#[test]
+fn tmp_wide() {
+    let mut found = BTreeMap::new();
+    for (name, scenario) in [("recovering", recovering as fn() -> Plan), ("again", recovering_again), ("many", recovering_many), ("doubt", recovering_in_doubt)] {
+        for seed in 0..400 {
+            if let Some(v) = run_plan(seed, Rng::new(seed), scenario(), false).violation {
+                println!("{name} {seed}: {v:?}");
+                *found.entry(v.checker).or_insert(0) += 1;
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:?}");
 }
 
 /// The scenarios themselves break nothing.
