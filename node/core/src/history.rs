@@ -166,9 +166,16 @@ fn moves(before: &Layout, after: &Layout) -> Vec<Difference> {
     match (&before.phase, &after.phase) {
         (Phase::Stable(a), Phase::Stable(b)) if a == b => vec![Difference::Finished],
         (Phase::Stable(_), Phase::Joint { .. }) => vec![Difference::Begun],
+        // After a recovery both rings may be the same.
+        (Phase::Joint { to, .. }, Phase::Stable(b)) if to == b && after.salvaged.is_empty() => {
+            vec![Difference::Finished]
+        }
         (Phase::Joint { from, .. }, Phase::Stable(a)) if from == a => vec![Difference::Aborted],
-        (Phase::Joint { .. }, Phase::Stable(_)) => vec![Difference::Finished],
         // Over layouts that this node has not seen.
+        (Phase::Joint { from, .. }, Phase::Joint { from: again, .. }) if from == again => {
+            vec![Difference::Aborted, Difference::Begun]
+        }
+        (Phase::Joint { .. }, Phase::Stable(_)) => vec![Difference::Finished],
         (Phase::Stable(_), Phase::Stable(_)) => vec![Difference::Begun, Difference::Finished],
         (Phase::Joint { .. }, Phase::Joint { .. }) => vec![Difference::Finished, Difference::Begun],
     }
@@ -231,6 +238,23 @@ mod tests {
         let recovered = start.recovered(Incarnation { number: 2, id: 7 }, &losses).unwrap();
         let found = Changes::between(&start, &recovered).differences;
         assert_eq!(found[..2], [Difference::Recovered { salvaged: 16 }, Difference::Lost(2)]);
+    }
+
+    #[test]
+    fn a_finish_is_no_abort_where_a_recovery_has_left_one_ring_of_two() {
+        let start = first((1..=3).map(member).collect(), 3).unwrap();
+        let to = |numbers: [u8; 3]| Change::Move {
+            members: numbers.into_iter().map(member).collect(),
+            replication_factor: 3,
+        };
+        let ready = start.next(&Change::Admit(vec![member(4)])).unwrap();
+        let moving = ready.next(&to([2, 3, 4])).unwrap();
+        let losses = Losses { nodes: [NodeId([2; 16]), NodeId([3; 16])].into(), ..Losses::default() };
+        let recovered = moving.recovered(Incarnation { number: 2, id: 7 }, &losses).unwrap();
+        let finished = recovered.next(&Change::Finish).unwrap();
+        assert_eq!(moves(&recovered, &finished), [Difference::Finished]);
+        let again = ready.next(&to([1, 3, 4])).unwrap();
+        assert_eq!(moves(&moving, &again), [Difference::Aborted, Difference::Begun]);
     }
 
     #[test]

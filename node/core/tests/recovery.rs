@@ -6,8 +6,8 @@ mod bench;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bench::{ME, PEER, first_layout, header, key, layout_of, now, record, start};
-use keystore_core::effect::{Answer, Damaged, Effect, Event, LinkId, RequestId, SavedState};
+use bench::{ME, PEER, first_layout, header, key, key_of, layout_of, now, record, start};
+use keystore_core::effect::{Answer, Damaged, Effect, Event, LinkId, NoPage, RequestId, SavedState};
 use keystore_core::id::{Epoch, Incarnation, NodeId, Nonce};
 use keystore_core::layout::{Layout, Member};
 use keystore_core::message::{
@@ -17,6 +17,7 @@ use keystore_core::node::{Node, NodeState, Settings, Start};
 use keystore_core::partition::Partition;
 use keystore_core::peers::LinkRefusal;
 use keystore_core::quorum::{Consistency, Durability};
+use keystore_core::record::{Body, Record};
 use keystore_core::recovery::{Attempt, Left, Losses, RecoveryError, RecoveryRefusal, plan_attempt};
 use keystore_core::succession::{Change, Evidence, GateError, Standing, Step, SuccessionError, check_gate};
 use proptest::prelude::*;
@@ -541,4 +542,67 @@ fn a_move_that_turns_back_after_a_recovery_leaves_the_number_of_replicas_that_is
         .unwrap();
     let back = moving.next(&Change::Abort).unwrap();
     assert_eq!((back.ring().replication_factor(), back.replication_factor), (1, 3));
+}
+
+/// A survivor that serves, and of which somebody merges what is left of a partition.
+fn merged_by_another() -> (Survivor, Layout, ScanRange) {
+    let (mut survivor, layout) = salvaging();
+    let decided = Message::InitAccepted { digest: layout.digest(), reply_wanted: false, decided: true };
+    survivor.frame(&layout, PEER, decided);
+    survivor.save_all();
+    assert_eq!(survivor.state(), NodeState::Serving);
+    let partition = key().partition(layout.partitions);
+    (survivor, layout, ScanRange { partition, prefix: Default::default(), after: None, limit: 128 })
+}
+
+fn is_scan_answer(effect: &Effect) -> bool {
+    matches!(effect, Effect::Send { message: Message::ScanAnswer { .. }, .. })
+}
+
+#[test]
+fn what_is_left_is_given_away_within_the_budget() {
+    let (mut survivor, layout, range) = merged_by_another();
+    let value = Record { body: Body::Value(vec![0; 1 << 20].into()), ..record(5) };
+    let mut effects = Vec::new();
+    for operation in 0..200 {
+        let call = Call { operation, attempt: 0 };
+        effects.extend(survivor.frame(&layout, PEER, Message::Salvage { call, range: range.clone() }));
+    }
+    let reads = effects.iter().filter(|effect| matches!(effect, Effect::Scan { .. })).count();
+    assert_eq!(reads, 4, "what they come to is known only then");
+    let mut given = 0;
+    for at_ms in (1..1_000).step_by(10) {
+        survivor.node.step(now(at_ms), Event::Tick, &mut effects);
+        while let Some(effect) = effects.pop() {
+            given += usize::from(is_scan_answer(&effect));
+            let Effect::Scan { load, .. } = effect else { continue };
+            let page = Ok(Page { entries: vec![(key(), value.clone())], is_cut: false });
+            survivor.node.step(now(at_ms), Event::Scanned { load, page }, &mut effects);
+        }
+    }
+    assert!((8..=20).contains(&given), "8 MiB a second, and what was read already: {given}");
+}
+
+#[test]
+fn what_lies_before_a_damaged_record_is_read_in_few_pages() {
+    let (mut survivor, layout, range) = merged_by_another();
+    let call = Call { operation: 900, attempt: 0 };
+    let mut effects = survivor.frame(&layout, PEER, Message::Salvage { call, range });
+    // The 101st of them cannot be read.
+    let mut limits = Vec::new();
+    while let Some(Effect::Scan { load, range }) =
+        effects.iter().find(|effect| matches!(effect, Effect::Scan { .. })).cloned()
+    {
+        limits.push(range.limit);
+        let entries = (0..range.limit).map(|_| (key(), record(5))).collect();
+        let page = match range.limit {
+            0..=100 => Ok(Page { entries, is_cut: true }),
+            _ => Err(NoPage::Damaged(key_of("damaged"))),
+        };
+        effects = survivor.step(Event::Scanned { load, page }).to_vec();
+        if effects.iter().any(is_scan_answer) {
+            break;
+        }
+    }
+    assert_eq!(limits, [128, 64]);
 }

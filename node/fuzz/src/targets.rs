@@ -10,6 +10,7 @@ use keystore_core::layout::Layout;
 use keystore_core::partition::RecordKey;
 use keystore_core::record::{Body, Record};
 use keystore_core::stamp::Stamp;
+use keystore_node::peers::unpack;
 use keystore_node::{config, storage};
 use keystore_proto::client::Request;
 use keystore_proto::peer::Frame;
@@ -124,7 +125,7 @@ fn context(input: &[u8]) -> Signature {
 
 fn frame(input: &[u8]) -> Signature {
     let Ok(wire) = v1::PeerFrame::decode(input) else { return "no message".to_owned() };
-    match Frame::try_from(wire) {
+    match unpack(wire).and_then(Frame::try_from) {
         Ok(frame) => {
             let encoded = v1::PeerFrame::from(frame.clone()).encode_to_vec();
             let again = v1::PeerFrame::decode(&encoded[..]).expect("our own message decodes");

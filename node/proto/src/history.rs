@@ -43,7 +43,7 @@ fn entry_from_wire(entry: v1::LayoutHistoryEntry) -> Result<Entry, WireError> {
         epoch: Epoch(epoch),
         is_joint,
         taken_up_ms,
-        changes: changes.map(changes_from_wire).transpose()?,
+        changes: changes.and_then(changes_from_wire),
         members,
         voters,
     })
@@ -73,15 +73,16 @@ fn changes_to_wire(changes: &Changes) -> v1::LayoutChanges {
     }
 }
 
-fn changes_from_wire(changes: v1::LayoutChanges) -> Result<Changes, WireError> {
+/// `None` for what only a later version knows.
+fn changes_from_wire(changes: v1::LayoutChanges) -> Option<Changes> {
     let v1::LayoutChanges { differences, partitions_moved } = changes;
-    let differences = differences.into_iter().map(difference_from_wire).collect::<Result<_, _>>()?;
-    Ok(Changes { differences, partitions_moved })
+    let differences = differences.into_iter().map(difference_from_wire).collect::<Option<_>>()?;
+    Some(Changes { differences, partitions_moved })
 }
 
-fn difference_from_wire(difference: v1::LayoutDifference) -> Result<Difference, WireError> {
+fn difference_from_wire(difference: v1::LayoutDifference) -> Option<Difference> {
     let v1::LayoutDifference { kind, count } = difference;
-    Ok(match Kind::try_from(kind) {
+    Some(match Kind::try_from(kind) {
         Ok(Kind::First) => Difference::First,
         Ok(Kind::Recovered) => Difference::Recovered { salvaged: count },
         Ok(Kind::Begun) => Difference::Begun,
@@ -93,8 +94,6 @@ fn difference_from_wire(difference: v1::LayoutDifference) -> Result<Difference, 
         Ok(Kind::Dismissed) => Difference::Dismissed(count),
         Ok(Kind::Voters) => Difference::Voters,
         Ok(Kind::Keyspaces) => Difference::Keyspaces(count),
-        Ok(Kind::Unspecified) | Err(_) => {
-            return Err(WireError::UnknownValue { field: "kind", found: kind });
-        }
+        Ok(Kind::Unspecified) | Err(_) => return None,
     })
 }

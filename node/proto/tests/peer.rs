@@ -224,6 +224,7 @@ fn frames_of_the_first_release_still_read() {
     assert_eq!(decode(include_bytes!("data/peer-messages-v2.bin")), Ok(everything()));
     assert_eq!(decode(include_bytes!("data/peer-messages-v3.bin")), Ok(of_pages_held()));
     assert_eq!(decode(include_bytes!("data/peer-hello-v1.bin")), Ok(frame(hello(Nonce(8).into(), false))));
+    assert_eq!(decode(include_bytes!("data/peer-hello-v2.bin")), Ok(frame(hello(Nonce(8).into(), true))));
 }
 
 fn check_refused(spoil: impl FnOnce(&mut v1::PeerFrame), expected: WireError) {

@@ -16,7 +16,7 @@ use crate::stage::Stage;
 use crate::validate::ValidCluster;
 
 /// A voter that is away for that long is swapped for a member that is there. A pod that restarts is back by then.
-const VOTER_AWAY_SECONDS: u32 = 60;
+pub(crate) const VOTER_AWAY_SECONDS: u32 = 60;
 
 /// A stage without a change is a hold: nothing else has to wait for it.
 pub(crate) fn plan_loss(valid: &ValidCluster, roster: &Roster<'_>, absences: &Absences) -> Option<Stage> {
@@ -31,7 +31,7 @@ fn plan_loss_of_volumes(roster: &Roster<'_>) -> Option<Stage> {
     }
     let pods = roster.pods(roster.ordinals(gone.iter().copied()));
     let doubting = roster.in_doubt();
-    if roster.can_do_without(&gone.union(&doubting).copied().collect()) {
+    if roster.can_do_without(&gone, &doubting) {
         let message = format!("{pods} came back with an empty volume: what the old one held is given up");
         return Some(Stage::change("GivingUp", message, Change::Lose(gone)));
     }
@@ -40,7 +40,7 @@ fn plan_loss_of_volumes(roster: &Roster<'_>) -> Option<Stage> {
         format!(
             "{pods} came back with an empty volume, and of some partitions too few copies are left to rebuild what it \
              held{}; nothing is given up: bring the volume back, or name what is lost for good with keystorectl recover",
-            besides(roster, doubting)
+            besides(roster, &gone, &doubting)
         ),
     ))
 }
@@ -55,7 +55,7 @@ fn plan_loss_of_absent(valid: &ValidCluster, roster: &Roster<'_>, absences: &Abs
     let have = if overdue.len() == 1 { "has" } else { "have" };
     let away = format!("{have} been away for longer than spec.replaceAfterSeconds ({seconds} s)");
     // Whoever else is silent may never be back either.
-    if roster.can_do_without(&absent.union(&doubting).copied().collect()) {
+    if roster.can_do_without(&absent, &doubting) {
         let first = *overdue.first()?;
         let pod = roster.pods(roster.ordinals([first]));
         let message = format!(
@@ -65,24 +65,25 @@ fn plan_loss_of_absent(valid: &ValidCluster, roster: &Roster<'_>, absences: &Abs
         return Some(Stage::change("GivingUp", message, Change::Lose(BTreeSet::from([first]))));
     }
     (!overdue.is_empty()).then(|| {
-        let down = roster.pods(roster.ordinals(absent));
+        let down = roster.pods(roster.ordinals(absent.iter().copied()));
         Stage::held(
             "GivingUp",
             format!(
                 "{pods} {away}, and nothing is given up: without {down}, which do not serve, of some partitions too few \
                  copies are left to rebuild it{}; bring nodes back, or name what is lost for good with keystorectl recover",
-                besides(roster, doubting)
+                besides(roster, &absent, &doubting)
             ),
         )
     })
 }
 
-/// What is not counted on, beside those that are gone: it may be that only these have what is damaged elsewhere.
-fn besides(roster: &Roster<'_>, doubting: BTreeSet<NodeId>) -> String {
-    if doubting.is_empty() {
+/// Whose damage is in the way, if that is.
+fn besides(roster: &Roster<'_>, gone: &BTreeSet<NodeId>, doubting: &BTreeSet<NodeId>) -> String {
+    if !roster.can_do_without(gone, &BTreeSet::new()) {
         return String::new();
     }
-    format!(" (copies at {} are damaged, and not healed yet)", roster.pods(roster.ordinals(doubting)))
+    let pods = roster.pods(roster.ordinals(doubting.difference(gone).copied()));
+    format!(" (something at {pods} is damaged, and may be whole only there)")
 }
 
 /// Voters that are away, swapped for members that are there; `None` where there are no others.

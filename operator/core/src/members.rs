@@ -133,14 +133,17 @@ impl<'a> Roster<'a> {
     }
 
     /// True if of each partition so many replicas are left without these that they share one with every quorum: all
-    /// that was acknowledged can be had from them. Of one that is salvaged nobody knows who has what.
-    pub(crate) fn can_do_without(&self, gone: &BTreeSet<NodeId>) -> bool {
+    /// that was acknowledged can be had from them. Of one that is salvaged nobody knows who has what. A replica of what
+    /// is gone does not count if something at it is damaged: it may need just what is gone to heal that.
+    pub(crate) fn can_do_without(&self, gone: &BTreeSet<NodeId>, doubting: &BTreeSet<NodeId>) -> bool {
         if gone.iter().any(|node| self.is_salvaged_from(*node)) {
             return false;
         }
         let is_left = |node: NodeId| !gone.contains(&node) && !self.layout.is_lost(node);
         self.layout.source_ring().iter().all(|(_, replicas)| {
-            let left = replicas.iter().filter(|replica| is_left(replica.node)).count();
+            let is_less = replicas.iter().any(|replica| gone.contains(&replica.node));
+            let counts = |node: NodeId| is_left(node) && !(is_less && doubting.contains(&node));
+            let left = replicas.iter().filter(|replica| counts(replica.node)).count();
             left + Consistency::Quorum.needed(replicas.len()) > replicas.len()
         })
     }

@@ -22,7 +22,7 @@ use keystore_crds::{KeyStoreCluster, OperationKind};
 use crate::absence::Absences;
 use crate::aim::{Aim, plan_aim, plan_move};
 use crate::hold::{Hold, HoldReason};
-use crate::loss::{plan_loss, plan_voters};
+use crate::loss::{VOTER_AWAY_SECONDS, plan_loss, plan_voters};
 use crate::members::{Roster, owners};
 use crate::observed::{NodeMode, Observed};
 use crate::stage::Stage;
@@ -80,7 +80,10 @@ pub(crate) fn plan_scaling(input: ScalingInput<'_>) -> Scaling {
     let added = added_keyspaces(valid, layout);
     let change = added.or_else(|| stage.as_ref()?.change.clone());
     let change = change.or_else(|| plan_voters(&roster, &absences));
-    let lack_of_voters = change.as_ref().and_then(|_| find_lack_of_voters(&roster));
+    let undecidable = change
+        .as_ref()
+        .and_then(|_| find_lack_of_voters(&roster, &absences))
+        .or_else(|| find_half_accepted(&roster));
     let (proposal, refusal) = match change.map(|change| propose(&roster, &change)) {
         None => (None, None),
         Some(Ok(proposal)) => (proposal, None),
@@ -99,7 +102,7 @@ pub(crate) fn plan_scaling(input: ScalingInput<'_>) -> Scaling {
         replicas: plan_replicas(&roster, &aim),
         proposal,
         progress,
-        hold: aim.hold.or(refusal).or(held_loss).or_else(|| stage?.hold).or(lack_of_voters),
+        hold: aim.hold.or(refusal).or(held_loss).or_else(|| stage?.hold).or(undecidable),
     }
 }
 
@@ -108,20 +111,40 @@ fn impossible(error: &SuccessionError) -> Hold {
     Hold { reason: HoldReason::Rejected, message }
 }
 
-/// Why no layout can be decided at all, if it cannot: whatever is proposed waits for a majority of those who vote.
-fn find_lack_of_voters(roster: &Roster<'_>) -> Option<Hold> {
-    let voters = &roster.layout.voters;
-    let silent = roster.silent();
-    let missing: Vec<_> = voters.iter().copied().filter(|voter| silent.contains(voter)).collect();
-    // Of a recovery under way nobody serves.
-    let is_in_force = roster.observed.layout.as_ref().is_some_and(|held| held.decided);
-    let serving = voters.len() - missing.len();
-    (is_in_force && serving * 2 <= voters.len()).then(|| {
+/// Why no layout can be decided at all, if it cannot: whatever is proposed waits for a majority of those who vote. That some
+/// restart says nothing.
+fn find_lack_of_voters(roster: &Roster<'_>, absences: &Absences) -> Option<Hold> {
+    let mut missing: BTreeSet<_> = absences.away_for(VOTER_AWAY_SECONDS).into_iter().collect();
+    missing.extend(roster.replaced());
+    missing.retain(|node| roster.layout.voters.contains(node));
+    let voters = roster.layout.voters.len();
+    let left = voters - missing.len();
+    (left * 2 <= voters && !roster.is_behind()).then(|| {
         let pods = roster.pods(roster.ordinals(missing));
         let message = format!(
-            "nothing about members and data can be decided: of the {} nodes that vote {serving} serve, and it takes a \
-             majority; bring {pods} back, or name what is lost for good with keystorectl recover",
-            voters.len()
+            "nothing about members and data can be decided: of {voters} nodes that vote {left} are left without {pods}, and \
+             it takes a majority; bring nodes back, or name what is lost for good with keystorectl recover"
+        );
+        Hold { reason: HoldReason::Unhealthy, message }
+    })
+}
+
+/// Why nothing goes on after a recovery that some of those who are left have accepted, and others that answer have not.
+fn find_half_accepted(roster: &Roster<'_>) -> Option<Hold> {
+    let layout = roster.layout;
+    if roster.observed.layout.as_ref().is_none_or(|held| held.decided) {
+        return None;
+    }
+    let answers = |member: &&Member| !member.is_lost && roster.answer_at_home(member.node).is_some();
+    let present = layout.members.iter().filter(answers).map(|member| member.node);
+    let holds = |node: &NodeId| roster.answer_of(*node).is_some_and(|answer| answer.holds(layout));
+    let (accepted, others): (Vec<_>, Vec<_>) = present.partition(holds);
+    (!others.is_empty()).then(|| {
+        let (accepted, others) =
+            (roster.pods(roster.ordinals(accepted)), roster.pods(roster.ordinals(others)));
+        let message = format!(
+            "{accepted} accepted a recovery that {others} did not, and serves nobody before all have: run keystorectl recover \
+             again"
         );
         Hold { reason: HoldReason::Unhealthy, message }
     })

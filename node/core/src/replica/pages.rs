@@ -11,8 +11,8 @@ use crate::partition::{Partition, RecordKey};
 use crate::record::Record;
 use crate::transfer::{COMPARED_BYTES, RECORD_BYTES};
 
-/// How many records a page of a partition that is salvaged has, behind a damaged one.
-const SALVAGE_RECORDS: u32 = 128;
+/// How many records a page of a partition that is salvaged has, behind a damaged one: the next one may be as well.
+const BEHIND_DAMAGE_RECORDS: u32 = 2;
 
 /// Says what somebody lacks of a page, at the cost of the background.
 fn what_is_lacking(held: &Held, page: Page, context: &mut Context<'_>) -> ScanOutcome {
@@ -99,7 +99,8 @@ impl Replica {
         context.effects.push(Effect::Scan { load, range });
     }
 
-    /// A page that meets a damaged record is read again half as long, up to that one, and then from behind it.
+    /// A page that meets a damaged record is read again, half as long each time, until it ends before that one; where it begins
+    /// with that one, it is read from behind it.
     fn salvaged(
         &mut self,
         (range, from, call): (ScanRange, NodeId, Call),
@@ -124,7 +125,7 @@ impl Replica {
             }
             Err(NoPage::Damaged(key)) if limit == 1 => {
                 self.doubt(&key, context);
-                let range = ScanRange { after: Some(key), limit: SALVAGE_RECORDS, ..range };
+                let range = ScanRange { after: Some(key), limit: BEHIND_DAMAGE_RECORDS, ..range };
                 return self.salvage(from, call, range, context);
             }
             Err(NoPage::Damaged(key)) => {

@@ -29,8 +29,8 @@ use crate::violation::Checker::{
     OnlyWhatDiffersMoves, QueuesStayWithinTheirBounds, RepairsAreNotRefusedForTheirAge, ReplicasDropNothing,
     SalvagedIsMergedFirst, ServingMeansAllAccepted, SetAsideHasAReason, SiblingsAreCapped,
     StaleDisksAreRefused, StampsAreAboveWhatWasAccepted, StampsAreBelowTheCeiling, StampsOfANodeGrow,
-    StartsWaitForTheClock, StrayFramesAreIgnored, TimeGoesOn, VisibleMeansSynced, VotesAreDurable, VotesNeedPromises,
-    WhatIsShortIsSalvaged, WhatIsSparedIsHeld,
+    StartsWaitForTheClock, StrayFramesAreIgnored, TimeGoesOn, VisibleMeansSynced, VotesAreDurable,
+    VotesNeedPromises, WhatIsShortIsSalvaged, WhatIsSparedIsHeld,
 };
 
 /// In so many seeds a mutant has to be caught.
@@ -468,7 +468,12 @@ fn each_mutant_is_caught_by_its_checker() {
 #[test]
 fn tmp_wide() {
     let mut found = BTreeMap::new();
-    for (name, scenario) in [("recovering", recovering as fn() -> Plan), ("again", recovering_again), ("many", recovering_many), ("doubt", recovering_in_doubt)] {
+    for (name, scenario) in [
+        ("recovering", recovering as fn() -> Plan),
+        ("again", recovering_again),
+        ("many", recovering_many),
+        ("doubt", recovering_in_doubt),
+    ] {
         for seed in 0..400 {
             if let Some(v) = run_plan(seed, Rng::new(seed), scenario(), false).violation {
                 println!("{name} {seed}: {v:?}");

@@ -30,7 +30,8 @@ struct Line {
     skipped: u64,
     /// `None` if the node does not know what the one before was.
     changes: Option<Vec<Change>>,
-    partitions_moved: u32,
+    /// Alike.
+    partitions_moved: Option<u32>,
     members: u32,
     voters: u32,
 }
@@ -77,7 +78,7 @@ fn line(entry: &HistoryEntry, skipped: u64) -> Line {
         taken_up: entry.taken_up_ms.and_then(at).map(|time| time.to_string()),
         skipped,
         changes: changes.map(|changes| changes.differences.iter().map(change).collect()),
-        partitions_moved: changes.map_or(0, |changes| changes.partitions_moved),
+        partitions_moved: changes.map(|changes| changes.partitions_moved),
         members: entry.members,
         voters: entry.voters,
     }
@@ -121,9 +122,9 @@ impl Line {
             self.epoch.to_string(),
             self.incarnation.to_string(),
             self.phase.to_owned(),
-            self.taken_up.clone().unwrap_or_else(|| "?".to_owned()),
+            self.taken_up.clone().unwrap_or_else(unknown),
             self.change(),
-            self.partitions_moved.to_string(),
+            self.partitions_moved.map_or_else(unknown, |moved| moved.to_string()),
             self.members.to_string(),
             self.voters.to_string(),
         ];
@@ -132,13 +133,17 @@ impl Line {
 
     /// begin, voters
     fn change(&self) -> String {
-        let Some(changes) = &self.changes else { return "?".to_owned() };
+        let Some(changes) = &self.changes else { return unknown() };
         let named = |Change { what, count }: &Change| match count {
             Some(count) => format!("{what} {count}"),
             None => (*what).to_owned(),
         };
         changes.iter().map(named).collect::<Vec<_>>().join(", ")
     }
+}
+
+fn unknown() -> String {
+    "?".to_owned()
 }
 
 #[cfg(test)]
@@ -157,12 +162,12 @@ mod tests {
         assert_eq!(skipped, [0, 0, 1, 2]);
         let expected = "\
 EPOCH  INC  PHASE   TAKEN UP              CHANGE   MOVED  MEMBERS  VOTERS
-4      1    stable  ?                     ?        0      3        3
-5      1    stable  2023-11-14T22:13:20Z  ?        0      3        3
+4      1    stable  ?                     ?        ?      3        3
+5      1    stable  2023-11-14T22:13:20Z  ?        ?      3        3
 6                                         skipped
-7      1    stable  ?                     ?        0      3        3
+7      1    stable  ?                     ?        ?      3        3
 8-9                                       skipped
-10     1    stable  ?                     ?        0      3        3";
+10     1    stable  ?                     ?        ?      3        3";
         assert_eq!(report.text(), expected);
     }
 }

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use accept::PeerService;
 pub use links::Links;
+pub use packing::unpack;
 
 use crate::about::{About, Gossiped, Known};
 use crate::handle::CoreHandle;

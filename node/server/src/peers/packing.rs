@@ -1,8 +1,9 @@
-//! Frames with records that move from one node to another, compressed: mostly they are text, and there are many of them.
+//! Pages of records that move from one node to another, compressed: mostly they are text, and there are many of them.
 //!
-//! Everything else goes as it is: it is small, or somebody waits for it. A frame that cannot be unpacked closes its link, as
-//! any malformed frame does; the checksum is the frame's own.
+//! A frame is packed only if all that is in it are such pages: whatever else there is, somebody waits for it. A frame that
+//! cannot be unpacked closes its link, as any malformed frame does; the checksum is that of the compressed form.
 
+use bytes::Bytes;
 use keystore_proto::error::WireError;
 use keystore_proto::v1;
 use keystore_proto::v1::peer_frame::Kind;
@@ -16,14 +17,17 @@ use crate::grpc::FRAME_DECODED_BYTES_MAX;
 
 /// The fastest of the usual levels: two cores serve clients meanwhile.
 const LEVEL: i32 = 1;
-/// Below this a frame is not worth it.
-const PLAIN_BYTES_MIN: usize = 4 << 10;
+/// Below this a frame is not worth it; above the other, it would keep a thread for too long.
+const PLAIN_BYTES: std::ops::RangeInclusive<usize> = (4 << 10)..=(2 << 20);
+/// After a frame that did not get smaller so many go as they are.
+const PASSED_OVER: u32 = 15;
 
 /// Of one link.
 #[derive(Default)]
 pub(super) struct Packer {
     /// Made when it is first needed.
     compressor: Option<Compressor<'static>>,
+    passes_over: u32,
 }
 
 impl Packer {
@@ -31,7 +35,7 @@ impl Packer {
     pub(super) fn pack(&mut self, frame: v1::PeerFrame) -> v1::PeerFrame {
         let v1::PeerFrame { header, kind } = frame;
         let kind = match kind {
-            Some(Kind::Messages(messages)) if moves_records(&messages) => Some(self.packed(messages)),
+            Some(Kind::Messages(messages)) if is_worth_it(&messages) => Some(self.packed(messages)),
             other => other,
         };
         v1::PeerFrame { header, kind }
@@ -39,43 +43,43 @@ impl Packer {
 
     /// What does not get smaller by an eighth stays as it is.
     fn packed(&mut self, messages: PeerMessages) -> Kind {
+        if self.passes_over > 0 {
+            self.passes_over -= 1;
+            return Kind::Messages(messages);
+        }
         let plain = messages.encode_to_vec();
-        let zstd = match self.compress(&plain) {
-            Ok(zstd) if zstd.len() <= plain.len() / 8 * 7 => zstd,
-            Ok(_) => return Kind::Messages(messages),
-            Err(error) => {
-                debug!(%error, "records cannot be compressed, and go as they are");
-                return Kind::Messages(messages);
+        match self.compress(&plain) {
+            Ok(zstd) if zstd.len() <= plain.len() / 8 * 7 => {
+                let bytes = u32::try_from(plain.len()).unwrap_or(u32::MAX);
+                return Kind::Packed(v1::PackedMessages { zstd: zstd.into(), bytes });
             }
-        };
-        let bytes = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-        Kind::Packed(v1::PackedMessages { zstd: zstd.into(), bytes })
+            Ok(_) => {}
+            Err(error) => debug!(%error, "records cannot be compressed, and go as they are"),
+        }
+        self.passes_over = PASSED_OVER;
+        Kind::Messages(messages)
     }
 
     fn compress(&mut self, plain: &[u8]) -> std::io::Result<Vec<u8>> {
-        if self.compressor.is_none() {
-            let mut compressor = Compressor::new(LEVEL)?;
-            compressor.include_checksum(true)?;
-            self.compressor = Some(compressor);
+        if let Some(compressor) = &mut self.compressor {
+            return compressor.compress(plain);
         }
-        let compressor = self.compressor.as_mut();
-        compressor.map_or_else(|| Ok(plain.to_vec()), |compressor| compressor.compress(plain))
+        let mut compressor = Compressor::new(LEVEL)?;
+        compressor.include_checksum(true)?;
+        self.compressor.insert(compressor).compress(plain)
     }
 }
 
-fn moves_records(messages: &PeerMessages) -> bool {
+fn is_worth_it(messages: &PeerMessages) -> bool {
     let moves = |message: &v1::PeerMessage| match &message.kind {
-        Some(peer_message::Kind::ScanAnswer(answer)) => match &answer.outcome {
-            Some(Outcome::Lacking(lacking)) => !lacking.entries.is_empty(),
-            Some(_) | None => false,
-        },
+        Some(peer_message::Kind::ScanAnswer(answer)) => matches!(answer.outcome, Some(Outcome::Lacking(_))),
         Some(_) | None => false,
     };
-    messages.messages.iter().any(moves) && messages.encoded_len() >= PLAIN_BYTES_MIN
+    messages.messages.iter().all(moves) && PLAIN_BYTES.contains(&messages.encoded_len())
 }
 
 /// A frame as it was before it was packed, if it was.
-pub(super) fn unpack(frame: v1::PeerFrame) -> Result<v1::PeerFrame, WireError> {
+pub fn unpack(frame: v1::PeerFrame) -> Result<v1::PeerFrame, WireError> {
     let v1::PeerFrame { header, kind: Some(Kind::Packed(packed)) } = frame else { return Ok(frame) };
     let bytes = packed.bytes as usize;
     if bytes > FRAME_DECODED_BYTES_MAX {
@@ -85,14 +89,13 @@ pub(super) fn unpack(frame: v1::PeerFrame) -> Result<v1::PeerFrame, WireError> {
     if plain.len() != bytes {
         return Err(WireError::Packed(format!("there are {} bytes, and not {bytes}", plain.len())));
     }
-    let messages = PeerMessages::decode(&plain[..]).map_err(|error| WireError::Packed(error.to_string()))?;
+    let messages =
+        PeerMessages::decode(Bytes::from(plain)).map_err(|error| WireError::Packed(error.to_string()))?;
     Ok(v1::PeerFrame { header, kind: Some(Kind::Messages(messages)) })
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     fn page(value: impl Fn(u32) -> Bytes) -> v1::PeerFrame {
@@ -163,10 +166,28 @@ mod tests {
             v1::PeerMessage { kind: Some(peer_message::Kind::Write(write)), ..v1::PeerMessage::default() };
         let messages = PeerMessages { messages: vec![message] };
         let write = v1::PeerFrame { header: None, kind: Some(Kind::Messages(messages)) };
-        for frame in [page(noise), small, write] {
+        let waited_for = {
+            let mut frame = page(text);
+            let Some(Kind::Messages(messages)) = &mut frame.kind else { panic!("no messages") };
+            messages.messages.push(v1::PeerMessage::default());
+            frame
+        };
+        for frame in [page(noise), small, write, waited_for] {
             assert_eq!(Packer::default().pack(frame.clone()), frame);
             assert_eq!(unpack(frame.clone()), Ok(frame));
         }
+        let mut packer = Packer::default();
+        packer.pack(page(noise));
+        let passed_over = (0..).take_while(|_| packer.pack(page(text)) == page(text)).count();
+        assert_eq!(passed_over, PASSED_OVER as usize);
+    }
+
+    /// As the release before sent it.
+    #[test]
+    fn what_was_packed_before_can_be_unpacked() {
+        let sent = v1::PeerFrame::decode(&include_bytes!("../../tests/data/peer-packed-v1.bin")[..]).unwrap();
+        assert!(!packed(&sent).zstd.is_empty());
+        assert_eq!(unpack(sent), Ok(page(text)));
     }
 
     #[test]

@@ -201,7 +201,7 @@ impl DataDir {
             peers: self.read(Kind::Peers, decode_peers)?,
             votes: or_first_release(self.read(Kind::Votes, decode_votes))?,
             merges: or_first_release(self.read(Kind::Merges, decode_merges))?,
-            history: self.read_history()?,
+            history: self.read_history(),
             // These are in the engine, which is not open yet.
             hints: Vec::new(),
             highest: None,
@@ -220,15 +220,15 @@ impl DataDir {
         Ok(States { found, checkpoint, engine })
     }
 
-    /// Nobody needs it: one that is damaged is begun anew.
-    fn read_history(&self) -> Result<History, OpenError> {
+    /// Nobody needs it: one that cannot be read is begun anew.
+    fn read_history(&self) -> History {
         match self.read(Kind::History, decode_history) {
-            Err(OpenError::State { problem: StateError::Missing, .. }) => Ok(History::default()),
-            Err(OpenError::State { path, problem }) => {
-                tracing::warn!(path = %path.display(), %problem, "the history of layouts is damaged, and is begun anew");
-                Ok(History::default())
+            Ok(history) => history,
+            Err(OpenError::State { problem: StateError::Missing, .. }) => History::default(),
+            Err(error) => {
+                tracing::warn!(%error, "the history of layouts cannot be read, and is begun anew");
+                History::default()
             }
-            read => read,
         }
     }
 

@@ -57,12 +57,14 @@ impl Historian {
 
     /// Brings the file up to date.
     pub(super) fn write(&mut self, data_dir: &DataDir) {
-        if std::mem::replace(&mut self.is_written, true) {
+        if self.is_written {
             return;
         }
         let history = Arc::clone(&self.shown.borrow());
-        if let Err(error) = data_dir.save_history(&history) {
-            tracing::warn!(%error, "the history of layouts cannot be written");
+        match data_dir.save_history(&history) {
+            Ok(()) => self.is_written = true,
+            // With the next state that is saved it is tried again.
+            Err(error) => tracing::warn!(%error, "the history of layouts cannot be written"),
         }
     }
 }
