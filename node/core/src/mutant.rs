@@ -274,9 +274,9 @@ mutants! {
       /// What is in doubt is said to be held, and so does not come.
       TheDoubtfulIsHeld by case,
       /// Where a pass was broken off at one source, it goes on at another.
-      AnotherSourcesCursorCounts,
+      AnotherSourcesCursorCounts by case,
       /// A page counts as merged though records of it were not stored.
-      FailedPagesCount;
+      FailedPagesCount by case;
     23 /// What the new owner holds is sent to it once more.
       WhatIsHeldIsNotSaid,
       /// Of a page in which something differs, all is sent.

@@ -51,6 +51,11 @@ const LINES: &[(Mutant, fn())] = &[
     (Mutant::TheLostAreSources, moving::whoever_was_given_up_is_not_asked),
     (Mutant::HoldersAreDismissed, succession::a_layout_that_cannot_follow_is_refused),
     (Mutant::TheDoubtfulIsHeld, moving::what_is_in_doubt_is_not_said_to_be_held),
+    (
+        Mutant::AnotherSourcesCursorCounts,
+        moving::a_pass_that_goes_on_with_another_source_begins_at_the_beginning,
+    ),
+    (Mutant::FailedPagesCount, moving::a_page_counts_once_all_of_it_is_on_disk),
     (Mutant::SourcesAreGivenUp, succession::whoever_may_alone_have_what_is_salvaged_stays_a_member),
     (Mutant::SourcesAreDismissed, succession::whoever_may_alone_have_what_is_salvaged_stays_a_member),
     (Mutant::SourcesAreUnbounded, moving::a_source_gives_no_more_than_its_budget_however_many_ask),

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use keystore_core::effect::{Answer, Damaged, Effect, Event, ProposalError};
+use keystore_core::effect::{Answer, Damaged, Effect, Entry, Event, NotCommitted, ProposalError};
 use keystore_core::held::{Digest, Digests, Held};
 use keystore_core::id::{Epoch, Generation, NodeId};
 use keystore_core::layout::Layout;
 use keystore_core::message::{Call, Header, Message, Page, Refusal, ScanOutcome, ScanRange, Want};
 use keystore_core::partition::Partition;
 use keystore_core::paxos::VoteError;
+use keystore_core::quorum::Durability;
 use keystore_core::record::{Body, Record};
 use keystore_core::succession::{Change, GateError, Standing};
 
@@ -39,7 +40,16 @@ fn joiner() -> (Linked, Layout) {
 /// milliseconds that was.
 fn take_over(
     linked: &mut Linked,
-    mut answer: impl FnMut(NodeId, Partition) -> Option<ScanOutcome>,
+    answer: impl FnMut(NodeId, &ScanRange) -> Option<ScanOutcome>,
+) -> Option<u64> {
+    take_over_onto(linked, answer, |_| Ok(Durability::Synced))
+}
+
+/// The same, and what is taken over is written as the disk will.
+fn take_over_onto(
+    linked: &mut Linked,
+    mut answer: impl FnMut(NodeId, &ScanRange) -> Option<ScanOutcome>,
+    mut disk: impl FnMut(&Entry) -> Result<Durability, NotCommitted>,
 ) -> Option<u64> {
     let epoch = linked.node.layout().unwrap().epoch.0;
     let mut at_ms = 1;
@@ -50,9 +60,13 @@ fn take_over(
             let event = match effect {
                 Effect::Scan { load, .. } => Event::Scanned { load, page: Ok(Page::default()) },
                 Effect::Save { save, .. } => Event::Saved { save },
+                Effect::Load { load, .. } => Event::Loaded { load, record: Ok(None) },
+                Effect::Commit(commit) => {
+                    Event::Committed { commit: commit.id, outcome: disk(&commit.entry) }
+                }
                 Effect::Send { link, message: Message::Scan { call, range, .. }, .. } => {
                     let from = node(u8::try_from(link.0).unwrap());
-                    let Some(outcome) = answer(from, range.partition) else { continue };
+                    let Some(outcome) = answer(from, &range) else { continue };
                     let messages = vec![Message::ScanAnswer { call, outcome, noted: Vec::new() }];
                     Event::Frame { link, header: Linked::header(from, epoch), messages }
                 }
@@ -76,10 +90,10 @@ fn empty() -> Option<ScanOutcome> {
 #[test]
 fn a_source_that_refuses_or_says_nothing_holds_up_no_move() {
     let joins =
-        |answer: &dyn Fn(NodeId, Partition) -> Option<ScanOutcome>| take_over(&mut joiner().0, answer);
+        |answer: &dyn Fn(NodeId, &ScanRange) -> Option<ScanOutcome>| take_over(&mut joiner().0, answer);
     let with_all = joins(&|_, _| empty()).unwrap();
     assert!(with_all < 5_000, "{with_all}");
-    let refuses = |from, partition: Partition| match (from, partition.0 % 2) {
+    let refuses = |from, range: &ScanRange| match (from, range.partition.0 % 2) {
         (PEER, 0) => Some(ScanOutcome::Refused(Refusal::InDoubt)),
         _ => empty(),
     };
@@ -91,6 +105,49 @@ fn a_source_that_refuses_or_says_nothing_holds_up_no_move() {
 }
 
 #[test]
+pub(crate) fn a_pass_that_goes_on_with_another_source_begins_at_the_beginning() {
+    let (mut linked, joint) = joiner();
+    let mine = key().partition(joint.partitions);
+    let mut begun = Vec::new();
+    let first_page = || ScanOutcome::Page(Page { entries: vec![(key(), record(5))], is_cut: true });
+    let answer = |from, range: &ScanRange| match (range.partition == mine, &range.after) {
+        (true, None) if begun.contains(&from) => empty(),
+        (true, None) => {
+            begun.push(from);
+            // The first one says nothing any more from then on.
+            if begun.len() == 1 { Some(first_page()) } else { empty() }
+        }
+        (true, Some(_)) => None,
+        (false, _) => empty(),
+    };
+    take_over(&mut linked, answer).expect("it is taken over from others");
+    assert!(begun.len() >= 3, "the others have been asked for all of it: {begun:?}");
+}
+
+#[test]
+pub(crate) fn a_page_counts_once_all_of_it_is_on_disk() {
+    let (mut linked, joint) = joiner();
+    let mine = key().partition(joint.partitions);
+    let answer = |_, range: &ScanRange| {
+        let entries = if range.partition == mine { vec![(key(), record(5))] } else { Vec::new() };
+        Some(ScanOutcome::Page(Page { entries, is_cut: false }))
+    };
+    let (mut refused, mut written) = (0, 0);
+    let disk = |entry: &Entry| {
+        let is_record = matches!(entry, Entry::Record { .. });
+        if is_record && refused < 8 {
+            refused += 1;
+            return Err(NotCommitted::Refused);
+        }
+        written += usize::from(is_record);
+        Ok(Durability::Synced)
+    };
+    take_over_onto(&mut linked, answer, disk).expect("the disk has room again");
+    assert_eq!(refused, 8);
+    assert!(written > 0, "it is taken over for as long as it is not on disk");
+}
+
+#[test]
 pub(crate) fn whoever_was_given_up_is_not_asked() {
     let (mut linked, joint) = joiner();
     let without = joint.next(&Change::Lose([node(4)].into())).unwrap();
@@ -99,7 +156,7 @@ pub(crate) fn whoever_was_given_up_is_not_asked() {
         linked.step(Event::Saved { save });
     }
     let mut asked = BTreeSet::new();
-    let answer = |from, _| {
+    let answer = |from, _: &ScanRange| {
         asked.insert(from);
         empty()
     };

@@ -141,8 +141,6 @@ const LINES: &[Line] = &[
     (Mutant::MergesOutliveTheirPhase, MovesKeepWhatWasPromised, moving),
     (Mutant::LeftIsClearedWhileDataMoves, ReplicasDropNothing, moving),
     (Mutant::LeftIsClearedUnheard, NobodyAsksForWhatIsDropped, moving),
-    (Mutant::AnotherSourcesCursorCounts, MovesKeepWhatWasPromised, moving),
-    (Mutant::FailedPagesCount, MovesKeepWhatWasPromised, moving),
     (Mutant::WhatIsHeldIsNotSaid, OnlyWhatDiffersMoves, moving),
     (Mutant::AllOfADifferentPageIsSent, OnlyWhatDiffersMoves, moving),
     (Mutant::DigestsAreNotCompared, WhatIsSparedIsHeld, moving),
