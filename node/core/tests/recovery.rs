@@ -492,10 +492,19 @@ fn what_is_being_committed_when_a_recovery_is_accepted_ends_before_it_is_in_forc
     });
     survivor.recover(&layout);
     survivor.save_all();
-    assert_eq!(survivor.state(), NodeState::Accepted);
+    survivor.link(&layout, PEER);
+    let accepted = Message::InitAccepted { digest: layout.digest(), reply_wanted: false, decided: true };
+    survivor.frame(&layout, PEER, accepted);
+    survivor.save_all();
+    assert_eq!(survivor.state(), NodeState::Accepted, "others would not be given what is not in the store yet");
     let effects =
         survivor.step(Event::Committed { commit: commit.unwrap(), outcome: Ok(Durability::Synced) }).to_vec();
-    assert_eq!(effects, [], "nobody waits for it any more");
+    assert!(
+        matches!(effects[..], [Effect::Save { state: SavedState::Layout { decided: true, .. }, .. }]),
+        "nobody waits for it any more: {effects:?}"
+    );
+    survivor.save_all();
+    assert_eq!(survivor.state(), NodeState::Serving);
     assert!(survivor.node.is_idle());
 }
 

@@ -151,6 +151,7 @@ const LINES: &[Line] = &[
     (Mutant::HeldIsNotSynced, WhatIsSparedIsHeld, moving_what_is_not_synced),
     (Mutant::LowerAttemptsAreAccepted, IncarnationsOnlyGrow, recovering_again),
     (Mutant::SurvivorsServeAtOnce, ServingMeansAllAccepted, recovering),
+    (Mutant::InForceInMidCommit, SalvagedIsMergedFirst, recovering),
     (Mutant::AnyIncarnationCounts, StrayFramesAreIgnored, recovering),
     (Mutant::ShortPartitionsStay, WhatIsShortIsSalvaged, recovering),
     (Mutant::SalvagedCountsAtOnce, SalvagedIsMergedFirst, recovering),
@@ -463,6 +464,28 @@ fn each_mutant_is_caught_by_its_checker() {
         workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
     });
     assert!(missed.is_empty(), "not caught:\n{}", missed.join("\n"));
+}
+
+#[test]
+fn tmp_one() {
+    let Ok(list) = std::env::var("TMP_ONE") else { return };
+    for item in list.split(' ') {
+        let (name, seed) = item.split_once(':').unwrap();
+        let seed: u64 = seed.parse().unwrap();
+        let scenario = match name {
+            "recovering" => recovering as fn() -> Plan,
+            "again" => recovering_again,
+            "many" => recovering_many,
+            _ => recovering_in_doubt,
+        };
+        let outcome = run_plan(seed, Rng::new(seed), scenario(), true);
+        let from = std::env::temp_dir().join(format!("keystore-sim-{seed}.trace"));
+        let to = format!("/tmp/rt/{name}-{seed}.trace");
+        if outcome.violation.is_some() {
+            std::fs::rename(from, to).unwrap();
+        }
+        println!("==== {name} {seed}\n{:?}\n", outcome.violation);
+    }
 }
 
 #[test]
