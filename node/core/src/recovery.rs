@@ -94,14 +94,19 @@ pub fn plan_attempt(left: &[Left<'_>], losses: &Losses, id: u64) -> Result<Attem
     if has_all && is_whole && behind.is_empty() && left.iter().all(|left| left.is_serving) {
         return Ok(Attempt::InForce);
     }
-    let is_in_time = behind.iter().all(|left| left.layout.epoch < newest.epoch);
+    // Two who asked at the same time may have taken the same number: whoever has accepted one refuses the other for good.
+    let number = newest.incarnation.number;
+    let may_accept = |layout: &Layout| layout.incarnation.number < number && layout.epoch < newest.epoch;
+    let is_in_time = behind.iter().all(|left| may_accept(left.layout));
     // Those that have accepted and do not know of all others will hear of them.
     let is_open = of_newest.iter().all(|left| !left.is_serving) || is_whole && behind.is_empty();
     if has_all && is_in_time && is_open {
         return Ok(Attempt::GoOn(newest.clone()));
     }
     let in_force = left.iter().filter(|left| left.is_serving).max_by_key(term);
-    let before = in_force.map_or(newest, |left| left.layout).clone();
+    // Where nothing is in force, the highest epoch was given last, to what was made from the newest that was.
+    let made_last = || left.iter().max_by_key(|left| (left.layout.epoch, left.layout.incarnation));
+    let before = in_force.or_else(made_last).map_or(newest, |left| left.layout).clone();
     let epoch = left.iter().map(|left| left.layout.epoch).max().unwrap_or(before.epoch);
     let before = Layout { epoch, ..before };
     // Whom a void attempt has called lost stays so; who is a member by that alone is none of what is in force.
@@ -109,7 +114,7 @@ pub fn plan_attempt(left: &[Left<'_>], losses: &Losses, id: u64) -> Result<Attem
     let is_concerned = |node: &NodeId| before.member(*node).is_some() || newest.member(*node).is_none();
     let nodes = losses.nodes.iter().copied().chain(called_lost).filter(is_concerned).collect();
     let losses = Losses { nodes, doubted: losses.doubted.clone() };
-    let layout = before.recovered(Incarnation { number: newest.incarnation.number + 1, id }, &losses)?;
+    let layout = before.recovered(Incarnation { number: number + 1, id }, &losses)?;
     Ok(Attempt::Begin { before: Box::new(before), layout })
 }
 

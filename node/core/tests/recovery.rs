@@ -439,6 +439,14 @@ fn what_is_to_be_done_follows_from_what_those_say_that_are_left() {
         other => panic!("{other:?}"),
     }
 
+    // Two attempts of one number, the later one made from what the others had moved to: neither can come into force.
+    let second = |of: &Layout, id| of.recovered(Incarnation { number: 2, id }, &losses).unwrap();
+    for (of_early, of_late) in [(1, 9), (9, 1)] {
+        let (early, late) = (second(&before, of_early), second(&moved, of_late));
+        let (phase, number, epoch) = begins(plan(&[(&early, false), (&late, false)], &losses));
+        assert_eq!((phase, number, epoch), (late.phase.clone(), 3, Epoch(late.epoch.0 + 1)));
+    }
+
     // After a recovery, the others may have given somebody up by a vote.
     let given_up = first.next(&Change::Lose(nodes([2]))).unwrap();
     let (_, number, _) = begins(plan(&[(&given_up, true)], &Losses::default()));
@@ -496,7 +504,11 @@ fn what_is_being_committed_when_a_recovery_is_accepted_ends_before_it_is_in_forc
     let accepted = Message::InitAccepted { digest: layout.digest(), reply_wanted: false, decided: true };
     survivor.frame(&layout, PEER, accepted);
     survivor.save_all();
-    assert_eq!(survivor.state(), NodeState::Accepted, "others would not be given what is not in the store yet");
+    assert_eq!(
+        survivor.state(),
+        NodeState::Accepted,
+        "others would not be given what is not in the store yet"
+    );
     let effects =
         survivor.step(Event::Committed { commit: commit.unwrap(), outcome: Ok(Durability::Synced) }).to_vec();
     assert!(
