@@ -15,6 +15,7 @@ use keystore_history::Promise::{
 };
 
 use crate::faults::Fault;
+use crate::number;
 use crate::plan::{Class, Delivery, Plan};
 use crate::rng::Rng;
 use crate::run::run_plan;
@@ -29,12 +30,14 @@ use crate::violation::Checker::{
     OnlyWhatDiffersMoves, QueuesStayWithinTheirBounds, RepairsAreNotRefusedForTheirAge, ReplicasDropNothing,
     SalvagedIsMergedFirst, ServingMeansAllAccepted, SetAsideHasAReason, SiblingsAreCapped,
     StaleDisksAreRefused, StampsAreAboveWhatWasAccepted, StampsAreBelowTheCeiling, StampsOfANodeGrow,
-    StartsWaitForTheClock, StrayFramesAreIgnored, TimeGoesOn, VisibleMeansSynced, VotesAreDurable, VotesNeedPromises,
-    WhatIsShortIsSalvaged, WhatIsSparedIsHeld,
+    StartsWaitForTheClock, StrayFramesAreIgnored, TimeGoesOn, VisibleMeansSynced, VotesAreDurable,
+    VotesNeedPromises, WhatIsShortIsSalvaged, WhatIsSparedIsHeld,
 };
 
 /// In so many seeds a mutant has to be caught.
 const SEEDS_MAX: u64 = 400;
+/// How many seeds of each scenario that recovers run without a mutant.
+const RECOVERIES: u64 = 50;
 
 /// The mutant, who has to catch it, and where.
 type Line = (Mutant, Checker, fn() -> Plan);
@@ -466,42 +469,6 @@ fn each_mutant_is_caught_by_its_checker() {
     assert!(missed.is_empty(), "not caught:\n{}", missed.join("\n"));
 }
 
-#[test]
-fn tmp_one() {
-    let Ok(list) = std::env::var("TMP_ONE") else { return };
-    for item in list.split(' ') {
-        let (name, seed) = item.split_once(':').unwrap();
-        let seed: u64 = seed.parse().unwrap();
-        let scenario = match name {
-            "recovering" => recovering as fn() -> Plan,
-            "again" => recovering_again,
-            "many" => recovering_many,
-            _ => recovering_in_doubt,
-        };
-        let outcome = run_plan(seed, Rng::new(seed), scenario(), true);
-        let from = std::env::temp_dir().join(format!("keystore-sim-{seed}.trace"));
-        let to = format!("/tmp/rt/{name}-{seed}.trace");
-        if outcome.violation.is_some() {
-            std::fs::rename(from, to).unwrap();
-        }
-        println!("==== {name} {seed}\n{:?}\n", outcome.violation);
-    }
-}
-
-#[test]
-fn tmp_wide() {
-    let mut found = BTreeMap::new();
-    for (name, scenario) in [("recovering", recovering as fn() -> Plan), ("again", recovering_again), ("many", recovering_many), ("doubt", recovering_in_doubt)] {
-        for seed in 0..400 {
-            if let Some(v) = run_plan(seed, Rng::new(seed), scenario(), false).violation {
-                println!("{name} {seed}: {v:?}");
-                *found.entry(v.checker).or_insert(0) += 1;
-            }
-        }
-    }
-    assert!(found.is_empty(), "{found:?}");
-}
-
 /// The scenarios themselves break nothing.
 #[test]
 fn without_a_mutant_nothing_is_caught() {
@@ -511,6 +478,34 @@ fn without_a_mutant_nothing_is_caught() {
             assert_eq!(violation, None, "the scenario of {mutant:?}, seed {seed}");
         }
     }
+}
+
+/// The scenarios in which a person recovers what is left are the only ones that draw a great loss each time:
+/// `KEYSTORE_SIM_RUNS=N` runs the first N seeds of each, and `KEYSTORE_SIM_SEED=N` one.
+#[test]
+fn without_a_mutant_recoveries_break_nothing() {
+    let scenarios: [(&str, fn() -> Plan); 4] = [
+        ("recovering", recovering),
+        ("recovering again", recovering_again),
+        ("recovering many", recovering_many),
+        ("recovering in doubt", recovering_in_doubt),
+    ];
+    let seeds = match number("KEYSTORE_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("KEYSTORE_SIM_RUNS").unwrap_or(RECOVERIES),
+    };
+    let search = |(name, scenario): (&str, fn() -> Plan)| -> Vec<String> {
+        let found = seeds
+            .clone()
+            .filter(|seed| run_plan(*seed, Rng::new(*seed), scenario(), false).violation.is_some());
+        let story = |seed| run_plan(seed, Rng::new(seed), scenario(), true).story;
+        found.map(|seed| format!("{name}, seed {seed}\n{}", story(seed))).collect()
+    };
+    let found: Vec<_> = std::thread::scope(|scope| {
+        let workers = scenarios.map(|scenario| scope.spawn(move || search(scenario)));
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    assert!(found.is_empty(), "{} runs broke something\n{}", found.len(), found.join("\n"));
 }
 
 #[test]
