@@ -439,6 +439,19 @@ fn what_is_to_be_done_follows_from_what_those_say_that_are_left() {
         other => panic!("{other:?}"),
     }
 
+    // The same after an attempt that was void has raised the epoch of the next one.
+    let more = lost([2, 3]);
+    let first = moving.recovered(attempt(2), &losses).unwrap();
+    let Attempt::Begin { layout: second, .. } = plan(&[(&first, false), (&moving, true)], &more) else {
+        panic!("more is lost");
+    };
+    assert!(second.epoch > moved.epoch);
+    let (phase, number, _) = begins(plan(&[(&second, false), (&moved, true)], &more));
+    assert_eq!((phase, number), (moved.phase.clone(), 4));
+    let goes_on = Attempt::GoOn(second.clone());
+    assert_eq!(plan(&[(&second, false), (&moving, true)], &more), goes_on, "nobody has gone on");
+    assert_eq!(plan(&[(&second, false), (&before, true)], &more), goes_on, "one is behind");
+
     // Two attempts of one number, the later one made from what the others had moved to: neither can come into force.
     let second = |of: &Layout, id| of.recovered(Incarnation { number: 2, id }, &losses).unwrap();
     for (of_early, of_late) in [(1, 9), (9, 1)] {

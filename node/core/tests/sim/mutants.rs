@@ -484,7 +484,8 @@ fn without_a_mutant_nothing_is_caught() {
 /// `KEYSTORE_SIM_RUNS=N` runs the first N seeds of each, and `KEYSTORE_SIM_SEED=N` one.
 #[test]
 fn without_a_mutant_recoveries_break_nothing() {
-    let scenarios: [(&str, fn() -> Plan); 4] = [
+    type Scenario = (&'static str, fn() -> Plan);
+    let scenarios: [Scenario; 4] = [
         ("recovering", recovering),
         ("recovering again", recovering_again),
         ("recovering many", recovering_many),
@@ -494,7 +495,7 @@ fn without_a_mutant_recoveries_break_nothing() {
         Some(seed) => seed..seed + 1,
         None => 0..number("KEYSTORE_SIM_RUNS").unwrap_or(RECOVERIES),
     };
-    let search = |(name, scenario): (&str, fn() -> Plan)| -> Vec<String> {
+    let search = |(name, scenario): Scenario| -> Vec<String> {
         let found = seeds
             .clone()
             .filter(|seed| run_plan(*seed, Rng::new(*seed), scenario(), false).violation.is_some());
