@@ -91,7 +91,7 @@ impl Membership {
             accepted_by.insert(member);
             if decided {
                 // Others may be gone by now; that all had accepted is a fact, and this member has it on disk.
-                return true;
+                accepted_by.extend(layout.members.iter().map(|member| member.node));
             }
         }
         is_on(Mutant::ServesBeforeAllHaveAccepted)

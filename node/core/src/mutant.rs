@@ -293,6 +293,8 @@ mutants! {
       LowerAttemptsAreAccepted,
       /// A survivor serves before it knows that all others have accepted.
       SurvivorsServeAtOnce,
+      /// It serves while something of before is being committed, which is given to nobody then.
+      InForceInMidCommit,
       /// Frames and hellos of any incarnation are taken.
       AnyIncarnationCounts,
       /// A partition with too few replicas to trust keeps its ring, and counts at once.

@@ -288,6 +288,7 @@ impl Node {
                         node.replica.committed(commit, outcome, context);
                     }
                 });
+                self.decide_if_all_have_accepted(effects);
             }
             Event::Committed { .. } => {}
             Event::Saved { save } => self.saved(save, now, effects),

@@ -94,14 +94,17 @@ pub fn plan_attempt(left: &[Left<'_>], losses: &Losses, id: u64) -> Result<Attem
     if has_all && is_whole && behind.is_empty() && left.iter().all(|left| left.is_serving) {
         return Ok(Attempt::InForce);
     }
-    let is_in_time = behind.iter().all(|left| left.layout.epoch < newest.epoch);
+    let number = newest.incarnation.number;
+    let is_in_time = behind.iter().all(|left| newest.may_still_follow(left.layout));
     // Those that have accepted and do not know of all others will hear of them.
     let is_open = of_newest.iter().all(|left| !left.is_serving) || is_whole && behind.is_empty();
     if has_all && is_in_time && is_open {
         return Ok(Attempt::GoOn(newest.clone()));
     }
     let in_force = left.iter().filter(|left| left.is_serving).max_by_key(term);
-    let before = in_force.map_or(newest, |left| left.layout).clone();
+    // Where nothing is in force, the highest epoch was given last, to what was made from the newest that was.
+    let made_last = || left.iter().max_by_key(|left| (left.layout.epoch, left.layout.incarnation));
+    let before = in_force.or_else(made_last).map_or(newest, |left| left.layout).clone();
     let epoch = left.iter().map(|left| left.layout.epoch).max().unwrap_or(before.epoch);
     let before = Layout { epoch, ..before };
     // Whom a void attempt has called lost stays so; who is a member by that alone is none of what is in force.
@@ -109,11 +112,43 @@ pub fn plan_attempt(left: &[Left<'_>], losses: &Losses, id: u64) -> Result<Attem
     let is_concerned = |node: &NodeId| before.member(*node).is_some() || newest.member(*node).is_none();
     let nodes = losses.nodes.iter().copied().chain(called_lost).filter(is_concerned).collect();
     let losses = Losses { nodes, doubted: losses.doubted.clone() };
-    let layout = before.recovered(Incarnation { number: newest.incarnation.number + 1, id }, &losses)?;
+    let layout = before.recovered(Incarnation { number: number + 1, id }, &losses)?;
     Ok(Attempt::Begin { before: Box::new(before), layout })
 }
 
 impl Layout {
+    /// True if a member that goes by `before` may go on with this attempt.
+    fn may_still_follow(&self, before: &Layout) -> bool {
+        // Two who asked at the same time may have taken the same number: whoever has accepted one refuses the other.
+        let is_higher = |layout: &Layout| layout.incarnation.number < self.incarnation.number;
+        if !is_higher(before) || before.epoch >= self.epoch {
+            return false;
+        }
+        // Each attempt that was void raised the epoch without anybody's having decided on one. Where that may hide that
+        // others have gone on since, what they have come to tells.
+        let attempts = self.incarnation.number - before.incarnation.number;
+        before.epoch.0 + attempts <= self.epoch.0 || self.keeps(before)
+    }
+
+    /// True if nothing that is in force by `before` is missing here: it may be what this was made from.
+    fn keeps(&self, before: &Layout) -> bool {
+        let keeps_data = |partition: Partition| {
+            let is_same =
+                |(ours, theirs): (&Ring, &Ring)| ours.replicas(partition) == theirs.replicas(partition);
+            let sources = self.salvaged.get(&partition);
+            let is_source = |node: &NodeId| sources.is_some_and(|sources| sources.contains(node));
+            self.rings().zip(before.rings()).all(is_same)
+                || before.replicas(partition).iter().all(|node| self.is_lost(*node) || is_source(node))
+        };
+        let keeps_member =
+            |member: &Member| self.member(member.node).is_some_and(|kept| kept.is_lost || !member.is_lost);
+        self.is_joint() == before.is_joint()
+            && self.members.len() == before.members.len()
+            && before.members.iter().all(keeps_member)
+            && (&self.departed, &self.keyspaces) == (&before.departed, &before.keyspaces)
+            && self.partitions.all().all(keeps_data)
+    }
+
     /// The layout under which those that are not lost go on.
     pub fn recovered(&self, incarnation: Incarnation, losses: &Losses) -> Result<Layout, RecoveryError> {
         if incarnation.number <= self.incarnation.number {

@@ -440,6 +440,27 @@ fn what_is_to_be_done_follows_from_what_those_say_that_are_left() {
         other => panic!("{other:?}"),
     }
 
+    // The same after an attempt that was void has raised the epoch of the next one.
+    let more = lost([2, 3]);
+    let first = moving.recovered(attempt(2), &losses).unwrap();
+    let Attempt::Begin { layout: second, .. } = plan(&[(&first, false), (&moving, true)], &more) else {
+        panic!("more is lost");
+    };
+    assert!(second.epoch > moved.epoch);
+    let (phase, number, _) = begins(plan(&[(&second, false), (&moved, true)], &more));
+    assert_eq!((phase, number), (moved.phase.clone(), 4));
+    let goes_on = Attempt::GoOn(second.clone());
+    assert_eq!(plan(&[(&second, false), (&moving, true)], &more), goes_on, "nobody has gone on");
+    assert_eq!(plan(&[(&second, false), (&before, true)], &more), goes_on, "one is behind");
+
+    // Two attempts of one number, the later one made from what the others had moved to: neither can come into force.
+    let second = |of: &Layout, id| of.recovered(Incarnation { number: 2, id }, &losses).unwrap();
+    for (of_early, of_late) in [(1, 9), (9, 1)] {
+        let (early, late) = (second(&before, of_early), second(&moved, of_late));
+        let (phase, number, epoch) = begins(plan(&[(&early, false), (&late, false)], &losses));
+        assert_eq!((phase, number, epoch), (late.phase.clone(), 3, Epoch(late.epoch.0 + 1)));
+    }
+
     // After a recovery, the others may have given somebody up by a vote.
     let given_up = first.next(&Change::Lose(nodes([2]))).unwrap();
     let (_, number, _) = begins(plan(&[(&given_up, true)], &Losses::default()));
@@ -493,10 +514,23 @@ fn what_is_being_committed_when_a_recovery_is_accepted_ends_before_it_is_in_forc
     });
     survivor.recover(&layout);
     survivor.save_all();
-    assert_eq!(survivor.state(), NodeState::Accepted);
+    survivor.link(&layout, PEER);
+    let accepted = Message::InitAccepted { digest: layout.digest(), reply_wanted: false, decided: true };
+    survivor.frame(&layout, PEER, accepted);
+    survivor.save_all();
+    assert_eq!(
+        survivor.state(),
+        NodeState::Accepted,
+        "others would not be given what is not in the store yet"
+    );
     let effects =
         survivor.step(Event::Committed { commit: commit.unwrap(), outcome: Ok(Durability::Synced) }).to_vec();
-    assert_eq!(effects, [], "nobody waits for it any more");
+    assert!(
+        matches!(effects[..], [Effect::Save { state: SavedState::Layout { decided: true, .. }, .. }]),
+        "nobody waits for it any more: {effects:?}"
+    );
+    survivor.save_all();
+    assert_eq!(survivor.state(), NodeState::Serving);
     assert!(survivor.node.is_idle());
 }
 

@@ -6,6 +6,7 @@ use crate::id::NodeId;
 use crate::init::Membership;
 use crate::layout::Layout;
 use crate::message::{Message, Refusal};
+use crate::mutant::{Mutant, is_on};
 
 impl Node {
     pub(super) fn init(&mut self, request: RequestId, layout: Layout, effects: &mut Vec<Effect>) {
@@ -34,11 +35,13 @@ impl Node {
     }
 
     /// All members have accepted: makes that durable, then serves. Not once a later layout is on its way to the disk:
-    /// nobody goes back.
+    /// nobody goes back. Nor while something of before a recovery is being committed: of an acknowledged write this may be
+    /// all that is left, and nobody who salvages would be given it before it is in the store.
     pub(super) fn decide(&mut self, effects: &mut Vec<Effect>) {
         if let Membership::Accepted { layout, .. } = &self.membership
             && !self.is_deciding
             && self.changing.is_none()
+            && (self.replica.has_settled(|_| true) || is_on(Mutant::InForceInMidCommit))
         {
             self.is_deciding = true;
             let state = SavedState::Layout { layout: layout.clone(), decided: true };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use keystore_core::effect::{Effect, Event, LinkId};
 use keystore_core::id::{Epoch, Generation, NodeId};
+use keystore_core::layout::Layout;
 use keystore_core::message::{
     Call, Header, Hello, Message, Mint, MintOutcome, Origin, ReadOutcome, Refusal, ScanOutcome, Want, Write,
     WriteOutcome,
@@ -37,8 +38,12 @@ impl World {
     pub(crate) fn note_arrival(&mut self, n: usize, event: &Event) {
         let (link, header, messages) = match event {
             Event::Frame { link, header, messages } => (*link, header, messages),
+            // A hello of another incarnation is refused, and nothing is noted of it.
             Event::LinkOffered { hello, .. }
                 if hello.header.to == self.machines[n].id
+                    && self
+                        .goes_by(n)
+                        .is_none_or(|layout| layout.incarnation == hello.header.incarnation)
                     && !self.is_of_a_copy(hello)
                     && !self.has_met_a_copy(n, hello) =>
             {
@@ -59,8 +64,7 @@ impl World {
         }
         let now = self.machines[n].now(self.now_ms);
         let latest_ms = now.wall_ms.saturating_sub(self.plan.settings.skew_ms_max);
-        let layout = self.machines[n].node.as_ref().and_then(Node::layout);
-        let epoch = layout.map_or(Epoch(0), |layout| layout.epoch);
+        let epoch = self.goes_by(n).map_or(Epoch(0), |layout| layout.epoch);
         for message in messages {
             let (call, deadline_ms) = match message {
                 Message::Write(Write { call, origin: Origin::Client { deadline_wall_ms }, .. })
@@ -82,6 +86,11 @@ impl World {
             asked.insert((header.from, call), (message.clone(), is_late));
             self.machines[n].asked_under.insert((header.from, call), (header.incarnation, header.epoch));
         }
+    }
+
+    /// The layout that a machine has accepted.
+    fn goes_by(&self, n: usize) -> Option<&Layout> {
+        self.machines[n].node.as_ref().and_then(Node::layout)
     }
 
     /// True if it comes from a disk that was rolled back or cloned, however often that was started since.
@@ -165,7 +174,7 @@ impl World {
     fn is_stray(&self, n: usize, link: LinkId, header: &Header) -> bool {
         let machine = &self.machines[n];
         let known = self.known_generation(n, header.from);
-        let ours = machine.node.as_ref().and_then(Node::layout);
+        let ours = self.goes_by(n);
         let said = self.network.offered(link, n).map(|hello| hello.header.generation);
         header.to != machine.id
             || header.cluster != self.layout.cluster

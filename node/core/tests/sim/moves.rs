@@ -359,7 +359,8 @@ impl World {
     }
 
     /// What was promised is held by a quorum of the ring that stands alone from now on, and what was promised before the
-    /// move by each of its replicas that is not lost.
+    /// move by each of its replicas that is not lost. One that is lost is in no quorum any more: those that are left, as
+    /// many as make one, always meet somebody who has it if no more of them lack it than may be missing in a quorum.
     fn check_kept(&mut self, ring: &Ring, before: &Layout) {
         let holds = |node: NodeId, key: &RecordKey, floor: Stamp| {
             let machine = self.machines.iter().find(|machine| machine.id == node);
@@ -369,8 +370,9 @@ impl World {
         };
         let replicas = |key: &RecordKey| ring.replicas(key.partition(before.partitions));
         let is_kept = |(key, floor): (&RecordKey, &Stamp)| {
-            let holders = replicas(key).iter().filter(|replica| holds(replica.node, key, *floor)).count();
-            holders >= Consistency::Quorum.needed(replicas(key).len())
+            let lacks = |node: NodeId| !before.is_lost(node) && !holds(node, key, *floor);
+            let lacking = replicas(key).iter().filter(|replica| lacks(replica.node)).count();
+            replicas(key).len() - lacking >= Consistency::Quorum.needed(replicas(key).len())
         };
         let is_everywhere = |(key, floor): (&RecordKey, &Stamp)| {
             let mut left = replicas(key).iter().filter(|replica| !before.is_lost(replica.node));

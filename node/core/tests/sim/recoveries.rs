@@ -96,15 +96,17 @@ impl World {
         self.after(0, Pending::Person);
     }
 
-    /// Takes away machines until the rest cannot go on by itself; at least one is left.
+    /// Takes away machines until the rest cannot go on by itself; at least one is left that has joined the cluster, for who
+    /// has not knows of nothing that could be recovered.
     pub(crate) fn strike_great_loss(&mut self) {
         if self.is_healed {
             return;
         }
         let mut losses = Losses { nodes: self.recovery.lost.clone(), ..Losses::default() };
         losses.nodes.extend(self.doomed());
-        let mut left: Vec<_> =
-            self.members().into_iter().filter(|n| !losses.nodes.contains(&self.machines[*n].id)).collect();
+        let mut left: Vec<_> = self.members();
+        left.retain(|n| !losses.nodes.contains(&self.machines[*n].id));
+        left.retain(|n| self.machines[*n].disk.state.membership.is_some());
         let mut struck = Vec::new();
         let one_more = self.rng.chance(30);
         loop {

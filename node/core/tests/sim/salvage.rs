@@ -155,12 +155,16 @@ impl World {
             if !tried.layout.salvaged.contains_key(&partition) {
                 continue;
             }
-            let held = |node: NodeId| self.recovery.accepted.get(&(node, digest))?.get(&key).cloned();
-            let left = tried.holders(partition).into_iter().filter_map(held).reduce(Record::merge);
+            let held = |node: &NodeId| self.recovery.accepted.get(&(*node, digest))?.get(&key).cloned();
+            let of = |nodes: &BTreeSet<NodeId>| nodes.iter().filter_map(held).reduce(Record::merge);
+            let merged = tried.layout.salvaged.get(&partition).and_then(of);
+            let left = of(&tried.holders(partition));
             if self.may_have_lost(tried, partition) {
                 self.lower(&key, left.as_ref());
             }
-            self.recovery.left.extend(left.map(|left| (key, left)));
+            // A replica that was new in an attempt before is no source as long as its partition keeps a quorum: what it
+            // holds was promised as ever, and need not be with each of the others.
+            self.recovery.left.extend(merged.map(|merged| (key, merged)));
         }
     }
 
