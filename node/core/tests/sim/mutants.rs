@@ -163,8 +163,8 @@ const LINES: &[Line] = &[
     (Mutant::TheLostHearNothing, LostStaysLost, recovering),
     (Mutant::RequestsOutliveARecovery, TimeGoesOn, recovering),
     (Mutant::EvidenceOutlivesARecovery, MovesKeepWhatWasPromised, recovering_again),
-    (Mutant::TheDamagedIsWaitedFor, MovesEnd, recovering_in_doubt),
-    (Mutant::TheDamagedIsGivenAway, InDoubtSaysNothing, recovering_in_doubt),
+    (Mutant::TheDamagedIsWaitedFor, MovesEnd, recovering_few_in_doubt),
+    (Mutant::TheDamagedIsGivenAway, InDoubtSaysNothing, recovering_unreadable),
     (Mutant::RequestsAreUnbounded, QueuesStayWithinTheirBounds, small),
     (Mutant::WritesAreUnbounded, QueuesStayWithinTheirBounds, small),
 ];
@@ -424,6 +424,18 @@ fn recovering_many() -> Plan {
 
 fn recovering_in_doubt() -> Plan {
     Plan { faults: vec![Fault::BitRot, Fault::LinkBreak], ..recovering() }
+}
+
+/// With so few that nobody is left from whom what is damaged could be healed.
+fn recovering_few_in_doubt() -> Plan {
+    Plan { nodes: 3, spares: 1, faults: vec![Fault::BitRot], fault_every_ms: 60, ..recovering() }
+}
+
+/// What could not be read once is in doubt, and is read again when others merge it.
+fn recovering_unreadable() -> Plan {
+    let faults = vec![Fault::ReadError, Fault::BitRot, Fault::LinkBreak];
+    let keys = vec![Class::Strict; 24];
+    Plan { faults, fault_every_ms: 60, keys, scan_percent: 30, ..recovering() }
 }
 
 /// The seed in which the mutant was caught, or what others have noticed of it.
