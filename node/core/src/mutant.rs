@@ -313,8 +313,6 @@ mutants! {
       TheLostHearNothing,
       /// Requests of before a recovery go on after it.
       RequestsOutliveARecovery,
-      /// What members said before a recovery is evidence after it.
-      EvidenceOutlivesARecovery,
       /// What is damaged of a salvaged partition waits to be healed.
       TheDamagedIsWaitedFor,
       /// And is given away as if it could be read.

@@ -72,9 +72,7 @@ impl Node {
         }
         self.messages.clear();
         self.ahead = super::epochs::Ahead::default();
-        if !is_on(Mutant::EvidenceOutlivesARecovery) {
-            self.evidence.clear();
-        }
+        self.evidence.clear();
         self.membership = Membership::accepted(layout, self.me);
         // What is being committed ends, and is answered to nobody.
         self.lend(now, effects, |node, context| {
