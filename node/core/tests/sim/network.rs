@@ -189,7 +189,9 @@ impl World {
         let Some(side) = self.network.side(link, n) else { return };
         let other = 1 - side;
         if let Delivery::Datagrams { drop_percent, duplicate_percent } = self.delivery {
-            if self.rng.chance(drop_percent) {
+            // Links lose nothing while they are up, and this is told once on each; whatever else is lost is asked for again.
+            let is_told_once = matches!(message, Message::Standing(_));
+            if self.rng.chance(drop_percent) && !is_told_once {
                 self.coverage.count(Path::MessageDropped);
                 self.note(format_args!("machine {n}: loses on its way: {message:?}"));
                 return;
