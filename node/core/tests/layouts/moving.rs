@@ -7,7 +7,6 @@ use keystore_core::held::{Digest, Digests, Held};
 use keystore_core::id::{Epoch, Generation, NodeId};
 use keystore_core::layout::Layout;
 use keystore_core::message::{Call, Header, Message, Page, Refusal, ScanOutcome, ScanRange, Want};
-use keystore_core::partition::Partition;
 use keystore_core::paxos::VoteError;
 use keystore_core::quorum::Durability;
 use keystore_core::record::{Body, Record};
