@@ -132,7 +132,8 @@ fn find_lack_of_voters(roster: &Roster<'_>, absences: &Absences) -> Option<Hold>
 /// Why nothing goes on after a recovery that some of those who are left have accepted, and others that answer have not.
 fn find_half_accepted(roster: &Roster<'_>) -> Option<Hold> {
     let layout = roster.layout;
-    if roster.observed.layout.as_ref().is_none_or(|held| held.decided) {
+    let is_recovery = layout.incarnation.number > 1;
+    if !is_recovery || roster.observed.layout.as_ref().is_none_or(|held| held.decided) {
         return None;
     }
     let answers = |member: &&Member| !member.is_lost && roster.answer_at_home(member.node).is_some();
