@@ -92,8 +92,14 @@ pub struct Layout {
     /// Partitions of which a recovery found too few replicas to trust, with all members left that held some of it: each
     /// of its replicas counts for nothing until it has merged them all.
     pub salvaged: BTreeMap<Partition, BTreeSet<NodeId>>,
+    /// Of the layout of a recovery alone: what was in force when it was made. (An attempt made from one that never came
+    /// into force goes back to what that was made from.)
+    pub recovered_from: Option<Term>,
     pub keyspaces: BTreeMap<String, KeyspaceMode>,
 }
+
+/// Which of two decided layouts is the later one.
+pub type Term = (Incarnation, Epoch);
 
 /// What the first layout is made from.
 #[derive(Debug, Clone)]
@@ -180,6 +186,7 @@ impl Layout {
             voters,
             departed: BTreeSet::new(),
             salvaged: BTreeMap::new(),
+            recovered_from: None,
             keyspaces,
         };
         layout.validate()?;
@@ -265,6 +272,10 @@ impl Layout {
             }
         }
         Ok(())
+    }
+
+    pub fn term(&self) -> Term {
+        (self.incarnation, self.epoch)
     }
 
     pub fn member(&self, node: NodeId) -> Option<&Member> {
@@ -407,6 +418,11 @@ impl Layout {
                 out.extend_from_slice(&partition.0.to_be_bytes());
                 out.extend_from_slice(&(sources.len() as u64).to_be_bytes());
                 sources.iter().for_each(|source| out.extend_from_slice(&source.0));
+            }
+            if let Some((incarnation, epoch)) = self.recovered_from {
+                for number in [incarnation.number, incarnation.id, epoch.0] {
+                    out.extend_from_slice(&number.to_be_bytes());
+                }
             }
         }
         xxh3_64(&out)

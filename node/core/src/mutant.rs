@@ -269,6 +269,8 @@ mutants! {
       LostQuorumsAreEnough by case,
       /// Members that were given up are asked for what they hold.
       TheLostAreSources by case,
+      /// Members that were given up are to hold data.
+      TheLostAreGivenData by case,
       /// A member that holds data may be left out.
       HoldersAreDismissed by case,
       /// What is in doubt is said to be held, and so does not come.
@@ -320,7 +322,9 @@ mutants! {
       /// Whoever may alone have something of a salvaged partition is given up, without another recovery.
       SourcesAreGivenUp by case,
       /// Or is no member any more.
-      SourcesAreDismissed by case;
+      SourcesAreDismissed by case,
+      /// A survivor accepts an attempt that misses what has been in force since.
+      AttemptsOfThePastCount by case;
     27 RequestsAreUnbounded,
       WritesAreUnbounded,
       /// A source gives away whatever it is asked for, at once.

@@ -12,6 +12,7 @@ mod leaving;
 mod links;
 mod machines;
 mod recovering;
+mod saving;
 mod status;
 mod uncleared;
 
@@ -24,28 +25,28 @@ use crate::context::{Context, EffectIds};
 use crate::coordinator::Coordinator;
 pub use crate::counters::Counters;
 use crate::effect::{
-    Alarm, Answer, ClientRequest, Effect, Event, Failure, FailureReason, Hint, LinkId, Now, Operation,
-    RequestId, SaveId, SavedState,
+    Answer, ClientRequest, Effect, Event, Failure, FailureReason, Hint, Now, Operation, RequestId, SaveId,
 };
 use crate::giving::{Giving, READ_AT_ONCE_MAX};
 pub use crate::hints::HintStatus;
 use crate::hints::HintStore;
-use crate::id::{Actor, Epoch, Generation, Lineage, NodeId};
+use crate::id::{Actor, Generation, Lineage, NodeId};
 use crate::init::{Membership, Proposal};
 use crate::layout::Layout;
 use crate::message::{Header, Hello, Message, Refusal};
 use crate::mutant::{Mutant, is_on};
 use crate::pace::Paces;
 use crate::paxos::Votes;
-use crate::peers::{LinkRefusal, PeerIdentities, Peers, fits};
+use crate::peers::{PeerIdentities, Peers};
 use crate::replica::Replica;
 use crate::stamp::{CEILING_STEP_MS, HybridClock, Stamp};
 use crate::succession::{Evidence, Standing};
 use crate::transfer::{Merges, Transfer};
-use deciding::{Proposing, Voting};
+use deciding::Proposing;
 use epochs::{Ahead, Changing};
 use leaving::Leaving;
 use machines::Machines;
+use saving::PendingSave;
 pub use status::{DOUBTS_NAMED_MAX, NodeState, Status};
 
 /// How often a member that has accepted tells those of which it does not know the same.
@@ -81,34 +82,6 @@ pub struct Start {
     /// No record that is stored has a stamp above this one; `None` if nobody knows, and each write looks for itself.
     pub highest: Option<Stamp>,
     pub settings: Settings,
-}
-
-#[derive(Debug)]
-enum PendingSave {
-    Ceiling(u64),
-    Accepted,
-    Decided,
-    /// `link` is `None` once it was closed: the identity is kept all the same.
-    Greeting {
-        link: Option<LinkId>,
-        hello: Hello,
-    },
-    /// To be raised to.
-    Generation(Generation),
-    /// Nothing else happens any more, for this reason.
-    SetAside {
-        alarm: Alarm,
-    },
-    /// Who the members are of a layout under which this node joins; it is looked at then.
-    Joining {
-        layout: Layout,
-        known: PeerIdentities,
-    },
-    /// A layout that is decided, on its way into force.
-    Layout,
-    /// What is said once they are on disk.
-    Votes(Voting),
-    Merges,
 }
 
 /// A first layout that is being made durable.
@@ -433,49 +406,6 @@ impl Node {
         }
     }
 
-    fn saved(&mut self, save: SaveId, now: Now, effects: &mut Vec<Effect>) {
-        match self.saves.remove(&save) {
-            None => {}
-            Some(PendingSave::Ceiling(ceiling_ms)) => {
-                self.clock.raise_ceiling(ceiling_ms);
-                self.serve(now, effects, |node, context| node.coordinator.unpark(context));
-            }
-            Some(PendingSave::Accepted) => self.accepted(effects),
-            Some(PendingSave::Decided) => {
-                self.is_deciding = false;
-                match &self.membership {
-                    // There was none before that.
-                    Membership::Accepted { layout, .. } if layout.epoch == Epoch(1) => {
-                        self.put_in_force(layout.clone(), now, effects);
-                    }
-                    Membership::Accepted { layout, .. } => self.begin(layout.clone(), now, effects),
-                    Membership::Uninitialised | Membership::Decided { .. } => {}
-                }
-            }
-            Some(PendingSave::Greeting { link, hello }) => {
-                self.peers.make_durable([(hello.header.from, hello.identity())]);
-                let Some(link) = link else { return };
-                let layout = self.membership.layout();
-                // A recovery may have been accepted meanwhile.
-                if layout.is_some_and(|layout| !fits(&hello.header, layout)) {
-                    effects.push(Effect::RefuseLink { link, refusal: LinkRefusal::WrongCluster });
-                } else if self.peers.is_current(&hello) {
-                    self.accept_link(link, &hello, now, effects);
-                } else {
-                    effects.push(Effect::RefuseLink { link, refusal: LinkRefusal::StaleGeneration });
-                }
-            }
-            Some(PendingSave::Generation(generation)) => self.raised(generation, now, effects),
-            Some(PendingSave::SetAside { .. } | PendingSave::Merges) => {}
-            Some(PendingSave::Joining { layout, known }) => {
-                self.peers.make_durable(known);
-                self.learn(layout, now, effects);
-            }
-            Some(PendingSave::Layout) => self.take_up(now, effects),
-            Some(PendingSave::Votes(voting)) => self.voted(voting),
-        }
-    }
-
     fn tick(&mut self, now: Now, effects: &mut Vec<Effect>) {
         if matches!(self.membership, Membership::Accepted { .. }) && now.mono_ms >= self.announce_at_ms {
             self.announce_at_ms = now.mono_ms + ANNOUNCE_EVERY_MS;
@@ -528,28 +458,6 @@ impl Node {
                 effects.push(Effect::Send { link, header, message });
             }
         }
-    }
-
-    /// Asks for a higher ceiling when writes are about to need one: an idle node writes nothing.
-    fn raise_ceiling(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if !self.coordinator.has_parked() && !self.coordinator.takes_stamps() {
-            return;
-        }
-        if let Some(ceiling_ms) = self.clock.wanted_ceiling(now.wall_ms) {
-            self.save(PendingSave::Ceiling(ceiling_ms), SavedState::StampCeiling(ceiling_ms), effects);
-            if is_on(Mutant::CeilingCountsBeforeItIsSaved) {
-                self.clock.raise_ceiling(ceiling_ms);
-                self.serve(now, effects, |node, context| node.coordinator.unpark(context));
-                self.deliver(now, effects);
-            }
-        }
-    }
-
-    fn save(&mut self, pending: PendingSave, state: SavedState, effects: &mut Vec<Effect>) {
-        let save = SaveId(self.next_save);
-        self.next_save += 1;
-        self.saves.insert(save, pending);
-        effects.push(Effect::Save { save, state });
     }
 
     /// How many requests and writes are under way for clients.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId};
-use crate::layout::{Layout, LayoutError, Member, Phase};
+use crate::layout::{Layout, LayoutError, Member, Phase, Term};
 use crate::mutant::{Mutant, is_on};
 use crate::partition::Partition;
 use crate::placement::fewest_first;
@@ -55,6 +55,10 @@ pub enum RecoveryRefusal {
     Incarnation { now: u64, found: u64 },
     #[error("epoch {now} is accepted here: the layout has to come after that, not be of epoch {found}")]
     Epoch { now: Epoch, found: Epoch },
+    #[error(
+        "it was made from an earlier layout than epoch {0}, which is known here to have been in force: ask all that are left once more"
+    )]
+    Overtaken(Epoch),
     #[error("another layout is just being accepted; try again")]
     Busy,
 }
@@ -83,10 +87,11 @@ pub enum Attempt {
 ///
 /// Of an attempt that some have accepted, nothing is in force as long as one has not; meanwhile, others may have decided
 /// on layouts after the one from which it was made, and moved data. Then it is void: what follows is made from the newest
-/// layout that is in force anywhere, and comes after all that anybody has accepted.
+/// layout that is known to have been in force, even if only an attempt tells of that (those that are left and serve may
+/// all have missed it), and comes after all that anybody has accepted.
 pub fn plan_attempt(left: &[Left<'_>], losses: &Losses, id: u64) -> Result<Attempt, RecoveryError> {
-    let term = |left: &&Left<'_>| (left.layout.incarnation, left.layout.epoch);
-    let newest = left.iter().max_by_key(term).ok_or(RecoveryError::NobodyIsLeft)?.layout;
+    let newest = left.iter().map(|left| left.layout).max_by_key(|layout| layout.term());
+    let newest = newest.ok_or(RecoveryError::NobodyIsLeft)?;
     let (of_newest, behind): (Vec<&Left<'_>>, Vec<&Left<'_>>) =
         left.iter().partition(|left| left.layout.incarnation == newest.incarnation);
     let has_all = newest.incarnation.number > 1 && losses.nodes.iter().all(|node| newest.is_lost(*node));
@@ -95,58 +100,44 @@ pub fn plan_attempt(left: &[Left<'_>], losses: &Losses, id: u64) -> Result<Attem
         return Ok(Attempt::InForce);
     }
     let number = newest.incarnation.number;
-    let is_in_time = behind.iter().all(|left| newest.may_still_follow(left.layout));
+    // Two who asked at the same time may have taken the same number: whoever has accepted one refuses the other.
+    let is_in_time = behind.iter().all(|left| {
+        left.layout.incarnation.number < number
+            && left.layout.epoch < newest.epoch
+            && newest.was_made_after(left.layout, left.is_serving)
+    });
     // Those that have accepted and do not know of all others will hear of them.
     let is_open = of_newest.iter().all(|left| !left.is_serving) || is_whole && behind.is_empty();
     if has_all && is_in_time && is_open {
         return Ok(Attempt::GoOn(newest.clone()));
     }
-    let in_force = left.iter().filter(|left| left.is_serving).max_by_key(term);
-    // Where nothing is in force, the highest epoch was given last, to what was made from the newest that was.
-    let made_last = || left.iter().max_by_key(|left| (left.layout.epoch, left.layout.incarnation));
-    let before = in_force.or_else(made_last).map_or(newest, |left| left.layout).clone();
-    let epoch = left.iter().map(|left| left.layout.epoch).max().unwrap_or(before.epoch);
-    let before = Layout { epoch, ..before };
+    let made_from = |left: &&Left<'_>| {
+        let Left { layout, is_serving } = left;
+        (layout.stands_on(*is_serving), *is_serving, layout.epoch, layout.incarnation)
+    };
+    let before = left.iter().max_by_key(made_from).ok_or(RecoveryError::NobodyIsLeft)?;
+    let recovered_from = Some(before.layout.stands_on(before.is_serving));
+    let epoch = left.iter().map(|left| left.layout.epoch).max().unwrap_or(before.layout.epoch);
+    let before = Layout { epoch, ..before.layout.clone() };
     // Whom a void attempt has called lost stays so; who is a member by that alone is none of what is in force.
     let called_lost = newest.members.iter().filter(|member| member.is_lost).map(|member| member.node);
     let is_concerned = |node: &NodeId| before.member(*node).is_some() || newest.member(*node).is_none();
     let nodes = losses.nodes.iter().copied().chain(called_lost).filter(is_concerned).collect();
     let losses = Losses { nodes, doubted: losses.doubted.clone() };
     let layout = before.recovered(Incarnation { number: number + 1, id }, &losses)?;
+    let layout = Layout { recovered_from, ..layout };
     Ok(Attempt::Begin { before: Box::new(before), layout })
 }
 
 impl Layout {
-    /// True if a member that goes by `before` may go on with this attempt.
-    fn may_still_follow(&self, before: &Layout) -> bool {
-        // Two who asked at the same time may have taken the same number: whoever has accepted one refuses the other.
-        let is_higher = |layout: &Layout| layout.incarnation.number < self.incarnation.number;
-        if !is_higher(before) || before.epoch >= self.epoch {
-            return false;
-        }
-        // Each attempt that was void raised the epoch without anybody's having decided on one. Where that may hide that
-        // others have gone on since, what they have come to tells.
-        let attempts = self.incarnation.number - before.incarnation.number;
-        before.epoch.0 + attempts <= self.epoch.0 || self.keeps(before)
+    /// The newest layout in force that this stands on where it has been accepted: itself, once it is.
+    fn stands_on(&self, is_in_force: bool) -> Term {
+        self.recovered_from.filter(|_| !is_in_force).unwrap_or(self.term())
     }
 
-    /// True if nothing that is in force by `before` is missing here: it may be what this was made from.
-    fn keeps(&self, before: &Layout) -> bool {
-        let keeps_data = |partition: Partition| {
-            let is_same =
-                |(ours, theirs): (&Ring, &Ring)| ours.replicas(partition) == theirs.replicas(partition);
-            let sources = self.salvaged.get(&partition);
-            let is_source = |node: &NodeId| sources.is_some_and(|sources| sources.contains(node));
-            self.rings().zip(before.rings()).all(is_same)
-                || before.replicas(partition).iter().all(|node| self.is_lost(*node) || is_source(node))
-        };
-        let keeps_member =
-            |member: &Member| self.member(member.node).is_some_and(|kept| kept.is_lost || !member.is_lost);
-        self.is_joint() == before.is_joint()
-            && self.members.len() == before.members.len()
-            && before.members.iter().all(keeps_member)
-            && (&self.departed, &self.keyspaces) == (&before.departed, &before.keyspaces)
-            && self.partitions.all().all(keeps_data)
+    /// True of an attempt that misses nothing of what a member stands on that has accepted `before`.
+    pub(crate) fn was_made_after(&self, before: &Layout, is_in_force: bool) -> bool {
+        self.recovered_from >= Some(before.stands_on(is_in_force)) || is_on(Mutant::AttemptsOfThePastCount)
     }
 
     /// The layout under which those that are not lost go on.
@@ -162,6 +153,7 @@ impl Layout {
         next.incarnation = incarnation;
         next.epoch = Epoch(self.epoch.0 + 1);
         next.phase_since = next.epoch;
+        next.recovered_from = Some(self.term());
         for member in &mut next.members {
             member.is_lost |= losses.nodes.contains(&member.node);
         }

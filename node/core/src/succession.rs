@@ -57,7 +57,7 @@ pub enum Step {
 pub enum SuccessionError {
     #[error("the layout in force has epoch {now}, so the next one has epoch {expected}, not {found}", now = expected.0 - 1)]
     Epoch { expected: Epoch, found: Epoch },
-    #[error("it is of another cluster or incarnation, or has another number of partitions")]
+    #[error("it is of another cluster or incarnation, or is a recovery, or has another number of partitions")]
     OtherCluster,
     #[error("data is moving already: that has to end or be aborted first")]
     IsMoving,
@@ -69,6 +69,8 @@ pub enum SuccessionError {
     Rings,
     #[error("{0} cannot be given data: it has to be admitted first, with a weight")]
     NotAdmitted(NodeId),
+    #[error("{0} is lost, and cannot be given data")]
+    IsLost(NodeId),
     #[error(
         "a replica that stays has another epoch since which it has been one, or a new one an earlier epoch than this"
     )]
@@ -141,8 +143,8 @@ impl Layout {
 
     /// The same, for somebody who knows that these nodes are away: they do not vote on what follows, if others can.
     pub fn next_without(&self, change: &Change, away: &BTreeSet<NodeId>) -> Result<Layout, SuccessionError> {
-        let mut next = self.clone();
-        next.epoch = Epoch(self.epoch.0 + 1);
+        let now = Layout { epoch: Epoch(self.epoch.0 + 1), recovered_from: None, ..self.clone() };
+        let mut next = now.clone();
         match change {
             Change::Move { members, replication_factor } => {
                 self.plan_move(&mut next, members, *replication_factor)?;
@@ -168,7 +170,7 @@ impl Layout {
             Change::Voters => {}
         }
         next.elect(away);
-        if next == (Layout { epoch: next.epoch, ..self.clone() }) {
+        if next == now {
             return Err(SuccessionError::Nothing);
         }
         check_step(self, &next)?;
@@ -245,7 +247,9 @@ pub fn check_step(now: &Layout, next: &Layout) -> Result<Step, SuccessionError> 
     if next.epoch != expected {
         return Err(SuccessionError::Epoch { expected, found: next.epoch });
     }
-    if (next.cluster, next.incarnation, next.partitions) != (now.cluster, now.incarnation, now.partitions) {
+    if (next.cluster, next.incarnation, next.partitions) != (now.cluster, now.incarnation, now.partitions)
+        || next.recovered_from.is_some()
+    {
         return Err(SuccessionError::OtherCluster);
     }
     check_keyspaces(now, next)?;
@@ -307,13 +311,15 @@ fn check_since(from: &Ring, to: &Ring, epoch: Epoch) -> Result<(), SuccessionErr
 }
 
 /// Data is given only to members, whom everybody is linked to, and not to those that are to go: a vote for a layout may
-/// come out when their disks are gone.
+/// come out when their disks are gone. And to nobody that is lost.
 fn check_admitted(now: &Layout, mut nodes: impl Iterator<Item = NodeId>) -> Result<(), SuccessionError> {
-    let is_admitted = |node: NodeId| now.member(node).is_some_and(|member| member.weight > 0);
-    match nodes.find(|node| !is_admitted(*node)) {
-        Some(node) => Err(SuccessionError::NotAdmitted(node)),
-        None => Ok(()),
-    }
+    nodes.try_for_each(|node| match now.member(node) {
+        Some(member) if member.is_lost && !is_on(Mutant::TheLostAreGivenData) => {
+            Err(SuccessionError::IsLost(node))
+        }
+        Some(member) if member.weight > 0 => Ok(()),
+        Some(_) | None => Err(SuccessionError::NotAdmitted(node)),
+    })
 }
 
 fn check_keyspaces(now: &Layout, next: &Layout) -> Result<(), SuccessionError> {

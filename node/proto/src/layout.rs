@@ -48,6 +48,7 @@ impl From<&Layout> for v1::Layout {
             voters,
             departed,
             salvaged,
+            recovered_from,
             keyspaces,
         } = layout;
         let (phase, ring, next_ring) = match phase {
@@ -70,6 +71,10 @@ impl From<&Layout> for v1::Layout {
             voters: voters.iter().map(|voter| index_of(*voter, members)).collect(),
             departed: departed.iter().map(|node| field::uuid_bytes(&node.0)).collect(),
             salvaged: salvaged.iter().map(|salvaged| salvaged_to_wire(salvaged, members)).collect(),
+            recovered_from: recovered_from.map(|(incarnation, epoch)| v1::RecoveredFrom {
+                incarnation: Some(incarnation.into()),
+                epoch: epoch.0,
+            }),
         }
     }
 }
@@ -93,6 +98,7 @@ impl TryFrom<v1::Layout> for Layout {
             voters,
             departed,
             salvaged,
+            recovered_from,
         } = message;
         let members = members.into_iter().map(Member::try_from).collect::<Result<Vec<_>, _>>()?;
         let mut modes = BTreeMap::new();
@@ -114,6 +120,10 @@ impl TryFrom<v1::Layout> for Layout {
         let departed = departed.iter().map(|node| Ok(NodeId(field::sixteen("departed", node)?)));
         let salvaged = salvaged.iter().map(|salvaged| salvaged_from_wire(salvaged, &members));
         let salvaged = salvaged.collect::<Result<_, _>>()?;
+        let recovered_from = recovered_from.map(|v1::RecoveredFrom { incarnation, epoch }| {
+            let incarnation = incarnation.ok_or(WireError::Missing("recovered_from.incarnation"))?;
+            Ok::<_, WireError>((incarnation.into(), Epoch(epoch)))
+        });
         let layout = Self {
             cluster: ClusterId(field::sixteen("cluster_id", &cluster_id)?),
             incarnation: incarnation.ok_or(WireError::Missing("incarnation"))?.into(),
@@ -126,6 +136,7 @@ impl TryFrom<v1::Layout> for Layout {
             voters,
             departed: departed.collect::<Result<_, WireError>>()?,
             salvaged,
+            recovered_from: recovered_from.transpose()?,
             keyspaces: modes,
         };
         layout.validate()?;

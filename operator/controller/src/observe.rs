@@ -219,7 +219,7 @@ async fn ask_nodes(
 /// what others still hold in force is not the newest.
 async fn ask_layout(context: &Context, names: &Names, observed: &Observed) -> Option<HeldLayout> {
     let mut holders: Vec<_> = observed.heard().filter(|(_, answer)| answer.cluster.is_some()).collect();
-    holders.sort_by_key(|(ordinal, answer)| (std::cmp::Reverse(answer.version()), *ordinal));
+    holders.sort_by_key(|(ordinal, answer)| (std::cmp::Reverse(answer.term()), *ordinal));
     let mut best: Option<HeldLayout> = None;
     for (ordinal, _) in holders {
         let Some(address) = address(names, ordinal, &observed.pods) else { continue };

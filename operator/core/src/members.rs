@@ -117,7 +117,7 @@ impl<'a> Roster<'a> {
     pub(crate) fn is_behind(&self) -> bool {
         let layout = self.layout;
         let is_ours = |answer: &NodeAnswer| answer.cluster == Some(layout.cluster);
-        let is_later = |answer: &NodeAnswer| answer.version() > (layout.incarnation, layout.epoch);
+        let is_later = |answer: &NodeAnswer| answer.term() > layout.term();
         self.heard.values().any(|(_, answer)| is_ours(answer) && is_later(answer))
     }
 

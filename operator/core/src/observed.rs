@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 pub use keystore_core::id::{Actor, ClusterId, Epoch, Incarnation, NodeId};
-pub use keystore_core::layout::Layout;
+pub use keystore_core::layout::{Layout, Term};
 use keystore_crds::KeyStoreCluster;
 
 use crate::names::Names;
@@ -118,13 +118,13 @@ impl Answer {
 impl NodeAnswer {
     /// Which layout of its store it holds; a later one is greater. Epochs alone do not tell: those whom a recovery left
     /// behind may have gone on by themselves.
-    pub fn version(&self) -> (Incarnation, Epoch) {
+    pub fn term(&self) -> Term {
         (self.incarnation, self.epoch)
     }
 
     /// True if it holds this layout.
     pub fn holds(&self, layout: &Layout) -> bool {
-        self.cluster == Some(layout.cluster) && self.version() == (layout.incarnation, layout.epoch)
+        self.cluster == Some(layout.cluster) && self.term() == layout.term()
     }
 }
 

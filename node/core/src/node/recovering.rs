@@ -45,6 +45,9 @@ impl Node {
         if layout.epoch <= ours.epoch {
             return Err(RecoveryRefusal::Epoch { now: ours.epoch, found: layout.epoch });
         }
+        if !layout.was_made_after(ours, self.membership.serving().is_some()) {
+            return Err(RecoveryRefusal::Overtaken(ours.epoch));
+        }
         if self.changing.is_some() || self.accepting.is_some() || self.is_deciding {
             return Err(RecoveryRefusal::Busy);
         }

@@ -4,7 +4,7 @@ use std::panic::catch_unwind;
 
 use keystore_core::mutant::{Mutant, switch};
 
-use crate::{deciding, epochs, membership, moving, succession};
+use crate::{deciding, epochs, membership, moving, succession, surviving};
 
 const LINES: &[(Mutant, fn())] = &[
     (Mutant::TheDepartedAreTaken, membership::whoever_was_given_up_or_has_departed_is_turned_away),
@@ -49,6 +49,7 @@ const LINES: &[(Mutant, fn())] = &[
         succession::the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own,
     ),
     (Mutant::TheLostAreSources, moving::whoever_was_given_up_is_not_asked),
+    (Mutant::TheLostAreGivenData, succession::nobody_who_is_lost_is_given_data),
     (Mutant::HoldersAreDismissed, succession::a_layout_that_cannot_follow_is_refused),
     (Mutant::TheDoubtfulIsHeld, moving::what_is_in_doubt_is_not_said_to_be_held),
     (
@@ -58,6 +59,7 @@ const LINES: &[(Mutant, fn())] = &[
     (Mutant::FailedPagesCount, moving::a_page_counts_once_all_of_it_is_on_disk),
     (Mutant::SourcesAreGivenUp, succession::whoever_may_alone_have_what_is_salvaged_stays_a_member),
     (Mutant::SourcesAreDismissed, succession::whoever_may_alone_have_what_is_salvaged_stays_a_member),
+    (Mutant::AttemptsOfThePastCount, surviving::an_attempt_that_misses_what_was_in_force_is_refused),
     (Mutant::SourcesAreUnbounded, moving::a_source_gives_no_more_than_its_budget_however_many_ask),
 ];
 

@@ -10,5 +10,7 @@ mod epochs;
 mod linked;
 mod membership;
 mod moving;
+mod recovered;
 mod succession;
+mod surviving;
 mod unreadable;

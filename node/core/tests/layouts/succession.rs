@@ -120,6 +120,22 @@ fn data_is_given_to_nobody_who_is_to_go_or_was_not_admitted_before() {
 }
 
 #[test]
+pub(crate) fn nobody_who_is_lost_is_given_data() {
+    let lost = first(&[1, 2, 3, 4], 3).next(&Change::Lose(nodes(&[4]))).unwrap();
+    let wanted = |numbers: &[u8]| Change::Move {
+        members: numbers.iter().map(|number| lost.member(node(*number)).unwrap().clone()).collect(),
+        replication_factor: 3,
+    };
+    assert_eq!(lost.next(&wanted(&[1, 2, 3, 4])), Err(SuccessionError::IsLost(node(4))));
+    let moving = lost.next(&wanted(&[1, 2, 3])).unwrap();
+    assert_eq!(moving.ring().owned(node(4)), 0);
+    // Nor does a vote for it count that was given before.
+    let Phase::Joint { from, .. } = moving.phase.clone() else { panic!("nothing moves") };
+    let spoilt = Layout { phase: Phase::Joint { from: from.clone(), to: from }, ..moving };
+    assert_eq!(check_step(&lost, &spoilt), Err(SuccessionError::IsLost(node(4))));
+}
+
+#[test]
 pub(crate) fn whoever_may_alone_have_what_is_salvaged_stays_a_member() {
     let apart = first(&[1, 2, 3], 3).next(&Change::Admit(members(&[4, 5, 6]))).unwrap();
     let moving = apart.next(&to(&[4, 5, 6], 3)).unwrap();
@@ -172,6 +188,7 @@ pub(crate) fn a_layout_that_cannot_follow_is_refused() {
     );
     check(&|layout| layout.cluster = ClusterId([8; 16]), SuccessionError::OtherCluster);
     check(&|layout| layout.incarnation.id = 6, SuccessionError::OtherCluster);
+    check(&|layout| layout.recovered_from = Some(now.term()), SuccessionError::OtherCluster);
     check(&|layout| layout.phase_since = Epoch(1), SuccessionError::PhaseSince { expected, found: Epoch(1) });
     check(
         &|layout| {

@@ -15,7 +15,6 @@ use keystore_core::stamp::Stamp;
 use crate::coverage::Path;
 use crate::disk::State;
 use crate::machine::{Doubted, EPOCH_MS, Machine, Standing};
-use crate::moves::term_of;
 use crate::plan::Class;
 use crate::request::{Asked, Told};
 use crate::violation::{Checker, Violation};
@@ -52,7 +51,7 @@ impl World {
     ) -> bool {
         let layout = self.layout_at(n);
         // Its replicas may have left, and hold nothing any more: what clients are told later is judged in the end.
-        if term_of(layout) < term_of(&self.layout) {
+        if layout.term() < self.layout.term() {
             return true;
         }
         let sets = layout.replica_sets(key.partition(layout.partitions));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use keystore_core::effect::{Event, Now, RequestId};
 use keystore_core::id::{Actor, Generation, NodeId, Nonce};
+use keystore_core::layout::Term;
 use keystore_core::message::{Call, Message};
 use keystore_core::node::{Node, Start};
 use keystore_core::partition::{Partition, RecordKey};
@@ -13,7 +14,6 @@ use keystore_core::stamp::{CEILING_STEP_MS, Stamp};
 use crate::coverage::Path;
 use crate::disk::{Disk, Ending};
 use crate::invariants::covers;
-use crate::moves::Term;
 use crate::plan::TIMEOUT_MS;
 use crate::request::Told;
 use crate::transfers::TakingOver;

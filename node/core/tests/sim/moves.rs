@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use keystore_core::effect::{Answer, Event};
-use keystore_core::id::{Actor, Epoch, Incarnation, NodeId};
-use keystore_core::layout::{Layout, Member, Phase};
+use keystore_core::id::{Actor, Epoch, NodeId};
+use keystore_core::layout::{Layout, Member, Phase, Term};
 use keystore_core::message::{Header, Message};
 use keystore_core::partition::RecordKey;
 use keystore_core::paxos::{Ballot, Say};
@@ -23,13 +23,6 @@ use crate::world::{Pending, World};
 
 /// After everything has healed a move has ended within this time.
 pub(crate) const MOVED_WITHIN_MS: u64 = 60_000;
-
-/// Which layout it is: no two bear the same incarnation and epoch.
-pub(crate) type Term = (Incarnation, Epoch);
-
-pub(crate) fn term_of(layout: &Layout) -> Term {
-    (layout.incarnation, layout.epoch)
-}
 
 /// Of the layout that may follow.
 pub(crate) fn next_term(layout: &Layout) -> Term {
@@ -96,7 +89,7 @@ impl World {
         self.note(format_args!("machine {n} is to propose epoch {}", next.epoch));
         let request = self.next_request();
         self.proposals.insert(request, next.clone());
-        self.proposed.entry(term_of(&next)).or_default().push(next.clone());
+        self.proposed.entry(next.term()).or_default().push(next.clone());
         self.step(n, Event::Propose { request, expected: layout.epoch, layout: Box::new(next) });
     }
 
@@ -230,12 +223,12 @@ impl World {
 
     /// A node takes a layout for decided.
     fn note_decided(&mut self, n: usize, layout: &Layout) {
-        let first = self.layouts.entry(term_of(layout)).or_insert_with(|| layout.clone());
+        let first = self.layouts.entry(layout.term()).or_insert_with(|| layout.clone());
         if first.digest() != layout.digest() {
             let what = format!("machine {n} takes {layout:?} for decided, and another one {first:?}");
             return self.violate(Violation::of_the_world(Checker::OneLayoutAnEpoch, what));
         }
-        if term_of(layout) <= term_of(&self.layout) {
+        if layout.term() <= self.layout.term() {
             return;
         }
         if layout.incarnation != self.layout.incarnation {
@@ -434,7 +427,7 @@ impl World {
     /// What is said about layouts is on the disk of whoever says it.
     pub(crate) fn check_said_of_layouts(&mut self, n: usize, header: &Header, message: &Message) {
         let Disk { state, .. } = &self.machines[n].disk;
-        let fenced = state.membership.as_ref().map(|(layout, _)| term_of(layout)).unwrap_or_default();
+        let fenced = state.membership.as_ref().map(|(layout, _)| layout.term()).unwrap_or_default();
         if (header.incarnation, header.epoch) > fenced && header.epoch > Epoch(0) {
             let what = format!("machine {n} speaks under epoch {}, and has {fenced:?} on disk", header.epoch);
             return self.violate(Violation::of_the_world(Checker::FencesAreDurable, what));

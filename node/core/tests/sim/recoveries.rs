@@ -20,7 +20,6 @@ use keystore_core::succession::Change;
 use crate::coverage::Path;
 use crate::machine::{Machine, Standing};
 use crate::moves::admitted_and_moved;
-use crate::moves::term_of;
 use crate::plan::Plan;
 use crate::salvage::Holdings;
 use crate::violation::{Checker, Violation};
@@ -254,7 +253,7 @@ impl World {
             let layout = status.layout.filter(|_| status.state != NodeState::Draining)?.clone();
             heard.insert(n, Heard { layout, is_serving, doubted: status.doubted_partitions });
         }
-        let newest = heard.values().map(|heard| &heard.layout).max_by_key(|layout| term_of(layout))?.clone();
+        let newest = heard.values().map(|heard| &heard.layout).max_by_key(|layout| layout.term())?.clone();
         if self.recovery.lost.is_empty() || !self.has_joined(&newest) {
             return None;
         }

@@ -18,7 +18,6 @@ use keystore_core::stamp::Stamp;
 
 use crate::coverage::Path;
 use crate::invariants::{covers, knows};
-use crate::moves::term_of;
 use crate::plan::Class;
 use crate::recoveries::Tried;
 use crate::request::{Request, Told};
@@ -92,8 +91,8 @@ impl World {
 
     /// A node is about to take up a layout of another incarnation.
     pub(crate) fn check_incarnation(&mut self, n: usize, before: &Layout, layout: &Layout) {
-        let term = term_of(layout);
-        let is_other = |tried: &Layout| term_of(tried) == term && tried.digest() != layout.digest();
+        let term = layout.term();
+        let is_other = |tried: &Layout| tried.term() == term && tried.digest() != layout.digest();
         let is_tried = self.recovery.layouts().any(|tried| tried.digest() == layout.digest());
         let has_twin = self.recovery.layouts().any(is_other);
         if layout.incarnation.number <= before.incarnation.number || !is_tried || has_twin {

@@ -10,7 +10,7 @@ use keystore_core::causal::{Dot, OperationId};
 use keystore_core::effect::{
     Answer, ClientRequest, Damaged, Deadline, Effect, Event, FailureReason, LinkId, RequestId,
 };
-use keystore_core::layout::Layout;
+use keystore_core::layout::{Layout, Term};
 use keystore_core::message::{Header, Message};
 use keystore_core::node::{Node, NodeState};
 use keystore_core::partition::RecordKey;
@@ -24,7 +24,6 @@ use crate::faults::Mend;
 use crate::founding::first_layout;
 use crate::hints::Owed;
 use crate::machine::{Machine, Standing};
-use crate::moves::{Term, term_of};
 use crate::network::{Network, Parcel};
 use crate::plan::{Delivery, Plan, TIMEOUT_MS};
 use crate::recoveries::Recovery;
@@ -202,7 +201,7 @@ impl World {
             machines,
             network: Network::default(),
             clients: Vec::new(),
-            layouts: BTreeMap::from([(term_of(&layout), layout.clone())]),
+            layouts: BTreeMap::from([(layout.term(), layout.clone())]),
             layout,
             target: BTreeSet::new(),
             proposals: BTreeMap::new(),
@@ -244,7 +243,7 @@ impl World {
             let status = machine.node.as_ref().map(|node| node.status(machine.now(self.now_ms)));
             status.is_some_and(|status| {
                 status.state == NodeState::Serving
-                    && status.layout.map(term_of) == Some(term_of(&self.layout))
+                    && status.layout.map(Layout::term) == Some(self.layout.term())
                     && status.connected.len() + 1 >= alive.len()
             })
         };

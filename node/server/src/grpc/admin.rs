@@ -186,9 +186,9 @@ impl Admin for AdminService {
                 let (code, why) = match &refusal {
                     RecoveryRefusal::NotInitialized => (Code::FailedPrecondition, reason::NOT_INITIALIZED),
                     RecoveryRefusal::OtherCluster(_) => (Code::FailedPrecondition, reason::WRONG_CLUSTER),
-                    RecoveryRefusal::Incarnation { .. } | RecoveryRefusal::Epoch { .. } => {
-                        (Code::FailedPrecondition, reason::STALE_EPOCH)
-                    }
+                    RecoveryRefusal::Incarnation { .. }
+                    | RecoveryRefusal::Epoch { .. }
+                    | RecoveryRefusal::Overtaken(_) => (Code::FailedPrecondition, reason::STALE_EPOCH),
                     RecoveryRefusal::Busy => (Code::Unavailable, reason::OVERLOADED),
                     RecoveryRefusal::NoSurvivor(_) => return Err(invalid(refusal.to_string())),
                 };
