@@ -93,6 +93,8 @@ struct Own {
     requests: Mutex<usize>,
     batches: Mutex<usize>,
     sessions: Mutex<usize>,
+    /// The partitions of which it says that it may have lost something.
+    doubted: Mutex<Vec<u32>>,
     /// How sessions end, once they do.
     session_end: watch::Sender<Option<Status>>,
 }
@@ -254,6 +256,7 @@ impl FakeNode {
             requests: Mutex::default(),
             batches: Mutex::default(),
             sessions: Mutex::default(),
+            doubted: Mutex::default(),
             session_end: watch::Sender::default(),
         };
         lock(&shared).addresses.insert(own.node, own.client_address.to_string());
@@ -304,6 +307,11 @@ impl FakeNode {
     /// Has no link to any other node from now on.
     pub fn cut_off(&self) {
         lock(&self.shared).layouts.cut_off.insert(self.own.node);
+    }
+
+    /// Says from now on that it may have lost something of these partitions.
+    pub fn doubt(&self, partitions: impl IntoIterator<Item = u32>) {
+        lock(&self.own.doubted).extend(partitions);
     }
 
     /// Queues a misbehaviour for one request.

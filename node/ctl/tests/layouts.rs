@@ -442,6 +442,33 @@ fn a_recovery_is_shown_before_it_is_made_and_made_once() {
 }
 
 #[test]
+fn a_recovery_waits_for_whoever_is_silent_or_in_doubt_until_a_person_has_named_them() {
+    let mut cluster = FakeCluster::serving(3).unwrap();
+    cluster.nodes[0].doubt(0..4);
+    cluster.nodes[1].doubt(2..6);
+    cluster.nodes[2].crash();
+    let recover = |arguments: &str| {
+        let arguments: Vec<_> = ["recover"].into_iter().chain(arguments.split_whitespace()).collect();
+        run_on(&cluster, &arguments)
+    };
+    for (arguments, reason, part) in [
+        ("--yes -o json", "NODE_SILENT", "gives no answer and is not named lost"),
+        ("--lost fake-2 --yes -o json", "IN_DOUBT", "fake-0 is in doubt of keys in 4 of 16 partitions"),
+        ("--lost fake-2 --accept-in-doubt fake-0 --yes -o json", "IN_DOUBT", "fake-1 is in doubt"),
+    ] {
+        check_refused(&recover(arguments), (6, reason, part));
+    }
+    assert_eq!(cluster.layout().unwrap().incarnation.number, 1, "nothing was done");
+    let shown = recover("--lost fake-2 --accept-in-doubt fake-0,fake-1 -o json").json();
+    assert_eq!(
+        (&shown["salvaged"], &shown["gone"]),
+        (&6.into(), &0.into()),
+        "no quorum is left that can be trusted"
+    );
+    assert_eq!((&shown["left"], &shown["lost"]), (&json!(["fake-0", "fake-1"]), &json!(["fake-2"])));
+}
+
+#[test]
 fn the_history_tells_of_each_layout_when_it_came_and_what_it_changed() {
     let cluster = with_a_spare();
     done(&cluster, &format!("propose {}", grow(&cluster)));

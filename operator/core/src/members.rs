@@ -77,6 +77,18 @@ impl<'a> Roster<'a> {
         self.layout.members.iter().map(|member| member.node).filter(|node| doubts(*node)).collect()
     }
 
+    /// The partitions of which no quorum of replicas says that it has lost nothing.
+    pub(crate) fn untrusted(&self) -> usize {
+        let doubting = self.in_doubt();
+        let is_trusted = |node: NodeId| !self.layout.is_lost(node) && !doubting.contains(&node);
+        let rings = self.layout.ring().iter();
+        let lacks_quorum = rings.filter(|(_, replicas)| {
+            let trusted = replicas.iter().filter(|replica| is_trusted(replica.node)).count();
+            trusted < Consistency::Quorum.needed(replicas.len())
+        });
+        lacks_quorum.count()
+    }
+
     /// The member of this pod that counts: not lost; where somebody made several, the one that answers, then the one
     /// that holds most.
     pub(crate) fn live(&self, ordinal: u32) -> Option<&'a Member> {

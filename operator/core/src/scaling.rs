@@ -441,7 +441,15 @@ fn find_obstacle(roster: &Roster<'_>, needed: u32) -> Option<String> {
     };
     let members = layout.members.iter().filter(|member| !member.is_lost);
     let late: Vec<_> = members.filter(is_obstacle).map(|member| member.name.as_str()).collect();
-    (!late.is_empty()).then(|| format!("{} has acknowledged epoch {}", late.join(", "), layout.epoch))
+    if !late.is_empty() {
+        return Some(format!("{} has acknowledged epoch {}", late.join(", "), layout.epoch));
+    }
+    // What a pod that goes has left may be the last that a person could still recover from.
+    let untrusted = roster.untrusted();
+    let doubting = roster.pods(roster.ordinals(roster.in_doubt()));
+    (untrusted > 0).then(|| {
+        format!("{untrusted} partitions have a quorum of replicas to trust again (what is damaged at {doubting} has to heal)")
+    })
 }
 
 /// What the operation is called, and from how many nodes it comes.

@@ -162,6 +162,15 @@ fn each_look_leads_to_one_step() {
         "RemovingPods, 5 pods",
     );
     check("one that goes may be silent", 3, &but(seen(&closed, 5), &silent(4)), "RemovingPods, 3 pods");
+    let doubts = |answer: &mut NodeAnswer| answer.is_in_doubt = true;
+    check(
+        "or who stays has lost something",
+        3,
+        &but(seen(&closed, 5), &edited(1, doubts)),
+        "RemovingPods, 3 pods",
+    );
+    let two_doubt = |seen: &mut Observed| [0, 1].into_iter().for_each(|at| edited(at, doubts)(seen));
+    check("but no quorum may have", 3, &but(seen(&closed, 5), &two_doubt), "RemovingPods, 5 pods");
     check("then members", 3, &seen(&closed, 3), "Dismissing, to epoch 8 of 3, 3 pods");
     check("who are taken back before", 5, &seen(&left, 5), "Moving, to epoch 7 of 5, 5 pods");
     check("or are made whole members again", 5, &seen(&closed, 5), "Joining, to epoch 8 of 5, 5 pods");

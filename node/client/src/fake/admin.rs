@@ -133,7 +133,7 @@ impl Admin for FakeAdmin {
         Ok(Response::new(v1::GetLayoutResponse {
             layout: layout.map(v1::Layout::from),
             decided: state == NodeState::Serving,
-            doubted_partitions: Vec::new(),
+            doubted_partitions: lock(&self.own.doubted).clone(),
         }))
     }
 

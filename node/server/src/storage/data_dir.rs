@@ -189,7 +189,23 @@ impl DataDir {
         Ok(())
     }
 
+    /// Writes what the first release did not, so that whatever is missing later has been lost. What tells its directories
+    /// from others comes last: a crash leaves one of the first release.
+    pub(super) fn complete(&self, states: &States) -> Result<(), DiskError> {
+        for (kind, payload) in payloads(states).into_iter().rev() {
+            if !self.path.join(kind.file_name()).exists() {
+                state::write(&self.path, kind, &payload)?;
+            }
+        }
+        Ok(())
+    }
+
     fn read_states(&self) -> Result<States, OpenError> {
+        // The first release had one engine and no such file; nor did it decide on any layout but the first.
+        let engine = match self.read(Kind::Engine, decode_engine) {
+            Err(OpenError::State { problem: StateError::Missing, .. }) => None,
+            read => Some(read?),
+        };
         let (generation, trusted_since, lineage) = self.read(Kind::Generation, decode_generation)?;
         let found = Found {
             identity: self.read(Kind::Identity, decode_identity)?,
@@ -199,25 +215,20 @@ impl DataDir {
             stamp_ceiling_ms: self.read(Kind::StampCeiling, decode_number)?,
             membership: self.read(Kind::Layout, decode_membership)?,
             peers: self.read(Kind::Peers, decode_peers)?,
-            votes: or_first_release(self.read(Kind::Votes, decode_votes))?,
-            merges: or_first_release(self.read(Kind::Merges, decode_merges))?,
+            votes: or_first_release(self.read(Kind::Votes, decode_votes), engine)?,
+            merges: or_first_release(self.read(Kind::Merges, decode_merges), engine)?,
             history: self.read_history(),
             // These are in the engine, which is not open yet.
             hints: Vec::new(),
             highest: None,
         };
         let checkpoint = self.read(Kind::Checkpoint, decode_position)?;
-        let engine = match self.read(Kind::Engine, decode_engine) {
-            // The first release had one engine and no such file.
-            Err(OpenError::State { problem: StateError::Missing, .. }) => EngineKind::Sled,
-            read => read?,
-        };
         for directory in [self.log(), self.engine()] {
             if !directory.is_dir() {
                 return Err(OpenError::State { path: directory, problem: StateError::Missing });
             }
         }
-        Ok(States { found, checkpoint, engine })
+        Ok(States { found, checkpoint, engine: engine.unwrap_or(EngineKind::Sled) })
     }
 
     /// Nobody needs it: one that cannot be read is begun anew.
@@ -279,10 +290,13 @@ fn payloads(states: &States) -> [(Kind, Vec<u8>); 8] {
     ]
 }
 
-/// The first release decided on no layouts but the first, and had no such file.
-fn or_first_release<T: Default>(read: Result<T, OpenError>) -> Result<T, OpenError> {
+/// Of a state that the first release did not have, and so no name of an engine beside it.
+fn or_first_release<T: Default>(
+    read: Result<T, OpenError>,
+    engine: Option<EngineKind>,
+) -> Result<T, OpenError> {
     match read {
-        Err(OpenError::State { problem: StateError::Missing, .. }) => Ok(T::default()),
+        Err(OpenError::State { problem: StateError::Missing, .. }) if engine.is_none() => Ok(T::default()),
         read => read,
     }
 }

@@ -94,11 +94,13 @@ impl NodeStorage {
             None => data_dir.create(options.new_identity.clone(), options.engine)?,
         };
         check_owner(&data_dir, &states, options)?;
-        let States { mut found, checkpoint, engine: _ } = states;
         file::reread_from_disk(&data_dir.log())?;
         file::reread_from_disk(&data_dir.engine())?;
+        let checkpoint = states.checkpoint;
         log::read(&data_dir.log(), checkpoint, &mut |_| {}).map_err(read_error)?;
         let engine = contained(&data_dir, || open_engine(&data_dir, checkpoint, options))?;
+        data_dir.complete(&states)?;
+        let mut found = states.found;
         found.generation = Generation(found.generation.0 + 1);
         found.lineage.begin(Nonce(rand::random()));
         let Found { generation, trusted_since, .. } = found;

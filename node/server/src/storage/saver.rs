@@ -1,5 +1,6 @@
 //! The thread that replaces the small states: a save is reported once its file is on disk under its name.
 
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use keystore_core::effect::{SaveId, SavedState};
@@ -27,7 +28,7 @@ impl Saver {
         self.historian.write(&self.data_dir);
         let mut waiting = Vec::new();
         while self.queue.take(&mut waiting, None) != Wait::Closed {
-            for (_, state) in newest_of_each(&waiting) {
+            for state in newest_of_each_run(&waiting) {
                 self.data_dir.save(state)?;
                 self.counters.states_saved.add(1);
                 self.historian.saved(state);
@@ -39,12 +40,32 @@ impl Saver {
     }
 }
 
-/// A state replaces the ones of its kind before it, so only the last of each has to be written.
-fn newest_of_each(waiting: &[(SaveId, SavedState)]) -> impl Iterator<Item = &(SaveId, SavedState)> {
-    waiting.iter().enumerate().filter_map(|(index, save)| {
-        let mut later = waiting.iter().skip(index + 1);
-        let is_replaced =
-            later.any(|(_, state)| std::mem::discriminant(state) == std::mem::discriminant(&save.1));
-        (!is_replaced).then_some(save)
-    })
+/// A state replaces the ones of its kind before it, so of a run of one kind only the last has to be written. What was asked
+/// for before another kind is on disk before that: what a layout relies on, for one, must not come after it.
+fn newest_of_each_run(waiting: &[(SaveId, SavedState)]) -> impl Iterator<Item = &SavedState> {
+    let runs = waiting.chunk_by(|(_, before), (_, after)| discriminant(before) == discriminant(after));
+    runs.filter_map(|run| run.last()).map(|(_, state)| state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_replaced_at_once_is_not_written() {
+        let ceiling = SavedState::StampCeiling;
+        let asked = [
+            ceiling(1),
+            ceiling(2),
+            SavedState::SetAside,
+            ceiling(3),
+            SavedState::Votes(Default::default()),
+            SavedState::Votes(Default::default()),
+            ceiling(4),
+        ];
+        let waiting: Vec<_> = asked.into_iter().zip(1..).map(|(state, id)| (SaveId(id), state)).collect();
+        let written: Vec<_> = newest_of_each_run(&waiting).cloned().collect();
+        let votes = SavedState::Votes(Default::default());
+        assert_eq!(written, [ceiling(2), SavedState::SetAside, ceiling(3), votes, ceiling(4)]);
+    }
 }

@@ -250,7 +250,9 @@ fn every_directory_that_is_made_for_a_node_is_synced_where_it_has_its_name() {
 #[test]
 fn every_state_that_is_not_whole_is_refused() {
     let good = killed_node();
-    for state in ["identity", "generation", "stamp-ceiling", "layout", "peers", "checkpoint"] {
+    for state in
+        ["identity", "generation", "stamp-ceiling", "layout", "peers", "checkpoint", "votes", "merges"]
+    {
         let directory = memory_dir();
         copy_dir(good.path(), directory.path());
         let path = directory.path().join(state);
@@ -267,6 +269,21 @@ fn every_state_that_is_not_whole_is_refused() {
         let sentence = if state == "identity" { "identity file is missing" } else { "it is missing" };
         refused(directory.path(), sentence);
     }
+}
+
+/// It had one engine, and decided on no layout but the first.
+#[test]
+fn what_the_first_release_did_not_write_is_there_from_the_first_start_on() {
+    let directory = killed_node();
+    let later = ["votes", "merges", "storage-engine"];
+    let path = |name| directory.path().join(name);
+    for name in later {
+        fs::remove_file(path(name)).unwrap();
+    }
+    drop(open(&options(directory.path().to_owned())));
+    assert!(later.iter().all(|name| path(name).is_file()));
+    fs::remove_file(path("votes")).unwrap();
+    refused(directory.path(), "it is missing");
 }
 
 #[test]
