@@ -37,7 +37,6 @@ pub(crate) struct Clearing {
     from_ms: u64,
     cleared: u64,
     is_in_background: bool,
-    durability: Durability,
     /// How often the first of the partitions was tried in vain.
     tries: u32,
     /// Something of the page that is being written has no place any more.
@@ -54,7 +53,6 @@ impl Clearing {
             from_ms: 0,
             cleared: 0,
             is_in_background: false,
-            durability: Durability::Synced,
             tries: 0,
             is_stuck: false,
             unreadable: BTreeSet::new(),
@@ -63,11 +61,6 @@ impl Clearing {
 
     /// Goes on only when it is told to.
     pub(crate) fn in_the_background(partitions: impl IntoIterator<Item = Partition>) -> Self {
-        Self { durability: Durability::Periodic, ..Self::little_by_little(partitions) }
-    }
-
-    /// The same, where what is gone must not come up again.
-    pub(crate) fn little_by_little(partitions: impl IntoIterator<Item = Partition>) -> Self {
         Self { is_in_background: true, ..Self::new(partitions) }
     }
 
@@ -147,13 +140,15 @@ impl Clearing {
         }
     }
 
+    /// Synced, so that what is not to be seen any more is off the disk: whoever finds a partition empty, and takes up a layout
+    /// by which it counts as such, must not find anything there after a crash.
     fn end(&mut self, keys: &[&RecordKey], ids: &mut EffectIds, effects: &mut Vec<Effect>) {
         for key in keys {
             let id = ids.next_commit();
             self.commits.insert(id);
             self.cleared += 1;
             let entry = Entry::Replace { key: (*key).clone(), record: None };
-            effects.push(Effect::Commit(Commit { id, entry, durability: self.durability }));
+            effects.push(Effect::Commit(Commit { id, entry, durability: Durability::Synced }));
         }
     }
 

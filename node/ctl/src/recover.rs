@@ -36,6 +36,9 @@ pub(crate) async fn recover(globals: &Globals, args: &RecoverArgs) -> Result<(),
         Attempt::InForce => return report(globals.output, &Outcome::of(&newest, true)),
         Attempt::GoOn(layout) | Attempt::Begin { layout, .. } => layout,
     };
+    // One that has accepted an attempt without these may be none of them any more.
+    let is_left = |answer: &&Answer| next.member(answer.status.node).is_some_and(|member| !member.is_lost);
+    let left: Vec<_> = left.into_iter().filter(is_left).collect();
     if args.yes {
         for answer in left.iter().filter(|answer| answer.status.incarnation != next.incarnation) {
             answer.admin.recover(&next).await.map_err(|error| {
@@ -115,8 +118,7 @@ async fn doubts(
 async fn plan(left: &[&Answer], losses: &Losses) -> Result<Attempt, Failure> {
     let mut layouts = Vec::new();
     for answer in left {
-        let layout = answer.admin.get_layout().await?.map(|(layout, _)| layout);
-        layouts.extend(layout.map(|layout| (layout, answer.status.state == NodeState::Serving)));
+        layouts.extend(answer.admin.get_layout().await?);
     }
     let left: Vec<_> =
         layouts.iter().map(|(layout, is_serving)| Left { layout, is_serving: *is_serving }).collect();

@@ -279,12 +279,17 @@ impl Node {
     /// The partitions of which this node becomes a replica with this layout, or has become one without hearing of it.
     pub(super) fn to_be_cleared(&self, layout: &Layout) -> Vec<Partition> {
         // A node without a layout has never been sent anything.
-        let Some(Layout { epoch: acknowledged, .. }) = self.membership.layout() else { return Vec::new() };
-        let is_older = |partition: &Partition| {
-            let since = layout.since(*partition, self.me);
-            since.is_some_and(|since| since > *acknowledged) && !is_on(Mutant::RecordsOutliveMembership)
+        let Some(ours) = self.membership.layout() else { return Vec::new() };
+        let is_newer = |partition: &Partition| {
+            let Some(since) = layout.since(*partition, self.me) else { return false };
+            // An attempt at a recovery that came to nothing may have taken the epoch of what others decided meanwhile.
+            let is_unheard_of = ours.since(*partition, self.me) != Some(since);
+            let is_source = layout.salvaged.get(partition).is_some_and(|sources| sources.contains(&self.me));
+            since > ours.epoch || is_unheard_of && !is_source
         };
-        layout.partitions.all().filter(is_older).collect()
+        let is_newer =
+            |partition: &Partition| is_newer(partition) && !is_on(Mutant::RecordsOutliveMembership);
+        layout.partitions.all().filter(is_newer).collect()
     }
 
     /// Takes the next step towards the layout that is on its way.
@@ -292,9 +297,16 @@ impl Node {
         let Some(Changing { layout, cleared, mut stage, recovery }) = self.changing.take() else { return };
         if let Stage::Settling(clearing) = stage {
             let is_cleared = |key: &RecordKey| cleared.contains(&key.partition(layout.partitions));
-            let has_settled = clearing.is_done()
-                || self.replica.has_settled(is_cleared)
-                || is_on(Mutant::TakenUpInMidWrite);
+            // A layout that others have decided on since brings a recovery into force: see `decide`.
+            let is_recovering = recovery.is_none() && matches!(self.membership, Membership::Accepted { .. });
+            let has_settled = match is_recovering && !is_on(Mutant::InForceInMidCommit) {
+                true => self.replica.has_settled(|_| true),
+                false => {
+                    clearing.is_done()
+                        || self.replica.has_settled(is_cleared)
+                        || is_on(Mutant::TakenUpInMidWrite)
+                }
+            };
             stage = if has_settled { Stage::Clearing(clearing) } else { Stage::Settling(clearing) };
         }
         if let Stage::Clearing(clearing) = &mut stage {

@@ -141,6 +141,8 @@ impl Node {
         let is_unaware = !is_on(Mutant::TheUnawareWait);
         let ours = self.membership.layout();
         let is_of_ours = ours.map_or(is_unaware, |layout| layout.member(peer).is_some());
+        // Whoever took the place of a node that has departed may be a member that it has never heard of.
+        let is_of_ours = is_of_ours || refusal == LinkRefusal::Departed && !is_on(Mutant::TheUnawareWait);
         let is_of_now = generation == self.generation || is_on(Mutant::EarlierRefusalsSetAside);
         let alarm = match refusal {
             LinkRefusal::StaleGeneration if is_of_now => Alarm::StaleGeneration { peer },

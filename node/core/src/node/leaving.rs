@@ -1,9 +1,8 @@
 //! What a node holds of partitions that it is no replica of any more goes, little by little, once nobody can ask for it.
 //!
-//! Only under a layout in which no data moves, and only while every member that can be reached has acknowledged that
-//! layout: from then on nobody counts on what was left. One page at a time, as far as the budget of the background allows;
-//! a later layout ends it, and whatever is left then is looked for once more. Nothing of it is made durable in haste: what
-//! comes up again after a crash is no replica's, and goes then.
+//! Only under a layout in which no data moves, and only while every member that is not lost has acknowledged that layout:
+//! from then on nobody counts on what was left. One page at a time, as far as the budget of the background allows; a later
+//! layout ends it, and whatever is left then is looked for once more.
 
 use super::Node;
 use crate::clearing::Clearing;
@@ -72,8 +71,7 @@ impl Node {
     fn is_acknowledged_by_all(&self, layout: &Layout) -> bool {
         let fences = self.fences();
         let has = |node| fences.get(&node).is_some_and(|fence| *fence >= layout.epoch);
-        let mut reached = layout.members.iter().filter(|member| self.peers.is_connected(member.node));
-        reached.all(|member| has(member.node))
+        layout.members.iter().filter(|member| !member.is_lost).all(|member| has(member.node))
     }
 
     /// A page may have been read.

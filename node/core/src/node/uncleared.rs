@@ -32,7 +32,7 @@ impl Node {
         }
         let uncleared = self.transfer.uncleared();
         if self.clearing_again.is_none() && !uncleared.is_empty() && now.mono_ms >= self.clear_again_at_ms {
-            self.clearing_again = Some(Clearing::little_by_little(uncleared.iter().copied()));
+            self.clearing_again = Some(Clearing::in_the_background(uncleared.iter().copied()));
         }
         let busy = self.coordinator.under_way() + self.replica.under_way();
         if let Some(clearing) = &mut self.clearing_again

@@ -7,6 +7,7 @@ mod bench;
 mod clauses;
 mod deciding;
 mod epochs;
+mod leaving;
 mod linked;
 mod membership;
 mod moving;

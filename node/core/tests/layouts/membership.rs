@@ -83,6 +83,19 @@ pub(crate) fn whoever_has_departed_unaware_hears_it_when_it_is_turned_away() {
     assert!(is_set_aside(&stranger.step(refused(LinkRefusal::Departed))));
 }
 
+/// Nobody is left of those whom it knows: others took their places while it was away.
+#[test]
+fn whoever_has_departed_believes_that_whomever_it_hears_it_from() {
+    let refused = |refusal| Event::HelloRefused { peer: node(9), generation: Generation(1), refusal };
+    let mut linked = Linked::new((layout_of(3), true), &[]);
+    assert_eq!(
+        linked.step(refused(LinkRefusal::StaleGeneration)),
+        [],
+        "of its disk a stranger knows nothing"
+    );
+    assert!(is_set_aside(&linked.step(refused(LinkRefusal::Departed))));
+}
+
 #[test]
 pub(crate) fn other_clusters_do_not_count() {
     let mut linked = Linked::new((layout_of(3), true), &[(PEER, 1)]);

@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 
 use keystore_core::effect::{Answer, Damaged, Effect, Event, LinkId, NoPage, RequestId, SavedState};
 use keystore_core::id::{Epoch, Incarnation, NodeId, Nonce};
-use keystore_core::layout::Layout;
+use keystore_core::layout::{KeyspaceMode, Layout};
 use keystore_core::message::{
     Call, Header, Hello, Message, Origin, Page, Refusal, ScanOutcome, ScanRange, Want, Write,
 };
 use keystore_core::node::{Node, NodeState, Settings, Start};
+use keystore_core::partition::Partition;
 use keystore_core::peers::LinkRefusal;
 use keystore_core::quorum::Durability;
 use keystore_core::record::{Body, Record};
 use keystore_core::recovery::{Losses, RecoveryRefusal};
 use keystore_core::succession::Change;
 
-use crate::bench::{ME, PEER, header, key, key_of, layout_of, now, record, start};
+use crate::bench::{ME, PEER, first_layout, header, key, key_of, layout_of, now, record, start};
+use crate::epochs::scan;
 use crate::recovered::{attempt, lost, node};
 
 /// A member of three that hold everything, the third of which is lost.
@@ -293,46 +295,75 @@ fn a_survivor_that_is_alone_serves_after_a_start_as_well() {
     assert_eq!(survivor.state(), NodeState::Serving);
 }
 
+/// Others bring it into force: by saying that they serve, or with a layout on which they have decided since.
 #[test]
 fn what_is_being_committed_when_a_recovery_is_accepted_ends_before_it_is_in_force() {
     let before = layout_of(3);
     let layout = before.recovered(attempt(2), &lost([3])).unwrap();
-    let mut survivor = Survivor::new(before.clone());
-    survivor.link(&before, PEER);
-    let call = Call { operation: 900, attempt: 1 };
-    let (origin, durability) = (Origin::Repair, Durability::Synced);
-    let write = Write { call, key: key(), record: record(5), origin, durability };
-    let mut effects = survivor.frame(&before, PEER, Message::Write(write));
-    if let Some(load) = effects.iter().find_map(|effect| match effect {
-        Effect::Load { load, .. } => Some(*load),
-        _ => None,
-    }) {
-        effects = survivor.step(Event::Loaded { load, record: Ok(None) }).to_vec();
-    }
-    let commit = effects.iter().find_map(|effect| match effect {
-        Effect::Commit(commit) => Some(commit.id),
-        _ => None,
-    });
-    survivor.recover(&layout);
-    survivor.save_all();
-    survivor.link(&layout, PEER);
+    let later = layout.next(&Change::Keyspaces([("carts".to_owned(), KeyspaceMode::Lww)].into())).unwrap();
     let accepted = Message::InitAccepted { digest: layout.digest(), reply_wanted: false, decided: true };
-    survivor.frame(&layout, PEER, accepted);
+    let learned = Message::Layout { layout: Box::new(later.clone()), identities: Vec::new() };
+    for (said, under) in [(accepted, &layout), (learned, &later)] {
+        let mut survivor = Survivor::new(before.clone());
+        survivor.link(&before, PEER);
+        let call = Call { operation: 900, attempt: 1 };
+        let (origin, durability) = (Origin::Repair, Durability::Synced);
+        let write = Write { call, key: key(), record: record(5), origin, durability };
+        let mut effects = survivor.frame(&before, PEER, Message::Write(write));
+        if let Some(load) = effects.iter().find_map(|effect| match effect {
+            Effect::Load { load, .. } => Some(*load),
+            _ => None,
+        }) {
+            effects = survivor.step(Event::Loaded { load, record: Ok(None) }).to_vec();
+        }
+        let commit = effects.iter().find_map(|effect| match effect {
+            Effect::Commit(commit) => Some(commit.id),
+            _ => None,
+        });
+        survivor.recover(&layout);
+        survivor.save_all();
+        survivor.link(&layout, PEER);
+        survivor.frame(under, PEER, said);
+        survivor.save_all();
+        assert_eq!(
+            survivor.state(),
+            NodeState::Accepted,
+            "others would not be given what is not in the store yet"
+        );
+        let outcome = Ok(Durability::Synced);
+        let effects = survivor.step(Event::Committed { commit: commit.unwrap(), outcome }).to_vec();
+        assert!(
+            matches!(effects[..], [Effect::Save { state: SavedState::Layout { decided: true, .. }, .. }]),
+            "nobody waits for it any more: {effects:?}"
+        );
+        survivor.save_all();
+        assert_eq!(survivor.state(), NodeState::Serving);
+        assert!(survivor.node.is_idle());
+    }
+}
+
+/// It has accepted an attempt that came to nothing, while others decided on a layout that gives it data, of the very epoch.
+#[test]
+fn what_a_void_attempt_has_hidden_is_cleared_all_the_same() {
+    let before = first_layout(4, 3);
+    let void = before.recovered(attempt(2), &lost([4])).unwrap();
+    let mut survivor = Survivor::new(before.clone());
+    survivor.recover(&void);
     survivor.save_all();
-    assert_eq!(
-        survivor.state(),
-        NodeState::Accepted,
-        "others would not be given what is not in the store yet"
-    );
-    let effects =
-        survivor.step(Event::Committed { commit: commit.unwrap(), outcome: Ok(Durability::Synced) }).to_vec();
-    assert!(
-        matches!(effects[..], [Effect::Save { state: SavedState::Layout { decided: true, .. }, .. }]),
-        "nobody waits for it any more: {effects:?}"
-    );
-    survivor.save_all();
-    assert_eq!(survivor.state(), NodeState::Serving);
-    assert!(survivor.node.is_idle());
+    let others = before.members.iter().filter(|member| member.node != node(4)).cloned().collect();
+    let joint = before.next(&Change::Move { members: others, replication_factor: 3 }).unwrap();
+    assert_eq!(joint.epoch, void.epoch);
+    let gained = |partition: &Partition| joint.since(*partition, ME) == Some(joint.epoch);
+    let mut gained: Vec<_> = joint.partitions.all().filter(gained).collect();
+    assert!(!gained.is_empty());
+    let later = joint.recovered(attempt(3), &lost([4])).unwrap();
+    let mut effects = survivor.recover(&later);
+    while let Some((load, partition)) = scan(&effects) {
+        gained.retain(|gained| *gained != partition);
+        effects = survivor.step(Event::Scanned { load, page: Ok(Page::default()) }).to_vec();
+    }
+    assert_eq!(gained, [], "they were not cleared");
+    assert!(matches!(effects[..], [Effect::Save { state: SavedState::Layout { .. }, .. }]), "{effects:?}");
 }
 
 /// Nobody can say what its damaged record was, and whoever recovers has accepted that.

@@ -208,13 +208,13 @@ impl World {
         self.recovery.tried.push(Tried { before, losses, layout, has_been_in_force: false });
     }
 
-    /// Whoever was called lost after it had accepted another attempt has a number as high as those who went on, and whoever
+    /// Whoever was called lost after it had accepted another attempt has an incarnation as high as those who went on, and whoever
     /// knows none of today's members asks nobody: only the person can tell it that it is of the past.
     fn end_what_is_of_the_past(&mut self) {
-        let number = self.layout.incarnation.number;
+        let incarnation = self.layout.incarnation;
         let has_as_high = |machine: &Machine| {
             let membership = machine.disk.state.membership.as_ref();
-            membership.is_some_and(|(layout, _)| layout.incarnation.number >= number)
+            membership.is_some_and(|(layout, _)| layout.incarnation >= incarnation)
         };
         for n in 0..self.plan.machines() {
             let is_past = self.is_healed && !self.is_salvaging() && self.is_past(n);

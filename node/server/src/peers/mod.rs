@@ -123,7 +123,8 @@ impl Peers {
 
     /// Dials the members that should dial us, and may not know that: one that is behind may not have heard of us, and to
     /// one that is ahead we may be a member no more. Once a time, lest both sides replace each other's links. And those that
-    /// have departed before they heard that they were members: they wait for somebody to take them, and nobody will.
+    /// have departed without hearing of it, or before they heard that they were members: they wait for somebody to take them,
+    /// and nobody will.
     fn help(&mut self, cancelled: &CancellationToken) {
         let gossiped = Arc::clone(&self.gossiped.borrow());
         let view = self.core.view();
@@ -137,7 +138,7 @@ impl Peers {
         let is_connected = |node: NodeId| view.connected.iter().any(|(connected, _)| *connected == node);
         let members = layout.members.iter().map(|member| member.node).filter(|member| *member < self.me);
         let lost = members.filter_map(|node| Some((node, gossiped.get(&node).filter(is_elsewhere)?)));
-        let unaware = |known: &&Known| known.alive && known.epoch.is_none();
+        let unaware = |known: &&Known| known.alive && known.epoch.is_none_or(|epoch| epoch < layout.epoch);
         let departed = layout.departed.iter();
         let departed = departed.filter_map(|node| Some((*node, gossiped.get(node).filter(unaware)?)));
         for (node, known) in lost.chain(departed) {
