@@ -136,6 +136,37 @@ async fn three_nodes_become_five_and_three_again_under_load() {
     judge_everywhere(&cluster, &mut history).await;
 }
 
+/// However many of the old replicas a new one has to hear.
+#[tokio::test]
+async fn a_move_sends_each_record_once_to_whoever_has_to_have_it_and_nothing_else() {
+    const VALUE_BYTES: usize = 2_048;
+    let mut cluster = Cluster::serving(3).await;
+    let keys: Vec<_> = (0..300).map(|n| format!("moved-{n}")).collect();
+    for key in &keys {
+        cluster.nodes[0].put(key, &"v".repeat(VALUE_BYTES)).await.unwrap();
+    }
+    admit(&mut cluster, 1).await;
+    let before = layout_of(&cluster.nodes[0]).await;
+    move_to(&cluster, &cluster.nodes).await;
+    let after = finish(&cluster).await;
+    for node in &cluster.nodes {
+        let id = node.member().await.node;
+        let is_new = |partition| after.is_replica(partition, id) && !before.is_replica(partition, id);
+        let joins = before.owned(id) == 0;
+        let partitions = after.partitions.all().filter(|partition| is_new(*partition)).count();
+        assert_eq!(partitions, if joins { 12 } else { 0 }, "a quarter of 48 replicas");
+        let wanted = |key: &&String| {
+            is_new(RecordKey::new("default", key.as_bytes()).unwrap().partition(after.partitions))
+        };
+        let records = keys.iter().filter(wanted).count() as u64;
+        assert!(records > 0 || !joins);
+        let moved = node.status().await.unwrap().transfer.unwrap();
+        assert_eq!(moved.records, records, "of {partitions} partitions");
+        let bytes = records * VALUE_BYTES as u64;
+        assert!((bytes..=bytes + bytes / 20).contains(&moved.bytes), "{} of {bytes} bytes", moved.bytes);
+    }
+}
+
 #[tokio::test]
 async fn a_node_that_was_dismissed_before_it_heard_that_it_was_a_member_joins_as_a_new_one() {
     let mut cluster = Cluster::serving(3).await;

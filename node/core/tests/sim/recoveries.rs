@@ -395,13 +395,13 @@ impl World {
     }
 
     /// Whoever runs, or is about to, and belongs to what was before a recovery. One that has accepted another attempt, and
-    /// was called lost then, has as high a number, and one that knows none of today's members finds nobody to ask: the person
+    /// was called lost then, may have as high an incarnation, and one that knows none of today's members finds nobody to ask: the person
     /// ends these.
     pub(crate) fn left_behind(&self) -> Option<usize> {
-        let number = self.layout.incarnation.number;
+        let incarnation = self.layout.incarnation;
         let is_below = |n: usize| {
             let membership = self.machines[n].disk.state.membership.as_ref();
-            membership.is_some_and(|(layout, _)| layout.incarnation.number < number)
+            membership.is_some_and(|(layout, _)| layout.incarnation < incarnation)
         };
         let runs = |n: usize| self.is_running(n) || self.machines[n].standing == Standing::Away;
         let is_told = |n: usize| is_below(n) && self.knows_somebody(n);
