@@ -296,7 +296,7 @@ mutants! {
       /// A survivor serves before it knows that all others have accepted.
       SurvivorsServeAtOnce,
       /// It serves while something of before is being committed, which is given to nobody then.
-      InForceInMidCommit,
+      InForceInMidCommit by case,
       /// Frames and hellos of any incarnation are taken.
       AnyIncarnationCounts,
       /// A partition with too few replicas to trust keeps its ring, and counts at once.

@@ -57,6 +57,10 @@ const LINES: &[(Mutant, fn())] = &[
         moving::a_pass_that_goes_on_with_another_source_begins_at_the_beginning,
     ),
     (Mutant::FailedPagesCount, moving::a_page_counts_once_all_of_it_is_on_disk),
+    (
+        Mutant::InForceInMidCommit,
+        surviving::what_is_being_committed_when_a_recovery_is_accepted_ends_before_it_is_in_force,
+    ),
     (Mutant::SourcesAreGivenUp, succession::whoever_may_alone_have_what_is_salvaged_stays_a_member),
     (Mutant::SourcesAreDismissed, succession::whoever_may_alone_have_what_is_salvaged_stays_a_member),
     (Mutant::AttemptsOfThePastCount, surviving::an_attempt_that_misses_what_was_in_force_is_refused),

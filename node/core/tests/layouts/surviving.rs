@@ -297,7 +297,7 @@ fn a_survivor_that_is_alone_serves_after_a_start_as_well() {
 
 /// Others bring it into force: by saying that they serve, or with a layout on which they have decided since.
 #[test]
-fn what_is_being_committed_when_a_recovery_is_accepted_ends_before_it_is_in_force() {
+pub(crate) fn what_is_being_committed_when_a_recovery_is_accepted_ends_before_it_is_in_force() {
     let before = layout_of(3);
     let layout = before.recovered(attempt(2), &lost([3])).unwrap();
     let later = layout.next(&Change::Keyspaces([("carts".to_owned(), KeyspaceMode::Lww)].into())).unwrap();

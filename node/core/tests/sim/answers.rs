@@ -38,12 +38,15 @@ impl World {
     pub(crate) fn note_arrival(&mut self, n: usize, event: &Event) {
         let (link, header, messages) = match event {
             Event::Frame { link, header, messages } => (*link, header, messages),
-            // A hello of another incarnation is refused, and nothing is noted of it.
+            // A hello of another incarnation, or by one that has departed, is refused, and nothing is noted of it.
             Event::LinkOffered { hello, .. }
                 if hello.header.to == self.machines[n].id
-                    && self
-                        .goes_by(n)
-                        .is_none_or(|layout| layout.incarnation == hello.header.incarnation)
+                    && self.goes_by(n).is_none_or(|layout| {
+                        let is_behind = hello.header.epoch <= layout.epoch;
+                        let is_member =
+                            layout.member(hello.header.from).is_some_and(|member| !member.is_lost);
+                        layout.incarnation == hello.header.incarnation && (is_member || !is_behind)
+                    })
                     && !self.is_of_a_copy(hello)
                     && !self.has_met_a_copy(n, hello) =>
             {

@@ -281,14 +281,10 @@ impl World {
             }
             return false;
         }
-        let reached: Vec<_> = match &machine.node {
-            Some(node) => node.status(machine.now(self.now_ms)).connected,
-            None => Vec::new(),
-        };
         let is_behind = |machine: &&Machine| {
             let acknowledged = machine.disk.state.membership.as_ref().map(|(layout, _)| layout.epoch);
-            reached.iter().any(|(node, _)| *node == machine.id)
-                && layout.member(machine.id).is_some()
+            layout.member(machine.id).is_some_and(|member| !member.is_lost)
+                && machine.standing != Standing::Gone
                 && !machine.is_stale
                 && acknowledged.is_none_or(|acknowledged| acknowledged < epoch)
         };

@@ -152,7 +152,6 @@ const LINES: &[Line] = &[
     (Mutant::HeldIsNotSynced, WhatIsSparedIsHeld, moving_what_is_not_synced),
     (Mutant::LowerAttemptsAreAccepted, IncarnationsOnlyGrow, recovering_again),
     (Mutant::SurvivorsServeAtOnce, ServingMeansAllAccepted, recovering),
-    (Mutant::InForceInMidCommit, SalvagedIsMergedFirst, recovering),
     (Mutant::AnyIncarnationCounts, StrayFramesAreIgnored, recovering),
     (Mutant::ShortPartitionsStay, WhatIsShortIsSalvaged, recovering),
     (Mutant::SalvagedCountsAtOnce, SalvagedIsMergedFirst, recovering),
