@@ -14,6 +14,7 @@ use crate::partition::{Partition, RecordKey};
 use crate::peers::Peers;
 use crate::quorum::{Consistency, Durability};
 use crate::stamp::HybridClock;
+use crate::succession::Evidence;
 
 /// What an administrator may choose; the same for the life of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +93,8 @@ pub(crate) struct Context<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) settings: &'a Settings,
     pub(crate) peers: &'a Peers,
+    /// What the members have said of themselves.
+    pub(crate) evidence: &'a Evidence,
     pub(crate) clock: &'a mut HybridClock,
     /// Our own generation, durable.
     pub(crate) generation: Generation,
@@ -114,6 +117,13 @@ pub(crate) struct Context<'a> {
 impl Context<'_> {
     pub(crate) fn is_reachable(&self, node: NodeId) -> bool {
         node == self.me || self.peers.is_connected(node)
+    }
+
+    /// True if a replica of the new ring says that it has what the old one held.
+    pub(crate) fn has_taken_over(&self, node: NodeId, partition: Partition) -> bool {
+        self.evidence.get(&node).is_some_and(|standing| {
+            standing.phase == self.layout.phase_since && standing.whole.contains(&partition)
+        })
     }
 
     pub(crate) fn is_slow(&self, node: NodeId) -> bool {

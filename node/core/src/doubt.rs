@@ -77,6 +77,8 @@ enum Stage {
 struct Asking {
     operation: u64,
     sets: ReplicaSets,
+    /// The replicas of the new ring, while data moves, that had taken over what the old one held when this began.
+    newcomers: BTreeSet<NodeId>,
     replies: BTreeMap<NodeId, Reply>,
     merged: Option<Record>,
     due_ms: u64,
@@ -225,9 +227,13 @@ impl Doubts {
 
     /// Asks all other replicas of a key, unless too few of them can be reached.
     fn begin(&mut self, key: RecordKey, number: impl FnOnce() -> u64, context: &mut Context<'_>) {
-        let sets = context.layout.replica_sets(context.partition(&key));
+        let partition = context.partition(&key);
+        let sets = context.layout.replica_sets(partition);
         let is_open = self.asking.len() < HEALS_MAX;
-        if !is_open || !sets.makes_whole(context.me, |node| context.is_reachable(*node)) {
+        let is_reachable = |node: &NodeId| context.is_reachable(*node);
+        let newcomers: BTreeSet<_> =
+            sets.nodes().filter(|node| context.has_taken_over(*node, partition)).collect();
+        if !is_open || !sets.makes_whole(context.me, is_reachable, |node| newcomers.contains(node)) {
             return self.wait(&key, is_open, context);
         }
         let operation = number();
@@ -239,7 +245,7 @@ impl Doubts {
         }
         let due_ms = context.now.mono_ms + ANSWER_MS;
         let Some(doubted) = self.keys.get_mut(&key) else { return };
-        doubted.stage = Stage::Asking(Asking { operation, sets, replies, merged: None, due_ms });
+        doubted.stage = Stage::Asking(Asking { operation, sets, newcomers, replies, merged: None, due_ms });
         self.asking.insert(operation, key.clone());
         self.due.insert((due_ms, key));
     }
@@ -382,6 +388,7 @@ impl Doubts {
 
 impl Asking {
     fn makes(&self, counts: impl Fn(Reply) -> bool, context: &Context<'_>) -> bool {
-        self.sets.makes_whole(context.me, |node| self.replies.get(node).is_some_and(|reply| counts(*reply)))
+        let counts = |node: &NodeId| self.replies.get(node).is_some_and(|reply| counts(*reply));
+        self.sets.makes_whole(context.me, counts, |node| self.newcomers.contains(node))
     }
 }

@@ -135,6 +135,8 @@ mutants! {
       DamagedCommitsAreHeld,
       /// One replica fewer than needed heals a key in doubt.
       OneFewerHeals,
+      /// While data moves, replicas of the new ring heal it that have not taken over what the old one held.
+      NewcomersHeal by case,
       /// A key in doubt is healed from replicas that have not noted a new generation.
       HealsWithoutANewGeneration,
       /// An attempt to heal a key that has come to nothing is the last one.

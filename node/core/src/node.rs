@@ -496,6 +496,7 @@ impl Node {
             layout,
             settings: &self.settings,
             peers: &self.peers,
+            evidence: &self.evidence,
             clock: &mut self.clock,
             generation: self.generation,
             trusted_since: self.trusted_since,

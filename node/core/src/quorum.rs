@@ -62,10 +62,17 @@ impl ReplicaSets {
 
     /// True if the nodes for which `counts` holds, `of` never among them, share a replica with whatever else made a
     /// quorum together with it: N - W + 1 others of the first set, whose replicas have everything. All of them together
-    /// know what it may have lost: while data moves, whatever was acknowledged has a quorum there as well.
-    pub fn makes_whole(&self, of: NodeId, counts: impl Fn(&NodeId) -> bool) -> bool {
-        self.0.first().is_some_and(|set| {
-            let others = set.iter().filter(|node| **node != of && counts(node)).count();
+    /// know what it may have lost: while data moves, whatever was acknowledged has a quorum there as well. So has it in the
+    /// second set, of which those know the same that have taken over (`has_taken_over`) what the first one held.
+    pub fn makes_whole(
+        &self,
+        of: NodeId,
+        counts: impl Fn(&NodeId) -> bool,
+        has_taken_over: impl Fn(&NodeId) -> bool,
+    ) -> bool {
+        self.0.iter().enumerate().any(|(at, set)| {
+            let knows = |node: &NodeId| at == 0 || has_taken_over(node) || is_on(Mutant::NewcomersHeal);
+            let others = set.iter().filter(|node| **node != of && counts(node) && knows(node)).count();
             let spare = set.len() - Consistency::Quorum.needed(set.len());
             others > spare || is_on(Mutant::OneFewerHeals) && others == spare
         })
@@ -109,7 +116,7 @@ mod tests {
             let sets = ReplicaSets::new(vec![(0..replicas).map(|n| node(n as u8)).collect()]);
             let [a, b] = [a | 1, b].map(|bits| move |n: &NodeId| bits & 1 << n.0[0] != 0);
             let of = node(0);
-            if sets.satisfied(Consistency::Quorum, a) && sets.makes_whole(of, b) {
+            if sets.satisfied(Consistency::Quorum, a) && sets.makes_whole(of, b, |_| false) {
                 prop_assert!((1..replicas).any(|n| a(&node(n as u8)) && b(&node(n as u8))));
             }
         }

@@ -7,6 +7,10 @@ use keystore_core::mutant::{Mutant, switch};
 use crate::{deciding, epochs, membership, moving, succession, surviving};
 
 const LINES: &[(Mutant, fn())] = &[
+    (
+        Mutant::NewcomersHeal,
+        moving::a_key_in_doubt_is_healed_by_the_new_ring_once_that_has_taken_over_what_the_old_one_held,
+    ),
     (Mutant::TheDepartedAreTaken, membership::whoever_was_given_up_or_has_departed_is_turned_away),
     (Mutant::TheLostGoOn, membership::whoever_learns_that_it_was_given_up_goes_on_no_more),
     (Mutant::TheDepartedGoOn, membership::whoever_learns_that_it_is_no_member_goes_on_no_more),

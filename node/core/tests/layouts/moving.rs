@@ -6,7 +6,9 @@ use keystore_core::effect::{Answer, Damaged, Effect, Entry, Event, NotCommitted,
 use keystore_core::held::{Digest, Digests, Held};
 use keystore_core::id::{Epoch, Generation, NodeId};
 use keystore_core::layout::Layout;
-use keystore_core::message::{Call, Header, Message, Page, Refusal, ScanOutcome, ScanRange, Want};
+use keystore_core::message::{
+    Call, Header, Message, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, Want,
+};
 use keystore_core::paxos::VoteError;
 use keystore_core::quorum::Durability;
 use keystore_core::record::{Body, Record};
@@ -284,4 +286,48 @@ pub(crate) fn what_a_member_said_before_it_started_anew_is_no_evidence() {
     let error = held_up(&mut linked, &joint);
     assert!(error.is_some(), "it may have lost what it had merged");
     assert_eq!(joint.epoch, Epoch(4));
+}
+
+/// Of the old ring one other replica is left, which is too few.
+#[test]
+pub(crate) fn a_key_in_doubt_is_healed_by_the_new_ring_once_that_has_taken_over_what_the_old_one_held() {
+    let all = first_layout(4, 3).members;
+    let without_third = all.iter().filter(|member| member.node != node(3)).cloned().collect();
+    let joint = first_layout(3, 3)
+        .next(&Change::Admit(all))
+        .and_then(|wide| wide.next(&Change::Move { members: without_third, replication_factor: 3 }))
+        .unwrap();
+    let epoch = joint.epoch;
+    let reached = [(PEER, epoch.0), (node(4), epoch.0)];
+    let mut linked = Linked::new((joint.clone(), true), &reached);
+    let read = Message::Read { call: Call { operation: 900, attempt: 0 }, key: key(), want: Want::Full };
+    let [Effect::Load { load, .. }] = linked.frame(reached[0], read)[..] else { panic!("it is not read") };
+    let effects = linked.step(Event::Loaded { load, record: Err(Damaged) });
+    for (save, _) in saves(&effects) {
+        linked.step(Event::Saved { save });
+    }
+    for (peer, epoch) in reached {
+        linked.greet(Linked::header(peer, epoch));
+    }
+    let asked = |linked: &mut Linked, at_ms| {
+        let mut effects = Vec::new();
+        linked.node.step(now(at_ms), Event::Tick, &mut effects);
+        let read = |effect: &Effect| match effect {
+            Effect::Send { message: Message::Read { call, .. }, .. } => Some(*call),
+            _ => None,
+        };
+        effects.iter().find_map(read)
+    };
+    assert_eq!(asked(&mut linked, 60_000), None, "who joins may have nothing yet");
+    for from in reached {
+        let standing = Standing { fence: epoch, phase: epoch, whole: joint.partitions.all().collect() };
+        linked.frame(from, Message::Standing(standing));
+    }
+    let call = asked(&mut linked, 120_000).expect("they have all that the old ring had");
+    let mut effects = Vec::new();
+    for (from, outcome) in reached.into_iter().zip([ReadOutcome::Missing, ReadOutcome::Full(record(5))]) {
+        effects = linked.frame(from, Message::ReadAnswer { call, outcome, noted: Vec::new() });
+    }
+    let [Effect::Commit(commit)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(commit.entry, Entry::Replace { key: key(), record: Some(record(5)) });
 }

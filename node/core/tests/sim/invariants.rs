@@ -10,6 +10,7 @@ use keystore_core::node::NodeState;
 use keystore_core::partition::RecordKey;
 use keystore_core::quorum::{Consistency, Durability};
 use keystore_core::record::{Body, Record};
+use keystore_core::ring::Replica;
 use keystore_core::stamp::Stamp;
 
 use crate::coverage::Path;
@@ -295,14 +296,17 @@ impl World {
             self.violate(Violation::new(Checker::DoubtRaisesTheGeneration, key, what));
         }
         let partition = key.partition(self.layout.partitions);
-        let old = self.layout_at(n).source_ring().replicas(partition).to_vec();
+        let rings: Vec<_> = self.layout_at(n).rings().map(|ring| ring.replicas(partition).to_vec()).collect();
         let id = self.machines[n].id;
         let is_enough = |(of, tellers): &(RecordKey, BTreeMap<NodeId, Generation>)| {
             let has_told = |node: &NodeId| {
                 *node != id && tellers.get(node).is_some_and(|told| *told == self.known_generation(n, *node))
             };
-            let others = old.iter().map(|replica| replica.node).filter(has_told).count();
-            of == key && others > old.len() - Consistency::Quorum.needed(old.len())
+            let is_quorum = |ring: &Vec<Replica>| {
+                let others = ring.iter().map(|replica| replica.node).filter(has_told).count();
+                others > ring.len() - Consistency::Quorum.needed(ring.len())
+            };
+            of == key && rings.iter().any(is_quorum)
         };
         if !self.machines[n].told_of.values().any(is_enough) {
             let what = format!("machine {n} heals {key:?}, and too few have told it what they hold");
