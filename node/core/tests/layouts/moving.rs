@@ -285,3 +285,13 @@ pub(crate) fn what_a_member_said_before_it_started_anew_is_no_evidence() {
     assert!(error.is_some(), "it may have lost what it had merged");
     assert_eq!(joint.epoch, Epoch(4));
 }
+
+/// The old ring has as many fences as it needs without node 4, which is to hold nothing.
+#[test]
+fn the_end_of_a_move_waits_for_each_member_that_can_be_reached() {
+    let (mut linked, joint) = joined();
+    let behind = Standing { fence: Epoch(joint.epoch.0 - 1), ..Standing::default() };
+    linked.frame((node(4), joint.epoch.0), Message::Standing(behind));
+    let late = ProposalError::Unacknowledged { node: node(4), epoch: joint.epoch };
+    assert_eq!(held_up(&mut linked, &joint), Some(late));
+}
