@@ -11,6 +11,7 @@ mod linked;
 mod membership;
 mod moving;
 mod recovered;
+mod reissued;
 mod succession;
 mod surviving;
 mod unreadable;
