@@ -48,7 +48,8 @@ impl Node {
         if !layout.was_made_after(ours, self.membership.serving().is_some()) {
             return Err(RecoveryRefusal::Overtaken(ours.epoch));
         }
-        if self.changing.is_some() || self.accepting.is_some() || self.is_deciding {
+        // A first layout is not being accepted: there is one.
+        if self.changing.is_some() || self.is_deciding {
             return Err(RecoveryRefusal::Busy);
         }
         Ok(false)

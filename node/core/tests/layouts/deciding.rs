@@ -1,15 +1,20 @@
 //! Who votes on a layout, for what, and whose word counts.
 
-use keystore_core::effect::{Answer, Effect, ProposalError, SavedState};
+use std::collections::BTreeSet;
+
+use keystore_core::effect::{Answer, Effect, Event, ProposalError, RequestId, SavedState};
 use keystore_core::id::{Epoch, Generation};
-use keystore_core::layout::Layout;
+use keystore_core::layout::{KeyspaceMode, Layout};
 use keystore_core::message::Message;
-use keystore_core::paxos::{Ballot, Next, Proposer, Say};
+use keystore_core::node::{Node, Settings, Start};
+use keystore_core::paxos::{Ballot, Next, Proposer, Say, Vote};
 use keystore_core::succession::{Change, Evidence, Standing};
 
-use crate::bench::{ME, PEER, first_layout};
+use crate::bench::effects::answer_in;
+use crate::bench::{ME, PEER, first_layout, layout_of, now, start};
 use crate::epochs::node;
 use crate::linked::{Linked, saves};
+use crate::succession::keyspace;
 
 const BALLOT: Ballot = Ballot { round: 1, proposer: PEER, generation: Generation(7) };
 
@@ -66,6 +71,18 @@ pub(crate) fn only_a_voter_that_holds_the_layout_before_votes() {
     assert_eq!(say(&mut linked, &leaving, 3, Say::Prepare), []);
 }
 
+/// It has accepted a layout, and does not know that anybody else has.
+#[test]
+fn whoever_does_not_know_that_its_layout_is_decided_takes_no_part() {
+    let accepted = layout_of(3);
+    let layout = accepted.next(&keyspace("carts", KeyspaceMode::Lww)).unwrap();
+    let mut linked = Linked::new((accepted.clone(), false), &[(PEER, 1)]);
+    for of in [Say::Prepare, Say::Accept { layout, evidence: Evidence::new() }] {
+        assert_eq!(say(&mut linked, &accepted, 2, of.clone()), [], "it saves and says nothing");
+        assert_eq!(say(&mut linked, &accepted, 1, of), [], "nor does it call that layout decided");
+    }
+}
+
 #[test]
 pub(crate) fn only_the_voters_count() {
     let now = narrow();
@@ -93,4 +110,62 @@ pub(crate) fn a_change_of_rings_waits_for_each_member_that_can_be_reached() {
     );
     linked.frame((node(3), 3), standing(3));
     assert!(said(&linked.propose(now.epoch, &next)).is_some());
+}
+
+#[test]
+fn of_the_votes_that_are_found_the_highest_is_proposed_with_its_evidence() {
+    let now = narrow();
+    let vote = |round: u64| {
+        let standing = Standing { fence: Epoch(round), ..Standing::default() };
+        Vote {
+            ballot: Ballot { round, ..BALLOT },
+            layout: now.next(&keyspace(&format!("of-{round}"), KeyspaceMode::Lww)).unwrap(),
+            evidence: Evidence::from([(node(3), standing)]),
+        }
+    };
+    let own = now.next(&Change::Dismiss([node(4)].into())).unwrap();
+    let ballot = Ballot { round: 3, ..BALLOT };
+    for found in [[Some(1), Some(2)], [Some(2), Some(1)], [Some(2), None], [None, Some(2)]] {
+        let mut proposer = Proposer::new(&now, own.clone(), Evidence::new(), ballot);
+        let [first, second] = found.map(|round| Say::Promise { accepted: round.map(vote) });
+        assert_eq!(proposer.hear(PEER, ballot, first), Next::Wait);
+        let Vote { layout, evidence, .. } = vote(2);
+        let accept = Next::Say(Box::new(Say::Accept { layout, evidence }));
+        assert_eq!(proposer.hear(ME, ballot, second), accept, "{found:?}");
+    }
+}
+
+/// A vote under it would count for whatever else was proposed under it.
+#[test]
+fn no_ballot_is_used_twice_not_even_by_another_process() {
+    let layout = layout_of(3);
+    let next = layout.next(&keyspace("carts", KeyspaceMode::Lww)).unwrap();
+    let mut used = BTreeSet::new();
+    for generation in [1, 2].map(Generation) {
+        let membership = Some((layout.clone(), true));
+        let start = Start { membership, generation, ..start(true, Settings::default()) };
+        let mut linked = Linked { node: Node::new(start, now(0)) };
+        linked.greet(Linked::header(PEER, 1));
+        let mut at_ms = 1;
+        // Nobody answers, so it is given up after some attempts; then it is wanted once more.
+        for request in [1, 2].map(RequestId) {
+            let (expected, wanted) = (layout.epoch, Box::new(next.clone()));
+            let mut event = Event::Propose { request, expected, layout: wanted };
+            let before = used.len();
+            loop {
+                let mut effects = Vec::new();
+                linked.node.step(now(at_ms), event, &mut effects);
+                for effect in &effects {
+                    if let Effect::Send { message: Message::Paxos { ballot, .. }, .. } = effect {
+                        assert!(used.insert(*ballot), "{ballot:?} of {used:?}");
+                    }
+                }
+                if answer_in(&effects).is_some() {
+                    break;
+                }
+                (at_ms, event) = (at_ms + 500, Event::Tick);
+            }
+            assert!(used.len() > before + 1, "it is tried more than once");
+        }
+    }
 }

@@ -12,6 +12,7 @@ mod linked;
 mod membership;
 mod moving;
 mod recovered;
+mod reissued;
 mod succession;
 mod surviving;
 mod unreadable;

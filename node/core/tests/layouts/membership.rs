@@ -1,9 +1,9 @@
 //! Whom a member takes for one, and what becomes of whoever is none any more.
 
 use keystore_core::effect::{Effect, Event, SavedState};
-use keystore_core::id::{ClusterId, Generation};
+use keystore_core::id::{ClusterId, Generation, Incarnation};
 use keystore_core::layout::Layout;
-use keystore_core::message::{Header, Hello};
+use keystore_core::message::{Header, Hello, Message};
 use keystore_core::node::{Node, Settings, Start};
 use keystore_core::peers::LinkRefusal;
 use keystore_core::succession::Change;
@@ -106,4 +106,24 @@ pub(crate) fn other_clusters_do_not_count() {
     assert_eq!(refusal(&effects), Some(LinkRefusal::WrongCluster));
     let of_theirs = Layout { cluster, ..with_a_spare() };
     assert_eq!(saves(&linked.learn((PEER, 1), &of_theirs)), []);
+}
+
+/// After a recovery, nobody goes on under what is decided by whoever missed it; nor under a recovery before it was asked
+/// to accept that.
+#[test]
+fn layouts_of_other_incarnations_are_not_taken_up() {
+    let ours = Incarnation { number: 2, id: 2 };
+    let (before, next) = (Layout { incarnation: ours, ..layout_of(3) }, with_a_spare());
+    for (number, id) in [(1, 1), (2, 1), (3, 3)] {
+        let mut linked = Linked::new((before.clone(), true), &[]);
+        let header = Header { incarnation: ours, ..Linked::header(PEER, 2) };
+        linked.greet(header);
+        let mut hear = |incarnation| {
+            let layout = Box::new(Layout { incarnation, ..next.clone() });
+            let messages = vec![Message::Layout { layout, identities: Vec::new() }];
+            saves(&linked.step(Event::Frame { link: Linked::link(PEER), header, messages }))
+        };
+        assert_eq!(hear(Incarnation { number, id }), [], "{number}, {id}");
+        assert!(matches!(hear(ours)[..], [(_, SavedState::Layout { .. })]), "that of ours is");
+    }
 }

@@ -331,3 +331,13 @@ pub(crate) fn a_key_in_doubt_is_healed_by_the_new_ring_once_that_has_taken_over_
     let [Effect::Commit(commit)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(commit.entry, Entry::Replace { key: key(), record: Some(record(5)) });
 }
+
+/// The old ring has as many fences as it needs without node 4, which is to hold nothing.
+#[test]
+fn the_end_of_a_move_waits_for_each_member_that_can_be_reached() {
+    let (mut linked, joint) = joined();
+    let behind = Standing { fence: Epoch(joint.epoch.0 - 1), ..Standing::default() };
+    linked.frame((node(4), joint.epoch.0), Message::Standing(behind));
+    let late = ProposalError::Unacknowledged { node: node(4), epoch: joint.epoch };
+    assert_eq!(held_up(&mut linked, &joint), Some(late));
+}

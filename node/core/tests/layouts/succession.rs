@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use keystore_core::id::{Actor, ClusterId, Epoch, Incarnation, NodeId};
-use keystore_core::layout::{FirstLayout, KeyspaceMode, Layout, LayoutError, Member, Phase};
+use keystore_core::layout::{FirstLayout, KeyspaceMode, Layout, LayoutError, Member, Phase, first_voters};
 use keystore_core::partition::{Partition, PartitionCount};
 use keystore_core::quorum::Consistency;
 use keystore_core::recovery::Losses;
@@ -48,7 +48,7 @@ fn to(numbers: &[u8], replication_factor: usize) -> Change {
     Change::Move { members: members(numbers), replication_factor }
 }
 
-fn keyspace(name: &str, mode: KeyspaceMode) -> Change {
+pub(crate) fn keyspace(name: &str, mode: KeyspaceMode) -> Change {
     Change::Keyspaces([(name.to_owned(), mode)].into())
 }
 
@@ -210,12 +210,29 @@ pub(crate) fn a_layout_that_cannot_follow_is_refused() {
     );
     check(&|layout| layout.members[0].actor = Actor(99), SuccessionError::Changed(node(1)));
     check(&|layout| layout.voters.truncate(1), SuccessionError::Voters { expected: 3, found: 1 });
+    for (voters, error) in [
+        ([2, 3, 9], LayoutError::Voter(node(9))),
+        ([2, 2, 3], LayoutError::VoterOrder),
+        ([3, 2, 4], LayoutError::VoterOrder),
+    ] {
+        check(&|layout| layout.voters = voters.map(node).to_vec(), error.into());
+    }
+    assert!(next.is_voter(node(2)));
+    check(&|layout| layout.members[1].is_lost = true, LayoutError::Voter(node(2)).into());
     check(&|layout| layout.phase = Phase::Stable(next.ring().clone()), SuccessionError::Rings);
+    let elsewhere = Phase::Joint { from: next.ring().clone(), to: next.ring().clone() };
+    check(&|layout| layout.phase = elsewhere.clone(), SuccessionError::Rings);
+    check(&|layout| layout.salvaged = [(Partition(0), nodes(&[2]))].into(), SuccessionError::Rings);
     for (of, since) in [(4, 1), (4, expected.0 + 1), (2, expected.0)] {
         let to = with_since(next.ring(), node(of), Epoch(since));
         let phase = Phase::Joint { from: now.ring().clone(), to };
         check(&|layout| layout.phase = phase.clone(), SuccessionError::Since);
     }
+    // More of them are no safer: those without data may leave at any time.
+    let wide = first(&[1, 2, 3], 3).next(&Change::Admit(members(&[4, 5]))).unwrap();
+    let voters = (1..=5).map(node).collect();
+    let many = Layout { voters, ..wide.next(&keyspace("carts", KeyspaceMode::Lww)).unwrap() };
+    assert_eq!(check_step(&wide, &many), Err(SuccessionError::Voters { expected: 3, found: 5 }));
     // A member without data that is left out has to be noted.
     let mut forgotten = now.next(&Change::Dismiss(nodes(&[4]))).unwrap();
     forgotten.departed.remove(&node(4));
@@ -236,6 +253,48 @@ pub(crate) fn a_layout_that_cannot_follow_is_refused() {
     for (phase, error) in phases {
         let spoilt = Layout { phase, ..next.next(&Change::Finish).unwrap() };
         assert_eq!(check_step(&next, &spoilt), Err(error));
+    }
+}
+
+/// Members in doubt of a few partitions: what is left of those is salvaged, before data moved or while it does.
+fn salvaging(before: &Layout) -> Layout {
+    let doubted = [1, 2].map(|n| (node(n), [0, 1].map(Partition).into()));
+    let losses = Losses { nodes: nodes(&[]), doubted: doubted.into() };
+    before.recovered(Incarnation { number: 2, id: 6 }, &losses).unwrap()
+}
+
+#[test]
+fn what_is_salvaged_is_so_until_that_is_finished() {
+    let (stable, moving) = (salvaging(&first(&[1, 2, 3], 3)), salvaging(&joint()));
+    assert_ne!(moving.source_ring(), moving.ring());
+    let finished = stable.next(&Change::Finish).unwrap();
+    let (moved, back) = (moving.next(&Change::Finish).unwrap(), moving.next(&Change::Abort).unwrap());
+    assert_eq!(check_step(&stable, &finished), Ok(Step::Finish));
+    assert_eq!(check_step(&moving, &moved), Ok(Step::Finish));
+    assert_eq!(check_step(&moving, &back), Ok(Step::Abort));
+    let mut one_left = stable.salvaged.clone();
+    one_left.pop_first();
+    let begun = Phase::Joint { from: stable.ring().clone(), to: stable.ring().clone() };
+    let begun = Layout { phase: begun, salvaged: stable.salvaged.clone(), ..finished.clone() };
+    for (now, next, error) in [
+        (&stable, Layout { salvaged: one_left, ..finished }, SuccessionError::Rings),
+        (&moving, Layout { salvaged: moving.salvaged.clone(), ..moved }, SuccessionError::Rings),
+        (&moving, Layout { salvaged: BTreeMap::new(), ..back }, SuccessionError::Rings),
+        (&stable, begun, SuccessionError::IsSalvaging),
+    ] {
+        assert_eq!(check_step(now, &next), Err(error), "{next:?}");
+    }
+}
+
+#[test]
+fn the_voters_are_spread_over_zones() {
+    for (zones, voters) in
+        [("aaabbc", &[1, 2, 4, 5, 6][..]), ("aabc", &[1, 3, 4][..]), ("aaab", &[1, 2, 4][..])]
+    {
+        let in_zone = |(n, zone): (u8, char)| Member { zone: zone.into(), ..member(n) };
+        let members: Vec<_> = (1..).zip(zones.chars()).map(in_zone).collect();
+        let expected: Vec<_> = voters.iter().copied().map(node).collect();
+        assert_eq!(first_voters(&members), expected, "{zones}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use keystore_core::effect::{Answer, Damaged, Effect, Event, LinkId, NoPage, RequestId, SavedState};
-use keystore_core::id::{Epoch, Incarnation, NodeId, Nonce};
+use keystore_core::id::{ClusterId, Epoch, Incarnation, NodeId, Nonce};
 use keystore_core::layout::{KeyspaceMode, Layout};
 use keystore_core::message::{
     Call, Header, Hello, Message, Origin, Page, Refusal, ScanOutcome, ScanRange, Want, Write,
@@ -124,6 +124,8 @@ fn a_recovery_is_accepted_durably_and_only_above_what_was_accepted() {
     let without_me = first.recovered(attempt(4), &lost([1])).unwrap();
     assert_eq!(refusal(&survivor.recover(&without_me)), RecoveryRefusal::NoSurvivor(ME));
     let second = first.recovered(attempt(4), &lost([])).unwrap();
+    let of_theirs = Layout { cluster: ClusterId([8; 16]), ..second.clone() };
+    assert_eq!(refusal(&survivor.recover(&of_theirs)), RecoveryRefusal::OtherCluster(first.cluster));
     assert!(matches!(survivor.recover(&second)[..], [Effect::Save { .. }]), "a higher one takes its place");
 }
 
@@ -179,6 +181,20 @@ fn nothing_is_served_before_all_that_are_left_have_accepted() {
     let hello = Hello { header: third, lineage: Nonce(3).into() };
     let effects = survivor.step(Event::LinkOffered { link: link_of(node(3)), hello });
     assert!(matches!(effects, [Effect::RefuseLink { refusal: LinkRefusal::Departed, .. }]), "{effects:?}");
+}
+
+/// Once that is on disk, whatever has been accepted by then is in force.
+#[test]
+fn no_other_attempt_is_accepted_while_one_is_coming_into_force() {
+    let (mut survivor, layout) = salvaging();
+    let next = layout.recovered(attempt(3), &lost([])).unwrap();
+    let accepted = Message::InitAccepted { digest: layout.digest(), reply_wanted: false, decided: true };
+    let effects = survivor.frame(&layout, PEER, accepted);
+    assert_eq!(refusal(&survivor.recover(&next)), RecoveryRefusal::Busy);
+    survivor.effects = effects;
+    survivor.save_all();
+    assert_eq!(survivor.state(), NodeState::Serving);
+    assert!(matches!(survivor.recover(&next)[..], [Effect::Save { .. }]), "from then on one is");
 }
 
 #[test]

@@ -79,12 +79,12 @@ fn options_for(engine: EngineKind, data_dir: PathBuf) -> Options {
     }
 }
 
-/// sled gives up its lock a moment after it was dropped.
+/// sled gives up its lock a moment after it was dropped, and a tree the directory once its tables are merged.
 fn open(options: &Options) -> NodeStorage {
     let begun = Instant::now();
     loop {
         match NodeStorage::open_checked(options) {
-            Err(OpenError::Engine(_)) if begun.elapsed() < DEADLINE => std::thread::yield_now(),
+            Err(OpenError::Engine(_) | OpenError::InUse(_)) if begun.elapsed() < DEADLINE => std::thread::yield_now(),
             result => return result.unwrap(),
         }
     }
