@@ -303,7 +303,8 @@ mod tests {
         };
         assert_eq!(spoil(|_| {}), Ok(Greeting::Newer));
         assert_eq!(spoil(|h| h.cluster = ClusterId([8; 16])), Err(LinkRefusal::WrongCluster));
-        assert_eq!(spoil(|h| h.incarnation.id = 4), Err(LinkRefusal::WrongCluster));
+        assert_eq!(spoil(|h| h.incarnation.number += 1), Err(LinkRefusal::WrongCluster));
+        assert_eq!(spoil(|h| h.incarnation.id += 1), Err(LinkRefusal::WrongCluster));
         assert_eq!(spoil(|h| h.epoch = Epoch(2)), Ok(Greeting::Newer), "it has a layout for us");
         assert_eq!(spoil(|h| h.to = PEER), Err(LinkRefusal::WrongNode));
         assert_eq!(spoil(|h| h.from = ME), Err(LinkRefusal::WrongNode));
@@ -346,6 +347,26 @@ mod tests {
         assert_eq!(peers.connect(new, &hello(6, 60).header), Some(old));
         assert!(peers.admits(new, &hello(6, 60).header, Some(&layout()), ME));
         assert_eq!(peers.disconnect(new), Some(PEER));
+    }
+
+    #[test]
+    fn a_frame_counts_only_in_our_cluster_and_incarnation_and_if_it_is_meant_for_us() {
+        let mut peers = knowing(5, 50);
+        let link = LinkId(1);
+        peers.connect(link, &hello(5, 50).header);
+        let cases: [(&str, fn(&mut Header), bool); 6] = [
+            ("as it is", |_| {}, true),
+            ("another epoch", |h| h.epoch = Epoch(2), true),
+            ("another cluster", |h| h.cluster = ClusterId([8; 16]), false),
+            ("another recovery", |h| h.incarnation.number += 1, false),
+            ("another attempt at it", |h| h.incarnation.id += 1, false),
+            ("another node", |h| h.to = PEER, false),
+        ];
+        for (what, spoil, counts) in cases {
+            let mut header = hello(5, 50).header;
+            spoil(&mut header);
+            assert_eq!(peers.admits(link, &header, Some(&layout()), ME), counts, "{what}");
+        }
     }
 
     #[test]

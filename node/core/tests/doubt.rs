@@ -4,29 +4,21 @@
 
 mod bench;
 
-use bench::effects::{answer_in, answers, commit_in, load_in, messages};
+use bench::effects::{answer_in, answers, commit_in, load_in, messages, refusals};
 use bench::many::{A, B, Bench, asked_in, raise_in};
-use bench::{WALL_MS, key_of, layout_of, record};
-use bytes::Bytes;
-use keystore_core::causal::{Change, OperationId};
+use bench::{NOTHING_HELD, key_of, layout_of, record};
 use keystore_core::effect::{
     Alarm, Answer, Commit, Damaged, Effect, Entry, Event, FailureReason, NoPage, NotCommitted, Now,
 };
 use keystore_core::id::{Generation, NodeId, Nonce};
 use keystore_core::message::{
-    Message, Mint, MintOutcome, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, WriteOutcome,
+    Message, MintOutcome, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, WriteOutcome,
 };
 use keystore_core::partition::{RecordKey, encoded_prefix};
 use keystore_core::quorum::{Consistency, Durability};
 
 fn is_refused_in_doubt(effects: &[Effect]) -> bool {
-    messages(effects).into_iter().any(|message| match message {
-        Message::ReadAnswer { outcome, .. } => *outcome == ReadOutcome::Refused(Refusal::InDoubt),
-        Message::WriteAnswer { outcome, .. } => *outcome == WriteOutcome::Refused(Refusal::InDoubt),
-        Message::MintAnswer { outcome, .. } => *outcome == MintOutcome::Refused(Refusal::InDoubt),
-        Message::ScanAnswer { outcome, .. } => *outcome == ScanOutcome::Refused(Refusal::InDoubt),
-        _ => false,
-    })
+    refusals(effects).contains(&Refusal::InDoubt)
 }
 
 #[test]
@@ -320,14 +312,7 @@ fn a_scan_is_refused_where_it_would_speak_of_a_key_in_doubt() {
 
 /// A peer asks for a page of the partition of a key, of which a stretch cannot be read; returns what follows.
 fn meet_what_cannot_be_read(bench: &mut Bench, key: &str) -> Vec<Effect> {
-    let range = ScanRange {
-        partition: key_of(key).partition(layout_of(3).partitions),
-        prefix: encoded_prefix("default", b"").unwrap(),
-        after: None,
-        limit: 10,
-    };
-    let call = bench.call();
-    let effects = bench.frame(A, Message::Scan { call, range, held: None });
+    let (_, effects) = bench.scan(key, None);
     bench.step(Event::Scanned { load: load_in(&effects), page: Err(NoPage::Unreadable) })
 }
 
@@ -369,15 +354,30 @@ fn elsewhere(key: &str) -> String {
 fn a_stretch_that_cannot_be_read_is_doubt_of_its_whole_partition() {
     let mut bench = Bench::new();
     let (waiting, _) = bench.read("k");
+    let begun = [None, Some(NOTHING_HELD)].map(|held| load_in(&bench.scan("k", held).1));
     let effects = meet_what_cannot_be_read(&mut bench, "k");
     let partition = key_of("k").partition(layout_of(3).partitions);
     assert!(effects.contains(&Effect::Alarm(Alarm::DoubtedPartition { partition })));
-    let refused =
-        messages(&effects).into_iter().filter(|message| message.refusal() == Some(Refusal::InDoubt));
-    assert_eq!(refused.count(), 2, "the page, and the read {waiting:?} that was under way: {effects:?}");
+    let refused = [Refusal::InDoubt; 2];
+    assert_eq!(
+        refusals(&effects),
+        refused,
+        "the page, and the read {waiting:?} that was under way: {effects:?}"
+    );
     assert_eq!(raise_in(&effects).unwrap().1, 2);
-    for effects in [bench.read("k").1, bench.write("k", 5, Durability::Synced).1] {
+    let asked = [
+        bench.read("k").1,
+        bench.write("k", 5, Durability::Synced).1,
+        bench.mint("k").1,
+        bench.scan("k", None).1,
+        bench.scan("k", Some(NOTHING_HELD)).1,
+    ];
+    for effects in asked {
         assert!(is_refused_in_doubt(&effects) && effects.len() == 1, "without a look: {effects:?}");
+    }
+    for load in begun {
+        let effects = bench.step(Event::Scanned { load, page: Ok(Page::default()) });
+        assert!(is_refused_in_doubt(&effects), "a page that was begun before: {effects:?}");
     }
     assert!(matches!(bench.read(&elsewhere("k")).1[..], [Effect::Load { .. }]));
     let status = bench.node.status(Now::default());
@@ -436,20 +436,9 @@ fn beyond_so_many_keys_the_partition_of_the_next_is_in_doubt() {
 fn after_a_doubt_dots_are_minted_by_a_fresh_actor() {
     let mut bench = Bench::new();
     let dot = |bench: &mut Bench| {
-        let key = RecordKey::new("causal", b"k").unwrap();
-        let change = Change {
-            stamp: record(1).stamp,
-            operation: OperationId([bench.calls as u8; 16]),
-            context: Default::default(),
-            value: Some(Bytes::from("x")),
-            expires_ms: None,
-        };
-        let call = bench.call();
-        let mint = Mint { call, key, change, deadline_wall_ms: WALL_MS + 60_000 };
-        let effects = bench.frame(A, Message::Mint(mint));
-        let effects = bench.step(Event::Loaded { load: load_in(&effects), record: Ok(None) });
-        let commit = commit_in(&effects).unwrap().id;
-        match messages(&bench.committed(commit, Durability::Synced))[..] {
+        let (_, effects) = bench.mint("siblings");
+        let effects = bench.loaded(&effects, Ok(None));
+        match messages(&bench.synced(&effects))[..] {
             [Message::MintAnswer { outcome: MintOutcome::Minted { dot: Some(dot), .. }, .. }] => *dot,
             ref other => panic!("{other:?}"),
         }

@@ -6,13 +6,17 @@ mod bench;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bench::{Bench, PEER, WALL_MS, first_layout, key, now, put, record, start};
-use keystore_core::effect::{Commit, CommitId, Damaged, Effect, Entry, Event, Hint, LoadId, NotCommitted};
-use keystore_core::message::{Call, Message, Origin, Refusal, Write, WriteOutcome};
+use bench::{Bench, ME, PEER, WALL_MS, first_layout, header, key, layout, now, put, record, start};
+use keystore_core::effect::{
+    Commit, CommitId, Damaged, Effect, Entry, Event, Hint, LoadId, NotCommitted, SavedState,
+};
+use keystore_core::layout::Layout;
+use keystore_core::message::{Call, Header, Message, Origin, Refusal, Write, WriteOutcome};
 use keystore_core::node::{Settings, Start};
 use keystore_core::partition::RecordKey;
 use keystore_core::quorum::{Consistency, Durability};
 use keystore_core::record::{Body, Record};
+use keystore_core::succession::Change;
 use proptest::prelude::*;
 
 const HELD: WriteOutcome = WriteOutcome::Held(Durability::Synced);
@@ -76,6 +80,16 @@ impl Bench {
         let writes = sent(&self.loaded(load.0, Ok(Some(record(5)))));
         let [write] = &writes[..] else { panic!("no write: {writes:?}") };
         write.call
+    }
+
+    /// The other node has this layout, which is in force here then.
+    fn take_up(&mut self, layout: &Layout) {
+        let (layout, identities) = (Box::new(layout.clone()), Vec::new());
+        let effects = self.frame(Message::Layout { layout, identities });
+        let [Effect::Save { save, state: SavedState::Layout { .. } }] = effects[..] else {
+            panic!("{effects:?}")
+        };
+        self.step(Event::Saved { save });
     }
 
     fn pending(&self) -> usize {
@@ -187,6 +201,34 @@ fn a_damaged_record_is_not_handed_over_and_its_hint_stays() {
     let effects = bench.loaded(0, Err(Damaged));
     assert_eq!((entries(&effects), sent(&effects), bench.pending()), (vec![], vec![], 1));
     assert_eq!(bench.node.status(now(0)).doubted_keys, 1, "it is healed from others first");
+}
+
+/// What was said under it may be of a replica that is none any more.
+#[test]
+fn a_hint_that_was_on_its_way_under_the_layout_before_goes_once_more_or_ends_with_its_target() {
+    let before = layout();
+    let as_before = before.next(&Change::Admit(first_layout(3, 2).members)).unwrap();
+    let narrow = Change::Move { members: before.members.clone(), replication_factor: 1 };
+    let narrower = before.next(&narrow).and_then(|moving| moving.next(&Change::Finish)).unwrap();
+    let is_mine = |key: &RecordKey| narrower.is_replica(key.partition(narrower.partitions), ME);
+    let key = (0..).map(nth).find(is_mine).unwrap();
+    for (next, is_replica) in [(as_before, true), (narrower, false)] {
+        let mut bench = Bench::started(starting_with(vec![hint(key.clone(), WALL_MS)], Settings::default()));
+        let effects = bench.link();
+        let call = bench.hand_over(&effects);
+        bench.take_up(&next);
+        let messages = vec![Message::WriteAnswer { call, outcome: HELD, noted: Vec::new() }];
+        let header = Header { epoch: next.epoch, ..header(7) };
+        let effects = bench.step(Event::Frame { link: bench.link, header, messages });
+        assert_eq!(entries(&effects), [], "an answer to what was sent before ends nothing");
+        if !is_replica {
+            // It ends all the same where there is nobody to hand it over to.
+            bench.unlink();
+        }
+        let effects = bench.step(Event::Tick);
+        let (ends, again) = if is_replica { (vec![], 1) } else { (vec![done(key.clone())], 0) };
+        assert_eq!((entries(&effects), loads(&effects).len()), (ends, again), "{is_replica}");
+    }
 }
 
 #[test]

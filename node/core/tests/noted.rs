@@ -5,12 +5,12 @@
 
 mod bench;
 
-use bench::effects::{answer_in, load_in, messages};
+use bench::effects::{answer_in, load_in, messages, noted_in};
 use bench::many::{A, B, Bench, noted};
-use bench::{ME, key_of, layout_of};
+use bench::{ME, NOTHING_HELD, key_of, layout_of, record};
 use keystore_core::effect::{Alarm, Answer, Effect, Event, FailureReason, LinkId, Now, SavedState};
 use keystore_core::id::{Generation, NodeId};
-use keystore_core::message::{Message, Want, WriteOutcome};
+use keystore_core::message::{Message, Page, Want, WriteOutcome};
 use keystore_core::peers::LinkRefusal;
 use keystore_core::quorum::{Consistency, Durability};
 
@@ -63,6 +63,54 @@ fn an_answer_speaks_of_no_generation_that_is_not_on_disk_yet() {
     assert_eq!(noted_of_a(&mut bench), noted("k", &[(ME, 1)]), "a crash could still forget it");
     bench.step(Event::Saved { save });
     assert_eq!(noted_of_a(&mut bench), noted("k", &[(ME, 1), (A, 8)]));
+}
+
+/// A page that was asked for is read, and empty.
+fn scanned(bench: &mut Bench, effects: &[Effect]) -> Vec<Effect> {
+    bench.step(Event::Scanned { load: load_in(effects), page: Ok(Page::default()) })
+}
+
+/// Or whoever counts it would not hear that a replica has lost what it once said.
+#[test]
+fn every_answer_of_a_replica_says_what_it_has_noted_of_the_others() {
+    type Asked = fn(&mut Bench) -> Vec<Effect>;
+    let cases: [(&str, Asked); 8] = [
+        ("a write that is held", |bench| {
+            let effects = bench.write("k", 5, Durability::Synced).1;
+            let effects = bench.loaded(&effects, Ok(None));
+            bench.synced(&effects)
+        }),
+        ("a write that is superseded", |bench| {
+            let effects = bench.write("k", 5, Durability::Synced).1;
+            bench.loaded(&effects, Ok(Some(record(9))))
+        }),
+        ("a write that is refused", |bench| {
+            bench.damage("k");
+            bench.write("k", 5, Durability::Synced).1
+        }),
+        ("a dot", |bench| {
+            let effects = bench.mint("k").1;
+            let effects = bench.loaded(&effects, Ok(None));
+            bench.synced(&effects)
+        }),
+        ("a read", |bench| {
+            let effects = bench.read("k").1;
+            bench.loaded(&effects, Ok(Some(record(5))))
+        }),
+        ("a read that is refused", |bench| bench.damage("k")),
+        ("a page", |bench| {
+            let effects = bench.scan("k", None).1;
+            scanned(bench, &effects)
+        }),
+        ("a page that is taken over", |bench| {
+            let effects = bench.scan("k", Some(NOTHING_HELD)).1;
+            scanned(bench, &effects)
+        }),
+    ];
+    for (what, ask) in cases {
+        let effects = ask(&mut Bench::new());
+        assert_eq!(noted_in(&effects), [noted("k", &[(ME, 1)])], "{what}");
+    }
 }
 
 #[test]

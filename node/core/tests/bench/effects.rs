@@ -1,7 +1,7 @@
 //! What is looked for among the effects of a step.
 
 use keystore_core::effect::{Answer, Commit, Effect, LoadId};
-use keystore_core::message::{Call, Message, WriteOutcome};
+use keystore_core::message::{Call, Message, Noted, Refusal, WriteOutcome};
 
 /// The answers to writes among some effects.
 pub(crate) fn answers(effects: &[Effect]) -> Vec<(Call, WriteOutcome)> {
@@ -34,6 +34,23 @@ pub(crate) fn messages(effects: &[Effect]) -> Vec<&Message> {
         _ => None,
     });
     sent.collect()
+}
+
+/// Why a replica does not do what it was asked.
+pub(crate) fn refusals(effects: &[Effect]) -> Vec<Refusal> {
+    messages(effects).into_iter().filter_map(Message::refusal).collect()
+}
+
+/// What the answers of a replica say that it has noted of the others.
+pub(crate) fn noted_in(effects: &[Effect]) -> Vec<Noted> {
+    let noted = |message: &Message| match message {
+        Message::WriteAnswer { noted, .. }
+        | Message::MintAnswer { noted, .. }
+        | Message::ReadAnswer { noted, .. }
+        | Message::ScanAnswer { noted, .. } => Some(noted.clone()),
+        _ => None,
+    };
+    messages(effects).into_iter().filter_map(noted).collect()
 }
 
 pub(crate) fn answer_in(effects: &[Effect]) -> Option<&Answer> {

@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 
 use keystore_core::effect::{CommitId, Damaged, Effect, Event, LinkId, SaveId, SavedState};
+use keystore_core::held::Held;
 use keystore_core::id::{Generation, NodeId, Nonce};
 use keystore_core::layout::Layout;
-use keystore_core::message::{Call, Header, Hello, Message, Noted, Origin, ReadOutcome, Want, Write};
+use keystore_core::message::{
+    Call, Header, Hello, Message, Noted, Origin, ReadOutcome, ScanRange, Want, Write,
+};
 use keystore_core::node::{Node, Settings, Start};
+use keystore_core::partition::encoded_prefix;
 use keystore_core::quorum::{Consistency, Durability};
+use keystore_core::record::Record;
 
-use super::effects::load_in;
-use super::{ME, key_of, layout_of, now, put, record, request, start};
+use super::effects::{commit_in, load_in};
+use super::{ME, key_of, layout_of, mint, now, put, record, request, start};
 
 pub(crate) const A: NodeId = NodeId([2; 16]);
 pub(crate) const B: NodeId = NodeId([3; 16]);
@@ -101,11 +106,39 @@ impl Bench {
         (call, self.frame(A, Message::Read { call, key: key_of(key), want: Want::Full }))
     }
 
+    /// A write that is to become a sibling of what is under the key, each time another one.
+    pub(crate) fn mint(&mut self, key: &str) -> (Call, Vec<Effect>) {
+        let call = self.call();
+        (call, self.frame(A, Message::Mint(mint(call, key_of(key)))))
+    }
+
+    /// A page of the partition of a key, for a reader or for whoever takes it over and holds so much of it.
+    pub(crate) fn scan(&mut self, key: &str, held: Option<Held>) -> (Call, Vec<Effect>) {
+        let call = self.call();
+        let partition = key_of(key).partition(layout_of(self.members).partitions);
+        let prefix = encoded_prefix("default", b"").unwrap();
+        let range = ScanRange { partition, prefix, after: None, limit: 10 };
+        (call, self.frame(A, Message::Scan { call, range, held }))
+    }
+
+    /// What was asked for among the effects is read; returns what follows.
+    pub(crate) fn loaded(
+        &mut self,
+        effects: &[Effect],
+        record: Result<Option<Record>, Damaged>,
+    ) -> Vec<Effect> {
+        self.step(Event::Loaded { load: load_in(effects), record })
+    }
+
+    /// What was to be committed among the effects is synced; returns what follows.
+    pub(crate) fn synced(&mut self, effects: &[Effect]) -> Vec<Effect> {
+        self.committed(commit_in(effects).unwrap().id, Durability::Synced)
+    }
+
     /// A read meets a damaged record; returns what follows.
     pub(crate) fn damage(&mut self, key: &str) -> Vec<Effect> {
         let (_, effects) = self.read(key);
-        let load = load_in(&effects);
-        self.step(Event::Loaded { load, record: Err(Damaged) })
+        self.loaded(&effects, Err(Damaged))
     }
 
     /// As `damage`, and the generation that follows is saved.

@@ -8,13 +8,15 @@ pub(crate) mod many;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use keystore_core::causal::{Change, OperationId};
 use keystore_core::effect::{
     Causal, ClientRequest, CommitId, Damaged, Deadline, Effect, Event, LinkId, LoadId, Now, Operation,
     RequestId, SaveId, SavedState,
 };
+use keystore_core::held::{Digests, Held};
 use keystore_core::id::{Actor, ClusterId, Generation, Incarnation, NodeId, Nonce};
 use keystore_core::layout::{FirstLayout, KeyspaceMode, Layout, Member};
-use keystore_core::message::{Call, Header, Hello, Message, Origin, Write};
+use keystore_core::message::{Call, Header, Hello, Message, Mint, Origin, Write};
 use keystore_core::node::{Node, Settings, Start};
 use keystore_core::partition::{PartitionCount, RecordKey};
 use keystore_core::quorum::{Consistency, Durability};
@@ -25,6 +27,8 @@ pub(crate) const WALL_MS: u64 = 1_700_000_000_000;
 pub(crate) const ME: NodeId = NodeId([1; 16]);
 pub(crate) const PEER: NodeId = NodeId([2; 16]);
 pub(crate) const LINK: LinkId = LinkId(1);
+/// Whoever takes a partition over says so of what it has nothing of.
+pub(crate) const NOTHING_HELD: Held = Held { until: None, digests: Digests::Each(Vec::new()) };
 
 pub(crate) struct Bench {
     pub(crate) node: Node,
@@ -156,6 +160,18 @@ pub(crate) fn key_of(key: &str) -> RecordKey {
 pub(crate) fn record(millis: u64) -> Record {
     let value = Bytes::from(millis.to_string());
     Record { stamp: Stamp::new(WALL_MS + millis, 0, Actor(2)), body: Body::Value(value) }
+}
+
+/// A write that is to become a sibling of what is under the key; each operation is another write.
+pub(crate) fn mint(call: Call, key: RecordKey) -> Mint {
+    let change = Change {
+        stamp: record(1).stamp,
+        operation: OperationId([call.operation as u8; 16]),
+        context: Default::default(),
+        value: Some(Bytes::from_static(b"x")),
+        expires_ms: None,
+    };
+    Mint { call, key, change, deadline_wall_ms: WALL_MS + 60_000 }
 }
 
 pub(crate) fn layout() -> Layout {

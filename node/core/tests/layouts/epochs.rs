@@ -1,16 +1,17 @@
 //! How one node takes up the layouts that follow the first: nothing on its disk goes back, and nothing from before is left
 //! where nothing may be.
 
-use keystore_core::effect::{Commit, Effect, Event, SavedState};
+use keystore_core::effect::{Commit, Effect, Entry, Event, SavedState};
 use keystore_core::id::{Epoch, NodeId};
 use keystore_core::layout::Layout;
 use keystore_core::message::{Call, Message, Origin, Page, Refusal, Want, Write};
-use keystore_core::node::NodeState;
+use keystore_core::node::{NodeState, Settings, Start};
 use keystore_core::partition::{Partition, RecordKey};
 use keystore_core::quorum::Durability;
 use keystore_core::succession::Change;
 
-use crate::bench::{ME, PEER, first_layout, key_of, layout_of, now, record};
+use crate::bench::effects::refusals;
+use crate::bench::{ME, PEER, first_layout, key, key_of, layout_of, mint, now, record, start};
 use crate::linked::{Linked, saves};
 
 pub(crate) fn node(n: u8) -> NodeId {
@@ -24,11 +25,9 @@ pub(crate) fn scan(effects: &[Effect]) -> Option<(keystore_core::effect::LoadId,
     })
 }
 
+/// As of another epoch than the one in force.
 fn is_refused(effects: &[Effect]) -> bool {
-    effects.iter().any(|effect| match effect {
-        Effect::Send { message, .. } => message.refusal() == Some(Refusal::StaleEpoch),
-        _ => false,
-    })
+    refusals(effects).contains(&Refusal::StaleEpoch)
 }
 
 pub(crate) fn write_of(key: RecordKey) -> Message {
@@ -73,10 +72,19 @@ pub(crate) fn what_is_cleared_stays_empty_until_the_layout_is_in_force() {
     let mut effects = linked.learn((PEER, 4), &back);
     let mut cleared = Vec::new();
     while let Some((load, partition)) = scan(&effects) {
+        let key = key_in(|of| of == partition, &back);
+        assert!(is_refused(&linked.frame((node(3), 1), write_of(key.clone()))), "while it is being cleared");
+        if cleared.contains(&partition) {
+            effects = linked.step(Event::Scanned { load, page: Ok(Page::default()) });
+            continue;
+        }
         cleared.push(partition);
-        let write = write_of(key_in(|of| of == partition, &back));
-        assert!(is_refused(&linked.frame((node(3), 1), write)), "while it is being cleared");
-        effects = linked.step(Event::Scanned { load, page: Ok(Page::default()) });
+        let page = Page { entries: vec![(key.clone(), record(5))], is_cut: false };
+        effects = linked.step(Event::Scanned { load, page: Ok(page) });
+        let [Effect::Commit(Commit { id, entry, durability })] = &effects[..] else { panic!("{effects:?}") };
+        // It may not come up again after a crash once the layout is on disk.
+        assert_eq!((entry, *durability), (&Entry::Replace { key, record: None }, Durability::Synced));
+        effects = linked.step(Event::Committed { commit: *id, outcome: Ok(Durability::Synced) });
     }
     assert!(!cleared.is_empty());
     let [(save, SavedState::Layout { .. })] = saves(&effects)[..] else { panic!("{effects:?}") };
@@ -126,4 +134,33 @@ pub(crate) fn what_is_said_under_a_later_layout_waits_for_that() {
     assert!(is_refused(&linked.frame((PEER, 0), read())), "and under an earlier one it is refused");
     let effects = linked.frame((PEER, 1), read());
     assert!(matches!(effects[..], [Effect::Load { .. }]), "{effects:?}");
+}
+
+/// One that is far behind is sent all that others do, and has no memory for it.
+#[test]
+fn what_is_said_under_a_later_layout_waits_within_bounds() {
+    let read = Message::Read { call: Call { operation: 1, attempt: 0 }, key: key(), want: Want::Full };
+    let written = key().encoded().len() + record(5).value_len();
+    let minted = Message::Mint(mint(Call { operation: 1, attempt: 0 }, key()));
+    let cases = [
+        ("messages", 64 << 20, read, 65_536),
+        ("bytes of writes", 10 * written, write_of(key()), 10),
+        ("bytes of siblings", 10 * (key().encoded().len() + 1), minted, 10),
+    ];
+    for (what, write_bytes_max, message, room) in cases {
+        let settings = Settings { write_bytes_max, ..Settings::default() };
+        let start = Start { membership: Some((layout_of(3), true)), ..start(true, settings) };
+        let mut linked = Linked::started(start, &[(PEER, 2), (node(3), 2)]);
+        let send = |linked: &mut Linked, from, messages| {
+            let (link, header) = (Linked::link(from), Linked::header(from, 2));
+            linked.step(Event::Frame { link, header, messages })
+        };
+        assert_eq!(send(&mut linked, PEER, vec![message.clone(); room]), [], "{what}: they wait");
+        for from in [PEER, node(3)] {
+            let effects = send(&mut linked, from, vec![message.clone()]);
+            assert!(is_refused(&effects), "{what}: one too many of {from}: {effects:?}");
+        }
+        linked.step(Event::LinkClosed { link: Linked::link(PEER) });
+        assert_eq!(send(&mut linked, node(3), vec![message.clone()]), [], "{what}: there is room again");
+    }
 }

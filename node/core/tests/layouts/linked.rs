@@ -14,7 +14,10 @@ pub(crate) struct Linked {
 
 impl Linked {
     pub(crate) fn new(membership: (Layout, bool), peers: &[(NodeId, u64)]) -> Self {
-        let start = Start { membership: Some(membership), ..start(true, Settings::default()) };
+        Self::started(Start { membership: Some(membership), ..start(true, Settings::default()) }, peers)
+    }
+
+    pub(crate) fn started(start: Start, peers: &[(NodeId, u64)]) -> Self {
         let mut linked = Self { node: Node::new(start, now(0)) };
         for (peer, epoch) in peers {
             linked.greet(Self::header(*peer, *epoch));

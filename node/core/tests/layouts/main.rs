@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod background;
 #[path = "../bench/mod.rs"]
 mod bench;
 mod clauses;

@@ -2,23 +2,24 @@
 
 use std::collections::BTreeSet;
 
-use keystore_core::effect::{Answer, Damaged, Effect, Entry, Event, NotCommitted, ProposalError};
+use keystore_core::effect::{
+    Answer, Commit, Damaged, Effect, Entry, Event, NotCommitted, ProposalError, SavedState,
+};
 use keystore_core::held::{Digest, Digests, Held};
 use keystore_core::id::{Epoch, Generation, NodeId};
 use keystore_core::layout::Layout;
 use keystore_core::message::{
     Call, Header, Message, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, Want,
 };
+use keystore_core::node::{Settings, Start};
 use keystore_core::paxos::VoteError;
 use keystore_core::quorum::Durability;
 use keystore_core::record::{Body, Record};
 use keystore_core::succession::{Change, GateError, Standing};
 
-use crate::bench::{ME, PEER, first_layout, key, now, record};
+use crate::bench::{ME, NOTHING_HELD, PEER, first_layout, key, now, record, start};
 use crate::epochs::node;
 use crate::linked::{Linked, saves};
-
-const NOTHING_HELD: Held = Held { until: None, digests: Digests::Each(Vec::new()) };
 
 /// This node joins three others that hold everything, to hold everything in place of the fourth.
 fn joining() -> Layout {
@@ -31,10 +32,14 @@ fn joining() -> Layout {
 }
 
 fn joiner() -> (Linked, Layout) {
+    joiner_from(start(true, Settings::default()))
+}
+
+pub(crate) fn joiner_from(start: Start) -> (Linked, Layout) {
     let joint = joining();
     let epoch = joint.epoch.0;
-    let linked = Linked::new((joint.clone(), true), &[(PEER, epoch), (node(3), epoch), (node(4), epoch)]);
-    (linked, joint)
+    let start = Start { membership: Some((joint.clone(), true)), ..start };
+    (Linked::started(start, &[(PEER, epoch), (node(3), epoch), (node(4), epoch)]), joint)
 }
 
 /// Until all is taken over: each source is asked for pages, and answers, refuses or is silent. Returns after how many
@@ -43,14 +48,15 @@ fn take_over(
     linked: &mut Linked,
     answer: impl FnMut(NodeId, &ScanRange) -> Option<ScanOutcome>,
 ) -> Option<u64> {
-    take_over_onto(linked, answer, |_| Ok(Durability::Synced))
+    take_over_onto(linked, answer, |_| Ok(Durability::Synced), |_, _| {})
 }
 
-/// The same, and what is taken over is written as the disk will.
+/// The same, and what is taken over is written as the disk will. Whatever is `saved` is told of with the time.
 fn take_over_onto(
     linked: &mut Linked,
     mut answer: impl FnMut(NodeId, &ScanRange) -> Option<ScanOutcome>,
-    mut disk: impl FnMut(&Entry) -> Result<Durability, NotCommitted>,
+    mut disk: impl FnMut(&Commit) -> Result<Durability, NotCommitted>,
+    mut saved: impl FnMut(u64, SavedState),
 ) -> Option<u64> {
     let epoch = linked.node.layout().unwrap().epoch.0;
     let mut at_ms = 1;
@@ -60,11 +66,12 @@ fn take_over_onto(
         while let Some(effect) = effects.pop() {
             let event = match effect {
                 Effect::Scan { load, .. } => Event::Scanned { load, page: Ok(Page::default()) },
-                Effect::Save { save, .. } => Event::Saved { save },
-                Effect::Load { load, .. } => Event::Loaded { load, record: Ok(None) },
-                Effect::Commit(commit) => {
-                    Event::Committed { commit: commit.id, outcome: disk(&commit.entry) }
+                Effect::Save { save, state } => {
+                    saved(at_ms, state);
+                    Event::Saved { save }
                 }
+                Effect::Load { load, .. } => Event::Loaded { load, record: Ok(None) },
+                Effect::Commit(commit) => Event::Committed { commit: commit.id, outcome: disk(&commit) },
                 Effect::Send { link, message: Message::Scan { call, range, .. }, .. } => {
                     let from = node(u8::try_from(link.0).unwrap());
                     let Some(outcome) = answer(from, &range) else { continue };
@@ -134,8 +141,9 @@ pub(crate) fn a_page_counts_once_all_of_it_is_on_disk() {
         Some(ScanOutcome::Page(Page { entries, is_cut: false }))
     };
     let (mut refused, mut written) = (0, 0);
-    let disk = |entry: &Entry| {
-        let is_record = matches!(entry, Entry::Record { .. });
+    let disk = |commit: &Commit| {
+        let is_record = matches!(commit.entry, Entry::Record { .. });
+        assert_eq!(commit.durability, Durability::Synced, "the source may be gone after a crash");
         if is_record && refused < 8 {
             refused += 1;
             return Err(NotCommitted::Refused);
@@ -143,9 +151,48 @@ pub(crate) fn a_page_counts_once_all_of_it_is_on_disk() {
         written += usize::from(is_record);
         Ok(Durability::Synced)
     };
-    take_over_onto(&mut linked, answer, disk).expect("the disk has room again");
+    take_over_onto(&mut linked, answer, disk, |_, _| {}).expect("the disk has room again");
     assert_eq!(refused, 8);
     assert!(written > 0, "it is taken over for as long as it is not on disk");
+}
+
+/// Or a start would begin it at the beginning, each time anew.
+#[test]
+fn a_pass_goes_on_after_a_start_behind_what_it_had_stored() {
+    let (mut linked, joint) = joiner();
+    let mine = key().partition(joint.partitions);
+    // The last one that would be asked is the only one that has a page, and goes silent behind it.
+    let answer = |from, range: &ScanRange| match (range.partition == mine, from == node(4), &range.after) {
+        (false, ..) => empty(),
+        (true, false, _) => Some(ScanOutcome::Refused(Refusal::InDoubt)),
+        (true, true, None) => {
+            Some(ScanOutcome::Page(Page { entries: vec![(key(), record(5))], is_cut: true }))
+        }
+        (true, true, Some(_)) => None,
+    };
+    let mut cursor = None;
+    let saved = |at_ms, state| {
+        if let SavedState::Merges(merges) = state
+            && let Some(Some((source, Some(after)))) =
+                merges.partitions.get(&mine).map(|merge| merge.pass.clone())
+        {
+            cursor.get_or_insert((at_ms, merges, (source, after)));
+        }
+    };
+    take_over_onto(&mut linked, answer, |_| Ok(Durability::Synced), saved);
+    let (saved_ms, merges, pass) = cursor.expect("how far the pass has come is saved");
+    assert_eq!(pass, (node(4), key()));
+    assert!(saved_ms <= 2_000, "within a second of the page, which others had refused before: {saved_ms}");
+    let (mut again, _) = joiner_from(Start { merges, ..start(true, Settings::default()) });
+    let mut asked = Vec::new();
+    let answer = |from, range: &ScanRange| {
+        if range.partition == mine {
+            asked.push((from, range.after.clone()));
+        }
+        empty()
+    };
+    take_over(&mut again, answer).unwrap();
+    assert_eq!(asked[0], (node(4), Some(key())));
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use keystore_core::effect::{Answer, Damaged, Effect, Event, LinkId, NoPage, RequestId, SavedState};
-use keystore_core::id::{ClusterId, Epoch, Incarnation, NodeId, Nonce};
+use keystore_core::effect::{Answer, Damaged, Effect, Entry, Event, LinkId, NoPage, RequestId, SavedState};
+use keystore_core::id::{ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
 use keystore_core::layout::{KeyspaceMode, Layout};
 use keystore_core::message::{
-    Call, Header, Hello, Message, Origin, Page, Refusal, ScanOutcome, ScanRange, Want, Write,
+    Call, Header, Hello, Message, Noted, Origin, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, Want,
+    Write,
 };
 use keystore_core::node::{Node, NodeState, Settings, Start};
 use keystore_core::partition::Partition;
@@ -16,6 +17,7 @@ use keystore_core::record::{Body, Record};
 use keystore_core::recovery::{Losses, RecoveryRefusal};
 use keystore_core::succession::Change;
 
+use crate::bench::effects::{commit_in, load_in, messages, noted_in, refusals};
 use crate::bench::{ME, PEER, first_layout, header, key, key_of, layout_of, now, record, start};
 use crate::epochs::scan;
 use crate::recovered::{attempt, lost, node};
@@ -155,6 +157,16 @@ fn a_node_without_a_cluster_has_nothing_to_recover() {
     assert_eq!(refusal(&stranger.recover(&layout)), RecoveryRefusal::NotInitialized);
 }
 
+const CALL: Call = Call { operation: 900, attempt: 1 };
+
+fn read() -> Message {
+    Message::Read { call: CALL, key: key(), want: Want::Full }
+}
+
+fn is_in_doubt(effects: &[Effect]) -> bool {
+    refusals(effects).contains(&Refusal::InDoubt)
+}
+
 /// Two of three are left, and one of them is in doubt of everything: nothing can be trusted to be whole.
 fn salvaging() -> (Survivor, Layout) {
     let before = layout_of(3);
@@ -165,6 +177,13 @@ fn salvaging() -> (Survivor, Layout) {
     survivor.save_all();
     survivor.link(&layout, PEER);
     (survivor, layout)
+}
+
+/// All that are left have accepted; returns what is done then.
+fn decide(survivor: &mut Survivor, layout: &Layout) -> Vec<Effect> {
+    let decided = Message::InitAccepted { digest: layout.digest(), reply_wanted: false, decided: true };
+    survivor.frame(layout, PEER, decided);
+    survivor.save_all()
 }
 
 #[test]
@@ -200,33 +219,28 @@ fn no_other_attempt_is_accepted_while_one_is_coming_into_force() {
 #[test]
 fn a_salvaged_partition_counts_once_all_that_is_left_is_merged() {
     let (mut survivor, layout) = salvaging();
-    survivor.frame(
-        &layout,
-        PEER,
-        Message::InitAccepted { digest: layout.digest(), reply_wanted: false, decided: true },
-    );
-    let asked = survivor.save_all();
-    let call = Call { operation: 900, attempt: 1 };
-    let read = || Message::Read { call, key: key(), want: Want::Full };
-    let refused = |effects: &[Effect]| {
-        effects.iter().any(|effect| match effect {
-            Effect::Send { message, .. } => message.refusal() == Some(Refusal::InDoubt),
-            _ => false,
-        })
-    };
-    assert!(refused(&survivor.frame(&layout, PEER, read())));
-    let origin = Origin::Repair;
+    let asked = decide(&mut survivor, &layout);
+    assert!(is_in_doubt(&survivor.frame(&layout, PEER, read())));
+    let (call, origin) = (CALL, Origin::Repair);
     let write = Write { call, key: key(), record: record(5), origin, durability: Durability::Synced };
-    assert!(refused(&survivor.frame(&layout, PEER, Message::Write(write))));
+    assert!(is_in_doubt(&survivor.frame(&layout, PEER, Message::Write(write))));
     // What is left here is given away all the same.
     let mine = key().partition(layout.partitions);
     let range = ScanRange { partition: mine, prefix: Default::default(), after: None, limit: 10 };
     let effects = survivor.frame(&layout, PEER, Message::Salvage { call, range });
-    assert!(matches!(effects[..], [Effect::Scan { .. }]), "{effects:?}");
+    let [Effect::Scan { load, .. }] = effects[..] else { panic!("{effects:?}") };
+    let effects = survivor.step(Event::Scanned { load, page: Ok(Page::default()) });
+    let generation = |node| Generation(if node == ME { 1 } else { 7 });
+    let noted: Noted = layout.replicas(mine).into_iter().map(generation).collect();
+    assert_eq!(noted_in(effects), [noted], "with what is noted of the others, as every answer");
 
-    // The other one has one record, and none of the other partitions.
-    let mut asked = asked;
-    let mut is_merged = false;
+    merge_what_is_left(&mut survivor, &layout, asked);
+    let effects = survivor.frame(&layout, PEER, read());
+    assert!(matches!(effects[..], [Effect::Load { .. }]), "it counts: {effects:?}");
+}
+
+/// The other one has one record, and none of the other partitions.
+fn merge_what_is_left(survivor: &mut Survivor, layout: &Layout, mut asked: Vec<Effect>) {
     for _ in 0..400 {
         // It looks through what it holds itself as well.
         let own = asked.iter().position(|effect| matches!(effect, Effect::Scan { .. }));
@@ -244,12 +258,11 @@ fn a_salvaged_partition_counts_once_all_that_is_left_is_merged() {
             survivor.node.step(now(at), Event::Tick, &mut survivor.effects);
             asked = survivor.effects.clone();
             if survivor.node.status(now(1)).transfer.done == 16 {
-                is_merged = true;
-                break;
+                return;
             }
             continue;
         };
-        let is_mine = range.partition == mine;
+        let is_mine = range.partition == key().partition(layout.partitions);
         let entries = if is_mine { vec![(key(), record(5))] } else { vec![] };
         let outcome = ScanOutcome::Page(Page { entries, is_cut: false });
         let answer = Message::ScanAnswer { call, outcome, noted: vec![] };
@@ -258,9 +271,9 @@ fn a_salvaged_partition_counts_once_all_that_is_left_is_merged() {
             .filter(|effect| !matches!(effect, Effect::Send { message: Message::Salvage { call: of, .. }, .. } if *of == call))
             .cloned()
             .collect();
-        let mut more = survivor.frame(&layout, PEER, answer);
+        let mut more = survivor.frame(layout, PEER, answer);
         if is_mine {
-            assert!(refused(&survivor.frame(&layout, PEER, read())), "it is not on disk yet");
+            assert!(is_in_doubt(&survivor.frame(layout, PEER, read())), "it is not on disk yet");
             let load = more.iter().find_map(|effect| match effect {
                 Effect::Load { load, .. } => Some(*load),
                 _ => None,
@@ -275,9 +288,29 @@ fn a_salvaged_partition_counts_once_all_that_is_left_is_merged() {
         }
         asked = rest.into_iter().chain(more).collect();
     }
-    assert!(is_merged);
+    panic!("it is not merged");
+}
+
+/// By then it counts, and what it has lost may have been acknowledged with it.
+#[test]
+fn what_is_damaged_of_a_salvaged_partition_once_that_is_merged_is_healed_and_not_dropped() {
+    let (mut survivor, layout) = salvaging();
+    let asked = decide(&mut survivor, &layout);
+    merge_what_is_left(&mut survivor, &layout, asked);
     let effects = survivor.frame(&layout, PEER, read());
-    assert!(matches!(effects[..], [Effect::Load { .. }]), "it counts: {effects:?}");
+    let mut effects = survivor.step(Event::Loaded { load: load_in(&effects), record: Err(Damaged) }).to_vec();
+    effects.extend(survivor.save_all());
+    effects.extend(survivor.link(&layout, PEER));
+    assert_eq!(commit_in(&effects), None);
+    let asked = messages(&effects).into_iter().find_map(|message| match message {
+        Message::Read { call, key: of, want: Want::Full } if *of == key() => Some(*call),
+        _ => None,
+    });
+    let outcome = ReadOutcome::Full(record(5));
+    let answer = Message::ReadAnswer { call: asked.unwrap(), outcome, noted: Vec::new() };
+    let effects = survivor.frame(&layout, PEER, answer);
+    let healed = Entry::Replace { key: key(), record: Some(record(5)) };
+    assert_eq!(commit_in(&effects).map(|commit| &commit.entry), Some(&healed));
 }
 
 /// Nothing moves, and all the same a change of rings waits for whoever says that it has fenced the phase.
@@ -415,9 +448,7 @@ fn the_only_one_left_drops_what_is_damaged() {
 /// A survivor that serves, and of which somebody merges what is left of a partition.
 fn merged_by_another() -> (Survivor, Layout, ScanRange) {
     let (mut survivor, layout) = salvaging();
-    let decided = Message::InitAccepted { digest: layout.digest(), reply_wanted: false, decided: true };
-    survivor.frame(&layout, PEER, decided);
-    survivor.save_all();
+    decide(&mut survivor, &layout);
     assert_eq!(survivor.state(), NodeState::Serving);
     let partition = key().partition(layout.partitions);
     (survivor, layout, ScanRange { partition, prefix: Default::default(), after: None, limit: 128 })

@@ -8,6 +8,7 @@ use keystore_core::partition::Partition;
 use keystore_core::succession::Change;
 use keystore_core::transfer::{Merge, Merges};
 
+use crate::bench::effects::refusals;
 use crate::bench::{ME, PEER, first_layout, now, start};
 use crate::epochs::{again, key_in, node};
 use crate::linked::Linked;
@@ -107,11 +108,7 @@ fn what_cannot_be_cleared_holds_up_no_layout_and_counts_for_nothing_until_it_is(
     let call = Call { operation: 7, attempt: 0 };
     let messages = vec![Message::Read { call, key, want: Want::Full }];
     let effects = linked.step(Event::Frame { link, header: Linked::header(PEER, 4), messages });
-    let is_in_doubt = |effect: &Effect| match effect {
-        Effect::Send { message, .. } => message.refusal() == Some(Refusal::InDoubt),
-        _ => false,
-    };
-    assert!(effects.iter().any(is_in_doubt), "{effects:?}");
+    assert_eq!(refusals(&effects), [Refusal::InDoubt], "{effects:?}");
     let start = Start {
         membership: Some((back.clone(), true)),
         merges: merges.clone(),

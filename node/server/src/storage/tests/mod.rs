@@ -84,7 +84,9 @@ fn open(options: &Options) -> NodeStorage {
     let begun = Instant::now();
     loop {
         match NodeStorage::open_checked(options) {
-            Err(OpenError::Engine(_) | OpenError::InUse(_)) if begun.elapsed() < DEADLINE => std::thread::yield_now(),
+            Err(OpenError::Engine(_) | OpenError::InUse(_)) if begun.elapsed() < DEADLINE => {
+                std::thread::yield_now()
+            }
             result => return result.unwrap(),
         }
     }

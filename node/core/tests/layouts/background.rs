@@ -1,0 +1,139 @@
+//! Work of the background, whichever it is: all of it keeps to one budget, which yields to clients, and what waits for it
+//! is bounded.
+
+use keystore_core::effect::{Effect, Event};
+use keystore_core::layout::Layout;
+use keystore_core::message::{Call, Message, Page, Refusal, ScanOutcome, ScanRange, Want};
+use keystore_core::node::{Settings, Start};
+use keystore_core::partition::Partition;
+use keystore_core::quorum::Durability;
+use keystore_core::record::{Body, Record};
+use keystore_core::succession::{Change, Standing};
+use keystore_core::transfer::Merges;
+
+use crate::bench::effects::refusals;
+use crate::bench::{ME, NOTHING_HELD, PEER, first_layout, key, layout_of, now, record, start};
+use crate::epochs::key_in;
+use crate::linked::Linked;
+use crate::moving::joiner_from;
+
+/// Of the record that each page has.
+const VALUE_BYTES: usize = 1 << 20;
+
+/// A node on which work waits, and what was to be done at once.
+type Working = (Linked, Vec<Effect>);
+
+/// Another one asks for so many pages.
+fn asked_for(linked: &mut Linked, pages: u64) -> Vec<Effect> {
+    let epoch = linked.node.layout().unwrap().epoch.0;
+    let range = ScanRange { partition: Partition(0), prefix: Default::default(), after: None, limit: 10 };
+    let ask = |operation| {
+        let call = Call { operation, attempt: 0 };
+        let scan = Message::Scan { call, range: range.clone(), held: Some(NOTHING_HELD) };
+        linked.frame((PEER, epoch), scan)
+    };
+    (0..pages).flat_map(ask).collect()
+}
+
+fn gives(settings: Settings) -> Working {
+    let mut linked = stable(start(true, settings), layout_of(3));
+    let effects = asked_for(&mut linked, 200);
+    (linked, effects)
+}
+
+fn takes(settings: Settings) -> Working {
+    (joiner_from(start(true, settings)).0, Vec::new())
+}
+
+/// It holds three quarters of what there is.
+fn drops_what_is_others(settings: Settings) -> Working {
+    let second = first_layout(4, 3).next(&Change::Admit(first_layout(5, 3).members)).unwrap();
+    let standing = Standing { fence: second.epoch, phase: second.phase_since, whole: Default::default() };
+    let mut linked = stable(start(true, settings), second.clone());
+    linked.frame((PEER, second.epoch.0), Message::Standing(standing));
+    (linked, Vec::new())
+}
+
+fn clears_what_it_could_not(settings: Settings) -> Working {
+    let layout = layout_of(3);
+    let elsewhere = layout.partitions.all().find(|of| *of != key().partition(layout.partitions)).unwrap();
+    let merges = Merges { uncleared: [elsewhere].into(), ..Merges::default() };
+    (stable(Start { merges, ..start(true, settings) }, layout), Vec::new())
+}
+
+fn stable(start: Start, layout: Layout) -> Linked {
+    let epoch = layout.epoch.0;
+    Linked::started(Start { membership: Some((layout, true)), ..start }, &[(PEER, epoch)])
+}
+
+/// A hundred reads are under way for clients.
+fn read_much(linked: &mut Linked) {
+    let layout = linked.node.layout().unwrap().clone();
+    let doubted = linked.node.status(now(0)).doubted_partitions;
+    let key = key_in(|of| layout.is_replica(of, ME) && !doubted.contains(&of), &layout);
+    for operation in 0..100 {
+        let (call, key) = (Call { operation, attempt: 0 }, key.clone());
+        let read = Message::Read { call, key, want: Want::Full };
+        let effects = linked.frame((PEER, layout.epoch.0), read);
+        assert!(matches!(effects[..], [Effect::Load { .. }]), "{effects:?}");
+    }
+}
+
+/// How many pages of its own the node reads within a second, woken all the time. Each has one record, as has each that
+/// others give it.
+fn pages_in_a_second((mut linked, mut effects): Working) -> usize {
+    let value = Record { body: Body::Value(vec![0; VALUE_BYTES].into()), ..record(5) };
+    let page = || Page { entries: vec![(key(), value.clone())], is_cut: false };
+    let mut pages = 0;
+    for at_ms in (1..1_000).step_by(10) {
+        linked.node.step(now(at_ms), Event::Tick, &mut effects);
+        while let Some(effect) = effects.pop() {
+            let event = match effect {
+                Effect::Scan { load, .. } => {
+                    pages += 1;
+                    Event::Scanned { load, page: Ok(page()) }
+                }
+                Effect::Load { load, .. } => Event::Loaded { load, record: Ok(None) },
+                Effect::Commit(commit) => {
+                    Event::Committed { commit: commit.id, outcome: Ok(Durability::Synced) }
+                }
+                Effect::Send { link, header, message: Message::Scan { call, .. } } => {
+                    let outcome = ScanOutcome::Page(page());
+                    let messages = vec![Message::ScanAnswer { call, outcome, noted: Vec::new() }];
+                    Event::Frame { link, header: Linked::header(header.to, header.epoch.0), messages }
+                }
+                _ => continue,
+            };
+            linked.node.step(now(at_ms), event, &mut effects);
+        }
+    }
+    pages
+}
+
+#[test]
+fn all_work_of_the_background_keeps_to_its_budget_and_yields_to_clients() {
+    // With what a page of theirs costs, in bytes.
+    let works: [(&str, fn(Settings) -> Working, u64); 4] = [
+        ("gives", gives, VALUE_BYTES as u64),
+        ("takes", takes, VALUE_BYTES as u64),
+        ("drops what is others'", drops_what_is_others, 128),
+        ("clears what it could not", clears_what_it_could_not, 4_096),
+    ];
+    for (what, work, page_bytes) in works {
+        let settings = Settings { background_bytes_per_s: 8 * page_bytes, ..Settings::default() };
+        let idle = pages_in_a_second(work(settings.clone()));
+        assert!((8..=16).contains(&idle), "{what}: 8 a second, and what an idle bucket holds: {idle}");
+        let mut busy = work(settings);
+        read_much(&mut busy.0);
+        let busy = pages_in_a_second(busy);
+        assert!((1..=5).contains(&busy), "{what} while clients read: {busy}");
+    }
+}
+
+#[test]
+fn a_source_keeps_only_so_many_waiting() {
+    let mut linked = stable(start(true, Settings::default()), layout_of(3));
+    let effects = asked_for(&mut linked, 600);
+    let read = effects.iter().filter(|effect| matches!(effect, Effect::Scan { .. })).count();
+    assert_eq!((read, refusals(&effects)), (4, vec![Refusal::Overloaded; 600 - 4 - 512]));
+}
