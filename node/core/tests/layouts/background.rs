@@ -50,7 +50,13 @@ fn drops_what_is_others(settings: Settings) -> Working {
     let second = first_layout(4, 3).next(&Change::Admit(first_layout(5, 3).members)).unwrap();
     let standing = Standing { fence: second.epoch, phase: second.phase_since, whole: Default::default() };
     let mut linked = stable(start(true, settings), second.clone());
-    linked.frame((PEER, second.epoch.0), Message::Standing(standing));
+    let epoch = second.epoch.0;
+    for other in second.members.iter().map(|member| member.node).filter(|other| *other != ME) {
+        if other != PEER {
+            linked.greet(Linked::header(other, epoch));
+        }
+        linked.frame((other, epoch), Message::Standing(standing.clone()));
+    }
     (linked, Vec::new())
 }
 

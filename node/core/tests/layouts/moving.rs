@@ -353,24 +353,26 @@ pub(crate) fn a_key_in_doubt_is_healed_by_the_new_ring_once_that_has_taken_over_
     for (save, _) in saves(&effects) {
         linked.step(Event::Saved { save });
     }
-    for (peer, epoch) in reached {
-        linked.greet(Linked::header(peer, epoch));
-    }
-    let asked = |linked: &mut Linked, at_ms| {
+    let asked = |effects: Vec<Effect>| {
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Send { message: Message::Read { call, .. }, .. } => Some(call),
+            _ => None,
+        })
+    };
+    let tick = |linked: &mut Linked, at_ms| {
         let mut effects = Vec::new();
         linked.node.step(now(at_ms), Event::Tick, &mut effects);
-        let read = |effect: &Effect| match effect {
-            Effect::Send { message: Message::Read { call, .. }, .. } => Some(*call),
-            _ => None,
-        };
-        effects.iter().find_map(read)
+        effects
     };
-    assert_eq!(asked(&mut linked, 60_000), None, "who joins may have nothing yet");
+    let mut effects: Vec<_> =
+        reached.iter().flat_map(|(peer, epoch)| linked.greet(Linked::header(*peer, *epoch))).collect();
+    effects.extend(tick(&mut linked, 60_000));
+    assert_eq!(asked(effects), None, "who joins may have nothing yet");
     for from in reached {
         let standing = Standing { fence: epoch, phase: epoch, whole: joint.partitions.all().collect() };
         linked.frame(from, Message::Standing(standing));
     }
-    let call = asked(&mut linked, 120_000).expect("they have all that the old ring had");
+    let call = asked(tick(&mut linked, 120_000)).expect("they have all that the old ring had");
     let mut effects = Vec::new();
     for (from, outcome) in reached.into_iter().zip([ReadOutcome::Missing, ReadOutcome::Full(record(5))]) {
         effects = linked.frame(from, Message::ReadAnswer { call, outcome, noted: Vec::new() });
