@@ -20,6 +20,8 @@ mod space;
 mod aim;
 mod stage;
 mod loss;
+mod removal;
+mod undecidable;
 pub mod scaling;
 pub mod plan;
 pub mod health;

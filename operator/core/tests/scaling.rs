@@ -405,10 +405,120 @@ fn a_move_goes_on_without_a_node_that_is_lost_on_the_way_if_quorums_are_left() {
     let mut other_mind = resource.clone();
     other_mind.spec.replicas = 3;
     assert_eq!(next(&plan_at(&other_mind, &observed, 30)), "TurningBack, to epoch 5 of 5, 5 pods");
-    let more = BTreeSet::from([node(1), node(2)]);
-    let hopeless = lost.next(&Change::Lose(more)).unwrap();
-    let observed = away(away(away(seen(&hopeless, 5), 3), 1), 2);
-    assert!(next(&plan_at(&resource, &observed, 0)).starts_with("TurningBack"), "no quorum is left of some");
+    let none_of_some = lost.next(&Change::Lose(BTreeSet::from([node(4)]))).unwrap();
+    let observed = away(away(seen(&none_of_some, 5), 3), 4);
+    assert_eq!(
+        next(&plan_at(&resource, &waiting(observed), 0)),
+        "TurningBack, to epoch 6 of 5, 5 pods",
+        "where it moves to no quorum is left of some partitions"
+    );
+}
+
+/// Nobody has merged what it needs.
+fn waiting(mut observed: Observed) -> Observed {
+    for answer in observed.answers.values_mut() {
+        let Answer::Here(answer) = answer else { continue };
+        answer.transfer = Transfer { waits_for: Some("a pass".to_owned()), ..Transfer::default() };
+    }
+    observed
+}
+
+/// Another node, empty, answers in these pods.
+fn wiped(mut observed: Observed, ordinals: &[u32]) -> Observed {
+    for ordinal in ordinals {
+        observed.answers.insert(*ordinal, Answer::Here(fresh(*ordinal)));
+        for answer in observed.answers.values_mut() {
+            let Answer::Here(answer) = answer else { continue };
+            answer.connected.remove(&node(*ordinal));
+        }
+    }
+    observed
+}
+
+fn fresh(ordinal: u32) -> NodeAnswer {
+    let id = u8::try_from(ordinal).unwrap() + 0x70;
+    NodeAnswer { node: NodeId([id; 16]), actor: keystore_core::id::Actor(id.into()), ..empty(ordinal) }
+}
+
+fn doubting(mut observed: Observed, ordinals: &[u32]) -> Observed {
+    for ordinal in ordinals {
+        let Answer::Here(answer) = observed.answers.get_mut(ordinal).unwrap() else { panic!("silent") };
+        answer.is_in_doubt = true;
+    }
+    observed
+}
+
+#[test]
+fn a_move_goes_back_only_to_nodes_that_have_everything() {
+    let admitted = layout_of(3, 5);
+    let members = admitted.members.clone();
+    let up = admitted.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    let five = layout_of(5, 5);
+    let members = five.members.iter().take(3).cloned().collect();
+    let down = five.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    let both_lost = up.next(&Change::Lose(BTreeSet::from([node(1), node(2)]))).unwrap();
+    let busy = |layout: &Layout| waiting(seen(layout, 5));
+    let silent = |mut observed: Observed, ordinal: u32| {
+        observed.answers.insert(ordinal, Answer::Unreachable);
+        observed
+    };
+    for (what, replicas, observed, expected) in [
+        (
+            "one volume is gone: the move goes on without it",
+            5,
+            wiped(busy(&up), &[1]),
+            "GivingUp, to epoch 4 of 5, 5 pods",
+        ),
+        ("also where the move is to go back", 3, wiped(busy(&up), &[1]), "GivingUp, to epoch 4 of 5, 5 pods"),
+        ("two volumes are gone", 5, wiped(busy(&up), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
+        ("and it is to go back", 3, wiped(busy(&up), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
+        ("two are lost", 5, wiped(busy(&both_lost), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
+        (
+            "all has moved: the leavers are not needed",
+            3,
+            wiped(seen(&down, 5), &[3, 4]),
+            "Finishing, held for Unhealthy, to epoch 6 of 5, 5 pods",
+        ),
+        (
+            "nor are they where it is to go back",
+            5,
+            wiped(seen(&down, 5), &[3, 4]),
+            "Finishing, held for Unhealthy, to epoch 6 of 5, 5 pods",
+        ),
+        ("one is silent", 3, silent(busy(&up), 1), "TurningBack, to epoch 4 of 5, 5 pods"),
+        (
+            "two are silent: their disks may be gone",
+            3,
+            silent(silent(busy(&up), 1), 2),
+            "Moving, held for Unhealthy, 5 pods",
+        ),
+        ("one has something damaged", 3, doubting(busy(&up), &[1]), "TurningBack, to epoch 4 of 5, 5 pods"),
+        ("two have", 3, doubting(busy(&up), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
+        (
+            "who is to have it does not matter",
+            3,
+            wiped(doubting(busy(&up), &[4]), &[3]),
+            "GivingUp, to epoch 4 of 5, 5 pods",
+        ),
+        ("a silent one neither", 3, silent(silent(busy(&up), 3), 4), "TurningBack, to epoch 4 of 5, 5 pods"),
+    ] {
+        assert_eq!(next(&plan_of(&wanting(replicas), &observed)), expected, "{what}");
+    }
+    let hold = plan_of(&wanting(3), &silent(silent(busy(&up), 1), 2)).hold.unwrap();
+    assert_eq!(
+        hold.message,
+        "other nodes are to hold the data now, and it does not go back: the nodes that it comes from lack copies without \
+         demo-1, demo-2 (lost, damaged, or not answering), and what has moved may be all that is left of some; bring nodes \
+         back, or name what is lost for good with keystorectl recover"
+    );
+    let status = status_of(&wanting(5), &wiped(busy(&up), &[1, 2]), 1);
+    assert_eq!(
+        condition(&status, "Degraded"),
+        "True NodeReplaced: what demo-1, demo-2 held is gone or given up; of some of it too few copies are left to rebuild \
+         it (Stalled says what helps)"
+    );
+    let hold = plan_of(&wanting(2), &wiped(busy(&up), &[1, 2])).hold.unwrap();
+    assert!(hold.message.contains("keystorectl recover"), "a spec does not hide a loss: {}", hold.message);
 }
 
 #[test]
