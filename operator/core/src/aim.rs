@@ -37,6 +37,10 @@ const PASSED_OVER_AFTER_SECONDS: u32 = 30;
 
 pub(crate) fn plan_aim(valid: &ValidCluster, roster: &Roster<'_>, absences: &Absences) -> Aim {
     let layout = roster.layout;
+    if valid.is_stand_in {
+        let ordinals = roster.ordinals(owners(layout.ring()));
+        return Aim { in_the_end: ordinals.clone(), ordinals, is_held: true, hold: None };
+    }
     let now = roster.ordinals(owners(layout.source_ring()));
     let passed_over = find_passed_over(roster, absences);
     let is_other_store =

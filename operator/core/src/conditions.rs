@@ -40,7 +40,7 @@ pub struct Assessed<'a> {
     pub now: Timestamp,
 }
 
-pub(crate) const TRUE: &str = "True";
+const TRUE: &str = "True";
 const FALSE: &str = "False";
 const UNKNOWN: &str = "Unknown";
 

@@ -30,6 +30,7 @@ pub enum HoldReason {
     Unhealthy,
     /// Too few copies are left to rebuild what is gone, or too few voters to decide anything: nothing is as urgent.
     TooFewLeft,
+    InvalidSpec,
     /// The API server refused what was planned, which the step that applies it finds out, or the store could not take it.
     Rejected,
 }
@@ -43,6 +44,7 @@ impl HoldReason {
             Self::LayoutMismatch => "LayoutMismatch",
             Self::InsufficientSpace => "InsufficientSpace",
             Self::Unhealthy | Self::TooFewLeft => "Unhealthy",
+            Self::InvalidSpec => "InvalidSpec",
             Self::Rejected => "Rejected",
         }
     }
@@ -59,6 +61,7 @@ impl HoldReason {
             | Self::InsufficientSpace
             | Self::Unhealthy
             | Self::TooFewLeft
+            | Self::InvalidSpec
             | Self::Rejected => false,
         }
     }

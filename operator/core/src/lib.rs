@@ -24,6 +24,7 @@ mod removal;
 mod undecidable;
 pub mod scaling;
 pub mod plan;
+pub mod invalid;
 pub mod health;
 pub mod trouble;
 pub mod conditions;

@@ -55,6 +55,8 @@ pub struct Plan {
     pub waits_for: Option<String>,
     /// Nothing may be written: paused, held altogether, or waiting for an earlier resource to be gone.
     pub is_hands_off: bool,
+    /// The spec cannot be acted upon, and the layout in force stands in for it.
+    pub is_spec_refused: bool,
     /// How many steps that keeps back.
     pub kept_back: usize,
 }
@@ -128,6 +130,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
         image,
         waits_for,
         is_hands_off: untouchable || cluster.spec.paused,
+        is_spec_refused: false,
         kept_back: 0,
     };
     if plan.is_hands_off {
@@ -143,6 +146,11 @@ impl Plan {
         self.writes.clear();
         // What moves goes on moving, and what has not begun does not run.
         self.progress.take_if(|_| !self.identity.layout().is_some_and(Layout::is_joint));
+    }
+
+    /// What was planned cannot be written. Too few copies are the more urgent trouble.
+    pub fn note_rejection(&mut self, rejection: Hold) {
+        self.hold = self.hold.take().filter(|hold| hold.reason == HoldReason::TooFewLeft).or(Some(rejection));
     }
 
     /// The store does not take the proposed layout yet, or nobody knows whether it has: the next look will tell.

@@ -23,7 +23,7 @@ use crate::aim::{Aim, plan_aim, plan_move};
 use crate::hold::{Hold, HoldReason};
 use crate::loss::{plan_loss, plan_voters};
 use crate::members::{Roster, owners};
-use crate::observed::{NodeMode, Observed};
+use crate::observed::{NodeAnswer, NodeMode, Observed};
 use crate::removal::{plan_removal, plan_replicas, surplus};
 use crate::stage::Stage;
 use crate::undecidable::{find_half_accepted, find_lack_of_voters};
@@ -47,6 +47,8 @@ pub struct Proposal {
     /// The epoch that it follows.
     pub expected: Epoch,
     pub layout: Layout,
+    /// It builds on pods that are to be there, and are only once what is planned beside it has been written.
+    pub needs_writes: bool,
 }
 
 /// An operation under way.
@@ -88,7 +90,7 @@ pub(crate) fn plan_scaling(input: ScalingInput<'_>) -> Scaling {
     let (proposal, refusal) = match change.map(|change| propose(&roster, &change)) {
         None => (None, None),
         Some(Ok(proposal)) => (proposal, None),
-        Some(Err(error)) => (None, Some(impossible(layout, &error))),
+        Some(Err(error)) => (None, Some(impossible(&roster, &error))),
     };
     let (kind, from) = operation(&roster, &aim);
     let to = count(aim.ordinals.len());
@@ -111,8 +113,12 @@ fn most_urgent(holds: [Option<Hold>; 5]) -> Option<Hold> {
     holds.into_iter().next()
 }
 
-fn impossible(layout: &Layout, error: &SuccessionError) -> Hold {
-    let message = format!("the store cannot take the next step: {}", with_pods(layout, &error.to_string()));
+fn impossible(roster: &Roster<'_>, error: &SuccessionError) -> Hold {
+    let named = |text: String, (ordinal, answer): (u32, &NodeAnswer)| {
+        text.replace(&answer.node.to_string(), &roster.names.pod(ordinal))
+    };
+    let error = roster.observed.heard().fold(error.to_string(), named);
+    let message = format!("the store cannot take the next step: {}", with_pods(roster.layout, &error));
     Hold { reason: HoldReason::Rejected, message }
 }
 
@@ -152,8 +158,22 @@ fn propose(roster: &Roster<'_>, change: &Change) -> Result<Option<Proposal>, Suc
     Ok(best.map(|(.., std::cmp::Reverse(ordinal))| Proposal {
         ordinal,
         expected: roster.layout.epoch,
+        needs_writes: needs_writes(roster, change, &layout),
         layout,
     }))
+}
+
+/// Who is given up, who votes and which keyspaces there are does not depend on pods. Any other layout does on those of all
+/// that it could give data: that the StatefulSet asks for them already.
+fn needs_writes(roster: &Roster<'_>, change: &Change, layout: &Layout) -> bool {
+    let live = roster.observed.live_replicas().unwrap_or(0);
+    let has_pod = |member: &Member| roster.names.ordinal(&member.name).is_none_or(|ordinal| ordinal < live);
+    match change {
+        Change::Lose(_) | Change::Keyspaces(_) | Change::Voters => false,
+        Change::Move { .. } | Change::Admit(_) | Change::Dismiss(_) | Change::Finish | Change::Abort => {
+            layout.members.iter().any(|member| !member.is_lost && member.weight > 0 && !has_pod(member))
+        }
+    }
 }
 
 /// What the next step is chosen from.
