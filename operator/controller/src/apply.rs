@@ -76,6 +76,11 @@ impl ApplyError {
         Some(Hold { reason: HoldReason::Rejected, message })
     }
 
+    /// Nothing more is to be done, whatever it is.
+    fn ends_all(&self) -> bool {
+        matches!(self, Self::NotLeading(_)) || self.is_namespace_terminating()
+    }
+
     pub(crate) fn is_namespace_terminating(&self) -> bool {
         match self {
             Self::Apply { source, .. } | Self::Delete { source, .. } => is_namespace_terminating(source),
@@ -85,11 +90,12 @@ impl ApplyError {
 }
 
 /// What came of a plan that was carried out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Applied {
     /// Why the proposed layout is not in force, as far as anybody knows. It is not a failure: gates open in their own
     /// time, and the next look sees what was decided.
     pub(crate) refusal: Option<String>,
+    pub(crate) outcome: Result<(), ApplyError>,
 }
 
 /// Nothing can be made in a namespace that is going away, and nothing has to.
@@ -99,12 +105,25 @@ pub(crate) fn is_namespace_terminating(error: &kube::Error) -> bool {
     status.code == 403 && causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
-pub(crate) async fn apply(
-    context: &Context,
-    names: &Names,
-    observed: &Observed,
-    plan: &Plan,
-) -> Result<Applied, ApplyError> {
+/// What the nodes decide does not wait for what the API server refuses, unless it builds on that.
+pub(crate) async fn apply(context: &Context, names: &Names, observed: &Observed, plan: &Plan) -> Applied {
+    let written = write_children(context, names, plan).await;
+    match (written, &plan.node_step) {
+        (Ok(()), step) => {
+            let asked = ask_nodes(context, names, observed, step).await;
+            let (refusal, outcome) =
+                asked.map_or_else(|error| (None, Err(error)), |refusal| (refusal, Ok(())));
+            Applied { refusal, outcome }
+        }
+        (Err(error), NodeStep::Propose(proposal)) if !proposal.needs_writes && !error.ends_all() => {
+            let asked = ask_nodes(context, names, observed, &plan.node_step).await;
+            Applied { refusal: asked.ok().flatten(), outcome: Err(error) }
+        }
+        (Err(error), _) => Applied { refusal: None, outcome: Err(error) },
+    }
+}
+
+async fn write_children(context: &Context, names: &Names, plan: &Plan) -> Result<(), ApplyError> {
     for write in &plan.writes {
         match write {
             Write::Apply { kind, name, object, live_uid } => {
@@ -114,9 +133,19 @@ pub(crate) async fn apply(
             Write::DeletePod { name, uid } => delete::<Pod>(context, names, name, uid).await?,
         }
     }
-    match &plan.node_step {
+    Ok(())
+}
+
+/// Returns why a proposed layout is not in force.
+async fn ask_nodes(
+    context: &Context,
+    names: &Names,
+    observed: &Observed,
+    step: &NodeStep,
+) -> Result<Option<String>, ApplyError> {
+    match step {
         // The report writes it, before any node learns of it.
-        NodeStep::Nothing | NodeStep::RecordCluster(_) => Ok(Applied::default()),
+        NodeStep::Nothing | NodeStep::RecordCluster(_) => Ok(None),
         NodeStep::Init { layout, ordinals } => {
             for ordinal in ordinals {
                 let address = address(names, observed, *ordinal);
@@ -126,7 +155,7 @@ pub(crate) async fn apply(
                 let pod = address.pod;
                 info!(pod, cluster = %layout.cluster, epoch = layout.epoch.0, "node accepted its first layout");
             }
-            Ok(Applied::default())
+            Ok(None)
         }
         NodeStep::Propose(proposal) => {
             propose(context, &address(names, observed, proposal.ordinal), proposal).await
@@ -143,8 +172,8 @@ async fn propose(
     context: &Context,
     address: &NodeAddress,
     proposal: &Proposal,
-) -> Result<Applied, ApplyError> {
-    let Proposal { expected, layout, ordinal: _ } = proposal;
+) -> Result<Option<String>, ApplyError> {
+    let Proposal { expected, layout, ordinal: _, needs_writes: _ } = proposal;
     context.leadership.check()?;
     let (pod, epoch, is_joint) = (&address.pod, layout.epoch.0, layout.is_joint());
     let refusal = match context.nodes.propose(address, *expected, layout).await {
@@ -164,7 +193,7 @@ async fn propose(
             })
         }
     };
-    Ok(Applied { refusal })
+    Ok(refusal)
 }
 
 async fn apply_object(

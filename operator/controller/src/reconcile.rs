@@ -6,17 +6,18 @@ use std::time::{Duration, Instant};
 use k8s_openapi::jiff::Timestamp;
 use keystore_crds::KeyStoreCluster;
 use keystore_operator_core::children::ChildError;
+use keystore_operator_core::invalid::stand_in;
 use keystore_operator_core::names::Names;
 use keystore_operator_core::observed::ClusterId;
 use keystore_operator_core::pace::next_look;
 use keystore_operator_core::plan::{PlanInput, plan};
-use keystore_operator_core::status::{StatusInput, plan_invalid_status, plan_status};
+use keystore_operator_core::status::{StatusInput, plan_status};
 use keystore_operator_core::validate::{InvalidSpec, identify, validate};
 use kube::runtime::controller::Action;
 use thiserror::Error;
 use tracing::{Instrument, debug, error_span, warn};
 
-use crate::apply::{ApplyError, apply, is_namespace_terminating};
+use crate::apply::{Applied, ApplyError, apply, is_namespace_terminating};
 use crate::context::{Context, jittered, object_key};
 use crate::metrics::Step;
 use crate::observe::{ObserveError, observe, observe_cluster};
@@ -105,23 +106,22 @@ async fn run(context: &Context, names: &Names) -> Result<Action, ReconcileError>
         return Ok(Action::await_change());
     }
     let observed = observe(context, names, &cluster).await?;
-    let valid = match validate(&cluster, &context.node_image) {
-        Ok(valid) => valid,
-        Err(error) => {
-            let status = plan_invalid_status(&cluster, &error, Timestamp::now());
-            report(context, names, &cluster, &status).await?;
-            return Ok(Action::requeue(jittered(next_look(&status))));
-        }
+    let (valid, refused) = match validate(&cluster, &context.node_image) {
+        Ok(valid) => (valid, None),
+        Err(error) => (stand_in(&cluster, &observed).map_err(ReconcileError::Identify)?, Some(error)),
     };
     let fresh = ClusterId(*uuid::Uuid::new_v4().as_bytes());
     let now = Timestamp::now();
     let mut plan = plan(&PlanInput { cluster: &cluster, valid: &valid, observed: &observed, fresh, now })?;
-    let applied = apply(context, names, &observed, &plan).await;
-    if let Some(rejection) = applied.as_ref().err().and_then(ApplyError::rejection) {
-        plan.hold = Some(rejection);
+    if let Some(error) = &refused {
+        plan.follow_layout_alone(error);
     }
-    if let Some(refusal) = applied.as_ref().ok().and_then(|applied| applied.refusal.as_deref()) {
-        plan.note_refusal(refusal);
+    let Applied { refusal, outcome } = apply(context, names, &observed, &plan).await;
+    if let Some(rejection) = outcome.as_ref().err().and_then(ApplyError::rejection) {
+        plan.note_rejection(rejection);
+    }
+    if let Some(refusal) = refusal {
+        plan.note_refusal(&refusal);
     }
     let input = StatusInput {
         cluster: &cluster,
@@ -134,7 +134,7 @@ async fn run(context: &Context, names: &Names) -> Result<Action, ReconcileError>
     let reported = report(context, names, &cluster, &status).await;
     // In a namespace that is gone, applying failed too, and that it is gone says why.
     if !reported.as_ref().is_err_and(ReportError::is_not_found) {
-        applied?;
+        outcome?;
     }
     reported?;
     Ok(Action::requeue(jittered(next_look(&status))))

@@ -3,6 +3,9 @@
 //! What the spec says, or, where that is held, those that hold it now. A hold never begins anything and undoes nothing
 //! but a move towards what is held. A pod whose node is lost, and in which no other one answers, is passed over: the next
 //! ordinal takes its place until it is back. Its pod and its volume are left alone.
+//!
+//! While copies are missing, as many nodes as hold the data get all of them first, of those that are there: what else the
+//! spec says comes afterwards.
 
 use std::collections::BTreeSet;
 
@@ -21,6 +24,8 @@ use crate::validate::ValidCluster;
 pub(crate) struct Aim {
     /// The pods whose nodes are to hold the data.
     pub(crate) ordinals: BTreeSet<u32>,
+    /// Those whose nodes are to hold it once no copy is missing. They run meanwhile.
+    pub(crate) in_the_end: BTreeSet<u32>,
     /// What the spec says is not done.
     pub(crate) is_held: bool,
     /// Why, where no other hold says so.
@@ -32,16 +37,78 @@ const PASSED_OVER_AFTER_SECONDS: u32 = 30;
 
 pub(crate) fn plan_aim(valid: &ValidCluster, roster: &Roster<'_>, absences: &Absences) -> Aim {
     let layout = roster.layout;
+    if valid.is_stand_in {
+        let ordinals = roster.ordinals(owners(layout.ring()));
+        return Aim { in_the_end: ordinals.clone(), ordinals, is_held: true, hold: None };
+    }
     let now = roster.ordinals(owners(layout.source_ring()));
     let passed_over = find_passed_over(roster, absences);
     let is_other_store =
         (layout.replication_factor, layout.partitions) != (valid.replication_factor, valid.partitions);
     let wanted = substitute(&(0..valid.replicas).collect(), &passed_over);
+    let wanted = keep_in_place(roster, &now, &wanted);
     let hold = if is_other_store { None } else { plan_aim_hold(valid, roster, (&now, &wanted)) };
-    if is_other_store || hold.is_some() {
-        return Aim { ordinals: substitute(&now, &passed_over), is_held: true, hold };
+    let is_held = is_other_store || hold.is_some();
+    let in_the_end = if is_held { substitute(&now, &passed_over) } else { wanted };
+    let first = find_restoring(roster, &now, &in_the_end);
+    Aim { ordinals: first.unwrap_or_else(|| in_the_end.clone()), in_the_end, is_held, hold }
+}
+
+/// A wanted pod that is no member's, and in which nobody answers, does not take the place of one that holds the data.
+fn keep_in_place(roster: &Roster<'_>, now: &BTreeSet<u32>, wanted: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let is_vacant = |ordinal: &u32| !roster.is_named(*ordinal) && roster.stranger(*ordinal).is_none();
+    let others: Vec<u32> = now.difference(wanted).copied().filter(|o| roster.live(*o).is_some()).collect();
+    let vacant: Vec<u32> = wanted.iter().copied().filter(is_vacant).take(others.len()).collect();
+    let others = others.into_iter().take(vacant.len());
+    wanted.iter().copied().filter(|ordinal| !vacant.contains(ordinal)).chain(others).collect()
+}
+
+/// While copies are missing and not all that are wanted are there: those that are to hold the data until none is missing.
+fn find_restoring(roster: &Roster<'_>, now: &BTreeSet<u32>, wanted: &BTreeSet<u32>) -> Option<BTreeSet<u32>> {
+    let layout = roster.layout;
+    let is_short = |replicas: &[Replica]| {
+        let left = replicas.iter().filter(|replica| !layout.is_lost(replica.node)).count();
+        left < layout.replication_factor
+    };
+    if !layout.source_ring().iter().any(|(_, replicas)| is_short(replicas)) {
+        return None;
     }
-    Aim { ordinals: wanted, is_held: false, hold: None }
+    let count = now.len().max(layout.replication_factor).min(wanted.len());
+    if layout.is_joint() {
+        let target = owners(layout.ring());
+        let is_whole = !target.iter().any(|node| layout.is_lost(*node));
+        let target = roster.ordinals(target);
+        let is_known = target.iter().all(|ordinal| wanted.contains(ordinal) || now.contains(ordinal));
+        return (is_whole && is_known && target.len() == count).then_some(target);
+    }
+    let is_all_there = wanted.iter().all(|ordinal| is_there(roster, *ordinal));
+    (!is_all_there).then(|| choose_restoring(roster, (now, wanted), count))
+}
+
+/// So many: first who holds data and is to stay, then who is there and is wanted, then who holds data, and at last who has
+/// to be waited for.
+fn choose_restoring(
+    roster: &Roster<'_>,
+    (now, wanted): (&BTreeSet<u32>, &BTreeSet<u32>),
+    count: usize,
+) -> BTreeSet<u32> {
+    let holds = |ordinal: u32| roster.live(ordinal).is_some_and(|member| roster.owns(member.node));
+    let rank = |ordinal: u32| match wanted.contains(&ordinal) {
+        true if holds(ordinal) => Some(0),
+        true if is_there(roster, ordinal) => Some(1),
+        false if holds(ordinal) => Some(2),
+        true => Some(3),
+        false => None,
+    };
+    let ranked = wanted.union(now).filter_map(|ordinal| Some((rank(*ordinal)?, *ordinal)));
+    let ranked: BTreeSet<(u8, u32)> = ranked.collect();
+    ranked.into_iter().take(count).map(|(_, ordinal)| ordinal).collect()
+}
+
+/// True if a member answers in its pod, or one that may become a member.
+fn is_there(roster: &Roster<'_>, ordinal: u32) -> bool {
+    let answers = |member: &Member| roster.answer_at_home(member.node).is_some();
+    roster.stranger(ordinal).is_some() || roster.live(ordinal).is_some_and(answers)
 }
 
 /// The pods of lost members in which nobody answers. A move under way is not turned back for one that does meanwhile.

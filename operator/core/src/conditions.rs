@@ -12,6 +12,7 @@ use keystore_crds::{ConditionType, OperationKind};
 
 use crate::children::{Kind, Write};
 use crate::health::{Availability, Health};
+use crate::hold::{Hold, HoldReason};
 use crate::identity::Identity;
 use crate::names::APPROVE_ANNOTATION;
 use crate::observed::Observed;
@@ -39,7 +40,7 @@ pub struct Assessed<'a> {
     pub now: Timestamp,
 }
 
-pub(crate) const TRUE: &str = "True";
+const TRUE: &str = "True";
 const FALSE: &str = "False";
 const UNKNOWN: &str = "Unknown";
 
@@ -114,11 +115,21 @@ fn judge_progressing(of: &Assessed<'_>) -> Verdict {
         let progress = of.plan.progress.as_ref()?;
         Some((reason(progress.kind), with_troubles(of, progress.message.clone())))
     };
+    let refused = |message: &str| match &of.plan.refusal {
+        Some(why) => format!("{message}; not yet: {why}"),
+        None => message.to_owned(),
+    };
     let adding = || {
         let NodeStep::Propose(proposal) = &of.plan.node_step else { return None };
         let known = &of.plan.identity.layout()?.keyspaces;
-        (proposal.layout.keyspaces != *known)
-            .then(|| ("AddingKeyspaces", "adding the keyspaces that the spec names".to_owned()))
+        let adds = proposal.layout.keyspaces != *known;
+        let swaps =
+            || of.plan.refusal.is_some().then(|| refused("who votes in the place of a node that is away"));
+        match adds {
+            true => Some(("AddingKeyspaces", refused("adding the keyspaces that the spec names"))),
+            // A moment's work, and told only where it takes longer.
+            false => swaps().map(|message| ("Replacing", message)),
+        }
     };
     let rolling = || rollout_progress(of).filter(|_| in_force).map(|message| ("Upgrading", message));
     match creating.or_else(scaling).or_else(adding).or_else(rolling) {
@@ -219,10 +230,13 @@ fn judge_degraded(of: &Assessed<'_>) -> Verdict {
     }
     if !replaced.is_empty() {
         let pods = replaced.join(", ");
-        return bad(
-            "NodeReplaced",
-            format!("what {pods} held is gone or given up; it is rebuilt from the other nodes"),
-        );
+        let what_now = match &of.plan.hold {
+            Some(Hold { reason: HoldReason::TooFewLeft, .. }) => {
+                "of some of it too few copies are left to rebuild it (Stalled says what helps)"
+            }
+            _ => "it is rebuilt from the other nodes",
+        };
+        return bad("NodeReplaced", format!("what {pods} held is gone or given up; {what_now}"));
     }
     if !down.is_empty() {
         return bad(

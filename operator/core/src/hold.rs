@@ -8,7 +8,8 @@ use keystore_core::id::ClusterId;
 use keystore_core::layout::{KeyspaceMode, Layout};
 
 use crate::children::{Wanted, find_taken};
-use crate::identity::{Identity, replaced};
+use crate::identity::{Identity, Remembered, replaced};
+use crate::names::Names;
 use crate::observed::Observed;
 use crate::validate::ValidCluster;
 
@@ -27,6 +28,9 @@ pub enum HoldReason {
     LayoutMismatch,
     InsufficientSpace,
     Unhealthy,
+    /// Too few copies are left to rebuild what is gone, or too few voters to decide anything: nothing is as urgent.
+    TooFewLeft,
+    InvalidSpec,
     /// The API server refused what was planned, which the step that applies it finds out, or the store could not take it.
     Rejected,
 }
@@ -39,7 +43,8 @@ impl HoldReason {
             Self::BelowReplicationFactor => "BelowReplicationFactor",
             Self::LayoutMismatch => "LayoutMismatch",
             Self::InsufficientSpace => "InsufficientSpace",
-            Self::Unhealthy => "Unhealthy",
+            Self::Unhealthy | Self::TooFewLeft => "Unhealthy",
+            Self::InvalidSpec => "InvalidSpec",
             Self::Rejected => "Rejected",
         }
     }
@@ -55,6 +60,8 @@ impl HoldReason {
             | Self::LayoutMismatch
             | Self::InsufficientSpace
             | Self::Unhealthy
+            | Self::TooFewLeft
+            | Self::InvalidSpec
             | Self::Rejected => false,
         }
     }
@@ -63,11 +70,11 @@ impl HoldReason {
 pub(crate) fn plan_hold(
     valid: &ValidCluster,
     observed: &Observed,
-    identity: &Identity,
+    (identity, remembered): (&Identity, Remembered),
     wanted: &[Wanted],
 ) -> Option<Hold> {
     if let Identity::Conflict { clusters, missing } = identity {
-        return Some(plan_conflict_hold(clusters, *missing));
+        return Some(plan_conflict_hold(&valid.names, observed, remembered, (clusters, *missing)));
     }
     let name_conflict = plan_name_conflict(valid, observed, wanted);
     name_conflict.or_else(|| match identity.held_layout() {
@@ -78,18 +85,34 @@ pub(crate) fn plan_hold(
     })
 }
 
-fn plan_conflict_hold(clusters: &BTreeSet<ClusterId>, missing: Option<ClusterId>) -> Hold {
-    let held: Vec<_> = clusters.iter().map(ToString::to_string).collect();
-    let held = held.join(", ");
+fn plan_conflict_hold(
+    names: &Names,
+    observed: &Observed,
+    remembered: Remembered,
+    (clusters, missing): (&BTreeSet<ClusterId>, Option<ClusterId>),
+) -> Hold {
+    let holders = |cluster: &ClusterId| {
+        let heard = observed.heard().filter(|(_, answer)| answer.cluster == Some(*cluster));
+        heard.map(|(ordinal, _)| names.pod(ordinal)).collect::<Vec<_>>().join(", ")
+    };
+    let named = |cluster: &ClusterId| match remembered.cluster == Some(*cluster) {
+        true => " (the one that the status names)",
+        false => "",
+    };
+    let held =
+        clusters.iter().map(|cluster| format!("{}: store {cluster}{}", holders(cluster), named(cluster)));
+    let held = held.collect::<Vec<_>>().join("; ");
     let message = match missing {
         Some(missing) => format!(
-            "the status names store {missing} and the nodes that answer hold {held}; a node may still hold the first, \
+            "the status names store {missing}, and no node that answers holds it ({held}); another one may still hold it, \
              so nothing is touched: bring its volumes back, or, to go on with what the nodes hold, delete this resource \
              (volumes are kept) and create it again"
         ),
         None => format!(
-            "the volumes hold {} different stores ({held}); nothing is touched until only the volumes of one are left",
-            clusters.len()
+            "the volumes hold {} different stores ({held}); nothing is touched until only those of one are left: of each \
+             pod of another one, copy what you need, then delete its claim ({}) and the pod",
+            clusters.len(),
+            names.claim_of("POD")
         ),
     };
     Hold { reason: HoldReason::IdentityConflict, message }

@@ -35,7 +35,7 @@ fn plan_loss_of_volumes(roster: &Roster<'_>) -> Option<Stage> {
         let message = format!("{pods} came back with an empty volume: what the old one held is given up");
         return Some(Stage::change("GivingUp", message, Change::Lose(gone)));
     }
-    Some(Stage::held(
+    Some(Stage::short(
         "GivingUp",
         format!(
             "{pods} came back with an empty volume, and of some partitions too few copies are left to rebuild what it \
@@ -48,7 +48,7 @@ fn plan_loss_of_volumes(roster: &Roster<'_>) -> Option<Stage> {
 /// Of the members that have been away for too long the first that the others can do without.
 fn plan_loss_of_absent(valid: &ValidCluster, roster: &Roster<'_>, absences: &Absences) -> Option<Stage> {
     let seconds = valid.replace_after_seconds?;
-    let mut overdue = absences.away_for(seconds);
+    let mut overdue = absences.overdue(seconds);
     overdue.retain(|node| !roster.layout.is_lost(*node));
     let (absent, doubting) = (roster.silent(), roster.in_doubt());
     let pods = roster.pods(roster.ordinals(overdue.iter().copied()));
@@ -66,7 +66,7 @@ fn plan_loss_of_absent(valid: &ValidCluster, roster: &Roster<'_>, absences: &Abs
     }
     (!overdue.is_empty()).then(|| {
         let down = roster.pods(roster.ordinals(absent.iter().copied()));
-        Stage::held(
+        Stage::short(
             "GivingUp",
             format!(
                 "{pods} {away}, and nothing is given up: without {down}, which do not serve, of some partitions too few \

@@ -10,6 +10,7 @@ use keystore_core::id::NodeId;
 use keystore_core::layout::{Layout, Member};
 use keystore_core::quorum::Consistency;
 use keystore_core::ring::Ring;
+use keystore_core::succession::others_of_a_quorum;
 
 use crate::names::Names;
 use crate::observed::{Answer, NodeAnswer, NodeMode, Observed};
@@ -99,6 +100,12 @@ impl<'a> Roster<'a> {
         })
     }
 
+    /// True if some member, lost or not, belongs into this pod.
+    pub(crate) fn is_named(&self, ordinal: u32) -> bool {
+        let pod = self.names.pod(ordinal);
+        self.layout.members.iter().any(|member| member.name == pod)
+    }
+
     /// The node that answers in this pod and may be made a member: it belongs to no store and never belonged to this.
     pub(crate) fn stranger(&self, ordinal: u32) -> Option<&'a NodeAnswer> {
         let answer = self.observed.answers.get(&ordinal).and_then(Answer::here)?;
@@ -144,6 +151,27 @@ impl<'a> Roster<'a> {
         is_left && self.layout.salvaged.values().any(|sources| sources.contains(&node))
     }
 
+    /// Who holds something of the ring that data moves from, and cannot be counted on there: it is lost, something it holds is
+    /// damaged, or it does not answer, which a node whose disk is gone does not do either.
+    pub(crate) fn uncounted(&self) -> BTreeSet<NodeId> {
+        let doubting = self.in_doubt();
+        let answers = |node: NodeId| {
+            self.answer_of(node).is_some_and(|answer| answer.cluster == Some(self.layout.cluster))
+        };
+        let counts = |node: NodeId| answers(node) && !self.layout.is_lost(node) && !doubting.contains(&node);
+        owners(self.layout.source_ring()).into_iter().filter(|node| !counts(*node)).collect()
+    }
+
+    /// True if the ring that data moves from has, without that one to which it moves, all that was acknowledged. A move that
+    /// turns back has the nodes that it leaves drop what they have merged.
+    pub(crate) fn can_turn_back(&self) -> bool {
+        let uncounted = self.uncounted();
+        self.layout.source_ring().iter().all(|(_, replicas)| {
+            let left = replicas.iter().filter(|replica| !uncounted.contains(&replica.node)).count();
+            left >= others_of_a_quorum(replicas.len())
+        })
+    }
+
     /// True if of each partition so many replicas are left without these that they share one with every quorum: all
     /// that was acknowledged can be had from them. Of one that is salvaged nobody knows who has what. A replica of what
     /// is gone does not count if something at it is damaged: it may need just what is gone to heal that.
@@ -156,7 +184,7 @@ impl<'a> Roster<'a> {
             let is_less = replicas.iter().any(|replica| gone.contains(&replica.node));
             let counts = |node: NodeId| is_left(node) && !(is_less && doubting.contains(&node));
             let left = replicas.iter().filter(|replica| counts(replica.node)).count();
-            left + Consistency::Quorum.needed(replicas.len()) > replicas.len()
+            left >= others_of_a_quorum(replicas.len())
         })
     }
 }

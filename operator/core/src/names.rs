@@ -54,6 +54,11 @@ impl Names {
         format!("{}-{ordinal}", self.cluster)
     }
 
+    /// The claim of the volume of a pod.
+    pub fn claim_of(&self, pod: &str) -> String {
+        format!("data-{pod}")
+    }
+
     /// The ordinal of a pod of this cluster, or of a member named after one.
     pub fn ordinal(&self, pod: &str) -> Option<u32> {
         let digits = pod.strip_prefix(&self.cluster)?.strip_prefix('-')?;

@@ -151,6 +151,11 @@ impl Observed {
         })
     }
 
+    /// True if there is no such pod, or it is about to be none.
+    pub fn has_ended(&self, ordinal: u32) -> bool {
+        self.pods.get(&ordinal).is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())
+    }
+
     /// How many pods the live StatefulSet asks for.
     pub fn live_replicas(&self) -> Option<u32> {
         let spec = self.children.stateful_set.as_ref()?.spec.as_ref()?;

@@ -12,7 +12,7 @@ use keystore_crds::KeyStoreCluster;
 
 use crate::build::{build_config_map, build_pod_template, node_image};
 use crate::children::{ChildError, Write, find_leftover, plan_writes, wanted_children};
-use crate::hold::{Hold, plan_hold};
+use crate::hold::{Hold, HoldReason, plan_hold};
 use crate::identity::{Identity, Remembered, decide, is_complete};
 use crate::observed::{NodeMode, Observed, known_pods};
 use crate::outdated::plan_deletions;
@@ -43,6 +43,8 @@ pub struct Plan {
     pub hold: Option<Hold>,
     /// The change of members and pods that is under way.
     pub progress: Option<Progress>,
+    /// Why what was proposed beside that is not decided yet.
+    pub refusal: Option<String>,
     /// The hash that a person has to approve before the pods are changed.
     pub pending_update: Option<String>,
     /// How many pods there should be.
@@ -53,6 +55,8 @@ pub struct Plan {
     pub waits_for: Option<String>,
     /// Nothing may be written: paused, held altogether, or waiting for an earlier resource to be gone.
     pub is_hands_off: bool,
+    /// The spec cannot be acted upon, and the layout in force stands in for it.
+    pub is_spec_refused: bool,
     /// How many steps that keeps back.
     pub kept_back: usize,
 }
@@ -103,7 +107,13 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
     let image = node_image(&rollout.template);
     let wanted = wanted_children(valid, &config_map, rollout, replicas)?;
     let scaling_hold = scaling.as_ref().and_then(|scaling| scaling.hold.clone());
-    let hold = plan_hold(valid, observed, &identity, &wanted).or(scaling_hold);
+    let hold = match plan_hold(valid, observed, (&identity, remembered), &wanted) {
+        // What was asked for can wait; what is left to be done about a loss must not hide behind it.
+        Some(hold) if !hold.reason.stops_everything() => {
+            scaling_hold.filter(|other| other.reason == HoldReason::TooFewLeft).or(Some(hold))
+        }
+        hold => hold.or(scaling_hold),
+    };
     let waits_for = find_leftover(valid, observed, &wanted);
     let untouchable = cluster.metadata.deletion_timestamp.is_some()
         || waits_for.is_some()
@@ -111,6 +121,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
     let mut plan = Plan {
         node_step: plan_node_step(&identity, scaling.as_ref(), input),
         progress: scaling.and_then(|scaling| scaling.progress),
+        refusal: None,
         identity,
         writes: [plan_writes(wanted, observed), plan_deletions(&valid.names, observed, in_force)].concat(),
         hold,
@@ -119,6 +130,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
         image,
         waits_for,
         is_hands_off: untouchable || cluster.spec.paused,
+        is_spec_refused: false,
         kept_back: 0,
     };
     if plan.is_hands_off {
@@ -136,11 +148,18 @@ impl Plan {
         self.progress.take_if(|_| !self.identity.layout().is_some_and(Layout::is_joint));
     }
 
+    /// What was planned cannot be written. Too few copies are the more urgent trouble.
+    pub fn note_rejection(&mut self, rejection: Hold) {
+        self.hold = self.hold.take().filter(|hold| hold.reason == HoldReason::TooFewLeft).or(Some(rejection));
+    }
+
     /// The store does not take the proposed layout yet, or nobody knows whether it has: the next look will tell.
     pub fn note_refusal(&mut self, why: &str) {
         let Some(layout) = self.identity.layout() else { return };
-        if let Some(progress) = &mut self.progress {
-            progress.message = format!("{}; not yet: {}", progress.message, with_pods(layout, why));
+        let why = with_pods(layout, why);
+        match &mut self.progress {
+            Some(progress) => progress.message = format!("{}; not yet: {why}", progress.message),
+            None => self.refusal = Some(why),
         }
     }
 }

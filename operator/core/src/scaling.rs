@@ -2,10 +2,9 @@
 //!
 //! Pods come before members, members before data, and all of that in the other order on the way down. What is done next
 //! follows from the layout and from what nodes answer alone, so an operator that was away goes on where another one
-//! stopped, and a spec that changes in the middle is nothing special. Invariants: a pod is never taken away while its node
-//! holds a partition in a ring in force, nor before every member has acknowledged that, nor while a layout that may come
-//! next could give it any; a member is given up only if another node answers in its pod; of two layouts one is proposed,
-//! and the store judges it again.
+//! stopped, and a spec that changes in the middle is nothing special. Which pods go is `removal`'s, who is given up
+//! `loss`'s. Invariants: a move is turned back only while the nodes that it came from have everything; of two layouts one
+//! is proposed, and the store judges it again.
 //!
 //! The next layout may be decided already, and nobody here know it: a proposer that died has left votes, and whatever is
 //! proposed later brings them out. So a member gets weight 0 before its pod goes. Once that is decided, what was voted for
@@ -22,10 +21,12 @@ use keystore_crds::{KeyStoreCluster, OperationKind};
 use crate::absence::Absences;
 use crate::aim::{Aim, plan_aim, plan_move};
 use crate::hold::{Hold, HoldReason};
-use crate::loss::{VOTER_AWAY_SECONDS, plan_loss, plan_voters};
+use crate::loss::{plan_loss, plan_voters};
 use crate::members::{Roster, owners};
-use crate::observed::{NodeMode, Observed};
+use crate::observed::{NodeAnswer, NodeMode, Observed};
+use crate::removal::{plan_removal, plan_replicas, surplus};
 use crate::stage::Stage;
+use crate::undecidable::{find_half_accepted, find_lack_of_voters};
 use crate::validate::ValidCluster;
 
 /// What is done about the members and the pods.
@@ -46,6 +47,8 @@ pub struct Proposal {
     /// The epoch that it follows.
     pub expected: Epoch,
     pub layout: Layout,
+    /// It builds on pods that are to be there, and are only once what is planned beside it has been written.
+    pub needs_writes: bool,
 }
 
 /// An operation under way.
@@ -76,7 +79,7 @@ pub(crate) fn plan_scaling(input: ScalingInput<'_>) -> Scaling {
     let aim = plan_aim(valid, &roster, &absences);
     let loss = plan_loss(valid, &roster, &absences);
     let held_loss = loss.as_ref().and_then(|loss| loss.hold.clone());
-    let stage = plan_stage(valid, &roster, &aim, loss);
+    let stage = plan_stage(StageInput { valid, roster: &roster, aim: &aim, absences: &absences }, loss);
     let added = added_keyspaces(valid, layout);
     let change = added.or_else(|| stage.as_ref()?.change.clone());
     let change = change.or_else(|| plan_voters(&roster, &absences));
@@ -87,7 +90,7 @@ pub(crate) fn plan_scaling(input: ScalingInput<'_>) -> Scaling {
     let (proposal, refusal) = match change.map(|change| propose(&roster, &change)) {
         None => (None, None),
         Some(Ok(proposal)) => (proposal, None),
-        Some(Err(error)) => (None, Some(impossible(&error))),
+        Some(Err(error)) => (None, Some(impossible(&roster, &error))),
     };
     let (kind, from) = operation(&roster, &aim);
     let to = count(aim.ordinals.len());
@@ -98,57 +101,25 @@ pub(crate) fn plan_scaling(input: ScalingInput<'_>) -> Scaling {
         phase: stage.phase,
         message: stage.message.clone(),
     });
-    Scaling {
-        replicas: plan_replicas(&roster, &aim),
-        proposal,
-        progress,
-        hold: aim.hold.or(refusal).or(held_loss).or_else(|| stage?.hold).or(undecidable),
-    }
+    let replicas = plan_replicas(&roster, &aim);
+    let holds = [aim.hold, refusal, held_loss, stage.and_then(|stage| stage.hold), undecidable];
+    Scaling { replicas, proposal, progress, hold: most_urgent(holds) }
 }
 
-fn impossible(error: &SuccessionError) -> Hold {
-    let message = format!("the store cannot take the next step: {error}");
+/// What people have to do about a loss comes before what they may do about a spec.
+fn most_urgent(holds: [Option<Hold>; 5]) -> Option<Hold> {
+    let mut holds: Vec<Hold> = holds.into_iter().flatten().collect();
+    holds.sort_by_key(|hold| hold.reason != HoldReason::TooFewLeft);
+    holds.into_iter().next()
+}
+
+fn impossible(roster: &Roster<'_>, error: &SuccessionError) -> Hold {
+    let named = |text: String, (ordinal, answer): (u32, &NodeAnswer)| {
+        text.replace(&answer.node.to_string(), &roster.names.pod(ordinal))
+    };
+    let error = roster.observed.heard().fold(error.to_string(), named);
+    let message = format!("the store cannot take the next step: {}", with_pods(roster.layout, &error));
     Hold { reason: HoldReason::Rejected, message }
-}
-
-/// Why no layout can be decided at all, if it cannot: whatever is proposed waits for a majority of those who vote. That some
-/// restart says nothing.
-fn find_lack_of_voters(roster: &Roster<'_>, absences: &Absences) -> Option<Hold> {
-    let mut missing: BTreeSet<_> = absences.away_for(VOTER_AWAY_SECONDS).into_iter().collect();
-    missing.extend(roster.replaced());
-    missing.retain(|node| roster.layout.voters.contains(node));
-    let voters = roster.layout.voters.len();
-    let left = voters - missing.len();
-    (left * 2 <= voters && !roster.is_behind()).then(|| {
-        let pods = roster.pods(roster.ordinals(missing));
-        let message = format!(
-            "nothing about members and data can be decided: of {voters} nodes that vote {left} are left without {pods}, and \
-             it takes a majority; bring nodes back, or name what is lost for good with keystorectl recover"
-        );
-        Hold { reason: HoldReason::Unhealthy, message }
-    })
-}
-
-/// Why nothing goes on after a recovery that some of those who are left have accepted, and others that answer have not.
-fn find_half_accepted(roster: &Roster<'_>) -> Option<Hold> {
-    let layout = roster.layout;
-    let is_recovery = layout.incarnation.number > 1;
-    if !is_recovery || roster.observed.layout.as_ref().is_none_or(|held| held.decided) {
-        return None;
-    }
-    let answers = |member: &&Member| !member.is_lost && roster.answer_at_home(member.node).is_some();
-    let present = layout.members.iter().filter(answers).map(|member| member.node);
-    let holds = |node: &NodeId| roster.answer_of(*node).is_some_and(|answer| answer.holds(layout));
-    let (accepted, others): (Vec<_>, Vec<_>) = present.partition(holds);
-    (!others.is_empty()).then(|| {
-        let (accepted, others) =
-            (roster.pods(roster.ordinals(accepted)), roster.pods(roster.ordinals(others)));
-        let message = format!(
-            "{accepted} accepted a recovery that {others} did not, and serves nobody before all have: run keystorectl recover \
-             again"
-        );
-        Hold { reason: HoldReason::Unhealthy, message }
-    })
 }
 
 /// The keyspaces that the spec names and the store does not have; none while the two contradict each other.
@@ -187,27 +158,68 @@ fn propose(roster: &Roster<'_>, change: &Change) -> Result<Option<Proposal>, Suc
     Ok(best.map(|(.., std::cmp::Reverse(ordinal))| Proposal {
         ordinal,
         expected: roster.layout.epoch,
+        needs_writes: needs_writes(roster, change, &layout),
         layout,
     }))
 }
 
-/// `loss` is who is to be given up, or why nobody is.
-fn plan_stage(valid: &ValidCluster, roster: &Roster<'_>, aim: &Aim, loss: Option<Stage>) -> Option<Stage> {
-    if !aim.is_met_by_move(roster) {
-        let message = "data goes back to where it was, since other nodes are to hold it now".to_owned();
-        return Some(Stage::change("TurningBack", message, Change::Abort));
+/// Who is given up, who votes and which keyspaces there are does not depend on pods. Any other layout does on those of all
+/// that it could give data: that the StatefulSet asks for them already.
+fn needs_writes(roster: &Roster<'_>, change: &Change, layout: &Layout) -> bool {
+    let live = roster.observed.live_replicas().unwrap_or(0);
+    let has_pod = |member: &Member| roster.names.ordinal(&member.name).is_none_or(|ordinal| ordinal < live);
+    match change {
+        Change::Lose(_) | Change::Keyspaces(_) | Change::Voters => false,
+        Change::Move { .. } | Change::Admit(_) | Change::Dismiss(_) | Change::Finish | Change::Abort => {
+            layout.members.iter().any(|member| !member.is_lost && member.weight > 0 && !has_pod(member))
+        }
     }
+}
+
+/// What the next step is chosen from.
+#[derive(Clone, Copy)]
+struct StageInput<'a> {
+    valid: &'a ValidCluster,
+    roster: &'a Roster<'a>,
+    aim: &'a Aim,
+    absences: &'a Absences,
+}
+
+/// `loss` is who is to be given up, or why nobody is. Who is gone is said before anything else is decided: a move goes on
+/// without them if quorums are left.
+fn plan_stage(of: StageInput<'_>, loss: Option<Stage>) -> Option<Stage> {
+    let StageInput { roster, aim, .. } = of;
     if loss.as_ref().is_some_and(|loss| loss.change.is_some()) {
         return loss;
     }
     if roster.layout.is_moving() {
-        return Some(plan_moving(roster));
+        let is_met = aim.is_met_by_move(roster);
+        return Some(if is_met { plan_moving(roster) } else { plan_turning_back(roster) });
     }
     let next = plan_dismissal(roster, aim)
         .or_else(|| plan_admission(roster, aim))
-        .or_else(|| plan_beginning(valid, roster, aim))
+        .or_else(|| plan_beginning(of))
         .or_else(|| plan_removal(roster, aim));
     next.or(loss)
+}
+
+/// Data moves to where it is not wanted. It goes on if it cannot go back: where it moves to may be all that is left of it.
+fn plan_turning_back(roster: &Roster<'_>) -> Stage {
+    if roster.can_turn_back() {
+        let message = "data goes back to where it was, since other nodes are to hold it now".to_owned();
+        return Stage::change("TurningBack", message, Change::Abort);
+    }
+    let onward = plan_moving(roster);
+    if onward.change.is_some() {
+        return onward;
+    }
+    let pods = roster.pods(roster.ordinals(roster.uncounted()));
+    let message = format!(
+        "other nodes are to hold the data now, and it does not go back: the nodes that it comes from lack copies without \
+         {pods} (lost, damaged, or not answering), and what has moved may be all that is left of some; bring nodes back, or \
+         name what is lost for good with keystorectl recover"
+    );
+    Stage::short(onward.phase, format!("{}; {message}", onward.message)).with_hold(message)
 }
 
 /// Data moves to where it is wanted.
@@ -251,19 +263,23 @@ pub(crate) fn with_pods(layout: &Layout, text: &str) -> String {
 }
 
 /// Members that hold nothing and are lost, or whose pods are gone for good, are none any more. One that is lost is kept until
-/// another node answers in its pod: that is how it is known that the pod is not to be waited for.
+/// another node answers in its pod: that is how it is known that the pod is not to be waited for. Where its pod is not wanted,
+/// that it was told to end is enough: on a dead machine it never does.
 fn plan_dismissal(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
     let observed = roster.observed;
-    let is_pod_gone = |ordinal: u32| {
+    let is_pod_gone = |member: &Member, ordinal: u32| {
         let is_asked_for = observed.live_replicas().is_none_or(|live| ordinal < live);
-        !is_asked_for && !observed.pods.contains_key(&ordinal) && !aim.ordinals.contains(&ordinal)
+        let is_wanted = aim.ordinals.contains(&ordinal) || aim.in_the_end.contains(&ordinal);
+        let is_over = !observed.pods.contains_key(&ordinal) || member.is_lost && observed.has_ended(ordinal);
+        !is_asked_for && !is_wanted && is_over
     };
     let is_gone = |member: &&Member| {
         let ordinal = roster.names.ordinal(&member.name);
         let is_heard = roster.answer_of(member.node).is_some();
         let is_followed = |ordinal: u32| roster.stranger(ordinal).is_some() || roster.live(ordinal).is_some();
         let is_over = if member.is_lost { ordinal.is_none_or(is_followed) } else { false };
-        !roster.owns(member.node) && (is_over || !is_heard && ordinal.is_some_and(is_pod_gone))
+        !roster.owns(member.node)
+            && (is_over || !is_heard && ordinal.is_some_and(|ordinal| is_pod_gone(member, ordinal)))
     };
     let gone: BTreeSet<_> = roster.layout.members.iter().filter(is_gone).map(|member| member.node).collect();
     // After a recovery hardly anybody may be left: others join first, since a layout has a member for each replica.
@@ -308,7 +324,8 @@ fn plan_admission(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
 }
 
 /// Data moves only between nodes that are well.
-fn plan_beginning(valid: &ValidCluster, roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
+fn plan_beginning(of: StageInput<'_>) -> Option<Stage> {
+    let StageInput { roster, aim, .. } = of;
     let layout = roster.layout;
     let members = aim.members(roster)?;
     let nodes: BTreeSet<_> = members.iter().map(|member| member.node).collect();
@@ -325,14 +342,14 @@ fn plan_beginning(valid: &ValidCluster, roster: &Roster<'_>, aim: &Aim) -> Optio
     }
     let is_up =
         |node: &NodeId| roster.answer_at_home(*node).is_some_and(|answer| answer.mode == NodeMode::Serving);
-    let down = nodes.iter().copied().filter(|node| roster.owns(*node) && !is_up(node));
-    let down = roster.pods(roster.ordinals(down));
+    let down: BTreeSet<_> = nodes.iter().copied().filter(|node| roster.owns(*node) && !is_up(node)).collect();
     if !down.is_empty() {
         return Some(Stage::held(
             "Joining",
             format!(
-                "data does not begin to move while nodes are down that hold it: {down}; bring them back{}",
-                or_wait(valid)
+                "data does not begin to move while nodes are down that hold it: {}; bring them back{}",
+                roster.pods(roster.ordinals(down.iter().copied())),
+                or_wait(of, &down)
             ),
         ));
     }
@@ -355,101 +372,11 @@ fn plan_beginning(valid: &ValidCluster, roster: &Roster<'_>, aim: &Aim) -> Optio
     Some(Stage::change("Moving", message, change))
 }
 
-fn or_wait(valid: &ValidCluster) -> String {
-    let seconds = valid.replace_after_seconds;
+/// Who drains, or is reached by others, is not given up.
+fn or_wait(of: StageInput<'_>, down: &BTreeSet<NodeId>) -> String {
+    let are_away = down.iter().all(|node| of.absences.since(*node).is_some());
+    let seconds = of.valid.replace_after_seconds.filter(|_| are_away);
     seconds.map(|seconds| format!(", or wait: after {seconds} s they are given up")).unwrap_or_default()
-}
-
-/// Pods and members that hold nothing any more.
-fn plan_removal(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
-    let surplus = surplus(roster, aim);
-    if surplus.is_empty() || aim.is_held {
-        return None;
-    }
-    let pods = roster.pods(surplus);
-    let needed = needed_pods(roster, aim);
-    if let Some(obstacle) = find_obstacle(roster, needed) {
-        return Some(Stage::waiting("RemovingPods", format!("{pods} can go, but not before {obstacle}")));
-    }
-    let leavers: Vec<_> =
-        find_eligible(roster, needed).map(|member| Member { weight: 0, ..member.clone() }).collect();
-    if leavers.is_empty() {
-        let message = format!("{pods}: nothing is held there any more, pods go");
-        return Some(Stage::waiting("RemovingPods", message));
-    }
-    let message =
-        format!("{pods}: nothing is held there any more, and nothing can be moved there from now on");
-    Some(Stage::change("RemovingPods", message, Change::Admit(leavers)))
-}
-
-/// The members in pods from `needed` on to which the next layout could give data.
-fn find_eligible<'a>(roster: &Roster<'a>, needed: u32) -> impl Iterator<Item = &'a Member> {
-    let names = roster.names;
-    let members = roster.layout.members.iter().filter(|member| !member.is_lost && member.weight > 0);
-    members.filter(move |member| names.ordinal(&member.name).is_some_and(|ordinal| ordinal >= needed))
-}
-
-/// The pods that exist or are asked for, and those of members, and are not needed.
-fn surplus(roster: &Roster<'_>, aim: &Aim) -> BTreeSet<u32> {
-    let needed = needed_pods(roster, aim);
-    let members = roster.layout.members.iter().filter(|member| !member.is_lost);
-    let of_members = members.filter_map(|member| roster.names.ordinal(&member.name));
-    let asked_for = 0..roster.observed.live_replicas().unwrap_or(0);
-    let pods = roster.observed.pods.keys().copied();
-    of_members.chain(asked_for).chain(pods).filter(|ordinal| *ordinal >= needed).collect()
-}
-
-/// How many pods it takes to run every node that holds data, or is to.
-fn needed_pods(roster: &Roster<'_>, aim: &Aim) -> u32 {
-    let members = roster.layout.members.iter().map(|member| member.node);
-    let holding = roster.ordinals(members.filter(|node| roster.owns(*node)));
-    let highest = holding.iter().chain(&aim.ordinals).max();
-    highest.map_or(0, |highest| highest + 1)
-}
-
-/// Nothing is taken away before all that has to be known for it is known in this very look.
-fn plan_replicas(roster: &Roster<'_>, aim: &Aim) -> u32 {
-    let live = roster.observed.live_replicas().unwrap_or(0);
-    let needed = needed_pods(roster, aim);
-    let may_go = !aim.is_held
-        && find_obstacle(roster, needed).is_none()
-        && find_eligible(roster, needed).next().is_none();
-    if may_go { needed } else { live.max(needed) }
-}
-
-/// Why pods from `needed` on cannot go yet. Whoever stays has to say itself that it has acknowledged the layout by which
-/// they hold nothing: one that has not may still ask them under an earlier one. One that goes may be silent.
-fn find_obstacle(roster: &Roster<'_>, needed: u32) -> Option<String> {
-    let layout = roster.layout;
-    if layout.is_moving() {
-        return Some("the data has moved".to_owned());
-    }
-    // Of a recovery under way: who is left and has not accepted it is waited for.
-    if !roster.observed.layout.as_ref().is_some_and(|held| held.decided) {
-        return Some(format!("epoch {} is in force", layout.epoch));
-    }
-    if roster.is_behind() {
-        return Some("the latest layout is known".to_owned());
-    }
-    let is_obstacle = |member: &&Member| {
-        let ordinal = roster.names.ordinal(&member.name);
-        let goes = !roster.owns(member.node) && ordinal.is_none_or(|ordinal| ordinal >= needed);
-        let has_acknowledged = roster.answer_at_home(member.node).is_some_and(|answer| answer.holds(layout));
-        let is_silent = roster.answer_of(member.node).is_none();
-        let may_go_silently = goes && is_silent;
-        !may_go_silently && !has_acknowledged
-    };
-    let members = layout.members.iter().filter(|member| !member.is_lost);
-    let late: Vec<_> = members.filter(is_obstacle).map(|member| member.name.as_str()).collect();
-    if !late.is_empty() {
-        return Some(format!("{} has acknowledged epoch {}", late.join(", "), layout.epoch));
-    }
-    // What a pod that goes has left may be the last that a person could still recover from.
-    let untrusted = roster.untrusted();
-    let doubting = roster.pods(roster.ordinals(roster.in_doubt()));
-    (untrusted > 0).then(|| {
-        format!("{untrusted} partitions have a quorum of replicas to trust again (what is damaged at {doubting} has to heal)")
-    })
 }
 
 /// What the operation is called, and from how many nodes it comes.

@@ -3,8 +3,14 @@
 //! Counts what is in use on the disks of all that hold data, as if it were spread evenly over those that are to stay: a
 //! little too much, since each node's own log is in it. A file system that is much larger than the volume that was asked
 //! for is shared with others, and says nothing about this store.
+//!
+//! A node that does not say how much it holds counts as full: an answer that does not come in time must not begin what was
+//! held, and what fits even so need not wait for a node that may be dead. What a lost node held is made anew from the
+//! others, and counts as much as theirs.
 
 use std::collections::BTreeSet;
+
+use keystore_core::id::NodeId;
 
 use crate::differ::bytes;
 use crate::members::{Roster, owners};
@@ -21,16 +27,25 @@ pub(crate) fn find_lack_of_space(
     wanted: &BTreeSet<u32>,
 ) -> Option<String> {
     let asked = bytes(&valid.spec.storage.size)?;
-    let disk = |node| {
-        let disk = roster.answer_of(node)?.disk?;
-        // File systems are a little smaller than their volumes, and volumes are rounded up.
-        (disk.total_bytes > 0 && disk.total_bytes / 2 <= asked).then_some(disk)
-    };
+    // File systems are a little smaller than their volumes, and volumes are rounded up.
+    let is_shared = |disk: &Disk| disk.total_bytes / 2 > asked;
+    let told = |node| roster.answer_of(node)?.disk.filter(|disk| disk.total_bytes > 0);
+    let disk = |node| told(node).filter(|disk| !is_shared(disk));
     let holders = owners(roster.layout.source_ring());
     // What a node keeps of one that it is not any more is not to be moved, and goes when it is in the way.
     let free = |disk: Disk| disk.available_bytes.saturating_add(disk.set_aside_bytes);
     let used = |disk: Disk| u128::from(disk.total_bytes.saturating_sub(free(disk)));
-    let all_used: u128 = holders.iter().filter_map(|node| disk(*node)).map(used).sum();
+    let known: Vec<Disk> = holders.iter().filter_map(|node| disk(*node)).collect();
+    let full = known.iter().map(|disk| u128::from(disk.total_bytes)).max()?;
+    let known_used: u128 = known.iter().copied().map(used).sum();
+    let mean = known_used.div_ceil(known.len() as u128);
+    let silent: BTreeSet<NodeId> = holders
+        .iter()
+        .copied()
+        .filter(|node| told(*node).is_none() && !roster.layout.is_lost(*node))
+        .collect();
+    let others = (holders.len() - known.len() - silent.len()) as u128;
+    let all_used = known_used + full * silent.len() as u128 + mean * others;
     let staying = wanted.iter().filter_map(|ordinal| roster.live(*ordinal));
     let smallest = staying.filter_map(|member| disk(member.node)).map(|disk| disk.total_bytes).min()?;
     let share = all_used.div_ceil(wanted.len().max(1) as u128);
@@ -38,14 +53,22 @@ pub(crate) fn find_lack_of_space(
     let missing = share.checked_sub(most).filter(|missing| *missing > 0)?;
     Some(format!(
         "spec.replicas is {}, and the data of {} nodes does not fit onto so few: each would hold about {}, and \
-         of the smallest volume ({}) {FULL_PERCENT} % may be used, so about {} are missing on each; nothing is moved: \
+         of the smallest volume ({}) {FULL_PERCENT} % may be used, so about {} are missing on each{}; nothing is moved: \
          set spec.replicas higher, or delete data",
         valid.replicas,
         holders.len(),
         rough(share),
         rough(u128::from(smallest)),
         rough(missing),
+        counted_as_full(roster, silent),
     ))
+}
+
+fn counted_as_full(roster: &Roster<'_>, silent: BTreeSet<NodeId>) -> String {
+    if silent.is_empty() {
+        return String::new();
+    }
+    format!(" ({} does not say how much it holds, and counts as full)", roster.pods(roster.ordinals(silent)))
 }
 
 /// With two digits, so that the sentence stays while the data hardly changes.

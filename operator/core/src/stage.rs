@@ -21,7 +21,21 @@ impl Stage {
     }
 
     pub(crate) fn held(phase: &'static str, message: String) -> Self {
-        let hold = Some(Hold { reason: HoldReason::Unhealthy, message: message.clone() });
+        Self::held_for(HoldReason::Unhealthy, phase, message)
+    }
+
+    /// Of something too few are left.
+    pub(crate) fn short(phase: &'static str, message: String) -> Self {
+        Self::held_for(HoldReason::TooFewLeft, phase, message)
+    }
+
+    /// The same, with a hold that says less than the operation does.
+    pub(crate) fn with_hold(self, message: String) -> Self {
+        Self { hold: self.hold.map(|hold| Hold { message, ..hold }), ..self }
+    }
+
+    fn held_for(reason: HoldReason, phase: &'static str, message: String) -> Self {
+        let hold = Some(Hold { reason, message: message.clone() });
         Self { phase, message, change: None, hold }
     }
 }

@@ -13,13 +13,13 @@ use keystore_crds::{
 };
 
 use crate::absence::Absences;
-use crate::conditions::{Assessed, TRUE, Verdict, creation_progress, date, judge};
+use crate::conditions::{Assessed, creation_progress, date, judge};
 use crate::health::{Health, assess};
 use crate::identity::Identity;
 use crate::members::Roster;
 use crate::observed::{Answer, NodeAnswer, NodeMode, Observed};
 use crate::plan::{NodeStep, Plan, remembered};
-use crate::validate::{InvalidSpec, ValidCluster};
+use crate::validate::ValidCluster;
 
 /// What a status is made from.
 #[derive(Clone, Copy)]
@@ -44,37 +44,25 @@ pub fn plan_status(input: StatusInput<'_>) -> KeyStoreClusterStatus {
         replicas: count(observed.pods.len()),
         ready_replicas: count(observed.pods.keys().filter(|ordinal| observed.is_ready(**ordinal)).count()),
         selector: Some(valid.names.selector_text()),
-        image: plan.image.clone(),
+        image: if plan.is_spec_refused { old.image.clone() } else { plan.image.clone() },
         cluster_id,
         epoch,
         layout_phase,
         operation: operation(&assessed, &old, now),
         nodes: nodes(input, &old, &health),
-        conditions: date(judge(&assessed), &old.conditions, valid.generation, now),
+        conditions: conditions(&assessed, &old, now),
     }
 }
 
-/// A spec that cannot be acted upon: what was seen before stays, and a person is asked.
-pub fn plan_invalid_status(
-    cluster: &KeyStoreCluster,
-    error: &InvalidSpec,
-    now: Timestamp,
-) -> KeyStoreClusterStatus {
-    let mut status = cluster.status.clone().unwrap_or_default();
-    let generation = cluster.metadata.generation.unwrap_or_default();
-    let verdict = |type_, status, reason| Verdict { type_, status, reason, message: error.to_string() };
-    let ours = vec![
-        verdict(ConditionType::Ready, "False", "Held"),
-        verdict(ConditionType::Stalled, TRUE, "InvalidSpec"),
-    ];
-    let mut conditions = date(ours, &status.conditions, generation, now);
-    let rest = status.conditions.drain(..).filter(|old| conditions.iter().all(|new| new.type_ != old.type_));
-    let rest: Vec<Condition> = rest.collect();
-    conditions.extend(rest);
-    conditions.sort_by_key(|condition| ConditionType::ALL.iter().position(|t| t.as_str() == condition.type_));
-    status.conditions = conditions;
-    status.observed_generation = Some(generation);
-    status
+/// Whether an update waits is not known while the spec is refused: what was known before stays.
+fn conditions(of: &Assessed<'_>, old: &KeyStoreClusterStatus, now: Timestamp) -> Vec<Condition> {
+    let mut conditions = date(judge(of), &old.conditions, of.valid.generation, now);
+    let is_pending = |condition: &&Condition| condition.type_ == ConditionType::UpdatePending.as_str();
+    if of.plan.is_spec_refused {
+        conditions.retain(|condition| !is_pending(&condition));
+        conditions.extend(old.conditions.iter().find(is_pending).cloned());
+    }
+    conditions
 }
 
 /// Cluster UUID, epoch, phase. What nobody shows at the moment stays as it was reported last.
@@ -139,6 +127,7 @@ fn nodes(input: StatusInput<'_>, old: &KeyStoreClusterStatus, health: &Health) -
         Identity::InForce { layout } => member_nodes(input, layout, old),
         _ if !health.down.is_empty() || !health.replaced.is_empty() => remembered_nodes(old),
         Identity::Conflict { .. } => old.nodes.clone(),
+        _ if plan.is_spec_refused => old.nodes.clone(),
         Identity::Accepting { .. }
         | Identity::Empty { .. }
         | Identity::Nameless

@@ -15,6 +15,8 @@ use crate::names::Names;
 
 /// How much of a node's last words is repeated.
 const LAST_WORDS_CHARS_MAX: usize = 400;
+/// How long after its time to end a pod may still be there before that is told.
+const LATE_SECONDS: i64 = 30;
 /// Longer than any pause of the kubelet between two attempts: what ends again and again is not told now and then.
 const HISTORY_MS: i64 = 10 * 60 * 1_000;
 
@@ -34,6 +36,12 @@ pub fn explain(names: &Names, pods: &BTreeMap<u32, Pod>, now: Timestamp) -> Opti
 }
 
 fn explain_pod(pod: &Pod, now: Timestamp) -> Option<String> {
+    if let Some(by) = late_since(pod, now) {
+        return Some(format!(
+            "the pod was to end by {by} and is still there; if its machine is dead, remove the Node, taint it \
+             node.kubernetes.io/out-of-service, or run kubectl delete pod --force --grace-period=0"
+        ));
+    }
     let status = pod.status.as_ref()?;
     let is_unscheduled = status.conditions.iter().flatten().any(|condition| {
         condition.type_ == "PodScheduled" && condition.reason.as_deref() == Some("Unschedulable")
@@ -44,6 +52,12 @@ fn explain_pod(pod: &Pod, now: Timestamp) -> Option<String> {
     let container =
         status.container_statuses.iter().flatten().find(|container| container.name == NODE_CONTAINER)?;
     if container.ready { None } else { explain_container(container, now) }
+}
+
+/// When a pod was to have ended at the latest that was told to and is still there: its machine may be dead.
+fn late_since(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
+    let by = pod.metadata.deletion_timestamp.as_ref()?.0;
+    (now.as_second() >= by.as_second().saturating_add(LATE_SECONDS)).then_some(by)
 }
 
 fn explain_container(container: &ContainerStatus, now: Timestamp) -> Option<String> {
@@ -191,6 +205,21 @@ mod tests {
              take the pod (kubectl describe pod says why)"
         );
         assert_eq!(explain(&names(), &BTreeMap::from([(1, well)]), NOW), None);
+    }
+
+    #[test]
+    fn a_pod_that_should_have_ended_long_ago_is_told() {
+        let pod = |second: i64| -> Pod {
+            let by = Timestamp::from_second(second).unwrap();
+            serde_json::from_value(json!({"metadata": {"deletionTimestamp": by}})).unwrap()
+        };
+        let told = explain(&names(), &BTreeMap::from([(4, pod(-LATE_SECONDS))]), NOW).unwrap();
+        assert!(
+            told.starts_with("demo-4: the pod was to end by 1969-12-31T23:59:30Z and is still there; "),
+            "{told}"
+        );
+        assert!(told.ends_with("or run kubectl delete pod --force --grace-period=0"), "{told}");
+        assert_eq!(explain(&names(), &BTreeMap::from([(4, pod(1 - LATE_SECONDS))]), NOW), None);
     }
 
     #[test]

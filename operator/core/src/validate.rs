@@ -88,6 +88,8 @@ pub struct ValidCluster {
     pub replace_after_seconds: Option<u32>,
     pub grace_seconds: i64,
     pub drain_timeout_ms: i64,
+    /// Nobody asked for this: the nodes stay where the layout in force says that they are to be.
+    pub is_stand_in: bool,
     /// The rest, whose every value is fine as it is.
     pub spec: KeyStoreClusterSpec,
 }
@@ -115,6 +117,7 @@ pub fn validate(cluster: &KeyStoreCluster, default_image: &str) -> Result<ValidC
         replace_after_seconds: replace_after_seconds(&spec)?,
         grace_seconds,
         drain_timeout_ms: drain_timeout_ms(&spec, grace_seconds)?,
+        is_stand_in: false,
         spec,
     })
 }

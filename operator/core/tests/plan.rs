@@ -139,9 +139,20 @@ fn an_old_volume_of_another_store_changes_nothing_while_the_others_are_silent() 
     assert_eq!((plan.replicas, writes(&plan), plan.node_step), (3, Vec::new(), NodeStep::Nothing));
     let hold = plan.hold.unwrap();
     assert_eq!(hold.reason, HoldReason::IdentityConflict);
-    for id in [CLUSTER, OTHER_CLUSTER] {
-        assert!(hold.message.contains(&id.to_string()), "{}", hold.message);
-    }
+    let expected = format!(
+        "the status names store {CLUSTER}, and no node that answers holds it (demo-0: store {OTHER_CLUSTER}); another"
+    );
+    assert!(hold.message.starts_with(&expected), "{}", hold.message);
+    let both = vec![Some(of(OTHER_CLUSTER, NodeMode::Serving, 0)), Some(serving(1)), Some(serving(2))];
+    let seen_both = look(both, decided());
+    assert_eq!(
+        plan_of(&before, &seen_both).hold.unwrap().message,
+        format!(
+            "the volumes hold 2 different stores (demo-1, demo-2: store {CLUSTER} (the one that the status names); demo-0: \
+             store {OTHER_CLUSTER}); nothing is touched until only those of one are left: of each pod of another one, copy \
+             what you need, then delete its claim (data-POD) and the pod"
+        )
+    );
     let (old, new) = (before.status.clone().unwrap(), status_of(&before, &seen, 5));
     assert_eq!((new.cluster_id, new.epoch, new.nodes), (old.cluster_id, old.epoch, old.nodes));
 }

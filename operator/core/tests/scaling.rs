@@ -176,6 +176,390 @@ fn each_look_leads_to_one_step() {
     check("or are made whole members again", 5, &seen(&closed, 5), "Joining, to epoch 8 of 5, 5 pods");
     check("once they answer", 5, &but(seen(&closed, 5), &silent(4)), "StartingPods, 5 pods");
     check("also without pods", 5, &seen(&left, 3), "Joining, 5 pods");
+    check("a hold takes no pod", 2, &seen(&closed, 5), "rest, held for BelowReplicationFactor, 5 pods");
+    check("nor a move", 5, &but(seen(&moving, 6), &all_wait), "Moving, 6 pods");
+    let later = |seen: &mut Observed| {
+        let of_later = Layout { epoch: Epoch(99), ..closed.clone() };
+        seen.answers.insert(5, Answer::Here(well(5, &of_later)));
+    };
+    check("nor a look that is behind", 3, &but(seen(&closed, 6), &later), "RemovingPods, 6 pods");
+    let drains = |answer: &mut NodeAnswer| answer.mode = NodeMode::Draining;
+    check(
+        "who drains is down",
+        5,
+        &but(seen(&admitted, 5), &edited(1, drains)),
+        "Joining, held for Unhealthy, 5 pods",
+    );
+    check(
+        "one that knows that nothing is missing is enough",
+        5,
+        &but(but(seen(&moving, 5), &all_wait), &edited(3, |a| a.transfer = Transfer::default())),
+        "Finishing, to epoch 4 of 5, 5 pods",
+    );
+    let departed = |ordinal: u32| {
+        let mut layout = three.clone();
+        layout.departed.insert(node(ordinal));
+        layout
+    };
+    check("who has departed is never a member again", 5, &seen(&departed(4), 5), "StartingPods, 5 pods");
+    let lost = left.next(&Change::Lose(BTreeSet::from([node(4)]))).unwrap();
+    let idle = lost.members.iter().filter(|member| member.node == node(3));
+    let closed_but_lost = lost
+        .next(&Change::Admit(idle.map(|member| Member { weight: 0, ..member.clone() }).collect()))
+        .unwrap();
+    check("nothing is moved to who is lost", 3, &seen(&closed_but_lost, 5), "RemovingPods, 3 pods");
+}
+
+fn set_replicas(observed: &mut Observed, replicas: Option<i32>) {
+    match replicas {
+        Some(_) => {
+            let set = observed.children.stateful_set.as_mut().unwrap();
+            set.spec.as_mut().unwrap().replicas = replicas;
+        }
+        None => observed.children.stateful_set = None,
+    }
+}
+
+#[test]
+fn who_goes_is_waited_for_until_its_pod_is_certainly_gone() {
+    let five = layout_of(5, 5);
+    let members = five.members.iter().take(3).cloned().collect();
+    let leaving = five.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    let left = leaving.next(&Change::Finish).unwrap();
+    let idle = left.members.iter().skip(3).map(|member| Member { weight: 0, ..member.clone() });
+    let closed = left.next(&Change::Admit(idle.collect())).unwrap();
+    let lost = closed.next(&Change::Lose(BTreeSet::from([node(4)]))).unwrap();
+    // By this layout there are pods 0 to 2 and perhaps 4, and the StatefulSet asks for so many.
+    let look = |layout: &Layout, replicas: Option<i32>, pod: Option<k8s_openapi::api::core::v1::Pod>| {
+        let mut observed = seen(layout, 3);
+        set_replicas(&mut observed, replicas);
+        observed.pods.extend(pod.map(|pod| (4, pod)));
+        observed
+    };
+    let stays = || Some(fixtures::pod(false));
+    let ends = || Some(fixtures::ending(fixtures::pod(false), 5));
+    for (what, observed, expected) in [
+        ("pods are gone", look(&closed, Some(3), None), "Dismissing, to epoch 8 of 3, 3 pods"),
+        ("one is still there", look(&closed, Some(3), stays()), "Dismissing, to epoch 8 of 4, 3 pods"),
+        ("one is about to end", look(&closed, Some(3), ends()), "Dismissing, to epoch 8 of 4, 3 pods"),
+        (
+            "its node is lost, and nobody told it to end",
+            look(&lost, Some(3), stays()),
+            "Dismissing, to epoch 9 of 4, 3 pods",
+        ),
+        (
+            "its node is lost, and it will never end",
+            look(&lost, Some(3), ends()),
+            "Dismissing, to epoch 9 of 3, 3 pods",
+        ),
+        ("they are asked for again", look(&closed, Some(5), None), "RemovingPods, 3 pods"),
+        ("nobody knows who asks for what", look(&closed, None, None), "RemovingPods, 3 pods"),
+    ] {
+        assert_eq!(next(&plan_of(&wanting(3), &observed)), expected, "{what}");
+    }
+}
+
+#[test]
+fn while_none_may_go_pods_that_somebody_takes_away_are_called_back() {
+    let five = layout_of(5, 5);
+    let members = five.members.iter().take(3).cloned().collect();
+    let leaving = five.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    let left = leaving.next(&Change::Finish).unwrap();
+    let idle = left.members.iter().skip(3).map(|member| Member { weight: 0, ..member.clone() });
+    let closed = left.next(&Change::Admit(idle.collect())).unwrap();
+    for (what, layout, replicas, ends, expected) in [
+        ("lowered by hand", &left, Some(3), false, 5),
+        ("and told to end", &left, Some(3), true, 5),
+        ("the StatefulSet is gone", &left, None, false, 5),
+        ("nothing can be moved there any more", &closed, Some(3), false, 5),
+        ("and they are about to end", &closed, Some(3), true, 3),
+        ("data is there", &five, Some(3), true, 5),
+    ] {
+        let mut observed = seen(layout, 5);
+        set_replicas(&mut observed, replicas);
+        // An obstacle.
+        observed.answers.insert(1, Answer::Unreachable);
+        for ordinal in [3, 4].into_iter().filter(|_| ends) {
+            let pod = fixtures::ending(fixtures::pod(true), 5);
+            observed.pods.insert(ordinal, pod);
+        }
+        assert_eq!(plan_of(&wanting(3), &observed).replicas, expected, "{what}");
+    }
+}
+
+#[test]
+fn copies_that_are_missing_are_restored_before_a_store_grows() {
+    let three = layout_of(3, 3);
+    let lost = three.next(&Change::Lose(BTreeSet::from([node(1)]))).unwrap();
+    // Demo-1 came back empty, demo-5 does not come at all, and demo-3 and demo-4 do where that is said.
+    let without = |mut observed: Observed, silent: &[u32]| {
+        silent.iter().for_each(|ordinal| drop(observed.answers.insert(*ordinal, Answer::Unreachable)));
+        observed
+    };
+    let back = |layout: &Layout| wiped(seen(layout, 6), &[1]);
+    let check = |what: &str, replicas: u32, observed: &Observed, expected: &str| {
+        assert_eq!(next(&plan_of(&wanting(replicas), observed)), expected, "{what}");
+    };
+    check("who is there joins", 6, &without(back(&lost), &[5]), "Joining, to epoch 3 of 4, 6 pods");
+    check("all at once where all are there", 6, &back(&lost), "Joining, to epoch 3 of 7, 6 pods");
+    check("whoever it is", 6, &without(seen(&lost, 6), &[1, 4, 5]), "Joining, to epoch 3 of 4, 6 pods");
+    check("not fewer than before", 6, &without(seen(&lost, 6), &[1, 3, 4, 5]), "StartingPods, 6 pods");
+    check("growth alone waits for all", 6, &without(seen(&three, 6), &[5]), "StartingPods, 6 pods");
+    let NodeStep::Propose(proposal) = plan_of(&wanting(6), &without(back(&lost), &[5])).node_step else {
+        panic!("no proposal")
+    };
+    let joined = proposal.layout;
+    // As `seen`, where the new member of demo-1 answers.
+    let with_new = |layout: &Layout| {
+        let mut observed = without(seen(layout, 6), &[5]);
+        let mut answer = well(1, layout);
+        answer.node = fresh(1).node;
+        observed.answers.insert(1, Answer::Here(answer));
+        for (ordinal, answer) in &mut observed.answers {
+            let Answer::Here(answer) = answer else { continue };
+            let peers =
+                layout.members.iter().filter(|peer| !peer.is_lost && peer.name != format!("demo-{ordinal}"));
+            answer.connected = peers.map(|peer| peer.node).collect();
+        }
+        observed
+    };
+    let plan = plan_of(&wanting(6), &with_new(&joined));
+    assert_eq!(next(&plan), "Moving, to epoch 4 of 4, 6 pods");
+    let progress = plan.progress.unwrap();
+    assert_eq!((progress.kind, progress.to), (keystore_crds::OperationKind::Replace, 3));
+    let NodeStep::Propose(proposal) = plan.node_step else { panic!("no proposal") };
+    let moving = proposal.layout;
+    check("that is not turned back", 6, &waiting(with_new(&moving)), "Moving, 6 pods");
+    check("nor by one that asks for fewer", 4, &waiting(with_new(&moving)), "Moving, 6 pods");
+    let grown = moving.next(&Change::Finish).unwrap();
+    let plan = plan_of(&wanting(6), &with_new(&grown));
+    assert!(next(&plan).starts_with("Dismissing, "), "{}", next(&plan));
+    let dismissed = grown.next(&Change::Dismiss(BTreeSet::from([node(1)]))).unwrap();
+    check("then it waits for all again", 6, &with_new(&dismissed), "StartingPods, 6 pods");
+}
+
+#[test]
+fn a_pod_that_was_passed_over_and_vanishes_after_one_answer_is_waited_for_by_nobody() {
+    let four = layout_of(3, 4);
+    let members = [0, 2, 3].map(|ordinal| four.member(node(ordinal)).unwrap().clone());
+    let moved = four.next(&Change::Move { members: members.into(), replication_factor: 3 }).unwrap();
+    let moved = moved.next(&Change::Finish).unwrap();
+    let dismissed = moved.next(&Change::Dismiss(BTreeSet::from([node(1)]))).unwrap();
+    let mut vanished = seen(&dismissed, 4);
+    vanished.answers.insert(1, Answer::Unreachable);
+    assert_eq!(next(&plan_of(&wanting(3), &vanished)), "rest, 4 pods");
+    let back = wiped(vanished.clone(), &[1]);
+    assert_eq!(next(&plan_of(&wanting(3), &back)), "Joining, to epoch 6 of 4, 4 pods");
+    assert_eq!(next(&plan_of(&wanting(4), &vanished)), "StartingPods, 4 pods", "it is wanted beside them");
+}
+
+#[test]
+fn nobody_is_given_up_by_a_status_alone() {
+    let three = layout_of(3, 3);
+    let gone = away(seen(&three, 3), 1);
+    let with_pod = |pod: Option<k8s_openapi::api::core::v1::Pod>| {
+        let mut observed = gone.clone();
+        observed.pods.remove(&1);
+        observed.pods.extend(pod.map(|pod| (1, pod)));
+        observed
+    };
+    let resource = replacing(3, &gone, 0);
+    let new = |second| Some(fixtures::pod_without_conditions(second));
+    let told = |second| Some(fixtures::ending(fixtures::pod_since(true, 0), second));
+    let down_since = |observed: &Observed, now| {
+        status_of(&resource, observed, now).nodes[1].down_since.as_ref().map(|time| time.0.as_second())
+    };
+    for (what, pod, since, expected) in [
+        ("no pod", None, 0, "rest, 3 pods"),
+        ("a new pod of which nothing is known", new(950), 950, "rest, 3 pods"),
+        ("for as long as that", new(940), 940, "GivingUp, to epoch 2 of 3, 3 pods"),
+        ("one that was told to end", told(950), 950, "rest, 3 pods"),
+        ("and long ago", told(940), 940, "GivingUp, to epoch 2 of 3, 3 pods"),
+    ] {
+        let observed = with_pod(pod);
+        assert_eq!(next(&plan_at(&resource, &observed, 1_000)), expected, "{what}");
+        assert_eq!(down_since(&observed, 1_000), Some(since), "{what}");
+    }
+    // Somebody's clock is ahead.
+    let ahead = replacing(3, &gone, 1_000);
+    let status = status_of(&ahead, &gone, 10);
+    assert_eq!(status.nodes[1].down_since.as_ref().unwrap().0.as_second(), 10);
+}
+
+#[test]
+fn who_is_away_longest_is_given_up_first_and_who_is_gone_before_who_is_away() {
+    let admitted = layout_of(3, 5);
+    let mut observed = away(away(seen(&admitted, 5), 3), 4);
+    observed.pods.insert(3, fixtures::pod_since(false, 20));
+    observed.pods.insert(4, fixtures::pod_since(false, 10));
+    let resource = replacing(3, &observed, 0);
+    let NodeStep::Propose(proposal) = plan_at(&resource, &observed, 100).node_step else { panic!("none") };
+    let lost = |layout: &Layout| layout.members.iter().position(|member| member.is_lost);
+    assert_eq!(lost(&proposal.layout), Some(4));
+
+    let five = layout_of(5, 5);
+    let observed = away(wiped(seen(&five, 5), &[3]), 4);
+    let resource = replacing(5, &observed, 0);
+    let plan = plan_at(&resource, &observed, 60);
+    assert_eq!(next(&plan), "GivingUp, to epoch 5 of 5, 5 pods");
+    let NodeStep::Propose(proposal) = plan.node_step else { panic!("none") };
+    assert_eq!(lost(&proposal.layout), Some(3));
+}
+
+#[test]
+fn damage_is_in_the_way_only_of_what_it_could_be_healed_from() {
+    let observed = doubting(wiped(seen(&layout_of(3, 5), 5), &[4]), &[0, 1]);
+    assert_eq!(next(&plan_of(&wanting(5), &observed)), "GivingUp, to epoch 3 of 5, 5 pods");
+}
+
+#[test]
+fn who_answers_is_not_away_and_who_drains_cannot_be_relied_on() {
+    let three = layout_of(3, 3);
+    let gone = away(seen(&three, 3), 1);
+    let mut answers = gone.clone();
+    answers.answers.insert(1, Answer::Here(well(1, &three)));
+    let mut drains = gone.clone();
+    let Answer::Here(answer) = drains.answers.get_mut(&2).unwrap() else { panic!("silent") };
+    answer.mode = NodeMode::Draining;
+    let resource = replacing(3, &gone, 0);
+    assert_eq!(next(&plan_at(&resource, &answers, 1_000)), "rest, 3 pods");
+    assert_eq!(next(&plan_at(&resource, &drains, 1_000)), "GivingUp, held for Unhealthy, 3 pods");
+
+    let lost = three.next(&Change::Lose(BTreeSet::from([node(1)]))).unwrap();
+    let mut back = wiped(away(seen(&lost, 3), 1), &[1]);
+    back.pods.insert(1, fixtures::pod_since(false, 0));
+    let resource = replacing(3, &away(seen(&lost, 3), 1), 0);
+    assert_eq!(next(&plan_at(&resource, &back, 30)), "Joining, to epoch 3 of 4, 3 pods");
+}
+
+#[test]
+fn who_is_gone_votes_on_nothing_and_who_is_lost_proposes_nothing() {
+    let three = layout_of(3, 3);
+    let observed = away(wiped(seen(&three, 3), &[1]), 2);
+    let resource = replacing(3, &observed, 0);
+    assert_eq!(
+        next(&plan_at(&resource, &observed, 60)),
+        "GivingUp, held for Unhealthy, to epoch 2 of 3, 3 pods"
+    );
+
+    let mut behind = away(away(seen(&three, 5), 1), 2);
+    let later = Layout { epoch: Epoch(9), ..three.clone() };
+    let resource = replacing(5, &behind, 0);
+    behind.answers.insert(0, Answer::Here(well(0, &later)));
+    let plan = plan_at(&KeyStoreCluster { spec: wanting(5).spec, ..resource }, &behind, 60);
+    assert_eq!(next(&plan), "Joining, 5 pods", "others know more");
+
+    let lost = layout_of(3, 4).next(&Change::Lose(BTreeSet::from([node(0)]))).unwrap();
+    let mut observed = seen(&lost, 4);
+    for answer in observed.answers.values_mut() {
+        let Answer::Here(answer) = answer else { continue };
+        // The lost one is the best connected.
+        if answer.node != node(0) {
+            answer.connected.remove(&node(3));
+        }
+    }
+    let mut resource = wanting(3);
+    resource.spec.keyspaces =
+        vec![keystore_crds::Keyspace { name: "more".to_owned(), mode: keystore_crds::KeyspaceMode::Lww }];
+    let NodeStep::Propose(proposal) = plan_of(&resource, &observed).node_step else { panic!("none") };
+    assert_ne!(proposal.ordinal, 0);
+}
+
+#[test]
+fn of_two_members_in_one_pod_the_one_that_answers_counts_then_the_one_that_holds_most() {
+    let three = layout_of(3, 3);
+    let twin = |id: u8| Member {
+        node: NodeId([id; 16]),
+        actor: keystore_core::id::Actor(90),
+        ..three.member(node(1)).unwrap().clone()
+    };
+    let shown = |id: u8, answering: Option<u8>| {
+        let layout = three.next(&Change::Admit(vec![twin(id)])).unwrap();
+        let mut observed = seen(&layout, 3);
+        let answer = |id: u8| Answer::Here(NodeAnswer { node: NodeId([id; 16]), ..well(1, &layout) });
+        observed.answers.insert(1, answering.map_or(Answer::Unreachable, answer));
+        status_of(&wanting(3), &observed, 1).nodes[1].node_id.clone().unwrap()
+    };
+    let holder = node(1).0[0];
+    for (answering, expected) in [(Some(0x99), 0x99), (Some(holder), holder), (None, holder)] {
+        assert_eq!(shown(0x99, answering), NodeId([expected; 16]).to_string(), "{answering:?}");
+    }
+}
+
+#[test]
+fn only_what_builds_on_pods_that_are_not_asked_for_yet_waits_for_what_is_written() {
+    let admitted = layout_of(3, 5);
+    let members = admitted.members.clone();
+    let moving = admitted.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    for (what, replicas, observed, live, expected) in [
+        ("an end of a move", 5, seen(&moving, 5), 5, false),
+        ("to pods that are taken away", 5, seen(&moving, 5), 4, true),
+        ("a loss", 5, wiped(waiting(seen(&moving, 5)), &[1]), 4, false),
+        ("a way back", 3, waiting(seen(&moving, 5)), 5, false),
+        ("a beginning", 5, seen(&admitted, 5), 5, false),
+        ("in pods that are taken away", 5, seen(&admitted, 5), 4, true),
+        ("who joins", 5, seen(&layout_of(3, 3), 5), 3, true),
+    ] {
+        let mut observed = observed;
+        set_replicas(&mut observed, Some(live));
+        let plan = plan_of(&wanting(replicas), &observed);
+        let NodeStep::Propose(proposal) = &plan.node_step else { panic!("{what}: {}", next(&plan)) };
+        assert_eq!(proposal.needs_writes, expected, "{what}");
+    }
+}
+
+#[test]
+fn what_is_in_the_way_is_told_by_pods_and_with_what_helps() {
+    let admitted = layout_of(3, 5);
+    let gone = away(seen(&admitted, 5), 1);
+    let linked = || {
+        let mut observed = seen(&admitted, 5);
+        observed.answers.insert(1, Answer::Unreachable);
+        observed
+    };
+    let hold = |observed: &Observed| {
+        let resource = replacing(5, observed, 0);
+        plan_at(&resource, observed, 1).hold.unwrap().message
+    };
+    let down = "data does not begin to move while nodes are down that hold it: demo-1; bring them back";
+    assert_eq!(hold(&gone), format!("{down}, or wait: after 60 s they are given up"));
+    assert_eq!(hold(&linked()), down, "who is reached by others is not given up");
+
+    let three = layout_of(3, 3);
+    let mut copied = seen(&three, 5);
+    let actor = three.member(node(0)).unwrap().actor;
+    copied.answers.insert(3, Answer::Here(NodeAnswer { actor, ..empty(3) }));
+    let plan = plan_of(&wanting(5), &copied);
+    assert_eq!(
+        plan.hold.unwrap().message,
+        "the store cannot take the next step: members demo-0 and demo-3 have the same actor"
+    );
+
+    let mut swap = {
+        let four = layout_of(4, 4);
+        let voter = (0..4).find(|ordinal| node(*ordinal) == four.voters[0]).unwrap();
+        let observed = away(seen(&four, 4), voter);
+        let mut resource = replacing(4, &observed, 0);
+        resource.spec.replace_after_seconds = 0;
+        (plan_at(&resource, &observed, 60), resource, observed)
+    };
+    swap.0.note_refusal("01010101-0101-0101-0101-010101010101 is not so far");
+    let valid = keystore_operator_core::validate::validate(&swap.1, fixtures::IMAGE).unwrap();
+    let now = k8s_openapi::jiff::Timestamp::from_second(60).unwrap();
+    let mut observed = swap.2.clone();
+    fixtures::settle(&mut observed, &swap.0);
+    swap.0.writes.clear();
+    let status = keystore_operator_core::status::plan_status(keystore_operator_core::status::StatusInput {
+        cluster: &swap.1,
+        valid: &valid,
+        observed: &observed,
+        plan: &swap.0,
+        now,
+    });
+    assert_eq!(
+        condition(&status, "Progressing"),
+        "True Replacing: who votes in the place of a node that is away; not yet: demo-0 is not so far"
+    );
 }
 
 #[test]
@@ -405,10 +789,124 @@ fn a_move_goes_on_without_a_node_that_is_lost_on_the_way_if_quorums_are_left() {
     let mut other_mind = resource.clone();
     other_mind.spec.replicas = 3;
     assert_eq!(next(&plan_at(&other_mind, &observed, 30)), "TurningBack, to epoch 5 of 5, 5 pods");
-    let more = BTreeSet::from([node(1), node(2)]);
-    let hopeless = lost.next(&Change::Lose(more)).unwrap();
-    let observed = away(away(away(seen(&hopeless, 5), 3), 1), 2);
-    assert!(next(&plan_at(&resource, &observed, 0)).starts_with("TurningBack"), "no quorum is left of some");
+    let none_of_some = lost.next(&Change::Lose(BTreeSet::from([node(4)]))).unwrap();
+    let observed = away(away(seen(&none_of_some, 5), 3), 4);
+    assert_eq!(
+        next(&plan_at(&resource, &waiting(observed), 0)),
+        "TurningBack, to epoch 6 of 5, 5 pods",
+        "where it moves to no quorum is left of some partitions"
+    );
+}
+
+/// Nobody has merged what it needs.
+fn waiting(mut observed: Observed) -> Observed {
+    for answer in observed.answers.values_mut() {
+        let Answer::Here(answer) = answer else { continue };
+        answer.transfer = Transfer { waits_for: Some("a pass".to_owned()), ..Transfer::default() };
+    }
+    observed
+}
+
+/// Another node, empty, answers in these pods.
+fn wiped(mut observed: Observed, ordinals: &[u32]) -> Observed {
+    for ordinal in ordinals {
+        observed.answers.insert(*ordinal, Answer::Here(fresh(*ordinal)));
+        for answer in observed.answers.values_mut() {
+            let Answer::Here(answer) = answer else { continue };
+            answer.connected.remove(&node(*ordinal));
+        }
+    }
+    observed
+}
+
+fn fresh(ordinal: u32) -> NodeAnswer {
+    let id = u8::try_from(ordinal).unwrap() + 0x70;
+    NodeAnswer { node: NodeId([id; 16]), actor: keystore_core::id::Actor(id.into()), ..empty(ordinal) }
+}
+
+fn doubting(mut observed: Observed, ordinals: &[u32]) -> Observed {
+    for ordinal in ordinals {
+        let Answer::Here(answer) = observed.answers.get_mut(ordinal).unwrap() else { panic!("silent") };
+        answer.is_in_doubt = true;
+    }
+    observed
+}
+
+#[test]
+fn a_move_goes_back_only_to_nodes_that_have_everything() {
+    let admitted = layout_of(3, 5);
+    let members = admitted.members.clone();
+    let up = admitted.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    let five = layout_of(5, 5);
+    let members = five.members.iter().take(3).cloned().collect();
+    let down = five.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    let both_lost = up.next(&Change::Lose(BTreeSet::from([node(1), node(2)]))).unwrap();
+    let busy = |layout: &Layout| waiting(seen(layout, 5));
+    let silent = |mut observed: Observed, ordinal: u32| {
+        observed.answers.insert(ordinal, Answer::Unreachable);
+        observed
+    };
+    for (what, replicas, observed, expected) in [
+        (
+            "one volume is gone: the move goes on without it",
+            5,
+            wiped(busy(&up), &[1]),
+            "GivingUp, to epoch 4 of 5, 5 pods",
+        ),
+        ("also where the move is to go back", 3, wiped(busy(&up), &[1]), "GivingUp, to epoch 4 of 5, 5 pods"),
+        ("two volumes are gone", 5, wiped(busy(&up), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
+        ("and it is to go back", 3, wiped(busy(&up), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
+        ("two are lost", 5, wiped(busy(&both_lost), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
+        (
+            "all has moved: the leavers are not needed",
+            3,
+            wiped(seen(&down, 5), &[3, 4]),
+            "Finishing, held for Unhealthy, to epoch 6 of 5, 5 pods",
+        ),
+        (
+            "nor are they where it is to go back",
+            5,
+            wiped(seen(&down, 5), &[3, 4]),
+            "Finishing, held for Unhealthy, to epoch 6 of 5, 5 pods",
+        ),
+        ("one is silent", 3, silent(busy(&up), 1), "TurningBack, to epoch 4 of 5, 5 pods"),
+        (
+            "two are silent: their disks may be gone",
+            3,
+            silent(silent(busy(&up), 1), 2),
+            "Moving, held for Unhealthy, 5 pods",
+        ),
+        ("one has something damaged", 3, doubting(busy(&up), &[1]), "TurningBack, to epoch 4 of 5, 5 pods"),
+        ("two have", 3, doubting(busy(&up), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
+        (
+            "who is to have it does not matter",
+            3,
+            wiped(doubting(busy(&up), &[4]), &[3]),
+            "GivingUp, to epoch 4 of 5, 5 pods",
+        ),
+        ("a silent one neither", 3, silent(silent(busy(&up), 3), 4), "TurningBack, to epoch 4 of 5, 5 pods"),
+    ] {
+        assert_eq!(next(&plan_of(&wanting(replicas), &observed)), expected, "{what}");
+    }
+    let hold = plan_of(&wanting(3), &silent(silent(busy(&up), 1), 2)).hold.unwrap();
+    assert_eq!(
+        hold.message,
+        "other nodes are to hold the data now, and it does not go back: the nodes that it comes from lack copies without \
+         demo-1, demo-2 (lost, damaged, or not answering), and what has moved may be all that is left of some; bring nodes \
+         back, or name what is lost for good with keystorectl recover"
+    );
+    let status = status_of(&wanting(5), &wiped(busy(&up), &[1, 2]), 1);
+    assert_eq!(
+        condition(&status, "Degraded"),
+        "True NodeReplaced: what demo-1, demo-2 held is gone or given up; of some of it too few copies are left to rebuild \
+         it (Stalled says what helps)"
+    );
+    let mut other_store = wanting(5);
+    other_store.spec.replication_factor = 2;
+    for resource in [&other_store, &wanting(2)] {
+        let hold = plan_of(resource, &wiped(busy(&up), &[1, 2])).hold.unwrap();
+        assert!(hold.message.contains("recover"), "a spec does not hide a loss: {}", hold.message);
+    }
 }
 
 #[test]
@@ -505,6 +1003,71 @@ fn data_that_does_not_fit_onto_fewer_nodes_stays_where_it_is() {
     );
     let reason = HoldReason::InsufficientSpace;
     assert_eq!(reason.as_str(), "InsufficientSpace");
+}
+
+/// So much of each volume, in tenths of a GiB, and how much of that is in use; `None`: it does not say.
+fn with_disks(layout: &Layout, disks: [Option<(u64, u64)>; 5]) -> Observed {
+    let mut observed = seen(layout, 5);
+    let tenth = (1 << 30) / 10;
+    for (ordinal, disk) in (0..).zip(disks) {
+        let Some(Answer::Here(answer)) = observed.answers.get_mut(&ordinal) else { continue };
+        answer.disk = disk.map(|(total, used)| Disk {
+            total_bytes: total * tenth,
+            available_bytes: (total - used) * tenth,
+            set_aside_bytes: 0,
+        });
+    }
+    observed
+}
+
+#[test]
+fn whether_data_fits_is_judged_by_all_who_hold_it_and_by_the_smallest_who_stays() {
+    let five = layout_of(5, 5);
+    let members = five.members.iter().take(3).cloned().collect();
+    let leaving = five.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    let lost = five.next(&Change::Lose(BTreeSet::from([node(4)]))).unwrap();
+    let same = |used: u64| [Some((10, used)); 5];
+    let with = |used: u64, ordinal: usize, disk: Option<(u64, u64)>| {
+        let mut disks = same(used);
+        disks[ordinal] = disk;
+        disks
+    };
+    let (fits, held) = ("Moving, to epoch 5 of 5, 5 pods", "rest, held for InsufficientSpace, 5 pods");
+    for (what, replicas, layout, disks, expected) in [
+        ("it fits", 3, &five, same(5), fits),
+        ("it does not", 3, &five, same(6), held),
+        ("as many nodes as before", 5, &five, same(10), "rest, 5 pods"),
+        (
+            "once data moves that was asked before",
+            3,
+            &leaving,
+            same(10),
+            "Finishing, to epoch 6 of 5, 5 pods",
+        ),
+        ("one that stays is small", 3, &five, with(5, 1, Some((5, 5))), held),
+        ("one that goes is small", 3, &five, with(4, 4, Some((5, 5))), fits),
+        ("one that goes is large", 3, &five, with(5, 4, Some((20, 5))), fits),
+        ("one does not say, and may be full", 3, &five, with(5, 4, None), held),
+        ("it would fit even so", 3, &five, with(4, 4, None), fits),
+        ("nor does it matter whether it stays", 3, &five, with(4, 1, None), fits),
+        ("one shares its file system, and counts as the others", 3, &five, with(6, 4, Some((30, 1))), held),
+        ("nobody says anything", 3, &five, [None; 5], fits),
+    ] {
+        assert_eq!(next(&plan_of(&wanting(replicas), &with_disks(layout, disks))), expected, "{what}");
+    }
+    let mut silent = with_disks(&five, same(6));
+    silent.answers.insert(4, Answer::Unreachable);
+    let plan = plan_of(&wanting(3), &silent);
+    assert_eq!(next(&plan), held, "an answer that does not come begins nothing");
+    let message = plan.hold.unwrap().message;
+    assert!(message.contains("(demo-4 does not say how much it holds, and counts as full); "), "{message}");
+    let lost_at = |used: u64| {
+        let mut observed = with_disks(&lost, same(used));
+        observed.answers.insert(4, Answer::Unreachable);
+        next(&plan_of(&wanting(3), &observed))
+    };
+    assert_eq!(lost_at(6), "StartingPods, held for InsufficientSpace, 5 pods", "what it held is made anew");
+    assert_eq!(lost_at(5), "Moving, to epoch 6 of 5, 5 pods", "and is no more than the others hold");
 }
 
 fn recovered_without(now: &Layout, lost: &[u32]) -> Layout {

@@ -1,8 +1,9 @@
 //! A world of pods, volumes, nodes and layouts around the planner, in which anything may happen at any time: the operator
-//! ends after any of its acts, nodes go down, come back, or are dead for good, volumes are lost, nodes are given up by
-//! others, an old status is planted, people change their minds; what was proposed and not heard of again comes out later,
-//! whatever is proposed then. After each act of the planner what it must never do is looked
-//! for; once everything is quiet the spec is reached and nothing more is done.
+//! ends after any of its acts, nodes go down, come back, or are dead for good, and their pods never end, volumes are lost,
+//! disks are damaged and healed, nodes are given up by others, an old status is planted, people change their minds; what was
+//! proposed and not heard of again comes out later, whatever is proposed then. After each act of the planner what it must
+//! never do is looked for, and that it says why where the spec is not reached and it does nothing; once everything is quiet
+//! the spec is reached and nothing more is done.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's support may panic as the test itself")]
 
@@ -10,7 +11,7 @@ mod fixtures;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fixtures::{CLUSTER, cluster, plan_at, pod_since, remembers, settle, status_of};
+use fixtures::{CLUSTER, cluster, ending, plan_at, pod_since, remembers, settle, status_of};
 use keystore_core::id::{Actor, Epoch, Incarnation, NodeId};
 use keystore_core::layout::{FirstLayout, Layout, Member};
 use keystore_core::partition::PartitionCount;
@@ -22,6 +23,7 @@ use keystore_core::succession::{
 };
 use keystore_crds::{KeyStoreCluster, KeyStoreClusterStatus, Keyspace, KeyspaceMode};
 use keystore_operator_core::children::{Kind, Write};
+use keystore_operator_core::identity::Identity;
 use keystore_operator_core::observed::{
     Answer, Children, HeldLayout, NodeAnswer, NodeMode, Observed, Transfer,
 };
@@ -84,6 +86,10 @@ struct World {
     down: BTreeSet<u32>,
     /// Pods whose machines are gone for good, with their volumes.
     dead: BTreeSet<u32>,
+    /// Pods that were told to end, when, on machines that are dead.
+    ending: BTreeMap<u32, i64>,
+    /// Until when something at these nodes is damaged.
+    doubting: BTreeMap<NodeId, i64>,
     /// Since when Kubernetes knows that a pod is not ready.
     unready_since: BTreeMap<u32, i64>,
     volumes: BTreeMap<u32, Volume>,
@@ -141,6 +147,8 @@ impl World {
             pods: (0..FACTOR).collect(),
             down: BTreeSet::new(),
             dead: BTreeSet::new(),
+            ending: BTreeMap::new(),
+            doubting: BTreeMap::new(),
             unready_since: BTreeMap::new(),
             old_status: None,
             volumes: (0..FACTOR).map(|ordinal| (ordinal, volume(ordinal))).collect(),
@@ -168,6 +176,8 @@ impl World {
     /// Time passes, and Kubernetes sees who is ready.
     fn pass(&mut self, seconds: i64) {
         self.seconds += seconds;
+        let now = self.seconds;
+        self.doubting.retain(|_, until| *until > now);
         for ordinal in self.pods.clone() {
             if self.serves(ordinal) {
                 self.unready_since.remove(&ordinal);
@@ -217,7 +227,7 @@ impl World {
             cluster: held.map(|held| held.cluster),
             incarnation: held.map_or_else(Incarnation::default, |held| held.incarnation),
             epoch: held.map_or(Epoch(0), |held| held.epoch),
-            is_in_doubt: false,
+            is_in_doubt: self.doubting.contains_key(&volume.node),
             partitions_available: 16,
             connected: self.live().into_iter().filter(|peer| *peer != volume.node).collect(),
             transfer: Transfer { waits_for: waits, ..Transfer::default() },
@@ -235,7 +245,9 @@ impl World {
         let held = held.filter_map(|ordinal| self.volumes[ordinal].held.clone());
         let pod = |ordinal: &u32| {
             let since = self.unready_since.get(ordinal);
-            (*ordinal, pod_since(self.serves(*ordinal), since.copied().unwrap_or(self.seconds)))
+            let pod = pod_since(self.serves(*ordinal), since.copied().unwrap_or(self.seconds));
+            let told = self.ending.get(ordinal);
+            (*ordinal, told.map_or_else(|| pod.clone(), |told| ending(pod.clone(), *told)))
         };
         Observed {
             children: self.children.clone(),
@@ -263,6 +275,7 @@ impl World {
         let observed = self.observe();
         let (live, seen) = (self.live(), (self.layout.clone(), self.volumes.clone()));
         let plan = plan_at(&self.resource, &observed, self.seconds);
+        self.judge_silence(&plan);
         let acts = if is_quiet { 3 } else { self.rng.below(4) };
         if !is_quiet && self.rng.below(3) == 0 {
             self.something_happens();
@@ -282,6 +295,30 @@ impl World {
             }
             self.resource.status = Some(status);
         }
+    }
+
+    /// Whoever does nothing says why, unless nothing is to be done.
+    fn judge_silence(&self, plan: &Plan) {
+        let is_busy = !plan.writes.is_empty() || plan.node_step != NodeStep::Nothing;
+        let says_why = plan.progress.is_some() || plan.hold.is_some();
+        let is_seen = matches!(&plan.identity, Identity::InForce { layout } if *layout == self.layout);
+        if is_busy || says_why || !is_seen {
+            return;
+        }
+        let members = self.layout.members.iter().filter(|member| !member.is_lost);
+        let holders = owners(self.layout.ring());
+        let pods =
+            holders.iter().map(|node| self.layout.member(*node).unwrap().name["demo-".len()..].parse());
+        let pods: u32 = pods.map(Result::unwrap).max().unwrap();
+        assert!(!self.layout.is_moving(), "data moves, and nobody says so: {:#?}", self.trace);
+        assert_eq!(
+            (holders.len() as i32, members.count(), self.live_replicas()),
+            (self.resource.spec.replicas, holders.len(), pods + 1),
+            "the spec is not reached, and nobody says why: {:#?}",
+            self.trace
+        );
+        let is_lost = holders.iter().any(|node| self.layout.is_lost(*node));
+        assert!(!is_lost, "copies are missing, and nobody says why: {:#?}", self.trace);
     }
 
     /// `known` and `seen` are how the layout and the volumes were at the time of the look.
@@ -320,7 +357,7 @@ impl World {
     }
 
     fn propose(&mut self, proposal: &Proposal, live: &BTreeSet<NodeId>, is_quiet: bool) {
-        let Proposal { ordinal, expected, layout: next } = proposal;
+        let Proposal { ordinal, expected, layout: next, needs_writes: _ } = proposal;
         if !self.is_up(*ordinal) || *expected != self.layout.epoch {
             return;
         }
@@ -360,6 +397,7 @@ impl World {
     /// Who is given up has lost its volume, or is away for as long as the spec says, and then only one is at a time, while
     /// those that serve have all that it holds. `live` is who was up at the time of the look. True if one is away.
     fn judge_loss(&self, next: &Layout, live: &BTreeSet<NodeId>) -> bool {
+        self.judge_way_back(next);
         let is_new = |member: &&Member| member.is_lost && !self.layout.is_lost(member.node);
         let mut away = 0;
         for member in next.members.iter().filter(is_new) {
@@ -381,6 +419,16 @@ impl World {
             |node: NodeId| !next.is_lost(node) && self.volumes.values().any(|volume| volume.node == node);
         assert!(has_everything(&self.layout, is_there), "data is lost: {:#?}", self.trace);
         away > 0
+    }
+
+    /// A move is turned back only while those that it came from have all that was acknowledged.
+    fn judge_way_back(&self, next: &Layout) {
+        let is_back = self.layout.is_joint() && !next.is_joint() && next.ring() == self.layout.source_ring();
+        if is_back && next.ring() != self.layout.ring() {
+            let is_there =
+                |node: NodeId| !next.is_lost(node) && self.volumes.values().any(|volume| volume.node == node);
+            assert!(has_everything(next, is_there), "what has moved is given up: {:#?}", self.trace);
+        }
     }
 
     fn fresh_volume(&mut self) -> Volume {
@@ -431,8 +479,15 @@ impl World {
     /// What the StatefulSet's controller does next: one pod comes or goes.
     fn run_pods(&mut self) {
         let replicas = self.live_replicas();
-        let surplus = self.pods.iter().copied().next_back().filter(|ordinal| *ordinal >= replicas);
-        if let Some(ordinal) = surplus {
+        let is_ending = |ordinal: &u32| self.ending.contains_key(ordinal);
+        let ended = self.ending.keys().copied().find(|ordinal| !self.dead.contains(ordinal));
+        let surplus = self.pods.iter().copied().rfind(|o| *o >= replicas && !is_ending(o));
+        if let Some(ordinal) = ended.or(surplus) {
+            if self.dead.contains(&ordinal) {
+                self.ending.insert(ordinal, self.seconds);
+                return;
+            }
+            self.ending.remove(&ordinal);
             self.pods.remove(&ordinal);
             self.down.remove(&ordinal);
         } else if let Some(ordinal) = (0..replicas).find(|ordinal| !self.pods.contains(ordinal)) {
@@ -524,10 +579,20 @@ impl World {
         self.layout = layout;
     }
 
+    /// A disk is damaged, and healed after a while.
+    fn damage(&mut self, ordinal: u32) {
+        let Some(volume) = self.volumes.get(&ordinal) else { return };
+        let (node, seconds) = (volume.node, self.rng.below(SILENCE_SECONDS as u64) as i64);
+        self.doubting.insert(node, self.seconds + seconds);
+    }
+
     fn something_happens(&mut self) {
         let pods: Vec<_> = self.pods.iter().copied().collect();
         let Some(ordinal) = self.rng.pick(&pods) else { return self.run_pods() };
-        match self.rng.below(18) {
+        match self.rng.below(20) {
+            18 if self.rng.below(3) == 0 => self.damage(ordinal),
+            // Kubernetes wants the pod of a machine that is gone to run elsewhere.
+            19 if self.dead.contains(&ordinal) => drop(self.ending.entry(ordinal).or_insert(self.seconds)),
             0..=4 => self.learn(ordinal),
             5..=7 => self.merge(ordinal),
             8..=10 => self.run_pods(),
@@ -595,7 +660,7 @@ impl World {
                 break;
             }
             self.run_pods();
-            for ordinal in 0..(PODS_MAX as u32 + DEAD_MAX as u32) {
+            for ordinal in self.volumes.keys().copied().collect::<Vec<_>>() {
                 self.learn(ordinal);
                 self.merge(ordinal);
             }

@@ -171,6 +171,46 @@ async fn a_proposal_that_is_refused_is_told_and_made_again() {
 }
 
 #[tokio::test]
+async fn what_the_api_server_refuses_does_not_keep_a_move_from_its_end_nor_a_loss_from_being_said() {
+    let world = at_rest().await;
+    scale(&world, 5);
+    world.until("moving", |world| world.status()["layoutPhase"] == "joint").await;
+    let refusal = json!({"kind": "Status", "status": "Failure", "code": 422, "reason": "Invalid", "message": "no good"});
+    world.api.refuse_writes_to("/statefulsets/", refusal);
+    world.api.edit(CLUSTER, |cluster| cluster["spec"]["resources"] = json!({"limits": {"memory": "1Gi"}}));
+    world.nodes.start("demo-1", 9);
+    world
+        .until("the loss is said", |world| {
+            world.nodes.layouts_decided().last().is_some_and(|l| l.is_lost(NodeId([2; 16])))
+        })
+        .await;
+    world.until("the move has ended", |world| world.status()["layoutPhase"] == "stable").await;
+    assert!(world.reconcile().await.is_err());
+    assert_eq!(world.is("Stalled").as_deref(), Some("Rejected"));
+    world.api.refuse_writes_to("nowhere", json!({"code": 500}));
+    world.until("at rest with five", is_converged).await;
+}
+
+#[tokio::test]
+async fn a_spec_that_is_refused_stops_no_move_and_hides_no_trouble() {
+    let world = at_rest().await;
+    scale(&world, 5);
+    world.until("moving", |world| world.status()["layoutPhase"] == "joint").await;
+    world.api.edit(CLUSTER, |cluster| cluster["spec"]["config"] = json!({"node": {"name": "x"}}));
+    world.until("the move has ended", |world| world.status()["layoutPhase"] == "stable").await;
+    assert_eq!(world.is("Stalled").as_deref(), Some("InvalidSpec"));
+    assert_eq!((pods(&world).0, world.is("Available").as_deref()), (5, Some("QuorumAvailable")));
+    for pod in ["demo-1", "demo-2", "demo-3"] {
+        world.nodes.stop(pod);
+        set_ready(&world, pod, false);
+    }
+    world.reconcile().await.unwrap();
+    assert_eq!((world.is("Available"), world.is("Degraded").as_deref()), (None, Some("NodeDown")));
+    assert_eq!(world.status()["nodes"][1]["state"], "down");
+    world.settle().await;
+}
+
+#[tokio::test]
 async fn a_number_below_the_replication_factor_is_held_and_raising_it_needs_nothing_else() {
     let world = at_rest().await;
     scale(&world, 2);
