@@ -28,7 +28,8 @@ pub enum HoldReason {
     LayoutMismatch,
     InsufficientSpace,
     Unhealthy,
-    /// Too few copies are left to rebuild what is gone, or too few voters to decide anything: nothing is as urgent.
+    /// Too few copies are left to rebuild what is gone, or too few voters to decide anything, or a recovery is half done:
+    /// nothing is as urgent.
     TooFewLeft,
     InvalidSpec,
     /// The API server refused what was planned, which the step that applies it finds out, or the store could not take it.

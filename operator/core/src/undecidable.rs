@@ -46,6 +46,6 @@ pub(crate) fn find_half_accepted(roster: &Roster<'_>) -> Option<Hold> {
             "{accepted} accepted a recovery that {others} did not, and serves nobody before all have: run keystorectl recover \
              again"
         );
-        Hold { reason: HoldReason::Unhealthy, message }
+        Hold { reason: HoldReason::TooFewLeft, message }
     })
 }

@@ -443,9 +443,9 @@ fn who_is_gone_votes_on_nothing_and_who_is_lost_proposes_nothing() {
     );
 
     let mut behind = away(away(seen(&three, 5), 1), 2);
-    let later = Layout { epoch: Epoch(9), ..three.clone() };
     let resource = replacing(5, &behind, 0);
-    behind.answers.insert(0, Answer::Here(well(0, &later)));
+    let Some(Answer::Here(answer)) = behind.answers.get_mut(&0) else { panic!("silent") };
+    answer.epoch = Epoch(9);
     let plan = plan_at(&KeyStoreCluster { spec: wanting(5).spec, ..resource }, &behind, 60);
     assert_eq!(next(&plan), "Joining, 5 pods", "others know more");
 
@@ -533,6 +533,16 @@ fn what_is_in_the_way_is_told_by_pods_and_with_what_helps() {
     assert_eq!(
         plan.hold.unwrap().message,
         "the store cannot take the next step: members demo-0 and demo-3 have the same actor"
+    );
+
+    let lost = three.next(&Change::Lose(BTreeSet::from([node(1)]))).unwrap();
+    let mut copied = wiped(seen(&lost, 3), &[1]);
+    copied.answers.insert(1, Answer::Here(NodeAnswer { actor, ..fresh(1) }));
+    assert_eq!(next(&plan_of(&wanting(3), &copied)), "Joining, held for Rejected, 3 pods");
+    assert_eq!(
+        next(&plan_of(&wanting(2), &copied)),
+        "Joining, held for BelowReplicationFactor, 3 pods",
+        "what a person has asked for comes first"
     );
 
     let mut swap = {
@@ -856,6 +866,7 @@ fn a_move_goes_back_only_to_nodes_that_have_everything() {
         ("also where the move is to go back", 3, wiped(busy(&up), &[1]), "GivingUp, to epoch 4 of 5, 5 pods"),
         ("two volumes are gone", 5, wiped(busy(&up), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
         ("and it is to go back", 3, wiped(busy(&up), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
+        ("two are lost and do not know it", 3, busy(&both_lost), "Moving, held for Unhealthy, 5 pods"),
         ("two are lost", 5, wiped(busy(&both_lost), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
         (
             "all has moved: the leavers are not needed",
@@ -1207,6 +1218,8 @@ fn a_recovery_that_some_have_not_accepted_yet_is_no_first_layout_and_takes_no_po
     observed.answers.insert(2, Answer::Here(well(2, &before)));
     let plan = plan_of(&wanting(3), &observed);
     assert_eq!((plan.replicas, &plan.node_step), (5, &NodeStep::Nothing));
+    let below = plan_of(&wanting(2), &observed).hold;
+    assert_eq!(below, plan.hold, "a spec does not hide it");
     let message = plan.hold.unwrap().message;
     assert!(message.contains("a recovery that demo-2 did not"), "{message}");
     assert!(message.ends_with("run keystorectl recover again"), "{message}");
