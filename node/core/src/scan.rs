@@ -40,7 +40,7 @@ pub(crate) struct ScanOperation {
     gathering: Gathering<Page>,
     /// What the answer will be, once everything in it is held.
     result: Option<Answer>,
-    /// By the attempt of their calls: the keys of the page that are being written back.
+    /// By the attempt of their calls: the keys of the page, those that are being written back and those that need not be.
     write_backs: BTreeMap<u32, WriteBack>,
 }
 
@@ -141,10 +141,14 @@ impl ScanOperation {
             let record = marked.unwrap_or(record);
             let version = record.version();
             let holds = held.iter().filter(|(_, held)| **held == version).map(|(node, _)| *node).collect();
-            let enough =
-                WriteBack::is_needless(&holds, &self.gathering) || is_on(Mutant::ScansAreNotWrittenBack);
+            let is_needless = WriteBack::is_needless(&holds, &self.gathering);
+            let enough = is_needless || is_on(Mutant::ScansAreNotWrittenBack);
             let call = (!enough).then_some(Call { operation, attempt: number });
-            let write_back = WriteBack::send((call, &key, &record), holds, &self.gathering, context);
+            // Others of the page may have to be waited for, and who holds this one may lose it meanwhile.
+            let watched = (is_needless && self.gathering.level() != Consistency::One)
+                .then(|| WriteBack::held_by(holds.clone()));
+            let write_back =
+                WriteBack::send((call, &key, &record), holds, &self.gathering, context).or(watched);
             self.write_backs.extend(write_back.map(|write_back| (number, write_back)));
             let values = values_of(&key, Some(&record), context.now.wall_ms);
             if !values.values.is_empty() {

@@ -32,6 +32,11 @@ impl WriteBack {
             || gathering.sets().satisfied(Consistency::Quorum, |node| holds.contains(node))
     }
 
+    /// Nothing is sent: these hold it, and are to hold it still when the answer is given.
+    pub(crate) fn held_by(holds: BTreeSet<NodeId>) -> Self {
+        Self { holds, awaited: BTreeSet::new() }
+    }
+
     /// Sends the result to those that do not hold it. Without a call, since enough do, there is nothing to wait for.
     pub(crate) fn send<T>(
         (call, key, record): (Option<Call>, &RecordKey, &Record),

@@ -47,7 +47,7 @@ fn answer(message: &Message, holds: bool) -> Option<Message> {
 }
 
 /// Who is asked for what.
-fn asked(effects: &[Effect]) -> Vec<(NodeId, Message)> {
+pub(crate) fn asked(effects: &[Effect]) -> Vec<(NodeId, Message)> {
     let sent = effects.iter().filter_map(|effect| match effect {
         Effect::Send { header, message, .. } => Some((header.to, message.clone())),
         _ => None,
@@ -64,14 +64,14 @@ fn written(message: &Message) -> Option<Write> {
 }
 
 /// A key that each of the other three holds, and this node does not.
-fn key_elsewhere(keyspace: &str) -> RecordKey {
+pub(crate) fn key_elsewhere(keyspace: &str) -> RecordKey {
     let layout = first_layout(4, 3);
     let mut keys = (0..).map(|n| RecordKey::new(keyspace, format!("k{n}").as_bytes()).unwrap());
     keys.find(|key| !layout.is_replica(key.partition(layout.partitions), ME)).unwrap()
 }
 
 /// An operation for which a quorum is needed, and who is asked.
-fn begin(operation: &Operation) -> (Linked, Vec<(NodeId, Message)>) {
+pub(crate) fn begin(operation: &Operation) -> (Linked, Vec<(NodeId, Message)>) {
     let others = [(PEER, 1), (node(3), 1), (node(4), 1)];
     let mut linked = Linked::new((first_layout(4, 3), true), &others);
     let effects = request((operation.clone(), Some(Consistency::Quorum)), 1, |event| linked.step(event));
