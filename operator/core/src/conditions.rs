@@ -12,7 +12,6 @@ use keystore_crds::{ConditionType, OperationKind};
 
 use crate::children::{Kind, Write};
 use crate::health::{Availability, Health};
-use crate::hold::{Hold, HoldReason};
 use crate::identity::Identity;
 use crate::names::APPROVE_ANNOTATION;
 use crate::observed::Observed;
@@ -230,11 +229,9 @@ fn judge_degraded(of: &Assessed<'_>) -> Verdict {
     }
     if !replaced.is_empty() {
         let pods = replaced.join(", ");
-        let what_now = match &of.plan.hold {
-            Some(Hold { reason: HoldReason::TooFewLeft, .. }) => {
-                "of some of it too few copies are left to rebuild it (Stalled says what helps)"
-            }
-            _ => "it is rebuilt from the other nodes",
+        let what_now = match of.plan.lacks_copies {
+            true => "of some of it too few copies are left to rebuild it (Stalled says what helps)",
+            false => "it is rebuilt from the other nodes",
         };
         return bad("NodeReplaced", format!("what {pods} held is gone or given up; {what_now}"));
     }

@@ -28,9 +28,10 @@ pub enum HoldReason {
     LayoutMismatch,
     InsufficientSpace,
     Unhealthy,
-    /// Too few copies are left to rebuild what is gone, or too few voters to decide anything, or a recovery is half done:
-    /// nothing is as urgent.
+    /// Too few copies are left to rebuild what is gone, or to go back to.
     TooFewLeft,
+    /// Too few voters are left to decide anything, or a recovery is half done.
+    Undecidable,
     InvalidSpec,
     /// The API server refused what was planned, which the step that applies it finds out, or the store could not take it.
     Rejected,
@@ -44,7 +45,7 @@ impl HoldReason {
             Self::BelowReplicationFactor => "BelowReplicationFactor",
             Self::LayoutMismatch => "LayoutMismatch",
             Self::InsufficientSpace => "InsufficientSpace",
-            Self::Unhealthy | Self::TooFewLeft => "Unhealthy",
+            Self::Unhealthy | Self::TooFewLeft | Self::Undecidable => "Unhealthy",
             Self::InvalidSpec => "InvalidSpec",
             Self::Rejected => "Rejected",
         }
@@ -52,6 +53,11 @@ impl HoldReason {
 }
 
 impl HoldReason {
+    /// True where a person has to do something about a loss: nothing that they may do about a spec comes before that.
+    pub(crate) fn is_urgent(self) -> bool {
+        matches!(self, Self::TooFewLeft | Self::Undecidable)
+    }
+
     /// True where not even children may be written.
     pub(crate) fn stops_everything(self) -> bool {
         match self {
@@ -62,6 +68,7 @@ impl HoldReason {
             | Self::InsufficientSpace
             | Self::Unhealthy
             | Self::TooFewLeft
+            | Self::Undecidable
             | Self::InvalidSpec
             | Self::Rejected => false,
         }

@@ -47,10 +47,15 @@ impl Plan {
         }
         self.is_hands_off |= !is_in_force;
         self.is_spec_refused = true;
-        let message = match &self.hold {
-            Some(Hold { reason: HoldReason::TooFewLeft, message }) => format!("{error}; besides, {message}"),
-            Some(_) | None => error.to_string(),
+        let (reason, message) = match self.hold.take() {
+            Some(Hold { reason, message }) if reason.stops_everything() => {
+                (reason, format!("{message}; besides, {error}"))
+            }
+            Some(Hold { reason, message }) if reason.is_urgent() => {
+                (HoldReason::InvalidSpec, format!("{error}; besides, {message}"))
+            }
+            Some(_) | None => (HoldReason::InvalidSpec, error.to_string()),
         };
-        self.hold = Some(Hold { reason: HoldReason::InvalidSpec, message });
+        self.hold = Some(Hold { reason, message });
     }
 }

@@ -57,6 +57,8 @@ pub struct Plan {
     pub is_hands_off: bool,
     /// The spec cannot be acted upon, and the layout in force stands in for it.
     pub is_spec_refused: bool,
+    /// Of something that is gone too few copies are left to rebuild it, whatever else the hold says.
+    pub lacks_copies: bool,
     /// How many steps that keeps back.
     pub kept_back: usize,
 }
@@ -110,10 +112,11 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
     let hold = match plan_hold(valid, observed, (&identity, remembered), &wanted) {
         // What was asked for can wait; what is left to be done about a loss must not hide behind it.
         Some(hold) if !hold.reason.stops_everything() => {
-            scaling_hold.filter(|other| other.reason == HoldReason::TooFewLeft).or(Some(hold))
+            scaling_hold.filter(|other| other.reason.is_urgent()).or(Some(hold))
         }
         hold => hold.or(scaling_hold),
     };
+    let lacks_copies = hold.as_ref().is_some_and(|hold| hold.reason == HoldReason::TooFewLeft);
     let waits_for = find_leftover(valid, observed, &wanted);
     let untouchable = cluster.metadata.deletion_timestamp.is_some()
         || waits_for.is_some()
@@ -131,6 +134,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
         waits_for,
         is_hands_off: untouchable || cluster.spec.paused,
         is_spec_refused: false,
+        lacks_copies,
         kept_back: 0,
     };
     if plan.is_hands_off {
@@ -148,9 +152,9 @@ impl Plan {
         self.progress.take_if(|_| !self.identity.layout().is_some_and(Layout::is_joint));
     }
 
-    /// What was planned cannot be written. Too few copies are the more urgent trouble.
+    /// What was planned cannot be written. What is to be done about a loss is the more urgent trouble.
     pub fn note_rejection(&mut self, rejection: Hold) {
-        self.hold = self.hold.take().filter(|hold| hold.reason == HoldReason::TooFewLeft).or(Some(rejection));
+        self.hold = self.hold.take().filter(|hold| hold.reason.is_urgent()).or(Some(rejection));
     }
 
     /// The store does not take the proposed layout yet, or nobody knows whether it has: the next look will tell.

@@ -114,6 +114,6 @@ fn find_obstacle(roster: &Roster<'_>, needed: u32) -> Option<String> {
     let untrusted = roster.untrusted();
     let doubting = roster.pods(roster.ordinals(roster.in_doubt()));
     (untrusted > 0).then(|| {
-        format!("{untrusted} partitions have a quorum of replicas to trust again (what is damaged at {doubting} has to heal)")
+        format!("{untrusted} partitions have a quorum of replicas to trust again (what is damaged at {doubting} has to heal, or a person accepts that with keystorectl recover)")
     })
 }

@@ -109,7 +109,7 @@ pub(crate) fn plan_scaling(input: ScalingInput<'_>) -> Scaling {
 /// What people have to do about a loss comes before what they may do about a spec.
 fn most_urgent(holds: [Option<Hold>; 5]) -> Option<Hold> {
     let mut holds: Vec<Hold> = holds.into_iter().flatten().collect();
-    holds.sort_by_key(|hold| hold.reason != HoldReason::TooFewLeft);
+    holds.sort_by_key(|hold| !hold.reason.is_urgent());
     holds.into_iter().next()
 }
 

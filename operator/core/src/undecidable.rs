@@ -24,7 +24,7 @@ pub(crate) fn find_lack_of_voters(roster: &Roster<'_>, absences: &Absences) -> O
             "nothing about members and data can be decided: of {voters} nodes that vote {left} are left without {pods}, and \
              it takes a majority; bring nodes back, or name what is lost for good with keystorectl recover"
         );
-        Hold { reason: HoldReason::TooFewLeft, message }
+        Hold { reason: HoldReason::Undecidable, message }
     })
 }
 
@@ -46,6 +46,6 @@ pub(crate) fn find_half_accepted(roster: &Roster<'_>) -> Option<Hold> {
             "{accepted} accepted a recovery that {others} did not, and serves nobody before all have: run keystorectl recover \
              again"
         );
-        Hold { reason: HoldReason::TooFewLeft, message }
+        Hold { reason: HoldReason::Undecidable, message }
     })
 }

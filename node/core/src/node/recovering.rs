@@ -98,7 +98,7 @@ impl Node {
         self.membership.serving().is_some_and(|layout| {
             header.cluster == layout.cluster
                 && header.to == self.me
-                && header.incarnation < layout.incarnation
+                && header.incarnation.number < layout.incarnation.number
                 && layout.member(header.from).is_none_or(|member| member.is_lost)
                 && !is_on(Mutant::TheLostHearNothing)
         })

@@ -208,13 +208,13 @@ impl World {
         self.recovery.tried.push(Tried { before, losses, layout, has_been_in_force: false });
     }
 
-    /// Whoever was called lost after it had accepted another attempt has an incarnation as high as those who went on, and whoever
+    /// Whoever was called lost after it had accepted another attempt has a number as high as those who went on, and whoever
     /// knows none of today's members asks nobody: only the person can tell it that it is of the past.
     fn end_what_is_of_the_past(&mut self) {
-        let incarnation = self.layout.incarnation;
+        let number = self.layout.incarnation.number;
         let has_as_high = |machine: &Machine| {
             let membership = machine.disk.state.membership.as_ref();
-            membership.is_some_and(|(layout, _)| layout.incarnation >= incarnation)
+            membership.is_some_and(|(layout, _)| layout.incarnation.number >= number)
         };
         for n in 0..self.plan.machines() {
             let is_past = self.is_healed && !self.is_salvaging() && self.is_past(n);
@@ -395,13 +395,13 @@ impl World {
     }
 
     /// Whoever runs, or is about to, and belongs to what was before a recovery. One that has accepted another attempt, and
-    /// was called lost then, may have as high an incarnation, and one that knows none of today's members finds nobody to ask: the person
+    /// was called lost then, has as high a number, and one that knows none of today's members finds nobody to ask: the person
     /// ends these.
     pub(crate) fn left_behind(&self) -> Option<usize> {
-        let incarnation = self.layout.incarnation;
+        let number = self.layout.incarnation.number;
         let is_below = |n: usize| {
             let membership = self.machines[n].disk.state.membership.as_ref();
-            membership.is_some_and(|(layout, _)| layout.incarnation < incarnation)
+            membership.is_some_and(|(layout, _)| layout.incarnation.number < number)
         };
         let runs = |n: usize| self.is_running(n) || self.machines[n].standing == Standing::Away;
         let is_told = |n: usize| is_below(n) && self.knows_somebody(n);
