@@ -354,7 +354,8 @@ mod tests {
         let mut peers = knowing(5, 50);
         let link = LinkId(1);
         peers.connect(link, &hello(5, 50).header);
-        let cases: [(&str, fn(&mut Header), bool); 6] = [
+        type Spoil = fn(&mut Header);
+        let cases: [(&str, Spoil, bool); 6] = [
             ("as it is", |_| {}, true),
             ("another epoch", |h| h.epoch = Epoch(2), true),
             ("another cluster", |h| h.cluster = ClusterId([8; 16]), false),

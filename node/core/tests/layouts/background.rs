@@ -22,6 +22,7 @@ const VALUE_BYTES: usize = 1 << 20;
 
 /// A node on which work waits, and what was to be done at once.
 type Working = (Linked, Vec<Effect>);
+type Begin = fn(Settings) -> Working;
 
 /// Another one asks for so many pages.
 fn asked_for(linked: &mut Linked, pages: u64) -> Vec<Effect> {
@@ -119,7 +120,7 @@ fn pages_in_a_second((mut linked, mut effects): Working) -> usize {
 #[test]
 fn all_work_of_the_background_keeps_to_its_budget_and_yields_to_clients() {
     // With what a page of theirs costs, in bytes.
-    let works: [(&str, fn(Settings) -> Working, u64); 4] = [
+    let works: [(&str, Begin, u64); 4] = [
         ("gives", gives, VALUE_BYTES as u64),
         ("takes", takes, VALUE_BYTES as u64),
         ("drops what is others'", drops_what_is_others, 128),

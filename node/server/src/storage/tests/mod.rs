@@ -85,7 +85,7 @@ fn open(options: &Options) -> NodeStorage {
     loop {
         match NodeStorage::open_checked(options) {
             Err(OpenError::Engine(_) | OpenError::InUse(_)) if begun.elapsed() < DEADLINE => {
-                std::thread::yield_now()
+                std::thread::yield_now();
             }
             result => return result.unwrap(),
         }
