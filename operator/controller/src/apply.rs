@@ -17,7 +17,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::context::Context;
 use crate::kinds::api;
@@ -116,8 +116,15 @@ pub(crate) async fn apply(context: &Context, names: &Names, observed: &Observed,
             Applied { refusal, outcome }
         }
         (Err(error), NodeStep::Propose(proposal)) if !proposal.needs_writes && !error.ends_all() => {
-            let asked = ask_nodes(context, names, observed, &plan.node_step).await;
-            Applied { refusal: asked.ok().flatten(), outcome: Err(error) }
+            let refusal = match ask_nodes(context, names, observed, &plan.node_step).await {
+                Ok(refusal) => refusal,
+                // What was refused first is what is reported, and both are tried again.
+                Err(also) => {
+                    warn!(error = %also, "the nodes cannot be asked either");
+                    None
+                }
+            };
+            Applied { refusal, outcome: Err(error) }
         }
         (Err(error), _) => Applied { refusal: None, outcome: Err(error) },
     }

@@ -220,14 +220,20 @@ fn set_replicas(observed: &mut Observed, replicas: Option<i32>) {
     }
 }
 
-#[test]
-fn who_goes_is_waited_for_until_its_pod_is_certainly_gone() {
+/// Of five nodes two hold nothing any more; in the second layout nothing can be moved there either.
+fn left_by_two() -> (Layout, Layout) {
     let five = layout_of(5, 5);
     let members = five.members.iter().take(3).cloned().collect();
     let leaving = five.next(&Change::Move { members, replication_factor: 3 }).unwrap();
     let left = leaving.next(&Change::Finish).unwrap();
     let idle = left.members.iter().skip(3).map(|member| Member { weight: 0, ..member.clone() });
     let closed = left.next(&Change::Admit(idle.collect())).unwrap();
+    (left, closed)
+}
+
+#[test]
+fn who_goes_is_waited_for_until_its_pod_is_certainly_gone() {
+    let (_, closed) = left_by_two();
     let lost = closed.next(&Change::Lose(BTreeSet::from([node(4)]))).unwrap();
     // By this layout there are pods 0 to 2 and perhaps 4, and the StatefulSet asks for so many.
     let look = |layout: &Layout, replicas: Option<i32>, pod: Option<k8s_openapi::api::core::v1::Pod>| {
@@ -261,19 +267,14 @@ fn who_goes_is_waited_for_until_its_pod_is_certainly_gone() {
 
 #[test]
 fn while_none_may_go_pods_that_somebody_takes_away_are_called_back() {
-    let five = layout_of(5, 5);
-    let members = five.members.iter().take(3).cloned().collect();
-    let leaving = five.next(&Change::Move { members, replication_factor: 3 }).unwrap();
-    let left = leaving.next(&Change::Finish).unwrap();
-    let idle = left.members.iter().skip(3).map(|member| Member { weight: 0, ..member.clone() });
-    let closed = left.next(&Change::Admit(idle.collect())).unwrap();
+    let (left, closed) = left_by_two();
     for (what, layout, replicas, ends, expected) in [
         ("lowered by hand", &left, Some(3), false, 5),
         ("and told to end", &left, Some(3), true, 5),
         ("the StatefulSet is gone", &left, None, false, 5),
         ("nothing can be moved there any more", &closed, Some(3), false, 5),
         ("and they are about to end", &closed, Some(3), true, 3),
-        ("data is there", &five, Some(3), true, 5),
+        ("data is there", &layout_of(5, 5), Some(3), true, 5),
     ] {
         let mut observed = seen(layout, 5);
         set_replicas(&mut observed, replicas);
