@@ -204,7 +204,10 @@ impl Coordinator {
             }
         }
         for number in self.operations.keys().copied().collect::<Vec<_>>() {
-            self.advance(number, context);
+            match self.operations.get(&number) {
+                Some(UnderWay::Scan(scan)) if scan.is_void() => self.begin_anew(number, context),
+                _ => self.advance(number, context),
+            }
         }
     }
 
@@ -216,32 +219,38 @@ impl Coordinator {
             self.settle(number, context);
         }
         self.speculations.clear();
-        for (old, mut operation) in std::mem::take(&mut self.operations) {
-            let keeps_its_number = match &operation {
-                UnderWay::Causal(write) => write.is_minting(),
-                UnderWay::Write(_) | UnderWay::Read(_) | UnderWay::Scan(_) => false,
-            };
-            let number = match keeps_its_number || is_on(Mutant::OperationsOutliveTheirEpoch) {
-                true => old,
-                false => self.next_number(),
-            };
+        for number in self.operations.keys().copied().collect::<Vec<_>>() {
             context.counters.reissued += 1;
-            self.deadlines.remove(&(operation.deadline().mono_ms, old));
-            self.deadlines.insert((operation.deadline().mono_ms, number));
-            if self.parked.remove(&old) {
-                self.parked.insert(number);
-            }
-            let sets = context.layout.replica_sets(operation.partition(context));
-            match &mut operation {
-                UnderWay::Write(write) => write.reissue(sets, number, context),
-                UnderWay::Causal(write) => write.reissue(sets, number, context),
-                UnderWay::Read(read) => read.reissue(sets),
-                UnderWay::Scan(scan) => scan.reissue(sets),
-            }
-            self.operations.insert(number, operation);
-            self.advance(number, context);
-            self.speculate_later(number, context);
+            self.begin_anew(number, context);
         }
+    }
+
+    /// An operation begins from nothing, under the layout in force.
+    fn begin_anew(&mut self, old: u64, context: &mut Context<'_>) {
+        let Some(mut operation) = self.operations.remove(&old) else { return };
+        let keeps_its_number = match &operation {
+            UnderWay::Causal(write) => write.is_minting(),
+            UnderWay::Write(_) | UnderWay::Read(_) | UnderWay::Scan(_) => false,
+        };
+        let number = match keeps_its_number || is_on(Mutant::OperationsOutliveTheirEpoch) {
+            true => old,
+            false => self.next_number(),
+        };
+        self.deadlines.remove(&(operation.deadline().mono_ms, old));
+        self.deadlines.insert((operation.deadline().mono_ms, number));
+        if self.parked.remove(&old) {
+            self.parked.insert(number);
+        }
+        let sets = context.layout.replica_sets(operation.partition(context));
+        match &mut operation {
+            UnderWay::Write(write) => write.reissue(sets, number, context),
+            UnderWay::Causal(write) => write.reissue(sets, number, context),
+            UnderWay::Read(read) => read.reissue(sets),
+            UnderWay::Scan(scan) => scan.reissue(sets),
+        }
+        self.operations.insert(number, operation);
+        self.advance(number, context);
+        self.speculate_later(number, context);
     }
 
     /// This node takes part in nothing any more: ends all that waits for an answer.

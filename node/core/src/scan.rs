@@ -61,7 +61,7 @@ impl ScanOperation {
         }
     }
 
-    /// Begins from nothing under another layout.
+    /// Begins from nothing, perhaps under another layout.
     pub(crate) fn reissue(&mut self, sets: ReplicaSets) {
         self.gathering.reissue(sets);
         self.result = None;
@@ -109,6 +109,12 @@ impl ScanOperation {
         for write_back in self.write_backs.values_mut() {
             write_back.lose(node, restarted);
         }
+    }
+
+    /// True if what it has come to can no longer be held by a quorum: who held a key has lost it, and others have to be
+    /// asked.
+    pub(crate) fn is_void(&self) -> bool {
+        self.result.is_some() && self.write_backs.values().any(|write_back| write_back.is_lost(self.sets()))
     }
 
     /// Does what is to be done next; the answer once there is one.

@@ -155,24 +155,22 @@ async fn ask_nodes(
         NodeStep::Nothing | NodeStep::RecordCluster(_) => Ok(None),
         NodeStep::Init { layout, ordinals } => {
             for ordinal in ordinals {
-                let address = address(names, observed, *ordinal);
+                let pod = names.pod(*ordinal);
                 context.leadership.check()?;
-                let sent = context.nodes.init(&address, layout).await;
-                sent.map_err(|source| ApplyError::Init { pod: address.pod.clone(), source })?;
-                let pod = address.pod;
+                let sent = match NodeAddress::find(names, &observed.pods, *ordinal) {
+                    Ok(address) => context.nodes.init(&address, layout).await,
+                    Err(error) => Err(error),
+                };
+                sent.map_err(|source| ApplyError::Init { pod: pod.clone(), source })?;
                 info!(pod, cluster = %layout.cluster, epoch = layout.epoch.0, "node accepted its first layout");
             }
             Ok(None)
         }
-        NodeStep::Propose(proposal) => {
-            propose(context, &address(names, observed, proposal.ordinal), proposal).await
-        }
+        NodeStep::Propose(proposal) => match NodeAddress::find(names, &observed.pods, proposal.ordinal) {
+            Ok(address) => propose(context, &address, proposal).await,
+            Err(error) => Ok(Some(error.to_string())),
+        },
     }
-}
-
-fn address(names: &Names, observed: &Observed, ordinal: u32) -> NodeAddress {
-    let ip = observed.pods.get(&ordinal).and_then(|pod| pod.status.as_ref()?.pod_ip.clone());
-    NodeAddress { pod: names.pod(ordinal), ip: ip.unwrap_or_default() }
 }
 
 async fn propose(
@@ -196,7 +194,7 @@ async fn propose(
             info!(pod, epoch, is_joint, error = &error as &dyn std::error::Error, "layout not decided yet");
             Some(match error {
                 NodeError::Call { source, .. } => source.detail().message.clone(),
-                NodeError::Stranger { .. } => error.to_string(),
+                NodeError::Stranger { .. } | NodeError::Nowhere { .. } => error.to_string(),
             })
         }
     };

@@ -3,10 +3,13 @@
 //! A node is dialled at its pod's address, which needs no DNS to have caught up. Addresses are used again by other
 //! pods, so an answer counts only if it names the pod that was asked.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Pod;
 use keystore_client::{AdminClient, DiskStatus, NodeState};
+use keystore_operator_core::names::Names;
 use keystore_operator_core::observed::{Disk, Epoch, HeldLayout, Layout, NodeAnswer, NodeMode, Transfer};
 use thiserror::Error;
 
@@ -26,6 +29,8 @@ pub(crate) enum NodeError {
     },
     #[error("at the address of {asked} answers {answered}")]
     Stranger { asked: String, answered: String },
+    #[error("pod {pod} has no address")]
+    Nowhere { pod: String },
 }
 
 /// Where a node is supposed to be.
@@ -33,6 +38,20 @@ pub(crate) enum NodeError {
 pub(crate) struct NodeAddress {
     pub(crate) pod: String,
     pub(crate) ip: String,
+}
+
+impl NodeAddress {
+    /// Of a pod that has ended the address may be another's by now.
+    pub(crate) fn find(names: &Names, pods: &BTreeMap<u32, Pod>, ordinal: u32) -> Result<Self, NodeError> {
+        let pod = names.pod(ordinal);
+        let status = pods.get(&ordinal).and_then(|pod| pod.status.as_ref());
+        let has_ended = |phase: &str| matches!(phase, "Succeeded" | "Failed");
+        let status = status.filter(|status| !status.phase.as_deref().is_some_and(has_ended));
+        match status.and_then(|status| status.pod_ip.clone()) {
+            Some(ip) => Ok(Self { pod, ip }),
+            None => Err(NodeError::Nowhere { pod }),
+        }
+    }
 }
 
 #[async_trait]
@@ -138,5 +157,28 @@ fn mode(state: NodeState) -> NodeMode {
         NodeState::Accepted => NodeMode::Accepted,
         NodeState::Serving => NodeMode::Serving,
         NodeState::Draining => NodeMode::Draining,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_that_has_ended_is_at_no_address() {
+        let names = Names { namespace: "shop".to_owned(), cluster: "demo".to_owned() };
+        for (status, is_there) in [
+            (json!({"phase": "Running", "podIP": "10.0.0.1"}), true),
+            (json!({"phase": "Pending", "podIP": "10.0.0.1"}), true),
+            (json!({"phase": "Pending"}), false),
+            (json!({"phase": "Failed", "podIP": "10.0.0.1"}), false),
+            (json!({"phase": "Succeeded", "podIP": "10.0.0.1"}), false),
+        ] {
+            let pod: Pod = serde_json::from_value(json!({"status": status})).expect("a pod");
+            let found = NodeAddress::find(&names, &BTreeMap::from([(4, pod)]), 4);
+            assert_eq!(found.is_ok(), is_there, "{status}");
+        }
     }
 }

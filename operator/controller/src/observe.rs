@@ -191,11 +191,6 @@ async fn observe_missing(
     Ok(found)
 }
 
-fn address(names: &Names, ordinal: u32, pods: &BTreeMap<u32, Pod>) -> Option<NodeAddress> {
-    let ip = pods.get(&ordinal)?.status.as_ref()?.pod_ip.clone()?;
-    Some(NodeAddress { pod: names.pod(ordinal), ip })
-}
-
 async fn ask_nodes(
     context: &Context,
     names: &Names,
@@ -203,7 +198,9 @@ async fn ask_nodes(
     expected: &BTreeSet<u32>,
 ) -> BTreeMap<u32, Answer> {
     let ask = |ordinal: u32| async move {
-        let Some(address) = address(names, ordinal, pods) else { return (ordinal, Answer::Unreachable) };
+        let Ok(address) = NodeAddress::find(names, pods, ordinal) else {
+            return (ordinal, Answer::Unreachable);
+        };
         match context.nodes.get_status(&address).await {
             Ok(answer) => (ordinal, Answer::Here(answer)),
             Err(error) => {
@@ -222,7 +219,7 @@ async fn ask_layout(context: &Context, names: &Names, observed: &Observed) -> Op
     holders.sort_by_key(|(ordinal, answer)| (std::cmp::Reverse(answer.term()), *ordinal));
     let mut best: Option<HeldLayout> = None;
     for (ordinal, _) in holders {
-        let Some(address) = address(names, ordinal, &observed.pods) else { continue };
+        let Ok(address) = NodeAddress::find(names, &observed.pods, ordinal) else { continue };
         match context.nodes.get_layout(&address).await {
             Ok(Some(held)) if best.as_ref().is_some_and(|best| best.layout != held.layout) => break,
             Ok(Some(held)) if held.decided => return Some(held),

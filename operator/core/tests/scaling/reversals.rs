@@ -1,0 +1,88 @@
+//! A move goes back only to nodes that have everything.
+
+use std::collections::BTreeSet;
+
+use keystore_core::layout::Layout;
+use keystore_core::succession::Change;
+use keystore_operator_core::observed::{Answer, Observed};
+
+use crate::fixtures::{node, plan_of};
+use crate::looks::{doubting, layout_of, next, seen, waiting, wanting, wiped};
+
+#[test]
+fn a_move_goes_back_only_to_nodes_that_have_everything() {
+    let admitted = layout_of(3, 5);
+    let members = admitted.members.clone();
+    let up = admitted.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    let five = layout_of(5, 5);
+    let members = five.members.iter().take(3).cloned().collect();
+    let down = five.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    let both_lost = up.next(&Change::Lose(BTreeSet::from([node(1), node(2)]))).unwrap();
+    let busy = |layout: &Layout| waiting(seen(layout, 5));
+    let silent = |mut observed: Observed, ordinal: u32| {
+        observed.answers.insert(ordinal, Answer::Unreachable);
+        observed
+    };
+    for (what, replicas, observed, expected) in [
+        (
+            "one volume is gone: the move goes on without it",
+            5,
+            wiped(busy(&up), &[1]),
+            "GivingUp, to epoch 4 of 5, 5 pods",
+        ),
+        ("also where the move is to go back", 3, wiped(busy(&up), &[1]), "GivingUp, to epoch 4 of 5, 5 pods"),
+        ("two volumes are gone", 5, wiped(busy(&up), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
+        ("and it is to go back", 3, wiped(busy(&up), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
+        ("two are lost and do not know it", 3, busy(&both_lost), "Moving, held for Unhealthy, 5 pods"),
+        ("two are lost", 5, wiped(busy(&both_lost), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
+        (
+            "all has moved: the leavers are not needed",
+            3,
+            wiped(seen(&down, 5), &[3, 4]),
+            "Finishing, held for Unhealthy, to epoch 6 of 5, 5 pods",
+        ),
+        (
+            "nor are they where it is to go back",
+            5,
+            wiped(seen(&down, 5), &[3, 4]),
+            "Finishing, held for Unhealthy, to epoch 6 of 5, 5 pods",
+        ),
+        ("one is silent", 3, silent(busy(&up), 1), "TurningBack, to epoch 4 of 5, 5 pods"),
+        (
+            "two are silent: their disks may be gone",
+            3,
+            silent(silent(busy(&up), 1), 2),
+            "Moving, held for Unhealthy, 5 pods",
+        ),
+        ("one has something damaged", 3, doubting(busy(&up), &[1]), "TurningBack, to epoch 4 of 5, 5 pods"),
+        ("two have", 3, doubting(busy(&up), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
+        (
+            "who is to have it does not matter",
+            3,
+            wiped(doubting(busy(&up), &[4]), &[3]),
+            "GivingUp, to epoch 4 of 5, 5 pods",
+        ),
+        ("a silent one neither", 3, silent(silent(busy(&up), 3), 4), "TurningBack, to epoch 4 of 5, 5 pods"),
+    ] {
+        assert_eq!(next(&plan_of(&wanting(replicas), &observed)), expected, "{what}");
+    }
+    let hold = plan_of(&wanting(3), &silent(silent(busy(&up), 1), 2)).hold.unwrap();
+    assert_eq!(
+        hold.message,
+        "other nodes are to hold the data now, and it does not go back: the nodes that it comes from lack copies without \
+         demo-1, demo-2 (lost, damaged, or not answering), and what has moved may be all that is left of some; bring nodes \
+         back, or name what is lost for good with keystorectl recover"
+    );
+    let status = status_of(&wanting(5), &wiped(busy(&up), &[1, 2]), 1);
+    assert_eq!(
+        condition(&status, "Degraded"),
+        "True NodeReplaced: what demo-1, demo-2 held is gone or given up; of some of it too few copies are left to rebuild \
+         it (Stalled says what helps)"
+    );
+    let mut other_store = wanting(5);
+    other_store.spec.replication_factor = 2;
+    for resource in [&other_store, &wanting(2)] {
+        let hold = plan_of(resource, &wiped(busy(&up), &[1, 2])).hold.unwrap();
+        assert!(hold.message.contains("recover"), "a spec does not hide a loss: {}", hold.message);
+    }
+}

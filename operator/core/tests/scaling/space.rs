@@ -1,0 +1,107 @@
+//! Whether data fits onto the nodes that stay.
+
+use keystore_operator_core::observed::{Answer, Disk};
+
+use crate::fixtures::plan_of;
+use crate::looks::{layout_of, next, seen, wanting};
+
+#[test]
+fn data_that_does_not_fit_onto_fewer_nodes_stays_where_it_is() {
+    let five = layout_of(5, 5);
+    let with_set_aside = |total: u64, available: u64, set_aside_bytes: u64| {
+        let mut observed = seen(&five, 5);
+        for answer in observed.answers.values_mut() {
+            let Answer::Here(answer) = answer else { continue };
+            answer.disk = Some(Disk { total_bytes: total, available_bytes: available, set_aside_bytes });
+        }
+        plan_of(&wanting(3), &observed)
+    };
+    let with = |total: u64, available: u64| with_set_aside(total, available, 0);
+    let gib = 1 << 30;
+    let plan = with(gib, gib * 4 / 10);
+    assert_eq!(next(&plan), "rest, held for InsufficientSpace, 5 pods");
+    assert_eq!(
+        plan.hold.unwrap().message,
+        "spec.replicas is 3, and the data of 5 nodes does not fit onto so few: each would hold about 1.1 GiB, and of the \
+         smallest volume (1.0 GiB) 90 % may be used, so about 110 MiB are missing on each; nothing is moved: set \
+         spec.replicas higher, or delete data"
+    );
+    assert_eq!(next(&with(gib, gib / 2)), "Moving, to epoch 5 of 5, 5 pods");
+    assert_eq!(
+        next(&with_set_aside(gib, gib * 4 / 10, gib / 10)),
+        "Moving, to epoch 5 of 5, 5 pods",
+        "what is set aside goes when it is in the way"
+    );
+    assert_eq!(
+        next(&with(100 * gib, gib)),
+        "Moving, to epoch 5 of 5, 5 pods",
+        "a file system shared with others"
+    );
+    let reason = HoldReason::InsufficientSpace;
+    assert_eq!(reason.as_str(), "InsufficientSpace");
+}
+
+/// So much of each volume, in tenths of a GiB, and how much of that is in use; `None`: it does not say.
+fn with_disks(layout: &Layout, disks: [Option<(u64, u64)>; 5]) -> Observed {
+    let mut observed = seen(layout, 5);
+    let tenth = (1 << 30) / 10;
+    for (ordinal, disk) in (0..).zip(disks) {
+        let Some(Answer::Here(answer)) = observed.answers.get_mut(&ordinal) else { continue };
+        answer.disk = disk.map(|(total, used)| Disk {
+            total_bytes: total * tenth,
+            available_bytes: (total - used) * tenth,
+            set_aside_bytes: 0,
+        });
+    }
+    observed
+}
+
+#[test]
+fn whether_data_fits_is_judged_by_all_who_hold_it_and_by_the_smallest_who_stays() {
+    let five = layout_of(5, 5);
+    let members = five.members.iter().take(3).cloned().collect();
+    let leaving = five.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    let lost = five.next(&Change::Lose(BTreeSet::from([node(4)]))).unwrap();
+    let same = |used: u64| [Some((10, used)); 5];
+    let with = |used: u64, ordinal: usize, disk: Option<(u64, u64)>| {
+        let mut disks = same(used);
+        disks[ordinal] = disk;
+        disks
+    };
+    let (fits, held) = ("Moving, to epoch 5 of 5, 5 pods", "rest, held for InsufficientSpace, 5 pods");
+    for (what, replicas, layout, disks, expected) in [
+        ("it fits", 3, &five, same(5), fits),
+        ("it does not", 3, &five, same(6), held),
+        ("as many nodes as before", 5, &five, same(10), "rest, 5 pods"),
+        (
+            "once data moves that was asked before",
+            3,
+            &leaving,
+            same(10),
+            "Finishing, to epoch 6 of 5, 5 pods",
+        ),
+        ("one that stays is small", 3, &five, with(5, 1, Some((5, 5))), held),
+        ("one that goes is small", 3, &five, with(4, 4, Some((5, 5))), fits),
+        ("one that goes is large", 3, &five, with(5, 4, Some((20, 5))), fits),
+        ("one does not say, and may be full", 3, &five, with(5, 4, None), held),
+        ("it would fit even so", 3, &five, with(4, 4, None), fits),
+        ("nor does it matter whether it stays", 3, &five, with(4, 1, None), fits),
+        ("one shares its file system, and counts as the others", 3, &five, with(6, 4, Some((30, 1))), held),
+        ("nobody says anything", 3, &five, [None; 5], fits),
+    ] {
+        assert_eq!(next(&plan_of(&wanting(replicas), &with_disks(layout, disks))), expected, "{what}");
+    }
+    let mut silent = with_disks(&five, same(6));
+    silent.answers.insert(4, Answer::Unreachable);
+    let plan = plan_of(&wanting(3), &silent);
+    assert_eq!(next(&plan), held, "an answer that does not come begins nothing");
+    let message = plan.hold.unwrap().message;
+    assert!(message.contains("(demo-4 does not say how much it holds, and counts as full); "), "{message}");
+    let lost_at = |used: u64| {
+        let mut observed = with_disks(&lost, same(used));
+        observed.answers.insert(4, Answer::Unreachable);
+        next(&plan_of(&wanting(3), &observed))
+    };
+    assert_eq!(lost_at(6), "StartingPods, held for InsufficientSpace, 5 pods", "what it held is made anew");
+    assert_eq!(lost_at(5), "Moving, to epoch 6 of 5, 5 pods", "and is no more than the others hold");
+}

@@ -1,0 +1,291 @@
+//! One step at a time towards the number of nodes that is asked for.
+
+use std::collections::BTreeSet;
+
+use keystore_core::id::Epoch;
+use keystore_core::layout::{Layout, Member};
+use keystore_core::succession::Change;
+use keystore_operator_core::observed::{Answer, NodeAnswer, NodeMode, Observed, Transfer};
+use keystore_operator_core::plan::NodeStep;
+
+use crate::fixtures;
+use crate::fixtures::{condition, node, plan_at, plan_of};
+use crate::looks::{
+    away, layout_of, left_by_two, next, replacing, seen, set_replicas, waiting, wanting, well, wiped,
+};
+
+#[test]
+fn each_look_leads_to_one_step() {
+    let three = layout_of(3, 3);
+    let admitted = layout_of(3, 5);
+    let five = layout_of(5, 5);
+    let members = |layout: &Layout, count: usize| layout.members.iter().take(count).cloned().collect();
+    let moving =
+        admitted.next(&Change::Move { members: members(&admitted, 5), replication_factor: 3 }).unwrap();
+    let leaving = five.next(&Change::Move { members: members(&five, 3), replication_factor: 3 }).unwrap();
+    let left = leaving.next(&Change::Finish).unwrap();
+    let idle = left.members.iter().skip(3).map(|member| Member { weight: 0, ..member.clone() });
+    let closed = left.next(&Change::Admit(idle.collect())).unwrap();
+    let check = |what: &str, replicas: u32, observed: &Observed, expected: &str| {
+        assert_eq!(next(&plan_of(&wanting(replicas), observed)), expected, "{what}");
+    };
+    let but = |mut observed: Observed, edit: &dyn Fn(&mut Observed)| {
+        edit(&mut observed);
+        observed
+    };
+    let silent = |ordinal: u32| {
+        move |seen: &mut Observed| {
+            seen.answers.insert(ordinal, Answer::Unreachable);
+        }
+    };
+    let edited = |ordinal: u32, edit: fn(&mut NodeAnswer)| {
+        move |seen: &mut Observed| {
+            let Answer::Here(answer) = seen.answers.get_mut(&ordinal).unwrap() else { panic!("silent") };
+            edit(answer);
+        }
+    };
+    let waits = |answer: &mut NodeAnswer| {
+        answer.transfer = Transfer { waits_for: Some("a pass".to_owned()), ..Transfer::default() };
+    };
+    let all_wait = |seen: &mut Observed| (0..5).for_each(|ordinal| edited(ordinal, waits)(seen));
+    check("at rest", 3, &seen(&three, 3), "rest, 3 pods");
+    check("pods first", 5, &seen(&three, 3), "StartingPods, 5 pods");
+    check("all have to answer", 5, &but(seen(&three, 5), &silent(4)), "StartingPods, 5 pods");
+    check("then members", 5, &seen(&three, 5), "Joining, to epoch 2 of 5, 5 pods");
+    check(
+        "who have to serve",
+        5,
+        &but(seen(&admitted, 5), &edited(4, |a| a.mode = NodeMode::Uninitialized)),
+        "Joining, 5 pods",
+    );
+    check(
+        "and to be linked",
+        5,
+        &but(seen(&admitted, 5), &edited(4, |a| a.connected.clear())),
+        "Joining, 5 pods",
+    );
+    check("a new one may be down", 5, &but(seen(&admitted, 5), &silent(4)), "Joining, 5 pods");
+    check("an old one not", 5, &but(seen(&admitted, 5), &silent(1)), "Joining, held for Unhealthy, 5 pods");
+    check("then data", 5, &seen(&admitted, 5), "Moving, to epoch 3 of 5, 5 pods");
+    check("which takes a while", 5, &but(seen(&moving, 5), &all_wait), "Moving, 5 pods");
+    check("until all is there", 5, &seen(&moving, 5), "Finishing, to epoch 4 of 5, 5 pods");
+    check("another number turns it back", 3, &seen(&moving, 5), "TurningBack, to epoch 4 of 5, 5 pods");
+    check(
+        "one that is held as well",
+        2,
+        &seen(&moving, 5),
+        "TurningBack, held for BelowReplicationFactor, to epoch 4 of 5, 5 pods",
+    );
+    check(
+        "after which nothing is undone",
+        2,
+        &seen(&admitted, 5),
+        "rest, held for BelowReplicationFactor, 5 pods",
+    );
+    check("on the way down data first", 3, &seen(&five, 5), "Moving, to epoch 5 of 5, 5 pods");
+    check("which never come back", 3, &seen(&left, 5), "RemovingPods, to epoch 7 of 5, 5 pods");
+    check("then pods", 3, &seen(&closed, 5), "RemovingPods, 3 pods");
+    check(
+        "not while somebody stays who is silent",
+        3,
+        &but(seen(&closed, 5), &silent(1)),
+        "RemovingPods, 5 pods",
+    );
+    check("or late", 3, &but(seen(&closed, 5), &edited(1, |a| a.epoch.0 -= 1)), "RemovingPods, 5 pods");
+    check(
+        "or goes and is late",
+        3,
+        &but(seen(&closed, 5), &edited(4, |a| a.epoch.0 -= 1)),
+        "RemovingPods, 5 pods",
+    );
+    check("one that goes may be silent", 3, &but(seen(&closed, 5), &silent(4)), "RemovingPods, 3 pods");
+    let doubts = |answer: &mut NodeAnswer| answer.is_in_doubt = true;
+    check(
+        "or who stays has lost something",
+        3,
+        &but(seen(&closed, 5), &edited(1, doubts)),
+        "RemovingPods, 3 pods",
+    );
+    let two_doubt = |seen: &mut Observed| [0, 1].into_iter().for_each(|at| edited(at, doubts)(seen));
+    check("but no quorum may have", 3, &but(seen(&closed, 5), &two_doubt), "RemovingPods, 5 pods");
+    check("then members", 3, &seen(&closed, 3), "Dismissing, to epoch 8 of 3, 3 pods");
+    check("who are taken back before", 5, &seen(&left, 5), "Moving, to epoch 7 of 5, 5 pods");
+    check("or are made whole members again", 5, &seen(&closed, 5), "Joining, to epoch 8 of 5, 5 pods");
+    check("once they answer", 5, &but(seen(&closed, 5), &silent(4)), "StartingPods, 5 pods");
+    check("also without pods", 5, &seen(&left, 3), "Joining, 5 pods");
+    check("a hold takes no pod", 2, &seen(&closed, 5), "rest, held for BelowReplicationFactor, 5 pods");
+    check("nor a move", 5, &but(seen(&moving, 6), &all_wait), "Moving, 6 pods");
+    let later = |seen: &mut Observed| {
+        let of_later = Layout { epoch: Epoch(99), ..closed.clone() };
+        seen.answers.insert(5, Answer::Here(well(5, &of_later)));
+    };
+    check("nor a look that is behind", 3, &but(seen(&closed, 6), &later), "RemovingPods, 6 pods");
+    let drains = |answer: &mut NodeAnswer| answer.mode = NodeMode::Draining;
+    check(
+        "who drains is down",
+        5,
+        &but(seen(&admitted, 5), &edited(1, drains)),
+        "Joining, held for Unhealthy, 5 pods",
+    );
+    check(
+        "one that knows that nothing is missing is enough",
+        5,
+        &but(but(seen(&moving, 5), &all_wait), &edited(3, |a| a.transfer = Transfer::default())),
+        "Finishing, to epoch 4 of 5, 5 pods",
+    );
+    let departed = |ordinal: u32| {
+        let mut layout = three.clone();
+        layout.departed.insert(node(ordinal));
+        layout
+    };
+    check("who has departed is never a member again", 5, &seen(&departed(4), 5), "StartingPods, 5 pods");
+    let lost = left.next(&Change::Lose(BTreeSet::from([node(4)]))).unwrap();
+    let idle = lost.members.iter().filter(|member| member.node == node(3));
+    let closed_but_lost = lost
+        .next(&Change::Admit(idle.map(|member| Member { weight: 0, ..member.clone() }).collect()))
+        .unwrap();
+    check("nothing is moved to who is lost", 3, &seen(&closed_but_lost, 5), "RemovingPods, 3 pods");
+}
+
+#[test]
+fn who_goes_is_waited_for_until_its_pod_is_certainly_gone() {
+    let (_, closed) = left_by_two();
+    let lost = closed.next(&Change::Lose(BTreeSet::from([node(4)]))).unwrap();
+    // By this layout there are pods 0 to 2 and perhaps 4, and the StatefulSet asks for so many.
+    let look = |layout: &Layout, replicas: Option<i32>, pod: Option<k8s_openapi::api::core::v1::Pod>| {
+        let mut observed = seen(layout, 3);
+        set_replicas(&mut observed, replicas);
+        observed.pods.extend(pod.map(|pod| (4, pod)));
+        observed
+    };
+    let stays = || Some(fixtures::pod(false));
+    let ends = || Some(fixtures::ending(fixtures::pod(false), 5));
+    for (what, observed, expected) in [
+        ("pods are gone", look(&closed, Some(3), None), "Dismissing, to epoch 8 of 3, 3 pods"),
+        ("one is still there", look(&closed, Some(3), stays()), "Dismissing, to epoch 8 of 4, 3 pods"),
+        ("one is about to end", look(&closed, Some(3), ends()), "Dismissing, to epoch 8 of 4, 3 pods"),
+        (
+            "its node is lost, and nobody told it to end",
+            look(&lost, Some(3), stays()),
+            "Dismissing, to epoch 9 of 4, 3 pods",
+        ),
+        (
+            "its node is lost, and it will never end",
+            look(&lost, Some(3), ends()),
+            "Dismissing, to epoch 9 of 3, 3 pods",
+        ),
+        ("they are asked for again", look(&closed, Some(5), None), "RemovingPods, 3 pods"),
+        ("nobody knows who asks for what", look(&closed, None, None), "RemovingPods, 3 pods"),
+    ] {
+        assert_eq!(next(&plan_of(&wanting(3), &observed)), expected, "{what}");
+    }
+}
+
+#[test]
+fn while_none_may_go_pods_that_somebody_takes_away_are_called_back() {
+    let (left, closed) = left_by_two();
+    for (what, layout, replicas, ends, expected) in [
+        ("lowered by hand", &left, Some(3), false, 5),
+        ("and told to end", &left, Some(3), true, 5),
+        ("the StatefulSet is gone", &left, None, false, 5),
+        ("nothing can be moved there any more", &closed, Some(3), false, 5),
+        ("and they are about to end", &closed, Some(3), true, 3),
+        ("data is there", &layout_of(5, 5), Some(3), true, 5),
+    ] {
+        let mut observed = seen(layout, 5);
+        set_replicas(&mut observed, replicas);
+        // An obstacle.
+        observed.answers.insert(1, Answer::Unreachable);
+        for ordinal in [3, 4].into_iter().filter(|_| ends) {
+            let pod = fixtures::ending(fixtures::pod(true), 5);
+            observed.pods.insert(ordinal, pod);
+        }
+        assert_eq!(plan_of(&wanting(3), &observed).replicas, expected, "{what}");
+    }
+}
+
+#[test]
+fn only_what_builds_on_pods_that_are_not_asked_for_yet_waits_for_what_is_written() {
+    let admitted = layout_of(3, 5);
+    let members = admitted.members.clone();
+    let moving = admitted.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    for (what, replicas, observed, live, expected) in [
+        ("an end of a move", 5, seen(&moving, 5), 5, false),
+        ("to pods that are taken away", 5, seen(&moving, 5), 4, true),
+        ("a loss", 5, wiped(waiting(seen(&moving, 5)), &[1]), 4, false),
+        ("a way back", 3, waiting(seen(&moving, 5)), 5, false),
+        ("a beginning", 5, seen(&admitted, 5), 5, false),
+        ("in pods that are taken away", 5, seen(&admitted, 5), 4, true),
+        ("who joins", 5, seen(&layout_of(3, 3), 5), 3, true),
+    ] {
+        let mut observed = observed;
+        set_replicas(&mut observed, Some(live));
+        let plan = plan_of(&wanting(replicas), &observed);
+        let NodeStep::Propose(proposal) = &plan.node_step else { panic!("{what}: {}", next(&plan)) };
+        assert_eq!(proposal.needs_writes, expected, "{what}");
+    }
+}
+
+#[test]
+fn what_is_in_the_way_is_told_by_pods_and_with_what_helps() {
+    let admitted = layout_of(3, 5);
+    let gone = away(seen(&admitted, 5), 1);
+    let linked = || {
+        let mut observed = seen(&admitted, 5);
+        observed.answers.insert(1, Answer::Unreachable);
+        observed
+    };
+    let hold = |observed: &Observed| {
+        let resource = replacing(5, observed, 0);
+        plan_at(&resource, observed, 1).hold.unwrap().message
+    };
+    let down = "data does not begin to move while nodes are down that hold it: demo-1; bring them back";
+    assert_eq!(hold(&gone), format!("{down}, or wait: after 60 s they are given up"));
+    assert_eq!(hold(&linked()), down, "who is reached by others is not given up");
+
+    let three = layout_of(3, 3);
+    let mut copied = seen(&three, 5);
+    let actor = three.member(node(0)).unwrap().actor;
+    copied.answers.insert(3, Answer::Here(NodeAnswer { actor, ..empty(3) }));
+    let plan = plan_of(&wanting(5), &copied);
+    assert_eq!(
+        plan.hold.unwrap().message,
+        "the store cannot take the next step: members demo-0 and demo-3 have the same actor"
+    );
+
+    let lost = three.next(&Change::Lose(BTreeSet::from([node(1)]))).unwrap();
+    let mut copied = wiped(seen(&lost, 3), &[1]);
+    copied.answers.insert(1, Answer::Here(NodeAnswer { actor, ..fresh(1) }));
+    assert_eq!(next(&plan_of(&wanting(3), &copied)), "Joining, held for Rejected, 3 pods");
+    assert_eq!(
+        next(&plan_of(&wanting(2), &copied)),
+        "Joining, held for BelowReplicationFactor, 3 pods",
+        "what a person has asked for comes first"
+    );
+
+    let mut swap = {
+        let four = layout_of(4, 4);
+        let voter = (0..4).find(|ordinal| node(*ordinal) == four.voters[0]).unwrap();
+        let observed = away(seen(&four, 4), voter);
+        let mut resource = replacing(4, &observed, 0);
+        resource.spec.replace_after_seconds = 0;
+        (plan_at(&resource, &observed, 60), resource, observed)
+    };
+    swap.0.note_refusal("01010101-0101-0101-0101-010101010101 is not so far");
+    let valid = keystore_operator_core::validate::validate(&swap.1, fixtures::IMAGE).unwrap();
+    let now = k8s_openapi::jiff::Timestamp::from_second(60).unwrap();
+    let mut observed = swap.2.clone();
+    fixtures::settle(&mut observed, &swap.0);
+    swap.0.writes.clear();
+    let status = keystore_operator_core::status::plan_status(keystore_operator_core::status::StatusInput {
+        cluster: &swap.1,
+        valid: &valid,
+        observed: &observed,
+        plan: &swap.0,
+        now,
+    });
+    assert_eq!(
+        condition(&status, "Progressing"),
+        "True Replacing: who votes in the place of a node that is away; not yet: demo-0 is not so far"
+    );
+}
