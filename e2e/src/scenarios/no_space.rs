@@ -52,7 +52,7 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let ksc = sandbox.wait_ksc("held", NOTICED_WITHIN, is_held).await?;
     let message =
         condition(&ksc, ConditionType::Stalled).map(|stalled| stalled.message.clone()).unwrap_or_default();
-    ensure!(message.contains("are missing on each"), "it does not say how much is missing: {message}");
+    ensure!(message.contains("are missing there"), "it does not say how much is missing: {message}");
     throughout("nothing moves", HELD_FOR, || async {
         let now = identity(&sandbox.ksc().await?)?;
         ensure!(now == before, "the store was {before:?} and is {now:?}");

@@ -58,6 +58,10 @@ impl Sample {
         self.used.cpu.as_secs_f64() * 1e6 / (self.latencies.len() as f64).max(1.0)
     }
 
+    pub(crate) fn requests(&self) -> u64 {
+        self.latencies.len()
+    }
+
     pub(crate) fn latency_us(&self, quantile: f64) -> f64 {
         self.latencies.value_at_quantile(quantile) as f64
     }

@@ -24,6 +24,8 @@ use crate::verdict::{self, Bound, Verdict};
 const VALUE_BYTES: usize = 100;
 /// Of the 99th percentile while data moves, to the one while it does not.
 const P99_RATIO_MAX: f64 = 1.5;
+/// Fewer say nothing about a 99th percentile.
+const REQUESTS_MIN: u64 = 2_000;
 const MOVE_POLL: Duration = Duration::from_millis(20);
 const MOVE_TIMEOUT: Duration = Duration::from_secs(1_800);
 
@@ -139,16 +141,19 @@ async fn one_move(
         wait_for_answer(servers).await?;
     }
     let before = taken_over(servers).await?;
-    let mut change = servers.rearrange(to, joins)?;
-    let begun = Instant::now();
+    let mut change = servers.rearrangement(to, joins)?;
     let mut took = Duration::ZERO;
     let load = Load { time: Duration::ZERO, ..load };
     let moving = observe(servers, &targets, &load, async |_ends| {
+        let begun = Instant::now();
+        let mut change = change.spawn().context("cannot start keystorectl")?;
         wait_for_end(&mut change).await?;
         took = begun.elapsed();
         Ok(())
     })
     .await?;
+    let requests = moving.requests();
+    ensure!(requests >= REQUESTS_MIN, "the move is over after {requests} requests: take more --records");
     let mut moved = taken_over(servers).await?;
     moved.iter_mut().zip(before).for_each(|(moved, before)| *moved -= before);
     let [records, bytes, records_held] = moved;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -101,7 +101,7 @@ impl Servers {
     }
 
     /// Begins to move a store's data to its first so many nodes, and ends the move once it has.
-    pub(crate) fn rearrange(&mut self, nodes: usize, joins: Option<SocketAddr>) -> Result<Child> {
+    pub(crate) fn rearrangement(&mut self, nodes: usize, joins: Option<SocketAddr>) -> Result<Command> {
         let starts = self.starts.as_ref().context("only a store moves its data")?;
         let mut command = Command::new(&starts.programs.ctl);
         for admin in &self.admins {
@@ -114,7 +114,7 @@ impl Servers {
             self.admins.push(admin);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        command.spawn().context("cannot start keystorectl")
+        Ok(command)
     }
 
     /// `durable`: with its fsync, which it takes a flag to leave out.

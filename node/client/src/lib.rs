@@ -56,7 +56,7 @@ pub use keystore_core::record::VALUE_BYTES_MAX;
 pub use keystore_core::recovery::{Attempt, Left, Losses, RecoveryError, plan_attempt};
 pub use keystore_core::ring::Ring;
 pub use keystore_core::stamp::Stamp;
-pub use keystore_core::succession::{Change, Step, SuccessionError, check_step, others_of_a_quorum};
+pub use keystore_core::succession::{Change, Step, SuccessionError, check_step};
 pub use keystore_proto::admin::node_state_name;
 pub use operation::Operation;
 pub use options::{

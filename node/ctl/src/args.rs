@@ -233,7 +233,7 @@ pub(crate) struct InitArgs {
     /// A power of two from 16 to 4096; fixed for the cluster's life. By default 256.
     #[arg(long)]
     pub partitions: Option<u32>,
-    /// A keyspace beside "default", with its mode, lww or siblings; may be repeated. Fixed for the cluster's life.
+    /// A keyspace beside "default", with its mode, lww or siblings, for ever; may be repeated.
     #[arg(long = "create-keyspace", value_name = "NAME=MODE", value_parser = parse_keyspace)]
     pub keyspaces: Vec<(String, KeyspaceMode)>,
 }

@@ -52,13 +52,6 @@ async fn get_one(node: &NodeProcess, key: &str) -> Result<Vec<Vec<u8>>, tonic::S
     Ok(values.into_iter().map(|value| value.value.to_vec()).collect())
 }
 
-/// Of a gauge or counter without labels.
-async fn metric(node: &NodeProcess, name: &str) -> Option<u64> {
-    let (_, text) = node.http("/metrics").await?;
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-    value.parse().ok()
-}
-
 #[tokio::test]
 async fn a_record_that_rotted_on_one_disk_is_healed_from_the_others() {
     let mut cluster = Cluster::serving(3).await;
@@ -76,10 +69,10 @@ async fn a_record_that_rotted_on_one_disk_is_healed_from_the_others() {
     let values = wait_until("others are asked", || async { get_one(node, "k").await.ok() }).await;
     assert_eq!(values, [b"v"]);
     wait_until("the key is healed", || async {
-        (metric(node, "keystore_heals_total").await == Some(1)).then_some(())
+        (node.metric("keystore_heals_total").await == Some(1)).then_some(())
     })
     .await;
-    assert_eq!(metric(node, "keystore_doubted_keys").await, Some(0));
+    assert_eq!(node.metric("keystore_doubted_keys").await, Some(0));
     assert_eq!(node.status().await.unwrap().generation, generation + 2, "its start, and the doubt");
     cluster.wait_until_connected().await;
     assert_eq!(cluster.nodes[2].get("k").await.unwrap().as_deref(), Some("v"));
@@ -119,7 +112,7 @@ async fn what_nobody_else_can_heal_stays_in_doubt_and_says_so() {
     .await;
     let doubted = status.doubted.first().unwrap();
     assert_eq!((&doubted.keyspace[..], &doubted.key[..]), ("default", &b"k"[..]));
-    assert_eq!(metric(node, "keystore_doubted_keys").await, Some(1));
+    assert_eq!(node.metric("keystore_doubted_keys").await, Some(1));
     cluster.nodes[1].start();
     let node = &cluster.nodes[2];
     wait_until("the key is healed", || async { (node.status().await.ok()?.doubted_keys == 0).then_some(()) })

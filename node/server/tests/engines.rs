@@ -6,14 +6,7 @@ mod support;
 
 use keystore_history::History;
 use support::load::{Load, append, judge_everywhere, kill_all_under};
-use support::{Cluster, NodeProcess, wait_until};
-
-/// Of a metric of one node.
-async fn metric(node: &NodeProcess, name: &str) -> u64 {
-    let (_, text) = node.http("/metrics").await.unwrap();
-    let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).expect("the metric is there");
-    line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap() as u64
-}
+use support::{Cluster, wait_until};
 
 #[tokio::test]
 async fn nodes_that_keep_records_in_memory_lose_nothing_when_all_are_killed_amid_snapshots() {
@@ -24,15 +17,15 @@ async fn nodes_that_keep_records_in_memory_lose_nothing_when_all_are_killed_amid
     let mut all = History::default();
     for crash in 0..2 {
         let load = Load::start(&format!("memory-{crash}"), &cluster.nodes, 3);
-        let before = metric(&cluster.nodes[0], "keystore_storage_checkpoints_total").await;
+        let before = cluster.nodes[0].metric("keystore_storage_checkpoints_total").await.unwrap();
         for number in 0..60 {
             cluster.nodes[number % 3].put(&format!("filler-{}", number % 5), &filler).await.unwrap();
         }
         let node = &cluster.nodes[0];
         wait_until("a snapshot was written under load", || async {
-            let is_written = metric(node, "keystore_storage_checkpoints_total").await > before;
+            let is_written = node.metric("keystore_storage_checkpoints_total").await.unwrap() > before;
             // Looked at once a second.
-            let is_known = metric(node, "keystore_storage_engine_memory_bytes").await > 100_000;
+            let is_known = node.metric("keystore_storage_engine_memory_bytes").await.unwrap() > 100_000;
             (is_written && is_known).then_some(())
         })
         .await;
@@ -50,13 +43,13 @@ async fn nodes_with_a_tree_of_tables_lose_nothing_when_all_are_killed_amid_check
     let mut all = History::default();
     for crash in 0..3 {
         let load = Load::start(&format!("lsm-{crash}"), &cluster.nodes, 3);
-        let before = metric(&cluster.nodes[0], "keystore_storage_checkpoints_total").await;
+        let before = cluster.nodes[0].metric("keystore_storage_checkpoints_total").await.unwrap();
         for number in 0..60 {
             cluster.nodes[number % 3].put(&format!("filler-{}", number % 5), &filler).await.unwrap();
         }
         let node = &cluster.nodes[0];
         wait_until("checkpoints were written under load", || async {
-            let checkpoints = metric(node, "keystore_storage_checkpoints_total").await;
+            let checkpoints = node.metric("keystore_storage_checkpoints_total").await.unwrap();
             (checkpoints > before + 2).then_some(())
         })
         .await;

@@ -30,16 +30,9 @@ async fn hints(node: &NodeProcess) -> Option<v1::HintStatus> {
 
 async fn wait_until_handed_over(node: &NodeProcess) {
     wait_until("all hints are handed over", || async {
-        (hints(node).await?.pending == 0 && metric(node, "keystore_hints_pending").await? == 0).then_some(())
+        (hints(node).await?.pending == 0 && node.metric("keystore_hints_pending").await? == 0).then_some(())
     })
     .await;
-}
-
-/// Of a gauge or counter without labels.
-async fn metric(node: &NodeProcess, name: &str) -> Option<u64> {
-    let (_, text) = node.http("/metrics").await?;
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-    value.parse().ok()
 }
 
 async fn what_was_missed_is_handed_over(engine: &str) {
@@ -77,7 +70,7 @@ async fn what_was_missed_is_handed_over(engine: &str) {
         assert_eq!(held(&cluster.nodes[2], &key(n)).await.as_deref(), Some(&b"missed"[..]), "{n}");
     }
     let node = &mut cluster.nodes[0];
-    assert!(metric(node, "keystore_hints_handed_over_total").await.unwrap() >= KEYS as u64 / 2);
+    assert!(node.metric("keystore_hints_handed_over_total").await.unwrap() >= KEYS as u64 / 2);
     node.kill();
     node.start();
     node.wait_until_it_serves().await;
@@ -104,13 +97,13 @@ async fn more_hints_than_may_be_kept_are_counted_and_left_to_repair() {
         node.put(&key(n), "missed").await.unwrap();
     }
     let overflowed = wait_until("hints overflow", || async {
-        let kept = metric(node, "keystore_hints_pending").await?;
-        let overflowed = metric(node, "keystore_hints_overflowed_total").await?;
+        let kept = node.metric("keystore_hints_pending").await?;
+        let overflowed = node.metric("keystore_hints_overflowed_total").await?;
         (kept + overflowed == KEYS as u64).then_some(overflowed)
     })
     .await;
     let hints = hints(node).await.unwrap();
     assert!(overflowed >= KEYS as u64 / 2 && hints.pending > 10, "{overflowed}, {hints:?}");
-    assert!(hints.bytes <= limit && metric(node, "keystore_hints_bytes").await.unwrap() <= limit);
+    assert!(hints.bytes <= limit && node.metric("keystore_hints_bytes").await.unwrap() <= limit);
     assert!(hints.partitions_wanted_by_repair > 10, "of 16: {hints:?}");
 }

@@ -164,6 +164,14 @@ async fn a_move_sends_each_record_once_to_whoever_has_to_have_it_and_nothing_els
         assert_eq!(moved.records, records, "of {partitions} partitions");
         let bytes = records * VALUE_BYTES as u64;
         assert!((bytes..=bytes + bytes / 20).contains(&moved.bytes), "{} of {bytes} bytes", moved.bytes);
+        wait_until("the metrics say the same", || async {
+            let records = node.metric("keystore_transfer_records_total").await?;
+            let bytes = node.metric("keystore_transfer_bytes_total").await?;
+            let open = node.metric("keystore_transfer_partitions").await?;
+            let done = node.metric("keystore_transfer_partitions_done").await?;
+            ((records, bytes, open, done) == (moved.records, moved.bytes, 0, 0)).then_some(())
+        })
+        .await;
     }
 }
 

@@ -152,8 +152,7 @@ fn plan_aim_hold(
     }
     // Once data moves, part of it is counted twice; whether it fits was asked before.
     let shrinks = !roster.layout.is_joint() && now.len() > wanted.len();
-    let message = find_lack_of_space(valid, roster, wanted).filter(|_| shrinks)?;
-    Some(Hold { reason: HoldReason::InsufficientSpace, message })
+    if shrinks { find_lack_of_space(valid, roster, wanted) } else { None }
 }
 
 impl Aim {

@@ -22,7 +22,8 @@ pub fn plan_events(old: Option<&KeyStoreClusterStatus>, new: &KeyStoreClusterSta
         .into_iter()
         .filter_map(|type_| {
             let now = find(&new.conditions, type_)?;
-            plan_event(type_, find(before, type_), now)
+            let old = find(before, type_);
+            plan_event(type_, old, now).or_else(|| plan_end(old?, now, new))
         })
         .collect()
 }
@@ -35,20 +36,10 @@ fn plan_event(type_: ConditionType, old: Option<&Condition>, new: &Condition) ->
     let was = old.is_some_and(|old| old.status == "True");
     let is = new.status == "True";
     let other_reason = is && old.is_some_and(|old| old.reason != new.reason);
-    let ended = |old: &Condition| match old.reason.as_str() {
-        "Creating" => "Created".to_owned(),
-        "Upgrading" => "Upgraded".to_owned(),
-        "ScalingUp" => "ScaledUp".to_owned(),
-        "ScalingDown" => "ScaledDown".to_owned(),
-        "Replacing" => "Replaced".to_owned(),
-        "AddingKeyspaces" => "KeyspacesAdded".to_owned(),
-        other => format!("{other}Ended"),
-    };
     let (is_warning, reason) = match (type_, was, is) {
         (ConditionType::Ready, false, true) => (false, "Ready".to_owned()),
         (ConditionType::Progressing, false, true) => (false, new.reason.clone()),
         (ConditionType::Progressing, true, true) if other_reason => (false, new.reason.clone()),
-        (ConditionType::Progressing, true, false) => (false, ended(old?)),
         (ConditionType::Available, true, false) => (true, new.reason.clone()),
         (ConditionType::Degraded | ConditionType::Stalled, false, true) => (true, new.reason.clone()),
         (ConditionType::Degraded | ConditionType::Stalled, true, true) if other_reason => {
@@ -69,4 +60,27 @@ fn plan_event(type_: ConditionType, old: Option<&Condition>, new: &Condition) ->
         ) => return None,
     };
     Some(EventDraft { is_warning, reason, action: type_.as_str(), note: new.message.clone() })
+}
+
+/// An operation runs no longer: it is over, or held up before it was.
+fn plan_end(old: &Condition, new: &Condition, status: &KeyStoreClusterStatus) -> Option<EventDraft> {
+    let action = ConditionType::Progressing.as_str();
+    if new.type_ != action || old.status != "True" || new.status == "True" {
+        return None;
+    }
+    let ready = find(&status.conditions, ConditionType::Ready);
+    if let Some(held) = ready.filter(|ready| ready.reason == "Held") {
+        let (reason, note) = (format!("{}Stopped", old.reason), held.message.clone());
+        return Some(EventDraft { is_warning: true, reason, action, note });
+    }
+    let reason = match old.reason.as_str() {
+        "Creating" => "Created".to_owned(),
+        "Upgrading" => "Upgraded".to_owned(),
+        "ScalingUp" => "ScaledUp".to_owned(),
+        "ScalingDown" => "ScaledDown".to_owned(),
+        "Replacing" => "Replaced".to_owned(),
+        "AddingKeyspaces" => "KeyspacesAdded".to_owned(),
+        other => format!("{other}Ended"),
+    };
+    Some(EventDraft { is_warning: false, reason, action, note: new.message.clone() })
 }

@@ -25,6 +25,7 @@ use crate::loss::{plan_loss, plan_voters};
 use crate::members::{Roster, owners};
 use crate::observed::{NodeAnswer, NodeMode, Observed};
 use crate::removal::{plan_removal, plan_replicas, surplus};
+use crate::space::find_lack_of_space;
 use crate::stage::Stage;
 use crate::undecidable::{find_half_accepted, find_lack_of_voters};
 use crate::validate::ValidCluster;
@@ -248,6 +249,15 @@ fn plan_moving(roster: &Roster<'_>) -> Stage {
     if let Some(waits_for) = waits_for.filter(|_| done >= all) {
         message = format!("{message}; {}", with_pods(layout, waits_for));
     }
+    let is_damaged = |node: &NodeId| roster.answer_at_home(*node).is_some_and(|answer| answer.is_in_doubt);
+    let damaged = layout.members.iter().map(|member| member.node).filter(is_damaged);
+    let damaged = roster.pods(roster.ordinals(damaged));
+    if !damaged.is_empty() {
+        message = format!(
+            "{message}; something on {damaged} is damaged, and healed from other nodes first (keystorectl status says what; \
+             where that lasts, its volume has to be replaced)"
+        );
+    }
     let silent = owners(layout.ring()).into_iter().filter(|node| roster.answer_at_home(*node).is_none());
     let silent = roster.pods(roster.ordinals(silent.filter(|node| !layout.is_lost(*node))));
     if !silent.is_empty() {
@@ -325,7 +335,7 @@ fn plan_admission(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
 
 /// Data moves only between nodes that are well.
 fn plan_beginning(of: StageInput<'_>) -> Option<Stage> {
-    let StageInput { roster, aim, .. } = of;
+    let StageInput { valid, roster, aim, .. } = of;
     let layout = roster.layout;
     let members = aim.members(roster)?;
     let nodes: BTreeSet<_> = members.iter().map(|member| member.node).collect();
@@ -365,8 +375,15 @@ fn plan_beginning(of: StageInput<'_>) -> Option<Stage> {
     };
     let apart = roster.ordinals(nodes.iter().copied().filter(lacks));
     if !apart.is_empty() {
-        let message = format!("waiting for {} to reach all other nodes", roster.pods(apart));
+        let message = format!(
+            "waiting for {} to reach all other nodes (port 7401: if this lasts, look for a NetworkPolicy between the pods)",
+            roster.pods(apart)
+        );
         return Some(Stage::waiting("Joining", message));
+    }
+    let grows = nodes.len() > owners(layout.ring()).len();
+    if let Some(hold) = find_lack_of_space(valid, roster, &aim.ordinals).filter(|_| grows) {
+        return Some(Stage::held_by(hold, "Joining"));
     }
     let message = format!("data begins to move to {} nodes", nodes.len());
     Some(Stage::change("Moving", message, change))

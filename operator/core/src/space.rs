@@ -1,18 +1,21 @@
-//! Whether the data of all nodes fits onto fewer.
+//! Whether the data fits to where it is to move.
 //!
-//! Counts what is in use on the disks of all that hold data, as if it were spread evenly over those that are to stay: a
-//! little too much, since each node's own log is in it. A file system that is much larger than the volume that was asked
-//! for is shared with others, and says nothing about this store.
+//! Counts what is in use on the disks of all that hold data, shared out as the partitions will be: a zone may have to hold
+//! a copy of everything on fewer nodes than another. A little too much, since each node's own log is in it. A file system
+//! that is much larger than the volume that was asked for is shared with others, and says nothing about this store.
 //!
 //! A node that does not say how much it holds counts as full: an answer that does not come in time must not begin what was
 //! held, and what fits even so need not wait for a node that may be dead. What a lost node held is made anew from the
-//! others, and counts as much as theirs.
+//! others, and counts as much as theirs. A node that is to hold no more than before is in nobody's way.
 
 use std::collections::BTreeSet;
 
 use keystore_core::id::NodeId;
+use keystore_core::layout::Member;
 
+use crate::aim::plan_move;
 use crate::differ::bytes;
+use crate::hold::{Hold, HoldReason};
 use crate::members::{Roster, owners};
 use crate::observed::Disk;
 use crate::validate::ValidCluster;
@@ -20,18 +23,20 @@ use crate::validate::ValidCluster;
 /// Above this share of a disk nodes begin to warn.
 const FULL_PERCENT: u128 = 90;
 
-/// Why the data does not fit onto the nodes of these pods; `None` if it does, or if that cannot be known.
+/// Why the data does not fit onto the nodes of these pods; `None` if it does, or if that cannot be known. As long as some
+/// of them are to be members first, it counts as spread evenly.
 pub(crate) fn find_lack_of_space(
     valid: &ValidCluster,
     roster: &Roster<'_>,
     wanted: &BTreeSet<u32>,
-) -> Option<String> {
+) -> Option<Hold> {
+    let layout = roster.layout;
     let asked = bytes(&valid.spec.storage.size)?;
     // File systems are a little smaller than their volumes, and volumes are rounded up.
     let is_shared = |disk: &Disk| disk.total_bytes / 2 > asked;
     let told = |node| roster.answer_of(node)?.disk.filter(|disk| disk.total_bytes > 0);
     let disk = |node| told(node).filter(|disk| !is_shared(disk));
-    let holders = owners(roster.layout.source_ring());
+    let holders = owners(layout.source_ring());
     // What a node keeps of one that it is not any more is not to be moved, and goes when it is in the way.
     let free = |disk: Disk| disk.available_bytes.saturating_add(disk.set_aside_bytes);
     let used = |disk: Disk| u128::from(disk.total_bytes.saturating_sub(free(disk)));
@@ -39,29 +44,49 @@ pub(crate) fn find_lack_of_space(
     let full = known.iter().map(|disk| u128::from(disk.total_bytes)).max()?;
     let known_used: u128 = known.iter().copied().map(used).sum();
     let mean = known_used.div_ceil(known.len() as u128);
-    let silent: BTreeSet<NodeId> = holders
-        .iter()
-        .copied()
-        .filter(|node| told(*node).is_none() && !roster.layout.is_lost(*node))
-        .collect();
+    let silent: BTreeSet<NodeId> =
+        holders.iter().copied().filter(|node| told(*node).is_none() && !layout.is_lost(*node)).collect();
     let others = (holders.len() - known.len() - silent.len()) as u128;
     let all_used = known_used + full * silent.len() as u128 + mean * others;
-    let staying = wanted.iter().filter_map(|ordinal| roster.live(*ordinal));
-    let smallest = staying.filter_map(|member| disk(member.node)).map(|disk| disk.total_bytes).min()?;
-    let share = all_used.div_ceil(wanted.len().max(1) as u128);
-    let most = u128::from(smallest) * FULL_PERCENT / 100;
-    let missing = share.checked_sub(most).filter(|missing| *missing > 0)?;
-    Some(format!(
-        "spec.replicas is {}, and the data of {} nodes does not fit onto so few: each would hold about {}, and \
-         of the smallest volume ({}) {FULL_PERCENT} % may be used, so about {} are missing on each{}; nothing is moved: \
-         set spec.replicas higher, or delete data",
+
+    let staying: Vec<Member> = wanted.iter().filter_map(|ordinal| roster.live(*ordinal)).cloned().collect();
+    let moved = (staying.len() == wanted.len())
+        .then(|| layout.next(&plan_move(layout, staying.clone())).ok())
+        .flatten();
+    let share = |node: NodeId| match &moved {
+        None => Some(all_used.div_ceil(wanted.len().max(1) as u128)),
+        Some(moved) => {
+            let (before, then) = (layout.source_ring().owned(node), moved.ring().owned(node));
+            let all: usize = owners(moved.ring()).into_iter().map(|node| moved.ring().owned(node)).sum();
+            (then > before).then(|| (all_used * then as u128).div_ceil(all.max(1) as u128))
+        }
+    };
+    let lack = |member: &Member| {
+        let (share, total) = (share(member.node)?, u128::from(disk(member.node)?.total_bytes));
+        let missing = share.checked_sub(total * FULL_PERCENT / 100).filter(|missing| *missing > 0)?;
+        Some((missing, share, total, roster.pods(roster.ordinals([member.node]))))
+    };
+    // Of those with the same lack, the first.
+    let (missing, share, total, pod) =
+        staying.iter().filter_map(lack).reduce(|most, lack| if lack.0 > most.0 { lack } else { most })?;
+    let message = format!(
+        "spec.replicas is {}, and the data of {} nodes does not fit onto {}: {pod} would hold about {}, and of its volume \
+         ({}) {FULL_PERCENT} % may be used, so about {} are missing there{}; nothing is moved: set spec.replicas {}",
         valid.replicas,
         holders.len(),
+        wanted.len(),
         rough(share),
-        rough(u128::from(smallest)),
+        rough(total),
         rough(missing),
         counted_as_full(roster, silent),
-    ))
+        // On the way up its zone has too few nodes.
+        if wanted.len() < holders.len() {
+            "higher".to_owned()
+        } else {
+            format!("to {} again, or higher", holders.len())
+        },
+    );
+    Some(Hold { reason: HoldReason::InsufficientSpace, message })
 }
 
 fn counted_as_full(roster: &Roster<'_>, silent: BTreeSet<NodeId>) -> String {

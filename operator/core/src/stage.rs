@@ -34,8 +34,11 @@ impl Stage {
         Self { hold: self.hold.map(|hold| Hold { message, ..hold }), ..self }
     }
 
+    pub(crate) fn held_by(hold: Hold, phase: &'static str) -> Self {
+        Self { phase, message: hold.message.clone(), change: None, hold: Some(hold) }
+    }
+
     fn held_for(reason: HoldReason, phase: &'static str, message: String) -> Self {
-        let hold = Some(Hold { reason, message: message.clone() });
-        Self { phase, message, change: None, hold }
+        Self::held_by(Hold { reason, message }, phase)
     }
 }

@@ -14,7 +14,7 @@ use keystore_crds::{
 
 use crate::absence::Absences;
 use crate::conditions::{Assessed, creation_progress, date, judge};
-use crate::health::{Health, assess};
+use crate::health::{Availability, Health, assess};
 use crate::identity::Identity;
 use crate::members::Roster;
 use crate::observed::{Answer, NodeAnswer, NodeMode, Observed};
@@ -54,15 +54,25 @@ pub fn plan_status(input: StatusInput<'_>) -> KeyStoreClusterStatus {
     }
 }
 
-/// Whether an update waits is not known while the spec is refused: what was known before stays.
+/// What is not known at the moment stays as it was known: while the spec is refused, whether an update waits, and while no
+/// node shows the layout, whether it changes.
 fn conditions(of: &Assessed<'_>, old: &KeyStoreClusterStatus, now: Timestamp) -> Vec<Condition> {
     let mut conditions = date(judge(of), &old.conditions, of.valid.generation, now);
-    let is_pending = |condition: &&Condition| condition.type_ == ConditionType::UpdatePending.as_str();
-    if of.plan.is_spec_refused {
-        conditions.retain(|condition| !is_pending(&condition));
-        conditions.extend(old.conditions.iter().find(is_pending).cloned());
+    let is_unknown = |type_: &str| {
+        type_ == ConditionType::UpdatePending.as_str() && of.plan.is_spec_refused
+            || type_ == ConditionType::Progressing.as_str() && is_unseen(of)
+    };
+    for condition in conditions.iter_mut().filter(|condition| is_unknown(&condition.type_)) {
+        if let Some(known) = old.conditions.iter().find(|known| known.type_ == condition.type_) {
+            *condition = known.clone();
+        }
     }
     conditions
+}
+
+/// There is a layout, and nobody shows it.
+fn is_unseen(of: &Assessed<'_>) -> bool {
+    matches!(of.plan.identity, Identity::Unknown { .. }) && of.health.availability == Availability::Unseen
 }
 
 /// Cluster UUID, epoch, phase. What nobody shows at the moment stays as it was reported last.
@@ -90,6 +100,9 @@ fn identity_fields(
 }
 
 fn operation(of: &Assessed<'_>, old: &KeyStoreClusterStatus, now: Timestamp) -> Option<Operation> {
+    if is_unseen(of) {
+        return old.operation.clone();
+    }
     let number = |count: u32| Some(i32::try_from(count).unwrap_or(i32::MAX));
     let mut operation = match creation_progress(of) {
         Some((phase, message)) => Operation {

@@ -1,6 +1,6 @@
 //! What a change of the layout moves, node by node. Bytes are an estimate from the disk use of the nodes that hold data.
 
-use keystore_client::{Layout, NodeId, NodeStatus, Partition, Phase, others_of_a_quorum};
+use keystore_client::{Layout, NodeId, NodeStatus, Partition, Phase};
 use serde::Serialize;
 
 use super::steps::Steps;
@@ -38,14 +38,16 @@ impl Forecast {
             let node = member.node;
             let all = || now.partitions.all();
             let (before, after) = (|p| now.is_replica(p, node), |p| holds_then(now, then, (p, node)));
+            let gained = all().filter(|p| !before(*p) && after(*p)).count();
             NodeForecast {
                 name: member.name.clone(),
                 node_id: node.to_string(),
                 partitions_now: all().filter(|p| before(*p)).count(),
                 partitions_then: all().filter(|p| after(*p)).count(),
-                gained: all().filter(|p| !before(*p) && after(*p)).count(),
+                gained,
                 lost: all().filter(|p| before(*p) && !after(*p)).count(),
-                bytes: partition_bytes.map(|each| (each * passes(now, then, node) as f64) as u64),
+                // Of what both hold, a comparison is all that is sent.
+                bytes: partition_bytes.map(|each| (each * gained as f64) as u64),
             }
         });
         let mut nodes: Vec<_> = nodes.collect();
@@ -64,23 +66,6 @@ fn holds_then(now: &Layout, then: &Layout, (partition, node): (Partition, NodeId
 
 fn begins(now: &Layout, then: &Layout) -> bool {
     matches!((&now.phase, &then.phase), (Phase::Stable(_), Phase::Joint { .. }))
-}
-
-/// How often a node reads a whole partition from another one: of each partition whose replicas change it merges so many
-/// of the old ones as share one with every quorum, itself among them if it is one. Also one that stays does.
-fn passes(now: &Layout, then: &Layout, node: NodeId) -> usize {
-    if !begins(now, then) {
-        return 0;
-    }
-    let taken_over = now
-        .partitions
-        .all()
-        .filter(|partition| then.has_to_merge(*partition) && then.ring().is_replica(*partition, node));
-    let passes = taken_over.map(|partition| {
-        let old = then.source_ring().replicas(partition);
-        others_of_a_quorum(old.len()) - usize::from(old.iter().any(|replica| replica.node == node))
-    });
-    passes.sum()
 }
 
 /// What a partition has on a disk, on average over the nodes that hold any.

@@ -214,6 +214,13 @@ impl NodeProcess {
         Some((status, body.to_owned()))
     }
 
+    /// The value of a gauge or counter without labels, rounded down.
+    pub async fn metric(&self, name: &str) -> Option<u64> {
+        let (_, text) = self.http("/metrics").await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        Some(value.parse::<f64>().ok()? as u64)
+    }
+
     pub async fn put(&self, key: &str, value: &str) -> Result<v1::PutResponse, Status> {
         let request = v1::PutRequest {
             key: key.to_owned().into(),

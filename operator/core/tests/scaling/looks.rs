@@ -9,7 +9,7 @@ use keystore_operator_core::plan::{NodeStep, Plan};
 use serde_json::json;
 
 use crate::fixtures;
-use crate::fixtures::{at_rest, decided, empty, look, node, plan_at, remembers, status_of};
+use crate::fixtures::{at_rest, cluster, decided, empty, look, node, plan_at, remembers, serving, status_of};
 
 /// As `serving`, by this layout and linked to everybody.
 pub(crate) fn well(ordinal: u32, layout: &Layout) -> NodeAnswer {
@@ -147,4 +147,10 @@ pub(crate) fn doubting(mut observed: Observed, ordinals: &[u32]) -> Observed {
         answer.is_in_doubt = true;
     }
     observed
+}
+
+pub(crate) fn resource_of_three(observed: &Observed) -> KeyStoreCluster {
+    let mut resource = replacing(3, observed, 0);
+    resource.spec.replace_after_seconds = 0;
+    resource
 }

@@ -10,8 +10,10 @@ use keystore_operator_core::observed::{Answer, NodeAnswer, NodeMode, Observed};
 use keystore_operator_core::plan::NodeStep;
 
 use crate::fixtures;
-use crate::fixtures::{decided, empty, look, node, plan_at, plan_of, status_of};
-use crate::looks::{away, layout_of, next, replacing, seen, wanting, well, wiped};
+use crate::fixtures::{condition, decided, empty, look, node, plan_at, plan_of, status_of};
+use crate::looks::{
+    away, doubting, layout_of, next, replacing, resource_of_three, seen, settled, wanting, well, wiped,
+};
 
 #[test]
 fn nobody_is_given_up_by_a_status_alone() {

@@ -1,12 +1,16 @@
 //! What follows a recovery.
 
-use keystore_core::id::{Incarnation, NodeId};
-use keystore_core::layout::Layout;
+use keystore_core::id::{Epoch, Incarnation, NodeId};
+use keystore_core::layout::{Layout, Member};
 use keystore_core::recovery::Losses;
-use keystore_operator_core::observed::{Answer, NodeAnswer, Observed, Transfer};
+use keystore_core::succession::Change;
+use keystore_operator_core::identity::Identity;
+use keystore_operator_core::observed::{Answer, HeldLayout, NodeAnswer, NodeMode, Observed, Transfer};
+use keystore_operator_core::plan::NodeStep;
+use serde_json::json;
 
-use crate::fixtures::{condition, node, plan_of};
-use crate::looks::{layout_of, next, seen, settled, wanting};
+use crate::fixtures::{cluster, condition, empty, node, plan_at, plan_of};
+use crate::looks::{away, layout_of, next, replacing, seen, settled, wanting, well};
 
 fn recovered_without(now: &Layout, lost: &[u32]) -> Layout {
     let nodes = lost.iter().map(|ordinal| node(*ordinal)).collect();

@@ -10,8 +10,10 @@ use keystore_operator_core::observed::{Answer, HeldLayout, NodeAnswer, Observed}
 use keystore_operator_core::plan::NodeStep;
 
 use crate::fixtures;
-use crate::fixtures::{condition, node, plan_at, plan_of, status_of};
-use crate::looks::{away, layout_of, next, replacing, seen, settled, waiting, wanting, well, wiped};
+use crate::fixtures::{condition, empty, node, plan_at, plan_of, status_of};
+use crate::looks::{
+    away, fresh, layout_of, next, replacing, resource_of_three, seen, settled, waiting, wanting, well, wiped,
+};
 
 #[test]
 fn copies_that_are_missing_are_restored_before_a_store_grows() {
@@ -154,12 +156,6 @@ fn a_move_goes_on_without_a_node_that_is_lost_on_the_way_if_quorums_are_left() {
         "TurningBack, to epoch 6 of 5, 5 pods",
         "where it moves to no quorum is left of some partitions"
     );
-}
-
-fn resource_of_three(observed: &Observed) -> KeyStoreCluster {
-    let mut resource = replacing(3, observed, 0);
-    resource.spec.replace_after_seconds = 0;
-    resource
 }
 
 #[test]

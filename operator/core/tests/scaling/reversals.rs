@@ -6,7 +6,7 @@ use keystore_core::layout::Layout;
 use keystore_core::succession::Change;
 use keystore_operator_core::observed::{Answer, Observed};
 
-use crate::fixtures::{node, plan_of};
+use crate::fixtures::{condition, node, plan_of, status_of};
 use crate::looks::{doubting, layout_of, next, seen, waiting, wanting, wiped};
 
 #[test]

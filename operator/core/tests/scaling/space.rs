@@ -1,8 +1,14 @@
 //! Whether data fits onto the nodes that stay.
 
-use keystore_operator_core::observed::{Answer, Disk};
+use std::collections::BTreeSet;
 
-use crate::fixtures::plan_of;
+use keystore_core::layout::{Layout, Member};
+use keystore_core::succession::Change;
+use keystore_operator_core::hold::HoldReason;
+use keystore_operator_core::observed::{Answer, Disk, Observed};
+use keystore_operator_core::plan::Plan;
+
+use crate::fixtures::{node, plan_of};
 use crate::looks::{layout_of, next, seen, wanting};
 
 #[test]
@@ -22,9 +28,7 @@ fn data_that_does_not_fit_onto_fewer_nodes_stays_where_it_is() {
     assert_eq!(next(&plan), "rest, held for InsufficientSpace, 5 pods");
     assert_eq!(
         plan.hold.unwrap().message,
-        "spec.replicas is 3, and the data of 5 nodes does not fit onto so few: each would hold about 1.1 GiB, and of the \
-         smallest volume (1.0 GiB) 90 % may be used, so about 110 MiB are missing on each; nothing is moved: set \
-         spec.replicas higher, or delete data"
+        "spec.replicas is 3, and the data of 5 nodes does not fit onto 3: demo-0 would hold about 1.1 GiB, and of its volume (1.0 GiB) 90 % may be used, so about 110 MiB are missing there; nothing is moved: set spec.replicas higher"
     );
     assert_eq!(next(&with(gib, gib / 2)), "Moving, to epoch 5 of 5, 5 pods");
     assert_eq!(
@@ -42,8 +46,8 @@ fn data_that_does_not_fit_onto_fewer_nodes_stays_where_it_is() {
 }
 
 /// So much of each volume, in tenths of a GiB, and how much of that is in use; `None`: it does not say.
-fn with_disks(layout: &Layout, disks: [Option<(u64, u64)>; 5]) -> Observed {
-    let mut observed = seen(layout, 5);
+fn with_disks<const N: usize>(layout: &Layout, disks: [Option<(u64, u64)>; N]) -> Observed {
+    let mut observed = seen(layout, N as u32);
     let tenth = (1 << 30) / 10;
     for (ordinal, disk) in (0..).zip(disks) {
         let Some(Answer::Here(answer)) = observed.answers.get_mut(&ordinal) else { continue };
@@ -104,4 +108,38 @@ fn whether_data_fits_is_judged_by_all_who_hold_it_and_by_the_smallest_who_stays(
     };
     assert_eq!(lost_at(6), "StartingPods, held for InsufficientSpace, 5 pods", "what it held is made anew");
     assert_eq!(lost_at(5), "Moving, to epoch 6 of 5, 5 pods", "and is no more than the others hold");
+}
+
+/// As `layout_of`, with these zones, by which nothing is arranged yet.
+fn in_zones(holders: u32, zones: &[&str]) -> Layout {
+    let layout = layout_of(holders, zones.len() as u32);
+    let members = layout.members.iter().zip(zones);
+    let members = members.map(|(member, zone)| Member { zone: (*zone).to_owned(), ..member.clone() });
+    layout.next(&Change::Admit(members.collect())).unwrap()
+}
+
+#[test]
+fn a_zone_with_few_nodes_holds_a_copy_of_everything_on_them() {
+    let held = |plan: &Plan| plan.hold.as_ref().map(|hold| hold.message.clone());
+    let six = in_zones(6, &["a", "b", "c", "a", "b", "c"]);
+    let shrunk = |used: u64| held(&plan_of(&wanting(4), &with_disks(&six, [Some((10, used)); 6])));
+    assert_eq!(shrunk(4), None);
+    let message = shrunk(5).unwrap();
+    assert!(message.contains("does not fit onto 4: demo-1 would hold about 1.0 GiB, "), "{message}");
+    assert!(message.ends_with("set spec.replicas higher"), "{message}");
+
+    let five = in_zones(4, &["a", "a", "b", "b", "c"]);
+    let grown = |used: u64| {
+        let mut disks = [Some((10, used)); 5];
+        disks[4] = Some((10, 0));
+        held(&plan_of(&wanting(5), &with_disks(&five, disks)))
+    };
+    assert_eq!(grown(6), None);
+    let message = grown(7).unwrap();
+    assert!(message.contains("does not fit onto 5: demo-4 would hold about 960 MiB, "), "{message}");
+    assert!(message.ends_with("set spec.replicas to 4 again, or higher"), "{message}");
+    let full = in_zones(4, &["a", "b", "c", "d", "e"]);
+    let full =
+        with_disks(&full, [Some((10, 10)), Some((10, 10)), Some((10, 10)), Some((10, 10)), Some((10, 0))]);
+    assert_eq!(held(&plan_of(&wanting(5), &full)), None, "full nodes need not wait for what makes room");
 }

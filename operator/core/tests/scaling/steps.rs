@@ -5,13 +5,17 @@ use std::collections::BTreeSet;
 use keystore_core::id::Epoch;
 use keystore_core::layout::{Layout, Member};
 use keystore_core::succession::Change;
+use keystore_crds::KeyStoreClusterStatus;
+use keystore_operator_core::events::plan_events;
 use keystore_operator_core::observed::{Answer, NodeAnswer, NodeMode, Observed, Transfer};
 use keystore_operator_core::plan::NodeStep;
+use serde_json::json;
 
 use crate::fixtures;
-use crate::fixtures::{condition, node, plan_at, plan_of};
+use crate::fixtures::{cluster, condition, empty, node, plan_at, plan_of, status_of};
 use crate::looks::{
-    away, layout_of, left_by_two, next, replacing, seen, set_replicas, waiting, wanting, well, wiped,
+    away, doubting, fresh, layout_of, left_by_two, next, replacing, seen, set_replicas, waiting, wanting,
+    well, wiped,
 };
 
 #[test]
@@ -288,4 +292,46 @@ fn what_is_in_the_way_is_told_by_pods_and_with_what_helps() {
         condition(&status, "Progressing"),
         "True Replacing: who votes in the place of a node that is away; not yet: demo-0 is not so far"
     );
+}
+
+#[test]
+fn a_move_that_waits_for_what_is_damaged_says_so() {
+    let five = layout_of(5, 5);
+    let members = five.members.iter().take(3).cloned().collect();
+    let leaving = five.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    let message = |observed: &Observed| plan_of(&wanting(3), observed).progress.unwrap().message;
+    let part = "; something on demo-1, demo-4 is damaged, and healed from other nodes first";
+    assert!(!message(&waiting(seen(&leaving, 5))).contains("damaged"));
+    let doubted = message(&waiting(doubting(seen(&leaving, 5), &[1, 4])));
+    assert!(doubted.contains(part), "{doubted}");
+}
+
+#[test]
+fn an_operation_that_is_held_up_or_cannot_be_seen_is_not_told_as_ended() {
+    let three = layout_of(3, 3);
+    let resource = |replicas: u32, paused: bool, status: Option<KeyStoreClusterStatus>| {
+        cluster(&json!({"replicas": replicas, "paused": paused}), status)
+    };
+    let told = |old: &KeyStoreClusterStatus, new: &KeyStoreClusterStatus| -> Vec<String> {
+        let ends = plan_events(Some(old), new).into_iter().filter(|event| event.action == "Progressing");
+        ends.map(|event| event.reason).collect()
+    };
+    let rests = status_of(&wanting(3), &seen(&three, 3), 1);
+    let runs = status_of(&resource(5, false, Some(rests.clone())), &seen(&three, 3), 2);
+    assert_eq!(told(&rests, &runs), ["ScalingUp"]);
+    let again = |replicas, paused, observed: &Observed| {
+        status_of(&resource(replicas, paused, Some(runs.clone())), observed, 9)
+    };
+
+    let mut unseen = seen(&three, 3);
+    unseen.answers.values_mut().for_each(|answer| *answer = Answer::Unreachable);
+    unseen.layout = None;
+    let unseen = again(5, false, &unseen);
+    assert_eq!(told(&runs, &unseen), Vec::<String>::new());
+    assert_eq!(unseen.operation, runs.operation);
+    assert_eq!(condition(&unseen, "Progressing"), condition(&runs, "Progressing"));
+
+    assert_eq!(told(&runs, &again(5, true, &seen(&three, 3))), ["ScalingUpStopped"]);
+    assert_eq!(told(&runs, &again(2, false, &seen(&three, 3))), ["ScalingUpStopped"]);
+    assert_eq!(told(&runs, &again(3, false, &seen(&three, 3))), ["ScaledUp"]);
 }

@@ -11,7 +11,9 @@ use keystore_operator_core::plan::{NodeStep, Plan};
 use keystore_operator_core::scaling::Proposal;
 
 use crate::fixtures::{plan_at, settle, status_of};
-use crate::world::{FACTOR, PODS_MAX, REPLACE_AFTER_SECONDS, ROUND_SECONDS, Volume, World};
+use crate::world::{
+    ACTIONS, FACTOR, PODS_MAX, QUIET_ROUNDS, REPLACE_AFTER_SECONDS, ROUND_SECONDS, Volume, World,
+};
 
 impl World {
     pub(crate) fn gate(&self, layout: &Layout, step: Step) -> Result<(), String> {
