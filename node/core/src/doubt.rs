@@ -189,13 +189,15 @@ impl Doubts {
     }
 
     /// Begins attempts that are due and ends those that take too long. `number` names an operation. What is damaged of a
-    /// partition that is being salvaged goes: nothing of that counts before all that others hold is merged.
+    /// partition that is being salvaged goes, since nothing of that counts before all that others hold is merged: returns
+    /// the commits that drop it.
     pub(crate) fn tend(
         &mut self,
         mut number: impl FnMut() -> u64,
         is_salvaging: impl Fn(Partition) -> bool,
         context: &mut Context<'_>,
-    ) {
+    ) -> Vec<Commit> {
+        let mut drops = Vec::new();
         while let Some((due_ms, _)) = self.due.first()
             && *due_ms <= context.now.mono_ms
             && let Some((_, key)) = self.due.pop_first()
@@ -205,18 +207,19 @@ impl Doubts {
                 Some(Stage::Waiting { .. })
                     if is_salvaging(context.partition(&key)) && !is_on(Mutant::TheDamagedIsWaitedFor) =>
                 {
-                    let commit = self.replace(context.next_commit(), key, None);
-                    context.effects.push(Effect::Commit(commit));
+                    drops.push(self.replace(context.next_commit(), key, None));
                 }
                 Some(Stage::Waiting { .. }) => self.begin(key, &mut number, context),
                 Some(Stage::Unraised | Stage::Raising | Stage::Replacing) | None => {}
             }
         }
+        drops
     }
 
-    /// Leaves nothing of what is damaged in these partitions.
+    /// Leaves nothing of what is damaged in these partitions. Not before a later generation: whoever counts anew under the
+    /// old one would give a dot twice.
     pub(crate) fn drop_keys(&mut self, of: impl Fn(Partition) -> bool, context: &mut Context<'_>) {
-        let is_open = |doubted: &Doubted| matches!(doubted.stage, Stage::Unraised | Stage::Waiting { .. });
+        let is_open = |doubted: &Doubted| matches!(doubted.stage, Stage::Waiting { .. });
         let dropped =
             self.keys.iter().filter(|(key, doubted)| is_open(doubted) && of(context.partition(key)));
         for key in dropped.map(|(key, _)| key.clone()).collect::<Vec<_>>() {

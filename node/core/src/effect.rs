@@ -129,6 +129,15 @@ pub enum Entry {
     HintDone { target: NodeId, key: RecordKey },
 }
 
+impl Entry {
+    pub(crate) fn key(&self) -> &RecordKey {
+        match self {
+            Entry::Record { key, .. } | Entry::Replace { key, .. } | Entry::HintDone { key, .. } => key,
+            Entry::Hint(hint) => &hint.key,
+        }
+    }
+}
+
 /// That a node may have missed a write of a key, which this node holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hint {

@@ -321,6 +321,12 @@ mutants! {
       TheDamagedIsWaitedFor,
       /// And is given away as if it could be read.
       TheDamagedIsGivenAway,
+      /// What is damaged of one that has counted here goes as well.
+      TheCountedDropWhatIsDamaged by case,
+      /// Or is asked of whoever had something left, as if nothing had been written since.
+      TheCountedAreSalvagedAgain by case,
+      /// It counts before that is on disk.
+      CountsBeforeThatIsSaved by case,
       /// Whoever may alone have something of a salvaged partition is given up, without another recovery.
       SourcesAreGivenUp by case,
       /// Or is no member any more.

@@ -26,9 +26,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use crate::context::Context;
-use crate::effect::{Effect, LoadId, SavedState};
+use crate::effect::{Effect, LoadId};
 use crate::held::Lacking;
-use crate::id::{Epoch, NodeId};
+use crate::id::{Epoch, Incarnation, NodeId};
 use crate::layout::Layout;
 use crate::message::{Call, Message, Origin, ScanOutcome, ScanRange, Write, WriteOutcome};
 use crate::mutant::{Mutant, is_on};
@@ -70,6 +70,10 @@ pub struct Merges {
     /// Partitions that may hold something from before this node became a replica of them, for that could not be cleared,
     /// in whatever phase. Nothing is merged into these, and nothing of them counts.
     pub uncleared: BTreeSet<Partition>,
+    /// Salvaged partitions for which this node counts, or has counted, since the recovery of this incarnation: what it loses
+    /// of them from then on may have been acknowledged with it.
+    pub counted: BTreeSet<Partition>,
+    pub counted_in: Incarnation,
 }
 
 /// What a node has merged of one partition.
@@ -96,6 +100,9 @@ pub struct TransferStatus {
     pub remaining_ms: Option<u64>,
 }
 
+/// Partitions that are about to count, each under a number: what is saved of an earlier attempt says nothing of a later one.
+pub(crate) type Counting = BTreeMap<Partition, u64>;
+
 #[derive(Debug, Default)]
 pub(crate) struct Transfer {
     merges: Merges,
@@ -111,6 +118,10 @@ pub(crate) struct Transfer {
     barred: BTreeSet<Partition>,
     healing: BTreeSet<Partition>,
     healed: Vec<Partition>,
+    /// Salvaged partitions of which all is merged, and that do not count before that is on disk.
+    counting: Counting,
+    /// Numbers these.
+    counts_begun: u64,
     /// Up to which key this process has read what it holds; `None`: all of it.
     seen: BTreeMap<Partition, Option<RecordKey>>,
     /// What it read last of these could not be read.
@@ -144,13 +155,24 @@ impl Transfer {
             self.merges.partitions.clear();
         }
         self.merges.uncleared.retain(|partition| layout.is_replica(*partition, context.me));
+        for partition in std::mem::take(&mut self.counting).into_keys() {
+            self.merges.counted.remove(&partition);
+        }
+        let is_of_this_recovery = self.merges.counted_in == layout.incarnation;
+        let stays = |partition: &Partition| is_of_this_recovery && layout.salvaged.contains_key(partition);
+        self.merges.counted.retain(stays);
+        self.merges.counted_in = layout.incarnation;
         self.merges.phase = layout.phase_since;
         let takes_over = |partition: &Partition| {
             layout.has_to_merge(*partition) && layout.ring().is_replica(*partition, context.me)
         };
         let all: Vec<_> = layout.partitions.all().filter(takes_over).collect();
         self.status.partitions = all.len();
-        self.open = all.into_iter().filter(|partition| !self.is_done(*partition, context)).collect();
+        let counts = |partition: &Partition| {
+            !layout.salvaged.contains_key(partition) || self.merges.counted.contains(partition)
+        };
+        let is_over = |partition: &Partition| self.is_done(*partition, context) && counts(partition);
+        self.open = all.into_iter().filter(|partition| !is_over(partition)).collect();
         self.begun = (context.now.mono_ms, self.open.len());
         self.save_at_ms = None;
     }
@@ -179,17 +201,30 @@ impl Transfer {
         !self.open.contains(&partition)
     }
 
+    /// True for a salvaged partition that has counted here.
+    pub(crate) fn has_counted(&self, partition: Partition) -> bool {
+        self.merges.counted.contains(&partition) && !self.counting.contains_key(&partition)
+    }
+
+    /// What was left of a salvaged partition is asked for, whoever has it. Once this node has counted for it, what it loses
+    /// is healed as any other doubt is.
+    fn salvage_sources<'a>(&self, partition: Partition, context: &Context<'a>) -> Option<&'a BTreeSet<NodeId>> {
+        let heals = self.healing.contains(&partition) && self.has_counted(partition);
+        let heals = heals && !is_on(Mutant::TheCountedAreSalvagedAgain);
+        context.layout.salvaged.get(&partition).filter(|_| !heals)
+    }
+
     fn is_merged(&self, partition: Partition, context: &Context<'_>) -> bool {
         let old = context.layout.source_ring().replicas(partition);
-        let is_salvaged = context.layout.salvaged.contains_key(&partition);
-        let counts_itself = is_salvaged || !self.healing.contains(&partition);
+        let salvaged = self.salvage_sources(partition, context);
+        let counts_itself = salvaged.is_some() || !self.healing.contains(&partition);
         let is_merged = |node: NodeId| match node == context.me {
             true => counts_itself,
             false => {
                 self.merges.partitions.get(&partition).is_some_and(|merge| merge.sources.contains(&node))
             }
         };
-        if let Some(sources) = context.layout.salvaged.get(&partition) {
+        if let Some(sources) = salvaged {
             let is_merged_elsewhere = |node: &NodeId| *node != context.me && is_merged(*node);
             let is_enough = |node: &NodeId| is_merged(*node) || context.layout.is_lost(*node);
             if is_on(Mutant::OneSourceIsEnough) && sources.iter().any(is_merged_elsewhere) {
@@ -235,7 +270,7 @@ impl Transfer {
         &mut self,
         mut number: impl FnMut() -> u64,
         context: &mut Context<'_>,
-    ) -> Option<SavedState> {
+    ) -> Option<Merges> {
         let now_ms = context.now.mono_ms;
         let late: Vec<_> = self
             .passes
@@ -261,7 +296,7 @@ impl Transfer {
         let is_due = self.save_at_ms.is_some_and(|at_ms| at_ms <= now_ms);
         is_due.then(|| {
             self.save_at_ms = None;
-            SavedState::Merges(self.merges.clone())
+            self.merges.clone()
         })
     }
 
@@ -271,6 +306,7 @@ impl Transfer {
         if self.is_merged(partition, context) {
             return self.look(partition, operation, context);
         }
+        let salvaged = self.salvage_sources(partition, context);
         let merge = self.merges.partitions.entry(partition).or_default();
         let is_open = |node: NodeId| {
             node != context.me
@@ -278,7 +314,6 @@ impl Transfer {
                 && context.is_reachable(node)
                 && (!context.layout.is_lost(node) || is_on(Mutant::TheLostAreSources))
         };
-        let salvaged = context.layout.salvaged.get(&partition);
         let old = match salvaged {
             Some(sources) => sources.iter().copied().collect(),
             None => context.layout.source_ring().nodes(partition),
@@ -467,12 +502,41 @@ impl Transfer {
     }
 
     fn close_if_done(&mut self, partition: Partition, context: &Context<'_>) {
-        if self.is_done(partition, context) {
-            self.open.remove(&partition);
-            if self.healing.remove(&partition) {
-                self.healed.push(partition);
+        if !self.is_done(partition, context) {
+            return;
+        }
+        if context.layout.salvaged.contains_key(&partition) && self.merges.counted.insert(partition) {
+            self.save_at_ms = Some(context.now.mono_ms);
+            if !is_on(Mutant::CountsBeforeThatIsSaved) {
+                self.counts_begun += 1;
+                self.counting.insert(partition, self.counts_begun);
+                return;
             }
         }
+        if !self.counting.contains_key(&partition) {
+            self.close(partition);
+        }
+    }
+
+    fn close(&mut self, partition: Partition) {
+        self.open.remove(&partition);
+        if self.healing.remove(&partition) {
+            self.healed.push(partition);
+        }
+    }
+
+    /// It is on disk that these have counted here: from now on they may.
+    pub(crate) fn note_counted(&mut self, saved: &Counting) {
+        let is_saved = |(partition, number): &(&Partition, &u64)| saved.get(partition) == Some(number);
+        let counted = self.counting.iter().filter(is_saved).map(|(partition, _)| *partition);
+        for partition in counted.collect::<Vec<_>>() {
+            self.counting.remove(&partition);
+            self.close(partition);
+        }
+    }
+
+    pub(crate) fn counting(&self) -> &Counting {
+        &self.counting
     }
 
     /// The link to a node is gone, or (`restarted`) it is known as a later generation: what heals a partition is then

@@ -1,7 +1,7 @@
 //! How layouts follow each other, on the wire and on disk: votes, evidence, and how far a node has merged.
 
 use bytes::Bytes;
-use keystore_core::id::{Epoch, Generation};
+use keystore_core::id::{Epoch, Generation, Incarnation};
 use keystore_core::layout::Layout;
 use keystore_core::message::Message;
 use keystore_core::partition::{Partition, RecordKey, SLOTS};
@@ -145,11 +145,13 @@ pub fn merges_to_wire(merges: &Merges) -> v1::Merges {
         phase: merges.phase.0,
         partitions: merges.partitions.iter().map(merge).collect(),
         uncleared: merges.uncleared.iter().map(|partition| partition.0.into()).collect(),
+        counted: merges.counted.iter().map(|partition| partition.0.into()).collect(),
+        counted_in: Some(merges.counted_in.into()),
     }
 }
 
 pub fn merges_from_wire(merges: v1::Merges) -> Result<Merges, WireError> {
-    let v1::Merges { phase, partitions, uncleared } = merges;
+    let v1::Merges { phase, partitions, uncleared, counted, counted_in } = merges;
     let merge = |wire: v1::PartitionMerge| {
         let v1::PartitionMerge { partition: number, sources, source, after } = wire;
         let nodes = sources.iter().map(|source| node("sources", source));
@@ -165,7 +167,10 @@ pub fn merges_from_wire(merges: v1::Merges) -> Result<Merges, WireError> {
     };
     let partitions = partitions.into_iter().map(merge).collect::<Result<_, _>>()?;
     let uncleared = uncleared.into_iter().map(partition).collect::<Result<_, _>>()?;
-    Ok(Merges { phase: Epoch(phase), partitions, uncleared })
+    let counted = counted.into_iter().map(partition).collect::<Result<_, _>>()?;
+    // An earlier version said nothing of these.
+    let counted_in = counted_in.map(Incarnation::from).unwrap_or_default();
+    Ok(Merges { phase: Epoch(phase), partitions, uncleared, counted, counted_in })
 }
 
 #[cfg(test)]
@@ -190,6 +195,8 @@ mod tests {
             phase: Epoch(3),
             partitions: partitions.into_iter().collect(),
             uncleared: BTreeSet::from([Partition(5)]),
+            counted: BTreeSet::from([Partition(6)]),
+            counted_in: Incarnation { number: 2, id: 9 },
         };
         assert_eq!(merges_from_wire(merges_to_wire(&merges)), Ok(merges));
     }

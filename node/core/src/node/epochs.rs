@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{Node, PendingSave};
 use crate::clearing::Clearing;
 use crate::effect::{
-    Alarm, CommitId, Effect, LinkId, LoadId, NoPage, NotCommitted, Now, RequestId, SavedState,
+    Alarm, Answer, CommitId, Effect, LinkId, LoadId, NoPage, NotCommitted, Now, RequestId, SavedState,
 };
 use crate::id::{ClusterId, Epoch, Generation, NodeId, Nonce};
 use crate::init::Membership;
@@ -18,6 +18,7 @@ use crate::message::{Header, Message, Mint, Page, Refusal, Write};
 use crate::mutant::{Mutant, is_on};
 use crate::partition::{Partition, RecordKey};
 use crate::quorum::Durability;
+use crate::recovery::RecoveryRefusal;
 use crate::succession::{Standing, Step, check_gate};
 
 /// How many messages wait for a layout to be taken up; requests beyond are refused, and so are those that would write more
@@ -269,6 +270,10 @@ impl Node {
         effects: &mut Vec<Effect>,
     ) {
         let partitions = self.to_be_cleared(&layout);
+        if let Some(Changing { recovery: Some(request), .. }) = &self.changing {
+            let answer = Answer::RecoveryRefused(RecoveryRefusal::Overtaken(layout.epoch));
+            effects.push(Effect::Answer { request: *request, answer });
+        }
         self.changing = Some(Changing::new(layout, partitions, recovery));
         // What is being dropped of other partitions comes before anything that is done under that layout.
         self.leaving = None;
@@ -314,8 +319,8 @@ impl Node {
             if clearing.is_done() {
                 self.counters.records_cleared += clearing.cleared();
                 // On disk before the layout is: nothing of these counts under it.
-                if let Some(state) = self.transfer.note_uncleared(&cleared, clearing.unreadable()) {
-                    self.save(PendingSave::Merges, state, effects);
+                if let Some(merges) = self.transfer.note_uncleared(&cleared, clearing.unreadable()) {
+                    self.save_merges(merges, Vec::new(), effects);
                 }
                 let state = SavedState::Layout { layout: layout.clone(), decided: recovery.is_none() };
                 self.save(PendingSave::Layout, state, effects);
@@ -463,12 +468,12 @@ impl Node {
         if !is_moving && !self.transfer.is_healing() {
             return;
         }
-        let mut state = None;
+        let mut merges = None;
         self.serve(now, effects, |node, context| {
-            state = node.transfer.tend(|| node.coordinator.next_number(), context);
+            merges = node.transfer.tend(|| node.coordinator.next_number(), context);
         });
-        if let Some(state) = state {
-            self.save(PendingSave::Merges, state, effects);
+        if let Some(merges) = merges {
+            self.save_merges(merges, Vec::new(), effects);
         }
         let (told, at_ms) = &self.told_standing;
         if *at_ms > now.mono_ms || !is_moving {

@@ -2,8 +2,9 @@
 //! not the one that the others know.
 
 use super::{Node, PendingSave};
-use crate::effect::{Alarm, Answer, Effect, Event, Failure, FailureReason, Now, ProposalError, SavedState};
+use crate::effect::{Alarm, Answer, Commit, Effect, Event, Failure, FailureReason, Now, ProposalError, SavedState};
 use crate::id::{Generation, NodeId};
+use crate::layout::Layout;
 use crate::mutant::{Mutant, is_on};
 use crate::peers::LinkRefusal;
 use crate::recovery::RecoveryRefusal;
@@ -15,11 +16,17 @@ const RAISE_PAUSE_MS: (u64, u64) = (1_000, 30_000);
 const RAISE_CALM_MS: u64 = 60_000;
 
 impl Node {
-    /// True if a generation is to be raised, now or a little later. Not while no peer takes us: there is nobody to be
-    /// healed from then, and a disk that was rolled back must not outgrow what its peers have seen of it unheard.
+    /// True if a generation is to be raised, now or a little later. Not while no peer takes us, unless there is none: nobody
+    /// is there to be healed from then, and a disk that was rolled back must not outgrow what its peers have seen of it unheard.
     pub(super) fn wants_generation(&self) -> bool {
         let is_raising = || self.saves.values().any(|save| matches!(save, PendingSave::Generation(_)));
-        self.replica.doubts.want_generation() && self.peers.connected().next().is_some() && !is_raising()
+        let is_alone = |layout: &Layout| {
+            layout.members.iter().all(|member| member.is_lost || member.node == self.me)
+        };
+        let is_heard = || {
+            self.peers.connected().next().is_some() || self.membership.serving().is_some_and(is_alone)
+        };
+        self.replica.doubts.want_generation() && is_heard() && !is_raising()
     }
 
     /// Makes a new generation durable if one is wanted, and does what is due for keys in doubt.
@@ -44,15 +51,29 @@ impl Node {
         self.drop_what_nobody_else_has(now, effects);
         let is_due = self.replica.doubts.next_due_ms().is_some_and(|due_ms| due_ms <= now.mono_ms);
         if is_due && !self.is_clearing() {
+            let mut drops = Vec::new();
             self.serve(now, effects, |node, context| {
                 let layout = context.layout;
                 let is_salvaging = |partition| {
-                    layout.salvaged.contains_key(&partition) && !node.transfer.has_merged(partition)
+                    let has_counted = node.transfer.has_counted(partition);
+                    let has_counted = has_counted && !is_on(Mutant::TheCountedDropWhatIsDamaged);
+                    layout.salvaged.contains_key(&partition) && !has_counted
                 };
-                node.replica.doubts.tend(|| node.coordinator.next_number(), is_salvaging, context);
+                let number = || node.coordinator.next_number();
+                drops = node.replica.doubts.tend(number, is_salvaging, context);
             });
+            self.drop_what_is_salvaged(drops, effects);
             self.deliver(now, effects);
         }
+    }
+
+    /// What is damaged of partitions for which this node does not count yet goes, and after that all that others have of them
+    /// is merged: it may be among that.
+    fn drop_what_is_salvaged(&mut self, drops: Vec<Commit>, effects: &mut Vec<Effect>) {
+        let Some(layout) = self.membership.serving().filter(|_| !drops.is_empty()) else { return };
+        let of = drops.iter().map(|commit| commit.entry.key().partition(layout.partitions)).collect();
+        let merges = self.transfer.merge_again_all(&of);
+        self.save_merges(merges, drops, effects);
     }
 
     /// A damaged record of a salvaged partition of which nobody else has anything: whoever named this node to be accepted

@@ -2,13 +2,14 @@
 
 use super::Node;
 use super::deciding::Voting;
-use crate::effect::{Alarm, Effect, LinkId, Now, SaveId, SavedState};
+use crate::effect::{Alarm, Commit, Effect, LinkId, Now, SaveId, SavedState};
 use crate::id::{Epoch, Generation};
 use crate::init::Membership;
 use crate::layout::Layout;
 use crate::message::Hello;
 use crate::mutant::{Mutant, is_on};
 use crate::peers::{LinkRefusal, PeerIdentities, fits};
+use crate::transfer::{Counting, Merges};
 
 #[derive(Debug)]
 pub(super) enum PendingSave {
@@ -35,7 +36,11 @@ pub(super) enum PendingSave {
     Layout,
     /// What is said once they are on disk.
     Votes(Voting),
-    Merges,
+    /// How far this node has come: which salvaged partitions count from then on, and what is dropped of others only then.
+    Merges {
+        counting: Counting,
+        drops: Vec<Commit>,
+    },
 }
 
 impl Node {
@@ -72,7 +77,11 @@ impl Node {
                 }
             }
             Some(PendingSave::Generation(generation)) => self.raised(generation, now, effects),
-            Some(PendingSave::SetAside { .. } | PendingSave::Merges) => {}
+            Some(PendingSave::SetAside { .. }) => {}
+            Some(PendingSave::Merges { counting, drops }) => {
+                self.transfer.note_counted(&counting);
+                effects.extend(drops.into_iter().map(Effect::Commit));
+            }
             Some(PendingSave::Joining { layout, known }) => {
                 self.peers.make_durable(known);
                 self.learn(layout, now, effects);
@@ -95,6 +104,11 @@ impl Node {
                 self.deliver(now, effects);
             }
         }
+    }
+
+    pub(super) fn save_merges(&mut self, merges: Merges, drops: Vec<Commit>, effects: &mut Vec<Effect>) {
+        let counting = self.transfer.counting().clone();
+        self.save(PendingSave::Merges { counting, drops }, SavedState::Merges(merges), effects);
     }
 
     pub(super) fn save(&mut self, pending: PendingSave, state: SavedState, effects: &mut Vec<Effect>) {

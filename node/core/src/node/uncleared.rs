@@ -5,7 +5,7 @@
 //! ([`crate::transfer::Merges`]), so nothing of theirs ever counts, whatever happens in between. What others hold is merged
 //! only after, or what was deleted in the meantime would come up again.
 
-use super::{Node, PendingSave};
+use super::Node;
 use crate::clearing::Clearing;
 use crate::effect::{Effect, Now};
 
@@ -49,8 +49,8 @@ impl Node {
         self.clear_again_at_ms = now.mono_ms + AGAIN_MS;
         self.counters.records_cleared += clearing.cleared();
         let tried = self.transfer.uncleared().clone();
-        if let Some(state) = self.transfer.note_uncleared(&tried, clearing.unreadable()) {
-            self.save(PendingSave::Merges, state, effects);
+        if let Some(merges) = self.transfer.note_uncleared(&tried, clearing.unreadable()) {
+            self.save_merges(merges, Vec::new(), effects);
         }
         self.replica.doubts.healing().for_each(|partition| self.transfer.heal(partition));
     }

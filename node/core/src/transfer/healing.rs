@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::pass::{Pass, Stage};
-use super::{ANSWER_MS, PAGE_RECORDS, Transfer};
+use super::{ANSWER_MS, Merges, PAGE_RECORDS, Transfer};
 use crate::context::Context;
-use crate::effect::{Effect, LoadId, SavedState};
+use crate::effect::{Effect, LoadId};
 use crate::id::NodeId;
 use crate::message::ScanRange;
 use crate::partition::{Partition, RecordKey};
@@ -16,19 +16,36 @@ use crate::partition::{Partition, RecordKey};
 impl Transfer {
     /// This partition has come into doubt as a whole: what was merged before says nothing.
     pub(crate) fn forget(&mut self, partition: Partition, context: &Context<'_>) {
-        self.end_pass(partition);
         self.healing.remove(&partition);
         self.barred.insert(partition);
-        self.seen.remove(&partition);
-        self.differing.remove(&partition);
-        self.sources.forget(partition);
-        if self.merges.partitions.remove(&partition).is_some() {
+        if self.begin_anew(partition) {
             self.save_at_ms.get_or_insert(context.now.mono_ms);
         }
         let layout = context.layout;
         if layout.has_to_merge(partition) && layout.ring().is_replica(partition, context.me) {
             self.open.insert(partition);
         }
+    }
+
+    /// Nothing of this partition is merged. True if something was.
+    fn begin_anew(&mut self, partition: Partition) -> bool {
+        self.end_pass(partition);
+        if self.counting.remove(&partition).is_some() {
+            self.merges.counted.remove(&partition);
+        }
+        self.seen.remove(&partition);
+        self.differing.remove(&partition);
+        self.sources.forget(partition);
+        self.merges.partitions.remove(&partition).is_some()
+    }
+
+    /// Something of these partitions, for which this node has not counted yet, is about to be dropped: all that others have
+    /// is merged after that. What is to be on disk first.
+    pub(crate) fn merge_again_all(&mut self, partitions: &BTreeSet<Partition>) -> Merges {
+        for partition in partitions {
+            self.begin_anew(*partition);
+        }
+        self.merges.clone()
     }
 
     /// Whoever is asked for it from now on has noted the generation since which this partition is in doubt.
@@ -52,7 +69,9 @@ impl Transfer {
     }
 
     fn is_barred(&self, partition: Partition) -> bool {
-        self.barred.contains(&partition) || self.merges.uncleared.contains(&partition)
+        self.barred.contains(&partition)
+            || self.merges.uncleared.contains(&partition)
+            || self.counting.contains_key(&partition)
     }
 
     pub(crate) fn uncleared(&self) -> &BTreeSet<Partition> {
@@ -64,11 +83,11 @@ impl Transfer {
         &mut self,
         tried: &BTreeSet<Partition>,
         unreadable: &BTreeSet<Partition>,
-    ) -> Option<SavedState> {
+    ) -> Option<Merges> {
         let before = self.merges.uncleared.clone();
         self.merges.uncleared.retain(|partition| !tried.contains(partition));
         self.merges.uncleared.extend(unreadable);
-        (self.merges.uncleared != before).then(|| SavedState::Merges(self.merges.clone()))
+        (self.merges.uncleared != before).then(|| self.merges.clone())
     }
 
     /// A node is known as a later generation: whoever has said what heals a partition may have been a copy of it.

@@ -4,7 +4,7 @@ use std::panic::catch_unwind;
 
 use keystore_core::mutant::{Mutant, switch};
 
-use crate::{deciding, epochs, membership, moving, succession, surviving};
+use crate::{deciding, epochs, membership, moving, salvaging, succession, surviving};
 
 const LINES: &[(Mutant, fn())] = &[
     (
@@ -65,6 +65,12 @@ const LINES: &[(Mutant, fn())] = &[
         Mutant::InForceInMidCommit,
         surviving::what_is_being_committed_when_a_recovery_is_accepted_ends_before_it_is_in_force,
     ),
+    (Mutant::TheCountedDropWhatIsDamaged, salvaging::what_has_counted_before_a_start_is_healed_after_it),
+    (
+        Mutant::TheCountedAreSalvagedAgain,
+        salvaging::what_has_counted_and_is_in_doubt_as_a_whole_is_asked_of_the_ring,
+    ),
+    (Mutant::CountsBeforeThatIsSaved, salvaging::a_salvaged_partition_counts_once_that_is_on_disk),
     (Mutant::SourcesAreGivenUp, succession::whoever_may_alone_have_what_is_salvaged_stays_a_member),
     (Mutant::SourcesAreDismissed, succession::whoever_may_alone_have_what_is_salvaged_stays_a_member),
     (Mutant::AttemptsOfThePastCount, surviving::an_attempt_that_misses_what_was_in_force_is_refused),

@@ -14,6 +14,7 @@ mod membership;
 mod moving;
 mod recovered;
 mod reissued;
+mod salvaging;
 mod scanning;
 mod succession;
 mod surviving;

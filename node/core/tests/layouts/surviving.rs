@@ -2,49 +2,66 @@
 
 use std::collections::BTreeMap;
 
-use keystore_core::effect::{Answer, Damaged, Effect, Entry, Event, LinkId, NoPage, RequestId, SavedState};
-use keystore_core::id::{ClusterId, Epoch, Generation, Incarnation, NodeId, Nonce};
+use keystore_core::effect::{Answer, Effect, Event, LinkId, RequestId, SavedState};
+use keystore_core::id::{ClusterId, Epoch, Incarnation, NodeId, Nonce};
 use keystore_core::layout::{KeyspaceMode, Layout};
-use keystore_core::message::{
-    Call, Header, Hello, Message, Noted, Origin, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, Want,
-    Write,
-};
+use keystore_core::message::{Call, Header, Hello, Message, Origin, Page, Refusal, Want, Write};
 use keystore_core::node::{Node, NodeState, Settings, Start};
 use keystore_core::partition::Partition;
 use keystore_core::peers::LinkRefusal;
 use keystore_core::quorum::Durability;
-use keystore_core::record::{Body, Record};
 use keystore_core::recovery::{Losses, RecoveryRefusal};
 use keystore_core::succession::Change;
+use keystore_core::transfer::Merges;
 
-use crate::bench::effects::{commit_in, load_in, messages, noted_in, refusals};
-use crate::bench::{ME, PEER, first_layout, header, key, key_of, layout_of, now, record, start};
+use crate::bench::effects::refusals;
+use crate::bench::{ME, PEER, first_layout, header, key, layout_of, now, record, start};
 use crate::epochs::scan;
 use crate::recovered::{attempt, lost, node};
 
 /// A member of three that hold everything, the third of which is lost.
-struct Survivor {
-    node: Node,
-    effects: Vec<Effect>,
+pub(crate) struct Survivor {
+    pub(crate) node: Node,
+    pub(crate) effects: Vec<Effect>,
+    /// As they were to be saved last.
+    pub(crate) merges: Merges,
 }
 
 impl Survivor {
-    fn new(layout: Layout) -> Self {
-        let start = Start { membership: Some((layout, true)), ..start(true, Settings::default()) };
-        Self { node: Node::new(start, now(0)), effects: Vec::new() }
+    pub(crate) fn new(layout: Layout) -> Self {
+        Self::started(Start { membership: Some((layout, true)), ..start(true, Settings::default()) })
     }
 
-    fn step(&mut self, event: Event) -> &[Effect] {
+    pub(crate) fn started(start: Start) -> Self {
+        Self { merges: start.merges.clone(), node: Node::new(start, now(0)), effects: Vec::new() }
+    }
+
+    pub(crate) fn step(&mut self, event: Event) -> &[Effect] {
+        self.step_at(1, event)
+    }
+
+    fn step_at(&mut self, at_ms: u64, event: Event) -> &[Effect] {
         self.effects.clear();
-        self.node.step(now(1), event, &mut self.effects);
+        self.node.step(now(at_ms), event, &mut self.effects);
+        for effect in &self.effects {
+            if let Effect::Save { state: SavedState::Merges(merges), .. } = effect {
+                self.merges = merges.clone();
+            }
+        }
         &self.effects
     }
 
-    fn recover(&mut self, layout: &Layout) -> Vec<Effect> {
+    /// Time passes until the node has something to do.
+    pub(crate) fn tick(&mut self) -> Vec<Effect> {
+        let at_ms = self.node.next_wakeup_ms().unwrap_or(1).max(1);
+        self.step_at(at_ms, Event::Tick).to_vec()
+    }
+
+    pub(crate) fn recover(&mut self, layout: &Layout) -> Vec<Effect> {
         self.step(Event::Recover { request: RequestId(5), layout: Box::new(layout.clone()) }).to_vec()
     }
 
-    fn save_all(&mut self) -> Vec<Effect> {
+    pub(crate) fn save_all(&mut self) -> Vec<Effect> {
         let mut all = Vec::new();
         while let Some(Effect::Save { save, .. }) =
             self.effects.iter().find(|effect| matches!(effect, Effect::Save { .. }))
@@ -55,7 +72,7 @@ impl Survivor {
         all
     }
 
-    fn state(&self) -> NodeState {
+    pub(crate) fn state(&self) -> NodeState {
         self.node.status(now(1)).state
     }
 
@@ -64,14 +81,14 @@ impl Survivor {
         Header { incarnation: *incarnation, epoch: *epoch, from, ..header(7) }
     }
 
-    fn link(&mut self, layout: &Layout, from: NodeId) -> Vec<Effect> {
+    pub(crate) fn link(&mut self, layout: &Layout, from: NodeId) -> Vec<Effect> {
         let hello = Hello { header: Self::header(layout, from), lineage: Nonce(7).into() };
         let mut all = self.step(Event::LinkOffered { link: link_of(from), hello }).to_vec();
         all.extend(self.save_all());
         all
     }
 
-    fn frame(&mut self, layout: &Layout, from: NodeId, message: Message) -> Vec<Effect> {
+    pub(crate) fn frame(&mut self, layout: &Layout, from: NodeId, message: Message) -> Vec<Effect> {
         let header = Self::header(layout, from);
         self.step(Event::Frame { link: link_of(from), header, messages: vec![message] }).to_vec()
     }
@@ -149,26 +166,24 @@ pub(crate) fn an_attempt_that_misses_what_was_in_force_is_refused() {
 
 #[test]
 fn a_node_without_a_cluster_has_nothing_to_recover() {
-    let mut stranger = Survivor {
-        node: Node::new(Start { membership: None, ..start(true, Settings::default()) }, now(0)),
-        effects: vec![],
-    };
+    let mut stranger =
+        Survivor::started(Start { membership: None, ..start(true, Settings::default()) });
     let layout = layout_of(3).recovered(attempt(2), &lost([3])).unwrap();
     assert_eq!(refusal(&stranger.recover(&layout)), RecoveryRefusal::NotInitialized);
 }
 
-const CALL: Call = Call { operation: 900, attempt: 1 };
+pub(crate) const CALL: Call = Call { operation: 900, attempt: 1 };
 
-fn read() -> Message {
+pub(crate) fn read() -> Message {
     Message::Read { call: CALL, key: key(), want: Want::Full }
 }
 
-fn is_in_doubt(effects: &[Effect]) -> bool {
+pub(crate) fn is_in_doubt(effects: &[Effect]) -> bool {
     refusals(effects).contains(&Refusal::InDoubt)
 }
 
 /// Two of three are left, and one of them is in doubt of everything: nothing can be trusted to be whole.
-fn salvaging() -> (Survivor, Layout) {
+pub(crate) fn salvaging() -> (Survivor, Layout) {
     let before = layout_of(3);
     let doubted = BTreeMap::from([(PEER, before.partitions.all().collect())]);
     let layout = before.recovered(attempt(2), &Losses { doubted, ..lost([3]) }).unwrap();
@@ -180,7 +195,7 @@ fn salvaging() -> (Survivor, Layout) {
 }
 
 /// All that are left have accepted; returns what is done then.
-fn decide(survivor: &mut Survivor, layout: &Layout) -> Vec<Effect> {
+pub(crate) fn decide(survivor: &mut Survivor, layout: &Layout) -> Vec<Effect> {
     let decided = Message::InitAccepted { digest: layout.digest(), reply_wanted: false, decided: true };
     survivor.frame(layout, PEER, decided);
     survivor.save_all()
@@ -216,103 +231,6 @@ fn no_other_attempt_is_accepted_while_one_is_coming_into_force() {
     assert!(matches!(survivor.recover(&next)[..], [Effect::Save { .. }]), "from then on one is");
 }
 
-#[test]
-fn a_salvaged_partition_counts_once_all_that_is_left_is_merged() {
-    let (mut survivor, layout) = salvaging();
-    let asked = decide(&mut survivor, &layout);
-    assert!(is_in_doubt(&survivor.frame(&layout, PEER, read())));
-    let (call, origin) = (CALL, Origin::Repair);
-    let write = Write { call, key: key(), record: record(5), origin, durability: Durability::Synced };
-    assert!(is_in_doubt(&survivor.frame(&layout, PEER, Message::Write(write))));
-    // What is left here is given away all the same.
-    let mine = key().partition(layout.partitions);
-    let range = ScanRange { partition: mine, prefix: Default::default(), after: None, limit: 10 };
-    let effects = survivor.frame(&layout, PEER, Message::Salvage { call, range });
-    let [Effect::Scan { load, .. }] = effects[..] else { panic!("{effects:?}") };
-    let effects = survivor.step(Event::Scanned { load, page: Ok(Page::default()) });
-    let generation = |node| Generation(if node == ME { 1 } else { 7 });
-    let noted: Noted = layout.replicas(mine).into_iter().map(generation).collect();
-    assert_eq!(noted_in(effects), [noted], "with what is noted of the others, as every answer");
-
-    merge_what_is_left(&mut survivor, &layout, asked);
-    let effects = survivor.frame(&layout, PEER, read());
-    assert!(matches!(effects[..], [Effect::Load { .. }]), "it counts: {effects:?}");
-}
-
-/// The other one has one record, and none of the other partitions.
-fn merge_what_is_left(survivor: &mut Survivor, layout: &Layout, mut asked: Vec<Effect>) {
-    for _ in 0..400 {
-        // It looks through what it holds itself as well.
-        let own = asked.iter().position(|effect| matches!(effect, Effect::Scan { .. }));
-        if let Some(Effect::Scan { load, .. }) = own.map(|at| asked.remove(at)) {
-            asked.extend(survivor.step(Event::Scanned { load, page: Ok(Page::default()) }).to_vec());
-            continue;
-        }
-        let next = asked.iter().find_map(|effect| match effect {
-            Effect::Send { message: Message::Salvage { call, range }, .. } => Some((*call, range.clone())),
-            _ => None,
-        });
-        let Some((call, range)) = next else {
-            let at = survivor.node.next_wakeup_ms().unwrap_or(1).max(1);
-            survivor.effects.clear();
-            survivor.node.step(now(at), Event::Tick, &mut survivor.effects);
-            asked = survivor.effects.clone();
-            if survivor.node.status(now(1)).transfer.done == 16 {
-                return;
-            }
-            continue;
-        };
-        let is_mine = range.partition == key().partition(layout.partitions);
-        let entries = if is_mine { vec![(key(), record(5))] } else { vec![] };
-        let outcome = ScanOutcome::Page(Page { entries, is_cut: false });
-        let answer = Message::ScanAnswer { call, outcome, noted: vec![] };
-        let rest: Vec<_> = asked
-            .iter()
-            .filter(|effect| !matches!(effect, Effect::Send { message: Message::Salvage { call: of, .. }, .. } if *of == call))
-            .cloned()
-            .collect();
-        let mut more = survivor.frame(layout, PEER, answer);
-        if is_mine {
-            assert!(is_in_doubt(&survivor.frame(layout, PEER, read())), "it is not on disk yet");
-            let load = more.iter().find_map(|effect| match effect {
-                Effect::Load { load, .. } => Some(*load),
-                _ => None,
-            });
-            more.extend(survivor.step(Event::Loaded { load: load.unwrap(), record: Ok(None) }).to_vec());
-            let commit = more.iter().find_map(|effect| match effect {
-                Effect::Commit(commit) => Some(commit.id),
-                _ => None,
-            });
-            let outcome = Ok(Durability::Synced);
-            more.extend(survivor.step(Event::Committed { commit: commit.unwrap(), outcome }).to_vec());
-        }
-        asked = rest.into_iter().chain(more).collect();
-    }
-    panic!("it is not merged");
-}
-
-/// By then it counts, and what it has lost may have been acknowledged with it.
-#[test]
-fn what_is_damaged_of_a_salvaged_partition_once_that_is_merged_is_healed_and_not_dropped() {
-    let (mut survivor, layout) = salvaging();
-    let asked = decide(&mut survivor, &layout);
-    merge_what_is_left(&mut survivor, &layout, asked);
-    let effects = survivor.frame(&layout, PEER, read());
-    let mut effects = survivor.step(Event::Loaded { load: load_in(&effects), record: Err(Damaged) }).to_vec();
-    effects.extend(survivor.save_all());
-    effects.extend(survivor.link(&layout, PEER));
-    assert_eq!(commit_in(&effects), None);
-    let asked = messages(&effects).into_iter().find_map(|message| match message {
-        Message::Read { call, key: of, want: Want::Full } if *of == key() => Some(*call),
-        _ => None,
-    });
-    let outcome = ReadOutcome::Full(record(5));
-    let answer = Message::ReadAnswer { call: asked.unwrap(), outcome, noted: Vec::new() };
-    let effects = survivor.frame(&layout, PEER, answer);
-    let healed = Entry::Replace { key: key(), record: Some(record(5)) };
-    assert_eq!(commit_in(&effects).map(|commit| &commit.entry), Some(&healed));
-}
-
 /// Nothing moves, and all the same a change of rings waits for whoever says that it has fenced the phase.
 #[test]
 fn fences_are_told_after_a_recovery_that_salvages_nothing() {
@@ -338,7 +256,7 @@ fn fences_are_told_after_a_recovery_that_salvages_nothing() {
 fn a_survivor_that_is_alone_serves_after_a_start_as_well() {
     let layout = layout_of(3).recovered(attempt(2), &lost([2, 3])).unwrap();
     let start = Start { membership: Some((layout, false)), ..start(true, Settings::default()) };
-    let mut survivor = Survivor { node: Node::new(start, now(0)), effects: Vec::new() };
+    let mut survivor = Survivor::started(start);
     survivor.step(Event::Tick);
     survivor.save_all();
     assert_eq!(survivor.state(), NodeState::Serving);
@@ -415,93 +333,3 @@ fn what_a_void_attempt_has_hidden_is_cleared_all_the_same() {
     assert!(matches!(effects[..], [Effect::Save { state: SavedState::Layout { .. }, .. }]), "{effects:?}");
 }
 
-/// Nobody can say what its damaged record was, and whoever recovers has accepted that.
-#[test]
-fn the_only_one_left_drops_what_is_damaged() {
-    let before = layout_of(3);
-    let mut survivor = Survivor::new(before.clone());
-    survivor.link(&before, PEER);
-    let call = Call { operation: 900, attempt: 1 };
-    let effects = survivor.frame(&before, PEER, Message::Read { call, key: key(), want: Want::Full });
-    let [Effect::Load { load, .. }] = effects[..] else { panic!("{effects:?}") };
-    survivor.step(Event::Loaded { load, record: Err(Damaged) });
-    survivor.save_all();
-    let doubted = survivor.node.status(now(1)).doubted_partitions.clone();
-    let losses = Losses { doubted: BTreeMap::from([(ME, doubted)]), ..lost([2, 3]) };
-    let layout = before.recovered(attempt(2), &losses).unwrap();
-    survivor.recover(&layout);
-    let mut effects = survivor.save_all();
-    effects.extend(survivor.step(Event::Tick).to_vec());
-    assert_eq!(survivor.state(), NodeState::Serving);
-    let commits: Vec<_> = effects
-        .iter()
-        .filter_map(|effect| match effect {
-            Effect::Commit(commit) => Some(commit.id),
-            _ => None,
-        })
-        .collect();
-    let [commit] = commits[..] else { panic!("{effects:?}") };
-    survivor.step(Event::Committed { commit, outcome: Ok(Durability::Synced) });
-    assert_eq!(survivor.node.status(now(1)).doubted_keys, 0);
-}
-
-/// A survivor that serves, and of which somebody merges what is left of a partition.
-fn merged_by_another() -> (Survivor, Layout, ScanRange) {
-    let (mut survivor, layout) = salvaging();
-    decide(&mut survivor, &layout);
-    assert_eq!(survivor.state(), NodeState::Serving);
-    let partition = key().partition(layout.partitions);
-    (survivor, layout, ScanRange { partition, prefix: Default::default(), after: None, limit: 128 })
-}
-
-fn is_scan_answer(effect: &Effect) -> bool {
-    matches!(effect, Effect::Send { message: Message::ScanAnswer { .. }, .. })
-}
-
-#[test]
-fn what_is_left_is_given_away_within_the_budget() {
-    let (mut survivor, layout, range) = merged_by_another();
-    let value = Record { body: Body::Value(vec![0; 1 << 20].into()), ..record(5) };
-    let mut effects = Vec::new();
-    for operation in 0..200 {
-        let call = Call { operation, attempt: 0 };
-        effects.extend(survivor.frame(&layout, PEER, Message::Salvage { call, range: range.clone() }));
-    }
-    let reads = effects.iter().filter(|effect| matches!(effect, Effect::Scan { .. })).count();
-    assert_eq!(reads, 4, "what they come to is known only then");
-    let mut given = 0;
-    for at_ms in (1..1_000).step_by(10) {
-        survivor.node.step(now(at_ms), Event::Tick, &mut effects);
-        while let Some(effect) = effects.pop() {
-            given += usize::from(is_scan_answer(&effect));
-            let Effect::Scan { load, .. } = effect else { continue };
-            let page = Ok(Page { entries: vec![(key(), value.clone())], is_cut: false });
-            survivor.node.step(now(at_ms), Event::Scanned { load, page }, &mut effects);
-        }
-    }
-    assert!((8..=20).contains(&given), "8 MiB a second, and what was read already: {given}");
-}
-
-#[test]
-fn what_lies_before_a_damaged_record_is_read_in_few_pages() {
-    let (mut survivor, layout, range) = merged_by_another();
-    let call = Call { operation: 900, attempt: 0 };
-    let mut effects = survivor.frame(&layout, PEER, Message::Salvage { call, range });
-    // The 101st of them cannot be read.
-    let mut limits = Vec::new();
-    while let Some(Effect::Scan { load, range }) =
-        effects.iter().find(|effect| matches!(effect, Effect::Scan { .. })).cloned()
-    {
-        limits.push(range.limit);
-        let entries = (0..range.limit).map(|_| (key(), record(5))).collect();
-        let page = match range.limit {
-            0..=100 => Ok(Page { entries, is_cut: true }),
-            _ => Err(NoPage::Damaged(key_of("damaged"))),
-        };
-        effects = survivor.step(Event::Scanned { load, page }).to_vec();
-        if effects.iter().any(is_scan_answer) {
-            break;
-        }
-    }
-    assert_eq!(limits, [128, 64]);
-}

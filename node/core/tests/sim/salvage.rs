@@ -239,11 +239,19 @@ impl World {
         }
     }
 
-    /// What is damaged of a partition that is salvaged is in nobody's way: there is no quorum to heal it from.
+    /// What is damaged of a partition that is salvaged is in nobody's way: there is no quorum to heal it from. Once this
+    /// machine has counted for it, there may be, unless there is nobody else.
     pub(crate) fn may_drop_what_is_damaged(&mut self, n: usize, key: &RecordKey) -> bool {
         let layout = self.layout_at(n);
-        let is_salvaged = layout.salvaged.contains_key(&key.partition(layout.partitions));
-        let may_drop = is_salvaged && self.machines[n].in_doubt.contains(key);
+        let partition = key.partition(layout.partitions);
+        let sources = layout.salvaged.get(&partition);
+        let replicas = layout.replicas(partition);
+        let mut others = sources.into_iter().flatten().chain(&replicas);
+        let is_alone = others.all(|other| *other == self.machines[n].id || layout.is_lost(*other));
+        let merges = &self.machines[n].disk.state.merges;
+        let has_counted = merges.counted_in == layout.incarnation && merges.counted.contains(&partition);
+        let is_salvaging = sources.is_some() && (is_alone || !has_counted);
+        let may_drop = is_salvaging && self.machines[n].in_doubt.contains(key);
         if may_drop {
             self.coverage.count(Path::DamagedWhileSalvaging);
         }

@@ -77,7 +77,7 @@ fn merges() -> Merges {
     let pass = Some((NodeId([8; 16]), Some(key(1))));
     let merge = Merge { sources: [NodeId([7; 16])].into(), pass };
     let partitions = [(Partition(3), merge), (Partition(4), Merge::default())].into();
-    Merges { phase: Epoch(4), partitions, uncleared: Default::default() }
+    Merges { phase: Epoch(4), partitions, ..Merges::default() }
 }
 
 fn history() -> History {
