@@ -4,6 +4,8 @@
 //! Whoever is about to do something asks [`Budget::allows`], and says afterwards what it came to: a size is known
 //! only once a record is read. So the bucket may be in debt, by no more than what is under way, and is waited for.
 
+use crate::mutant::{Mutant, is_on};
+
 /// As many requests and writes under way leave the background its whole rate; more of them, a smaller part.
 const BUSY_MIN: u64 = 4;
 /// The background never gets less than this part of its rate: it would never be done.
@@ -30,6 +32,7 @@ impl Budget {
     /// True if something may be begun now, while so many requests and writes are under way.
     pub(crate) fn allows(&mut self, now_ms: u64, busy: usize) -> bool {
         let busy = u64::try_from(busy).unwrap_or(u64::MAX).max(BUSY_MIN);
+        let busy = if is_on(Mutant::BackgroundDoesNotYield) { BUSY_MIN } else { busy };
         self.rate = (self.bytes_per_s.saturating_mul(BUSY_MIN) / busy).max(self.bytes_per_s / SHARE_MIN);
         let elapsed_ms = now_ms.saturating_sub(self.at_ms);
         self.at_ms = now_ms;

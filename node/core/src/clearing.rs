@@ -14,6 +14,7 @@ use bytes::Bytes;
 use crate::context::EffectIds;
 use crate::effect::{Commit, CommitId, Effect, Entry, LoadId, NoPage, NotCommitted};
 use crate::message::{Page, ScanRange};
+use crate::mutant::{Mutant, is_on};
 use crate::partition::{Partition, RecordKey};
 use crate::quorum::Durability;
 
@@ -148,7 +149,11 @@ impl Clearing {
             self.commits.insert(id);
             self.cleared += 1;
             let entry = Entry::Replace { key: (*key).clone(), record: None };
-            effects.push(Effect::Commit(Commit { id, entry, durability: Durability::Synced }));
+            let durability = match is_on(Mutant::ClearedIsNotSynced) {
+                true => Durability::Periodic,
+                false => Durability::Synced,
+            };
+            effects.push(Effect::Commit(Commit { id, entry, durability }));
         }
     }
 

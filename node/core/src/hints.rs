@@ -176,6 +176,9 @@ impl HintStore {
     /// Another layout is in force: what was on its way under the one before is handed over once more, whatever is said of
     /// it, and what is kept for nodes that no longer need it, or of what is no longer ours, ends.
     pub(crate) fn begin_epoch(&mut self, context: &Context<'_>) {
+        if is_on(Mutant::HintsOutliveTheirEpoch) {
+            return;
+        }
         let is_needless = |kept: &Kept| !fits(kept.target, &kept.key, context);
         let needless = self.kept.hints.iter().filter(|(_, kept)| is_needless(kept));
         self.needless = needless.map(|(number, _)| *number).collect();
@@ -305,7 +308,9 @@ impl HintStore {
         while self.may_commit()
             && let Some(node) = self.next_target(context)
         {
-            if !context.budget.allows(context.now.mono_ms, context.busy) {
+            if !context.budget.allows(context.now.mono_ms, context.busy)
+                && !is_on(Mutant::HintsHaveTheirOwnBudget)
+            {
                 return;
             }
             self.turn = node;

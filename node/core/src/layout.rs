@@ -472,6 +472,7 @@ pub(crate) fn choose_voters(
     while chosen.len() < count {
         let in_zone = |zone: &str| chosen.iter().filter(|member| member.zone == zone).count();
         // One that does not stay, or is away, would have to be replaced soon, however well it lies.
+        let is_away = |node| is_away(node) && !is_on(Mutant::TheAwayVoteOn);
         let rank = |member: &Member| (stake(member.node), is_away(member.node), in_zone(&member.zone));
         let Some((next, _)) = left.iter().enumerate().min_by_key(|(at, member)| (rank(member), *at)) else {
             break;

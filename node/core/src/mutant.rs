@@ -164,7 +164,11 @@ mutants! {
       /// Writes of keys in doubt are taken.
       WritesAreTakenInDoubt,
       ReadsSpeakOfKeysInDoubt,
-      ScansSpeakOfKeysInDoubt;
+      ScansSpeakOfKeysInDoubt,
+      /// A partition that is in doubt as a whole counts.
+      DoubtfulPartitionsCount by case,
+      /// What was merged of it before it came into doubt ends that.
+      MergesOutliveADoubt by case;
     15 SecondNonceIsAccepted,
       /// A later generation is accepted whatever it comes after.
       LineageIsNotCompared,
@@ -195,8 +199,12 @@ mutants! {
       OtherClustersCount by case,
       /// Who is a member no more is not noted, and so may join again with its old disk.
       LeaversAreNotNoted by case,
+      /// Who has departed is noted no longer, and may join again.
+      TheDepartedAreForgotten by case,
       /// A replica that stays may have any epoch since which it has been one, and a new one an earlier one.
-      AnySinceIsLegal by case;
+      AnySinceIsLegal by case,
+      /// What a layout has dropped may come up again after it is acknowledged.
+      ClearedIsNotSynced by case;
     18 /// A member serves before it knows that all others have accepted.
       ServesBeforeAllHaveAccepted,
       /// A member that has accepted a first layout accepts another one.
@@ -222,13 +230,23 @@ mutants! {
       /// Whatever anybody says counts as a vote.
       StrangersVotesCount by case,
       /// A layout may have fewer voters than its members allow.
-      FewVotersAreLegal by case;
+      FewVotersAreLegal by case,
+      /// Whoever is away votes on, though others could.
+      TheAwayVoteOn by case,
+      /// Who asks for votes on what was decided long ago does not hear of it.
+      DecidedIsNotTold by case,
+      /// A proposal may expect any epoch to be in force.
+      AnyEpochIsExpected by case;
     20 /// Operations need their quorum in the old ring alone while data moves.
       OneRingIsEnough,
       /// They need it in the new one alone.
       TheNewRingIsEnough,
+      /// A ring of more or fewer replicas stands alone at once.
+      FactorsChangeAtOnce,
       /// One ring follows another without a phase in which both count.
-      RingsFollowAtOnce by case;
+      RingsFollowAtOnce by case,
+      /// The number of replicas that is wanted changes, and the rings do not.
+      FactorsChangeAlone by case;
     21 /// A change of rings waits for no fences.
       ChangesDoNotWaitForFences,
       /// A replica takes requests of earlier epochs.
@@ -245,10 +263,19 @@ mutants! {
       FencesOfTheLostCount by case,
       /// Fences of the ring that is to stay count while data moves to it.
       FencesOfTheNewRingCount by case,
+      /// One fence fewer than shares a replica with each quorum is enough.
+      OneFenceFewer by case,
       /// A member takes up a layout while writes of the one before are under way.
       TakenUpInMidWrite by case,
       /// What is said under a later layout is handled before that is in force here.
-      LaterEpochsAreNotAwaited by case;
+      LaterEpochsAreNotAwaited by case,
+      /// A write goes on under the next layout with another stamp than it had.
+      ReissuedAreStampedAnew by case,
+      /// Or with a later deadline.
+      ReissuedLastLonger by case,
+      /// What was said to a hint, or a page that was given, under an earlier layout counts under the next.
+      HintsOutliveTheirEpoch by case,
+      TransfersOutliveTheirEpoch by case;
     22 /// The new ring stands alone before its replicas have merged the old ones' records.
       MovesEndUnmerged,
       /// It does once a quorum of them has.
@@ -257,6 +284,10 @@ mutants! {
       OneFewerIsMerged,
       /// What was merged in an earlier phase counts.
       MergesOutliveTheirPhase,
+      /// A replica that was one of the old ring is taken for whole.
+      TheKeptNeedNotMerge,
+      /// What was deleted is not taken over.
+      TombstonesStay,
       /// What a node holds and will no longer be a replica of goes before the new ring stands alone.
       LeftIsClearedWhileDataMoves,
       /// It goes while others may still ask for it under the layout before.
@@ -292,7 +323,9 @@ mutants! {
       /// A pass goes on behind what the source has compared.
       MoreIsComparedThanWasRead,
       /// What was not sent, since it is held, is not on disk before the pass goes on behind it.
-      HeldIsNotSynced;
+      HeldIsNotSynced,
+      /// How far a pass has come is forgotten with the process.
+      CursorsAreNotSaved by case;
     24 /// A survivor accepts an attempt whose number is not above what it has accepted.
       LowerAttemptsAreAccepted,
       /// A survivor serves before it knows that all others have accepted.
@@ -303,6 +336,10 @@ mutants! {
       AnyIncarnationCounts,
       /// A partition with too few replicas to trust keeps its ring, and counts at once.
       ShortPartitionsStay,
+      /// One of which nothing was lost gets a new ring as well.
+      WholePartitionsAreSalvaged,
+      /// While data moves, what is left takes the place of the old ring alone.
+      TheNewRingKeepsTheLost,
       /// A replica of a salvaged partition counts before it has merged anything.
       SalvagedCountsAtOnce,
       /// It does once one of the others is merged.
@@ -332,11 +369,18 @@ mutants! {
       /// Or is no member any more.
       SourcesAreDismissed by case,
       /// A survivor accepts an attempt that misses what has been in force since.
-      AttemptsOfThePastCount by case;
+      AttemptsOfThePastCount by case,
+      /// It says that it has accepted one before that is on disk.
+      AcceptedBeforeItIsSaved by case;
     27 RequestsAreUnbounded,
       WritesAreUnbounded,
       /// A source gives away whatever it is asked for, at once.
-      SourcesAreUnbounded by case;
+      SourcesAreUnbounded by case,
+      /// Who takes a partition over, and who keeps hints, has a budget of its own.
+      TransfersHaveTheirOwnBudget by case,
+      HintsHaveTheirOwnBudget by case,
+      /// Work of the background goes on at its pace however much clients want.
+      BackgroundDoesNotYield by case;
 }
 
 #[cfg(feature = "mutants")]

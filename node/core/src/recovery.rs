@@ -200,7 +200,10 @@ impl Layout {
     /// Gives each partition that has too few replicas to trust a ring of those that are left.
     fn salvage(&mut self, losses: &Losses) {
         let wanted = self.replication_factor;
-        let short = self.short(losses);
+        let short = match is_on(Mutant::WholePartitionsAreSalvaged) {
+            true => self.partitions.all().collect(),
+            false => self.short(losses),
+        };
         let left = |node: &NodeId| !self.is_lost(*node) || is_on(Mutant::TheLostAreSalvaged);
         let mut salvaged = self.salvaged.clone();
         for (partition, sources) in &mut salvaged {
@@ -262,6 +265,9 @@ impl Layout {
         };
         let phase = match &self.phase {
             Phase::Stable(ring) => Phase::Stable(with(ring)),
+            Phase::Joint { from, to } if is_on(Mutant::TheNewRingKeepsTheLost) => {
+                Phase::Joint { from: with(from), to: to.clone() }
+            }
             Phase::Joint { from, to } => Phase::Joint { from: with(from), to: with(to) },
         };
         (self.phase, self.salvaged) = (phase, salvaged);

@@ -199,6 +199,11 @@ impl Layout {
         if to == *from {
             return Ok(());
         }
+        if is_on(Mutant::FactorsChangeAtOnce) && replication_factor != self.replication_factor {
+            next.phase = Phase::Stable(to);
+            next.phase_since = next.epoch;
+            return Ok(());
+        }
         next.phase = Phase::Joint { from: from.clone(), to };
         next.phase_since = next.epoch;
         Ok(())
@@ -267,7 +272,11 @@ pub fn check_step(now: &Layout, next: &Layout) -> Result<Step, SuccessionError> 
         Step::Abort => now.replication_factor_after_abort(next.ring()),
         Step::Same | Step::Begin | Step::Finish => now.replication_factor,
     };
-    if step != Step::Begin && next.replication_factor != expected {
+    // What was wanted of a move that went back is given up where the ring has as many as that.
+    let is_had = || !next.is_moving() && next.ring().check_full(next.replication_factor).is_ok();
+    let may_change =
+        step == Step::Begin || step == Step::Same && is_had() || is_on(Mutant::FactorsChangeAlone);
+    if next.replication_factor != expected && !may_change {
         return Err(SuccessionError::Rings);
     }
     Ok(step)
@@ -295,6 +304,11 @@ fn which_step(now: &Layout, next: &Layout) -> Result<Step, SuccessionError> {
         (Phase::Joint { from, .. }, Phase::Stable(a)) if from == a && is_salvaged => Ok(Step::Abort),
         (Phase::Joint { .. }, Phase::Joint { .. }) => Err(SuccessionError::IsMoving),
         (Phase::Stable(_), Phase::Stable(_)) if is_on(Mutant::RingsFollowAtOnce) => Ok(Step::Begin),
+        (Phase::Stable(_), Phase::Stable(_))
+            if is_on(Mutant::FactorsChangeAtOnce) && now.replication_factor != next.replication_factor =>
+        {
+            Ok(Step::Begin)
+        }
         _ => Err(SuccessionError::Rings),
     }
 }
@@ -353,8 +367,8 @@ fn check_members(now: &Layout, next: &Layout) -> Result<(), SuccessionError> {
         }
     }
     match now.departed.difference(&next.departed).next() {
-        Some(node) => Err(SuccessionError::Forgotten(*node)),
-        None => Ok(()),
+        Some(node) if !is_on(Mutant::TheDepartedAreForgotten) => Err(SuccessionError::Forgotten(*node)),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -382,7 +396,7 @@ fn check_fences(now: &Layout, evidence: &Evidence) -> Result<(), GateError> {
     };
     let shared = if is_on(Mutant::FencesOfTheNewRingCount) { now.ring() } else { now.source_ring() };
     for (partition, replicas) in shared.iter() {
-        let needed = others_of_a_quorum(replicas.len());
+        let needed = others_of_a_quorum(replicas.len()) - usize::from(is_on(Mutant::OneFenceFewer));
         let fenced = replicas.iter().filter(|replica| has_fenced(replica.node)).count();
         if fenced < needed {
             let waiting = replicas.iter().map(|replica| replica.node).filter(|node| !has_fenced(*node));
@@ -405,6 +419,7 @@ fn check_merges(now: &Layout, evidence: &Evidence) -> Result<(), GateError> {
     }
     let is_whole = |partition: Partition, node: NodeId| {
         !now.has_to_merge(partition)
+            || is_on(Mutant::TheKeptNeedNotMerge) && now.source_ring().is_replica(partition, node)
             || evidence.get(&node).is_some_and(|standing| {
                 let is_of_now = standing.phase == now.phase_since || is_on(Mutant::EvidenceOutlivesItsPhase);
                 is_of_now && standing.whole.contains(&partition)

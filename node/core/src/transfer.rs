@@ -141,8 +141,10 @@ impl Transfer {
     /// A layout is in force: what is under way belongs to an earlier epoch and ends. What was merged in the same phase
     /// stays merged.
     pub(crate) fn begin(&mut self, context: &Context<'_>) {
-        self.passes.clear();
-        self.operations.clear();
+        if !is_on(Mutant::TransfersOutliveTheirEpoch) {
+            self.passes.clear();
+            self.operations.clear();
+        }
         self.paused.clear();
         self.healing.clear();
         self.barred.clear();
@@ -285,7 +287,9 @@ impl Transfer {
             self.pause(partition, now_ms);
         }
         for partition in self.wanted().collect::<Vec<_>>() {
-            if self.passes.len() >= PASSES_MAX || !context.budget.allows(now_ms, context.busy) {
+            let is_affordable = context.budget.allows(now_ms, context.busy)
+                || is_on(Mutant::TransfersHaveTheirOwnBudget);
+            if self.passes.len() >= PASSES_MAX || !is_affordable {
                 break;
             }
             let is_paused = self.paused.get(&partition).is_some_and(|until_ms| *until_ms > now_ms);
@@ -294,7 +298,7 @@ impl Transfer {
             }
         }
         let is_due = self.save_at_ms.is_some_and(|at_ms| at_ms <= now_ms);
-        is_due.then(|| {
+        (is_due && !is_on(Mutant::CursorsAreNotSaved)).then(|| {
             self.save_at_ms = None;
             self.merges.clone()
         })

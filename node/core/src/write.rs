@@ -153,7 +153,15 @@ impl WriteOperation {
     /// Begins from nothing under another layout, with the stamp that it has: what was said before counts no longer.
     pub(crate) fn reissue(&mut self, sets: ReplicaSets, operation: u64, context: &mut Context<'_>) {
         self.sets = sets;
-        let Some(stamp) = self.stamp else { return };
+        let Some(mut stamp) = self.stamp else { return };
+        if is_on(Mutant::ReissuedAreStampedAnew)
+            && let Ok(another) = context.clock.issue(context.now.wall_ms)
+        {
+            stamp = another;
+        }
+        if is_on(Mutant::ReissuedLastLonger) {
+            self.deadline.wall_ms += 1_000;
+        }
         if !is_on(Mutant::OperationsOutliveTheirEpoch) {
             self.replies.clear();
         }

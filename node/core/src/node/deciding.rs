@@ -67,7 +67,7 @@ impl Node {
 
     fn check_proposal(&mut self, expected: Epoch, layout: &Layout) -> Result<Proposer, ProposalError> {
         let now = self.membership.serving().ok_or(ProposalError::NotInitialized)?;
-        if now.epoch != expected {
+        if now.epoch != expected && !is_on(Mutant::AnyEpochIsExpected) {
             return Err(ProposalError::Epoch { now: now.epoch, expected });
         }
         if self.proposing.is_some() {
@@ -118,6 +118,9 @@ impl Node {
         let Some(layout) = self.membership.serving() else { return };
         if epoch <= layout.epoch {
             // Decided, and perhaps more than that.
+            if is_on(Mutant::DecidedIsNotTold) {
+                return;
+            }
             let message = self.layout_message(layout);
             return self.messages.push_back((from, message));
         }

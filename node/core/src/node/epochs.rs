@@ -327,7 +327,9 @@ impl Node {
                 stage = Stage::Saving;
             }
         }
-        let is_early = matches!(stage, Stage::Saving) && is_on(Mutant::FencedBeforeItIsSaved);
+        let is_early = is_on(Mutant::FencedBeforeItIsSaved)
+            || is_on(Mutant::AcceptedBeforeItIsSaved) && recovery.is_some();
+        let is_early = is_early && matches!(stage, Stage::Saving);
         self.changing = Some(Changing { layout, cleared, stage, recovery });
         if is_early {
             self.take_up(now, effects);

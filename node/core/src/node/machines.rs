@@ -95,7 +95,9 @@ impl Machines<'_> {
         let is_salvaging =
             context.layout.salvaged.contains_key(&partition) && !self.transfer.has_merged(partition);
         let is_salvaging = is_salvaging && !is_on(Mutant::SalvagedCountsAtOnce);
-        (is_salvaging || self.replica.doubts.cover(partition))
+        let is_doubted =
+            self.replica.doubts.cover(partition) && !is_on(Mutant::DoubtfulPartitionsCount);
+        (is_salvaging || is_doubted)
             .then(|| message.clone().refused(Refusal::InDoubt))
             .flatten()
     }

@@ -8,7 +8,7 @@ use crate::id::NodeId;
 use crate::message::{Call, Message, Page, Refusal, ScanOutcome, ScanRange};
 use crate::mutant::{Mutant, is_on};
 use crate::partition::{Partition, RecordKey};
-use crate::record::Record;
+use crate::record::{Body, Record};
 use crate::transfer::{COMPARED_BYTES, RECORD_BYTES};
 
 /// How many records a page of a partition that is salvaged has, behind a damaged one: the next one may be as well.
@@ -71,8 +71,11 @@ impl Replica {
             {
                 ScanOutcome::Refused(Refusal::InDoubt)
             }
-            Ok(page) => {
+            Ok(mut page) => {
                 context.counters.scan_cuts += u64::from(page.is_cut);
+                if held.is_some() && is_on(Mutant::TombstonesStay) {
+                    page.entries.retain(|(_, record)| record.body != Body::Tombstone);
+                }
                 match held {
                     None => ScanOutcome::Page(page),
                     Some(held) => what_is_lacking(&held, page, context),

@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::effect::{Effect, LoadId};
 use crate::id::NodeId;
 use crate::message::ScanRange;
+use crate::mutant::{Mutant, is_on};
 use crate::partition::{Partition, RecordKey};
 
 impl Transfer {
@@ -36,7 +37,7 @@ impl Transfer {
         self.seen.remove(&partition);
         self.differing.remove(&partition);
         self.sources.forget(partition);
-        self.merges.partitions.remove(&partition).is_some()
+        !is_on(Mutant::MergesOutliveADoubt) && self.merges.partitions.remove(&partition).is_some()
     }
 
     /// Something of these partitions, for which this node has not counted yet, is about to be dropped: all that others have

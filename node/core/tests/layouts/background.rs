@@ -1,9 +1,11 @@
 //! Work of the background, whichever it is: all of it keeps to one budget, which yields to clients, and what waits for it
 //! is bounded.
 
-use keystore_core::effect::{Effect, Event};
+use keystore_core::effect::{Effect, Event, Hint};
 use keystore_core::layout::Layout;
-use keystore_core::message::{Call, Message, Page, Refusal, ScanOutcome, ScanRange, Want};
+use keystore_core::message::{
+    Call, Message, Page, Refusal, ScanOutcome, ScanRange, Want, Write, WriteOutcome,
+};
 use keystore_core::node::{Settings, Start};
 use keystore_core::partition::Partition;
 use keystore_core::quorum::Durability;
@@ -12,13 +14,18 @@ use keystore_core::succession::{Change, Standing};
 use keystore_core::transfer::Merges;
 
 use crate::bench::effects::refusals;
-use crate::bench::{ME, NOTHING_HELD, PEER, first_layout, key, layout_of, now, record, start};
-use crate::epochs::key_in;
+use crate::bench::{
+    ME, NOTHING_HELD, PEER, WALL_MS, first_layout, key, key_of, layout_of, now, record, start,
+};
+use crate::epochs::{key_in, node};
 use crate::linked::Linked;
 use crate::moving::joiner_from;
 
 /// Of the record that each page has.
 const VALUE_BYTES: usize = 1 << 20;
+
+/// Of the record that each hint is of.
+const HINTED_BYTES: usize = 4_096;
 
 /// A node on which work waits, and what was to be done at once.
 type Working = (Linked, Vec<Effect>);
@@ -117,8 +124,53 @@ fn pages_in_a_second((mut linked, mut effects): Working) -> usize {
     pages
 }
 
+/// How many records a node hands over within a second of those that it has kept for another one: a thousand. Meanwhile it
+/// has reads under way, or has not.
+fn handed_over_in_a_second(is_busy: bool, settings: Settings) -> usize {
+    let target = node(3);
+    let hint = |n| Hint { target, key: key_of(&format!("k{n}")), since_ms: WALL_MS };
+    let hints = (0..1_000).map(hint).collect();
+    let mut linked = stable(Start { hints, ..start(true, settings) }, layout_of(3));
+    if is_busy {
+        read_much(&mut linked);
+    }
+    let value = Record { body: Body::Value(vec![0; HINTED_BYTES].into()), ..record(5) };
+    let mut effects = linked.greet(Linked::header(target, 1));
+    let mut handed_over = 0;
+    for at_ms in (1..1_000).step_by(10) {
+        linked.node.step(now(at_ms), Event::Tick, &mut effects);
+        while let Some(effect) = effects.pop() {
+            let event = match effect {
+                Effect::Load { load, .. } => Event::Loaded { load, record: Ok(Some(value.clone())) },
+                Effect::Commit(commit) => {
+                    Event::Committed { commit: commit.id, outcome: Ok(Durability::Synced) }
+                }
+                Effect::Send { link, message: Message::Write(Write { call, .. }), .. } => {
+                    handed_over += 1;
+                    let outcome = WriteOutcome::Held(Durability::Synced);
+                    let messages = vec![Message::WriteAnswer { call, outcome, noted: Vec::new() }];
+                    Event::Frame { link, header: Linked::header(target, 1), messages }
+                }
+                _ => continue,
+            };
+            linked.node.step(now(at_ms), event, &mut effects);
+        }
+    }
+    handed_over
+}
+
 #[test]
-fn all_work_of_the_background_keeps_to_its_budget_and_yields_to_clients() {
+pub(crate) fn what_is_kept_for_others_is_handed_over_within_the_budget_of_the_background() {
+    let settings = Settings { background_bytes_per_s: 100 * HINTED_BYTES as u64, ..Settings::default() };
+    let idle = handed_over_in_a_second(false, settings.clone());
+    // What an idle bucket holds, and what is under way at a time, come on top.
+    assert!((90..=160).contains(&idle), "{idle}");
+    let busy = handed_over_in_a_second(true, settings);
+    assert!((1..=70).contains(&busy), "while clients read: {busy}");
+}
+
+#[test]
+pub(crate) fn all_work_of_the_background_keeps_to_its_budget_and_yields_to_clients() {
     // With what a page of theirs costs, in bytes.
     let works: [(&str, Begin, u64); 4] = [
         ("gives", gives, VALUE_BYTES as u64),

@@ -4,26 +4,39 @@ use std::panic::catch_unwind;
 
 use keystore_core::mutant::{Mutant, switch};
 
-use crate::{deciding, epochs, membership, moving, salvaging, succession, surviving};
+use crate::{
+    background, deciding, epochs, membership, moving, reissued, salvaging, succession, surviving, unreadable,
+};
 
 const LINES: &[(Mutant, fn())] = &[
     (
         Mutant::NewcomersHeal,
         moving::a_key_in_doubt_is_healed_by_the_new_ring_once_that_has_taken_over_what_the_old_one_held,
     ),
+    (
+        Mutant::DoubtfulPartitionsCount,
+        unreadable::what_cannot_be_cleared_holds_up_no_layout_and_counts_for_nothing_until_it_is,
+    ),
+    (Mutant::MergesOutliveADoubt, moving::a_partition_that_comes_into_doubt_is_merged_anew),
     (Mutant::TheDepartedAreTaken, membership::whoever_was_given_up_or_has_departed_is_turned_away),
     (Mutant::TheLostGoOn, membership::whoever_learns_that_it_was_given_up_goes_on_no_more),
     (Mutant::TheDepartedGoOn, membership::whoever_learns_that_it_is_no_member_goes_on_no_more),
     (Mutant::TheUnawareWait, membership::whoever_has_departed_unaware_hears_it_when_it_is_turned_away),
     (Mutant::OtherClustersCount, membership::other_clusters_do_not_count),
     (Mutant::LeaversAreNotNoted, succession::a_layout_that_cannot_follow_is_refused),
+    (Mutant::TheDepartedAreForgotten, succession::a_layout_that_cannot_follow_is_refused),
     (Mutant::AnySinceIsLegal, succession::a_layout_that_cannot_follow_is_refused),
+    (Mutant::ClearedIsNotSynced, epochs::what_is_cleared_stays_empty_until_the_layout_is_in_force),
     (Mutant::AcceptorsDoNotJudge, deciding::an_acceptor_judges_what_it_votes_for),
     (Mutant::TheBehindVote, deciding::only_a_voter_that_holds_the_layout_before_votes),
     (Mutant::StrangersVote, deciding::only_a_voter_that_holds_the_layout_before_votes),
     (Mutant::StrangersVotesCount, deciding::only_the_voters_count),
     (Mutant::FewVotersAreLegal, succession::a_layout_that_cannot_follow_is_refused),
+    (Mutant::TheAwayVoteOn, succession::whoever_is_away_votes_no_longer),
+    (Mutant::DecidedIsNotTold, deciding::only_a_voter_that_holds_the_layout_before_votes),
+    (Mutant::AnyEpochIsExpected, deciding::a_proposal_is_for_the_layout_that_it_expects),
     (Mutant::RingsFollowAtOnce, succession::a_layout_that_cannot_follow_is_refused),
+    (Mutant::FactorsChangeAlone, succession::a_layout_that_cannot_follow_is_refused),
     (
         Mutant::ReachableMembersAreNotAwaited,
         deciding::a_change_of_rings_waits_for_each_member_that_can_be_reached,
@@ -40,8 +53,22 @@ const LINES: &[(Mutant, fn())] = &[
         Mutant::FencesOfTheNewRingCount,
         succession::the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own,
     ),
+    (
+        Mutant::OneFenceFewer,
+        succession::the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own,
+    ),
     (Mutant::TakenUpInMidWrite, epochs::nothing_is_cleared_while_writes_of_it_are_under_way),
     (Mutant::LaterEpochsAreNotAwaited, epochs::what_is_said_under_a_later_layout_waits_for_that),
+    (Mutant::ReissuedAreStampedAnew, reissued::answers_of_different_epochs_never_add_up),
+    (Mutant::ReissuedLastLonger, reissued::answers_of_different_epochs_never_add_up),
+    (
+        Mutant::HintsOutliveTheirEpoch,
+        reissued::what_was_handed_over_under_an_earlier_layout_is_handed_over_once_more,
+    ),
+    (
+        Mutant::TransfersOutliveTheirEpoch,
+        moving::a_page_that_was_asked_for_under_an_earlier_layout_is_asked_for_once_more,
+    ),
     (Mutant::TheDoubtfulAreWhole, moving::a_replica_in_doubt_is_not_whole),
     (Mutant::EarlierGenerationsAreEvidence, moving::what_a_member_said_before_it_started_anew_is_no_evidence),
     (
@@ -61,6 +88,7 @@ const LINES: &[(Mutant, fn())] = &[
         moving::a_pass_that_goes_on_with_another_source_begins_at_the_beginning,
     ),
     (Mutant::FailedPagesCount, moving::a_page_counts_once_all_of_it_is_on_disk),
+    (Mutant::CursorsAreNotSaved, moving::a_pass_goes_on_after_a_start_behind_what_it_had_stored),
     (
         Mutant::InForceInMidCommit,
         surviving::what_is_being_committed_when_a_recovery_is_accepted_ends_before_it_is_in_force,
@@ -74,7 +102,23 @@ const LINES: &[(Mutant, fn())] = &[
     (Mutant::SourcesAreGivenUp, succession::whoever_may_alone_have_what_is_salvaged_stays_a_member),
     (Mutant::SourcesAreDismissed, succession::whoever_may_alone_have_what_is_salvaged_stays_a_member),
     (Mutant::AttemptsOfThePastCount, surviving::an_attempt_that_misses_what_was_in_force_is_refused),
+    (
+        Mutant::AcceptedBeforeItIsSaved,
+        surviving::a_recovery_is_accepted_durably_and_only_above_what_was_accepted,
+    ),
     (Mutant::SourcesAreUnbounded, moving::a_source_gives_no_more_than_its_budget_however_many_ask),
+    (
+        Mutant::TransfersHaveTheirOwnBudget,
+        background::all_work_of_the_background_keeps_to_its_budget_and_yields_to_clients,
+    ),
+    (
+        Mutant::HintsHaveTheirOwnBudget,
+        background::what_is_kept_for_others_is_handed_over_within_the_budget_of_the_background,
+    ),
+    (
+        Mutant::BackgroundDoesNotYield,
+        background::all_work_of_the_background_keeps_to_its_budget_and_yields_to_clients,
+    ),
 ];
 
 #[test]

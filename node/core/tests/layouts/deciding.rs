@@ -112,6 +112,23 @@ pub(crate) fn a_change_of_rings_waits_for_each_member_that_can_be_reached() {
     assert!(said(&linked.propose(now.epoch, &next)).is_some());
 }
 
+/// What was wanted of another layout may not be wanted of this one.
+#[test]
+pub(crate) fn a_proposal_is_for_the_layout_that_it_expects() {
+    let now = narrow();
+    let next = now.next(&keyspace("carts", KeyspaceMode::Lww)).unwrap();
+    let mut linked = Linked::new((now.clone(), true), &[(PEER, 3)]);
+    for expected in [2, 4].map(Epoch) {
+        let effects = linked.propose(expected, &next);
+        let other = ProposalError::Epoch { now: now.epoch, expected };
+        assert!(
+            matches!(&effects[..], [Effect::Answer { answer: Answer::ProposalFailed(error), .. }] if *error == other),
+            "{effects:?}"
+        );
+    }
+    assert!(said(&linked.propose(now.epoch, &next)).is_some());
+}
+
 #[test]
 fn of_the_votes_that_are_found_the_highest_is_proposed_with_its_evidence() {
     let now = narrow();

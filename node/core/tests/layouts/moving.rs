@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use keystore_core::effect::{
-    Answer, Commit, Damaged, Effect, Entry, Event, NotCommitted, ProposalError, SavedState,
+    Answer, Commit, Damaged, Effect, Entry, Event, NoPage, NotCommitted, ProposalError, SavedState,
 };
 use keystore_core::held::{Digest, Digests, Held};
 use keystore_core::id::{Epoch, Generation, NodeId};
-use keystore_core::layout::Layout;
+use keystore_core::layout::{KeyspaceMode, Layout};
 use keystore_core::message::{
     Call, Header, Message, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, Want,
 };
@@ -18,8 +18,9 @@ use keystore_core::record::{Body, Record};
 use keystore_core::succession::{Change, GateError, Standing};
 
 use crate::bench::{ME, NOTHING_HELD, PEER, first_layout, key, now, record, start};
-use crate::epochs::node;
+use crate::epochs::{key_in, node};
 use crate::linked::{Linked, saves};
+use crate::succession::keyspace;
 
 /// This node joins three others that hold everything, to hold everything in place of the fourth.
 fn joining() -> Layout {
@@ -158,7 +159,7 @@ pub(crate) fn a_page_counts_once_all_of_it_is_on_disk() {
 
 /// Or a start would begin it at the beginning, each time anew.
 #[test]
-fn a_pass_goes_on_after_a_start_behind_what_it_had_stored() {
+pub(crate) fn a_pass_goes_on_after_a_start_behind_what_it_had_stored() {
     let (mut linked, joint) = joiner();
     let mine = key().partition(joint.partitions);
     // The last one that would be asked is the only one that has a page, and goes silent behind it.
@@ -193,6 +194,36 @@ fn a_pass_goes_on_after_a_start_behind_what_it_had_stored() {
     };
     take_over(&mut again, answer).unwrap();
     assert_eq!(asked[0], (node(4), Some(key())));
+}
+
+/// Its source may have become another replica of it in between.
+#[test]
+pub(crate) fn a_page_that_was_asked_for_under_an_earlier_layout_is_asked_for_once_more() {
+    let (mut linked, joint) = joiner();
+    let mut effects = linked.step(Event::Tick);
+    let mut asked = None;
+    while let Some(effect) = effects.pop() {
+        match effect {
+            Effect::Scan { load, .. } => {
+                effects.extend(linked.step(Event::Scanned { load, page: Ok(Page::default()) }));
+            }
+            Effect::Send { header, message: Message::Scan { call, range, .. }, .. } => {
+                asked = Some((header.to, call, range.partition));
+            }
+            _ => {}
+        }
+    }
+    let (source, call, partition) = asked.expect("others are asked for what they hold");
+    let next = joint.next(&keyspace("carts", KeyspaceMode::Lww)).unwrap();
+    for (save, _) in saves(&linked.learn((PEER, joint.epoch.0), &next)) {
+        linked.step(Event::Saved { save });
+    }
+    assert_eq!(linked.node.layout(), Some(&next));
+    let entries = vec![(key_in(|of| of == partition, &next), record(5))];
+    let outcome = ScanOutcome::Page(Page { entries, is_cut: false });
+    let late = Message::ScanAnswer { call, outcome, noted: Vec::new() };
+    assert_eq!(linked.frame((source, next.epoch.0), late), []);
+    assert!(take_over(&mut linked, |_, _| empty()).is_some());
 }
 
 #[test]
@@ -324,6 +355,34 @@ pub(crate) fn a_replica_in_doubt_is_not_whole() {
     assert_eq!(held_up(&mut linked, &joint), Some(ProposalError::Refused(VoteError::Gate(merge))));
     let (mut linked, joint) = joined();
     assert_eq!(held_up(&mut linked, &joint), None);
+}
+
+/// What it had merged before, it may have lost.
+#[test]
+pub(crate) fn a_partition_that_comes_into_doubt_is_merged_anew() {
+    let (mut linked, joint) = joined();
+    let epoch = joint.epoch.0;
+    let mine = key().partition(joint.partitions);
+    let range = ScanRange { partition: mine, prefix: Default::default(), after: None, limit: 10 };
+    let scan = Message::Scan { call: Call { operation: 900, attempt: 0 }, range, held: None };
+    let effects = linked.frame((PEER, epoch), scan);
+    let [Effect::Scan { load, .. }] = effects[..] else { panic!("{effects:?}") };
+    let effects = linked.step(Event::Scanned { load, page: Err(NoPage::Unreadable) });
+    for (save, _) in saves(&effects) {
+        linked.step(Event::Saved { save });
+    }
+    for from in [PEER, node(3), node(4)] {
+        linked.greet(Linked::header(from, epoch));
+    }
+    let mut asked = BTreeSet::new();
+    let answer = |from, range: &ScanRange| {
+        assert_eq!(range.partition, mine, "the others are in no doubt");
+        asked.insert(from);
+        empty()
+    };
+    take_over(&mut linked, answer).expect("it is merged");
+    assert!(asked.len() >= 2, "{asked:?}");
+    assert_eq!(linked.node.status(now(1)).doubted_wholly, []);
 }
 
 #[test]

@@ -1,17 +1,18 @@
 //! What is under way when a layout comes into force: it begins from nothing under that one, with the stamp and the
 //! deadline that it has, and what was said of it before counts no longer.
 
-use keystore_core::effect::{Answer, Causal, Effect, Event, Operation, SavedState};
+use keystore_core::effect::{Answer, Causal, Commit, Effect, Entry, Event, Hint, Operation, SavedState};
 use keystore_core::id::NodeId;
 use keystore_core::layout::KeyspaceMode;
 use keystore_core::message::{
     Call, Message, Mint, MintOutcome, Page, ReadOutcome, ScanOutcome, ScanRange, Want, Write, WriteOutcome,
 };
+use keystore_core::node::{Node, Settings, Start};
 use keystore_core::partition::RecordKey;
 use keystore_core::quorum::{Consistency, Durability};
 
-use crate::bench::effects::answer_in;
-use crate::bench::{ME, PEER, first_layout, put, record, request};
+use crate::bench::effects::{answer_in, load_in};
+use crate::bench::{ME, PEER, WALL_MS, first_layout, now, put, record, request, start};
 use crate::epochs::{key_in, node};
 use crate::linked::{Linked, saves};
 use crate::succession::keyspace;
@@ -125,7 +126,7 @@ fn check(operation: &Operation, answers: usize) -> Vec<Effect> {
 }
 
 #[test]
-fn answers_of_different_epochs_never_add_up() {
+pub(crate) fn answers_of_different_epochs_never_add_up() {
     let key = key_elsewhere("default");
     let partition = key.partition(first_layout(4, 3).partitions);
     let range = ScanRange { partition, prefix: Default::default(), after: None, limit: 10 };
@@ -161,4 +162,31 @@ fn a_dot_that_was_asked_for_under_an_earlier_layout_is_no_acknowledgement() {
     let effects = linked.frame((*told, 1), answer(mint, true).unwrap());
     let effects = check_both_are_needed(&mut linked, &asked(&effects), *told);
     assert!(matches!(answer_in(&effects), Some(Answer::Written { acks: 2, .. })), "{effects:?}");
+}
+
+/// Its target may have become another replica of it in between.
+#[test]
+pub(crate) fn what_was_handed_over_under_an_earlier_layout_is_handed_over_once_more() {
+    let layout = first_layout(4, 3);
+    let is_shared = |of| layout.is_replica(of, ME) && layout.is_replica(of, PEER);
+    let key = key_in(is_shared, &layout);
+    let hints = vec![Hint { target: PEER, key: key.clone(), since_ms: WALL_MS }];
+    let membership = Some((layout, true));
+    let start = Start { membership, hints, ..start(true, Settings::default()) };
+    let mut linked = Linked { node: Node::new(start, now(0)) };
+    let hand_over = |linked: &mut Linked, effects: &[Effect]| {
+        let load = load_in(effects);
+        let effects = linked.step(Event::Loaded { load, record: Ok(Some(record(5))) });
+        let [(PEER, write)] = &asked(&effects)[..] else { panic!("{effects:?}") };
+        answer(write, true).unwrap()
+    };
+    let effects = linked.greet(Linked::header(PEER, 1));
+    let early = hand_over(&mut linked, &effects);
+    put_in_force(&mut linked);
+    assert_eq!(linked.frame((PEER, 2), early), [], "that was said of what it was before");
+    let effects = linked.step(Event::Tick);
+    let answered = hand_over(&mut linked, &effects);
+    let effects = linked.frame((PEER, 2), answered);
+    let [Effect::Commit(Commit { entry, .. })] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(*entry, Entry::HintDone { target: PEER, key });
 }

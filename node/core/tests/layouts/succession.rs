@@ -228,6 +228,9 @@ pub(crate) fn a_layout_that_cannot_follow_is_refused() {
         let phase = Phase::Joint { from: now.ring().clone(), to };
         check(&|layout| layout.phase = phase.clone(), SuccessionError::Since);
     }
+    // Another number of replicas is another ring.
+    let more = Layout { replication_factor: 4, ..now.next(&keyspace("lists", KeyspaceMode::Lww)).unwrap() };
+    assert_eq!(check_step(&now, &more), Err(SuccessionError::Rings));
     // More of them are no safer: those without data may leave at any time.
     let wide = first(&[1, 2, 3], 3).next(&Change::Admit(members(&[4, 5]))).unwrap();
     let voters = (1..=5).map(node).collect();
@@ -295,6 +298,39 @@ fn the_voters_are_spread_over_zones() {
         let members: Vec<_> = (1..).zip(zones.chars()).map(in_zone).collect();
         let expected: Vec<_> = voters.iter().copied().map(node).collect();
         assert_eq!(first_voters(&members), expected, "{zones}");
+    }
+}
+
+/// As soon as others can.
+#[test]
+pub(crate) fn whoever_is_away_votes_no_longer() {
+    let now = first(&[1, 2, 3, 4], 3);
+    assert_eq!(now.voters, [1, 2, 3].map(node));
+    let next = now.next_without(&Change::Voters, &nodes(&[2])).unwrap();
+    assert_eq!(next.voters, [1, 3, 4].map(node));
+    assert_eq!(check_step(&now, &next), Ok(Step::Same));
+    let few = first(&[1, 2, 3], 3);
+    assert_eq!(few.next_without(&Change::Voters, &nodes(&[2])), Err(SuccessionError::Nothing));
+}
+
+#[test]
+fn another_number_of_replicas_takes_a_move_and_goes_with_it() {
+    for (before, after) in [(1, 3), (3, 1), (3, 2), (2, 3)] {
+        let now = first(&[1, 2, 3], before);
+        let moving = now.next(&to(&[1, 2, 3], after)).unwrap();
+        assert!(moving.is_joint(), "{before} to {after}");
+        let factors = moving.rings().map(Ring::replication_factor).collect::<Vec<_>>();
+        assert_eq!(factors, [before, after]);
+        let (moved, back) = (moving.next(&Change::Finish).unwrap(), moving.next(&Change::Abort).unwrap());
+        assert_eq!(moved.replication_factor, after);
+        assert_eq!(back.ring(), now.ring());
+        // More are wanted still, until that is given up: the ring is the one that is wanted then.
+        let given_up = match back.replication_factor == before {
+            true => back,
+            false => back.next(&to(&[1, 2, 3], before)).unwrap(),
+        };
+        assert_eq!((given_up.replication_factor, given_up.ring()), (before, now.ring()));
+        assert!(!given_up.is_moving());
     }
 }
 

@@ -108,7 +108,7 @@ fn refusal(effects: &[Effect]) -> RecoveryRefusal {
 }
 
 #[test]
-fn a_recovery_is_accepted_durably_and_only_above_what_was_accepted() {
+pub(crate) fn a_recovery_is_accepted_durably_and_only_above_what_was_accepted() {
     let before = layout_of(3);
     let first = before.recovered(attempt(3), &lost([3])).unwrap();
     let mut survivor = Survivor::new(before.clone());

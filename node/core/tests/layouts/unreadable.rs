@@ -89,7 +89,7 @@ fn go_on(
 }
 
 #[test]
-fn what_cannot_be_cleared_holds_up_no_layout_and_counts_for_nothing_until_it_is() {
+pub(crate) fn what_cannot_be_cleared_holds_up_no_layout_and_counts_for_nothing_until_it_is() {
     let (mut linked, back) = again();
     let cleared: Vec<_> =
         back.partitions.all().filter(|p| back.since(*p, ME).is_some_and(|since| since > Epoch(1))).collect();

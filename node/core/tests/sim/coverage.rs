@@ -46,6 +46,8 @@ paths! {
     MoveBegun,
     MoveFinished,
     MoveAborted,
+    /// A move has ended in the new ring, or gone back, in which a machine with data had died for good.
+    MoveEndedAfterADeath,
     /// A page that is taken over is not the same as what is held, and it is asked what differs.
     PageDiffers,
     /// What is taken over was held already.
@@ -57,6 +59,20 @@ paths! {
     /// A proposal has ended with another layout than the one that was proposed.
     AnotherWasDecided,
     ProposalFailed,
+    // What else of the layout changed.
+    KeyspaceAdded,
+    KeyspaceAddedInAMove,
+    /// A member was given another zone or weight.
+    MemberPlacedAnew,
+    /// A member without data that is to go is given none any more; it is wanted after all; it is no member any more.
+    LeaverClosed,
+    LeaverReopened,
+    ClosedWasDismissed,
+    /// A move has ended with another number of replicas than it began with.
+    MoreReplicas,
+    FewerReplicas,
+    /// One to another number of replicas has gone back.
+    ReplicasAborted,
     // How it went on after more was lost than the store can bear.
     RecoveryBegun,
     /// While data moved.
@@ -97,6 +113,8 @@ paths! {
     DiskFilled,
     DiskStalled,
     DeadForGood,
+    /// A machine that holds data, while data moves.
+    DeadForGoodInAMove,
     RolledBack,
     Cloned,
     RecordRotted,

@@ -159,6 +159,7 @@ impl World {
             Fault::DeadForGood => {
                 if self.may_hurt(n) {
                     self.coverage.count(Path::DeadForGood);
+                    self.note_death(n);
                     self.hurt.insert(n);
                     self.end_for_good(n);
                 }
@@ -174,6 +175,14 @@ impl World {
                     self.note(format_args!("machine {n}: its log is damaged"));
                 }
             }
+        }
+    }
+
+    /// A machine dies for good; the data that moves meanwhile has to arrive all the same.
+    fn note_death(&mut self, n: usize) {
+        if self.layout.is_joint() && self.layout.owned(self.machines[n].id) > 0 {
+            self.coverage.count(Path::DeadForGoodInAMove);
+            self.died_in = Some((self.layout.incarnation, self.layout.phase_since));
         }
     }
 

@@ -7,6 +7,7 @@ use keystore_core::partition::PartitionCount;
 
 use crate::faults::Fault;
 use crate::machine::Machine;
+use crate::plan::Plan;
 use crate::workload;
 use crate::world::{Pending, World};
 
@@ -51,20 +52,20 @@ impl World {
     }
 }
 
-pub(crate) fn first_layout(machines: &[Machine], replication_factor: usize) -> Layout {
+pub(crate) fn first_layout(machines: &[Machine], plan: &Plan) -> Layout {
     let member = |(n, machine): (usize, &Machine)| Member {
         node: machine.id,
         actor: Actor(n as u64 + 1),
         name: format!("node-{n}"),
-        zone: String::new(),
-        weight: 1,
+        zone: plan.zone(n),
+        weight: plan.weight(n),
         is_lost: false,
     };
     let first = FirstLayout {
         cluster: ClusterId([7; 16]),
         incarnation: Incarnation { number: 1, id: 7 },
         partitions: PartitionCount::new(16).unwrap(),
-        replication_factor,
+        replication_factor: plan.replication_factor,
         members: machines.iter().enumerate().map(member).collect(),
         keyspaces: workload::modes(),
     };

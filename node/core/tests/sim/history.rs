@@ -2,7 +2,6 @@
 
 use keystore_core::effect::Values;
 use keystore_core::partition::RecordKey;
-use keystore_core::quorum::Consistency;
 use keystore_core::stamp::Stamp;
 use keystore_history as history;
 use keystore_history::{
@@ -22,7 +21,7 @@ impl World {
         for request in &self.requests {
             self.write_down(request, &mut operations);
         }
-        let quorum = Consistency::Quorum.needed(self.plan.replication_factor);
+        let quorum = self.least_quorum();
         let rules = Rules {
             causal_keyspaces: [CARTS.to_owned()].into(),
             sees_deletes: false,

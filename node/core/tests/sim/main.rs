@@ -32,6 +32,7 @@ mod stamps;
 mod storage;
 mod trace;
 mod transfers;
+mod variety;
 mod violation;
 mod workload;
 mod world;

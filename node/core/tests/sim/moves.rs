@@ -112,6 +112,13 @@ impl World {
         if self.rng.chance(5) {
             return Some(Change::Voters);
         }
+        if self.plan.varies
+            && !self.is_healed
+            && self.rng.chance(15)
+            && let Some(change) = self.vary(layout)
+        {
+            return Some(change);
+        }
         if layout.is_moving() {
             let goes_back = if self.is_healed { 2 } else { 12 };
             return Some(if self.rng.chance(goes_back) { Change::Abort } else { Change::Finish });
@@ -121,17 +128,23 @@ impl World {
         let empty: BTreeSet<_> =
             layout.members.iter().filter(is_empty).filter(|m| !wanted(m)).map(|m| m.node).collect();
         if !empty.is_empty() && self.rng.chance(50) {
-            return Some(Change::Dismiss(empty));
+            let closing = self.close_to_data(layout, &empty).filter(|_| self.plan.varies);
+            return Some(match closing.filter(|_| self.rng.chance(70)) {
+                Some(closing) => closing,
+                None => Change::Dismiss(empty),
+            });
         }
         if self.is_healed {
             return self.restoration(layout);
         }
         let is_dead = |n: &usize| self.machines[*n].standing == Standing::Gone || self.hurt.contains(n);
-        if self.target.iter().any(is_dead) || self.rng.chance(30) {
+        let is_short = self.plan.varies && self.target.len() < self.factor;
+        if is_short || self.target.iter().any(is_dead) || self.rng.chance(30) {
             self.choose_target();
         }
+        let factor = if self.plan.varies { self.factor.min(self.target.len()) } else { self.factor };
         let members = self.target.iter().map(|n| self.member(*n, layout)).collect();
-        Some(admitted_and_moved(layout, members, self.plan.replication_factor))
+        Some(admitted_and_moved(layout, members, factor))
     }
 
     /// Members that will never be back.
@@ -159,8 +172,8 @@ impl World {
             .filter(|n| !self.is_left_behind(*n))
             .collect();
         let most = left.len() as u64;
-        let least = self.plan.replication_factor as u64;
-        if most < least {
+        let least = if self.plan.varies { most.min(self.factor as u64) } else { self.factor as u64 };
+        if most < least.max(1) {
             return;
         }
         let count = self.rng.between(least, most) as usize;
@@ -173,13 +186,14 @@ impl World {
 
     pub(crate) fn member(&self, n: usize, layout: &Layout) -> Member {
         let machine = &self.machines[n];
-        layout.member(machine.id).cloned().unwrap_or(Member {
+        let present = layout.member(machine.id).filter(|member| member.weight > 0);
+        present.cloned().unwrap_or(Member {
             node: machine.id,
             actor: machine.actor,
             name: format!("node-{n}"),
-            zone: String::new(),
-            weight: 1,
-            is_lost: false,
+            zone: self.plan.zone(n),
+            weight: self.plan.weight(n),
+            is_lost: layout.is_lost(machine.id),
         })
     }
 
@@ -303,6 +317,11 @@ impl World {
         };
         let lost =
             layout.members.iter().filter(|member| member.is_lost && !before.is_lost(member.node)).count();
+        self.count_varied(before, layout, step);
+        let died_in = Some((before.incarnation, before.phase_since));
+        if matches!(step, Step::Finish | Step::Abort) && self.died_in == died_in {
+            self.coverage.count(Path::MoveEndedAfterADeath);
+        }
         match step {
             Step::Begin => {
                 self.coverage.count(Path::MoveBegun);
@@ -491,8 +510,9 @@ impl World {
 
 /// The next step towards these members' holding all: nobody is given data before it was admitted.
 pub(crate) fn admitted_and_moved(layout: &Layout, members: Vec<Member>, replication_factor: usize) -> Change {
-    let strangers: Vec<_> =
-        members.iter().filter(|member| layout.member(member.node).is_none()).cloned().collect();
+    let is_admitted =
+        |member: &&Member| layout.member(member.node).is_some_and(|present| present.weight > 0);
+    let strangers: Vec<_> = members.iter().filter(|member| !is_admitted(member)).cloned().collect();
     match strangers.is_empty() {
         true => Change::Move { members, replication_factor },
         false => Change::Admit(strangers),

@@ -134,6 +134,7 @@ const LINES: &[Line] = &[
     (Mutant::VotesBeforeTheyAreSaved, VotesAreDurable, moving),
     (Mutant::OneRingIsEnough, MovesKeepWhatWasPromised, moving),
     (Mutant::TheNewRingIsEnough, History(AcknowledgedIsReadable), moving),
+    (Mutant::FactorsChangeAtOnce, MissingHasAReason, varying),
     (Mutant::ChangesDoNotWaitForFences, MovesWaitForFences, moving),
     (Mutant::EarlierEpochsAreServed, AnswersAreOfTheirEpoch, moving),
     (Mutant::FencedBeforeItIsSaved, FencesAreDurable, moving),
@@ -142,6 +143,8 @@ const LINES: &[Line] = &[
     (Mutant::AQuorumMerges, MovesKeepWhatWasPromised, moving),
     (Mutant::OneFewerIsMerged, MovesKeepWhatWasPromised, moving),
     (Mutant::MergesOutliveTheirPhase, MovesKeepWhatWasPromised, moving),
+    (Mutant::TheKeptNeedNotMerge, MovesKeepWhatWasPromised, moving),
+    (Mutant::TombstonesStay, MovesKeepWhatWasPromised, moving),
     (Mutant::LeftIsClearedWhileDataMoves, ReplicasDropNothing, moving),
     (Mutant::LeftIsClearedUnheard, NobodyAsksForWhatIsDropped, moving),
     (Mutant::WhatIsHeldIsNotSaid, OnlyWhatDiffersMoves, moving),
@@ -154,6 +157,8 @@ const LINES: &[Line] = &[
     (Mutant::SurvivorsServeAtOnce, ServingMeansAllAccepted, recovering),
     (Mutant::AnyIncarnationCounts, StrayFramesAreIgnored, recovering),
     (Mutant::ShortPartitionsStay, WhatIsShortIsSalvaged, recovering),
+    (Mutant::WholePartitionsAreSalvaged, WhatIsShortIsSalvaged, recovering),
+    (Mutant::TheNewRingKeepsTheLost, WhatIsShortIsSalvaged, recovering),
     (Mutant::SalvagedCountsAtOnce, SalvagedIsMergedFirst, recovering),
     (Mutant::OneSourceIsEnough, SalvagedIsMergedFirst, recovering_many),
     (Mutant::TheDoubtedAreNoSources, WhatIsShortIsSalvaged, recovering_in_doubt),
@@ -385,6 +390,11 @@ fn moving() -> Plan {
         duration_ms: 6_000,
         ..busy()
     }
+}
+
+/// And there are to be now more replicas, now fewer, of members that do not weigh the same.
+fn varying() -> Plan {
+    Plan { zones: 2, varies: true, ..moving() }
 }
 
 fn moving_what_is_not_synced() -> Plan {

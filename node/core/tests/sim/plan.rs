@@ -43,6 +43,10 @@ pub(crate) struct Plan {
     pub(crate) spares: usize,
     /// About how often somebody sees to who the members are; 0: never.
     pub(crate) move_every_ms: u64,
+    /// In how many zones the machines stand.
+    pub(crate) zones: usize,
+    /// Zones, weights, keyspaces and the number of replicas change as well.
+    pub(crate) varies: bool,
     /// How many times so much is lost that only a person can have the rest go on.
     pub(crate) great_losses: usize,
     pub(crate) delivery: Delivery,
@@ -80,6 +84,8 @@ impl Plan {
             replication_factor: 3,
             spares: 0,
             move_every_ms: 0,
+            zones: 1,
+            varies: false,
             great_losses: 0,
             delivery: Delivery::Stream,
             delay_ms_max: 10,
@@ -134,7 +140,13 @@ impl Plan {
 
     /// Nodes join and leave in the middle of it.
     fn moving(self, rng: &mut Rng) -> Self {
-        Self { spares: rng.between(1, 3) as usize, move_every_ms: rng.pick(&[40, 100, 100, 300]), ..self }
+        Self {
+            spares: rng.between(1, 3) as usize,
+            move_every_ms: rng.pick(&[40, 100, 100, 300]),
+            zones: rng.pick(&[1, 1, 2, 3]),
+            varies: rng.chance(50),
+            ..self
+        }
     }
 
     /// Replicas lose what they have just read or written, while many look at few keys and some links are slow.
@@ -197,6 +209,8 @@ impl Plan {
             replication_factor,
             spares: 0,
             move_every_ms: 0,
+            zones: 1,
+            varies: false,
             great_losses: 0,
             delivery,
             delay_ms_max: rng.pick(&[2, 10, 30, 60]),

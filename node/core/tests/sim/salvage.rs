@@ -230,11 +230,15 @@ impl World {
         }
     }
 
-    /// What is given away of a partition that is salvaged can be read, and is on disk.
+    /// What is given away of a partition that is salvaged can be read, and is on disk. Its source may be in doubt of the
+    /// partition as a whole: whatever can be read is what is left of it.
     pub(crate) fn check_left_page(&mut self, n: usize, outcome: &ScanOutcome) {
         let ScanOutcome::Page(page) = outcome else { return };
         for (key, record) in &page.entries {
-            self.check_undoubted(n, key);
+            if self.machines[n].in_doubt.contains(key) {
+                let what = format!("machine {n} gives away {key:?}, for which it is in doubt");
+                self.violate(Violation::new(Checker::InDoubtSaysNothing, key, what));
+            }
             self.check_visible(n, key, |stored| stored == record);
         }
     }

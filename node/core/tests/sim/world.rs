@@ -149,6 +149,10 @@ pub(crate) struct World {
     pub(crate) layouts: BTreeMap<Term, Layout>,
     /// Who is to hold the data, if it moves.
     pub(crate) target: BTreeSet<usize>,
+    /// How many replicas there are to be, if it moves.
+    pub(crate) factor: usize,
+    /// The phase in which a machine with data has died for good last, if data moved in it: the layouts of that.
+    pub(crate) died_in: Option<Term>,
     /// What was promised when the move under way began.
     pub(crate) floors_then: BTreeMap<RecordKey, Stamp>,
     /// The proposals under way.
@@ -186,7 +190,8 @@ impl World {
         let machines: Vec<_> =
             (0..plan.machines()).map(|n| Machine::new(n, rng.between(0, plan.skew_ms_max) as i64)).collect();
         let skew_ms_max = plan.skew_ms_max as i64;
-        let layout = first_layout(&machines[..plan.nodes], plan.replication_factor);
+        let factor = plan.replication_factor;
+        let layout = first_layout(&machines[..plan.nodes], &plan);
         let keys = workload::keys(&plan.keys, layout.partitions);
         let mut world = Self {
             rng,
@@ -204,6 +209,8 @@ impl World {
             layouts: BTreeMap::from([(layout.term(), layout.clone())]),
             layout,
             target: BTreeSet::new(),
+            factor,
+            died_in: None,
             proposals: BTreeMap::new(),
             proposed: BTreeMap::new(),
             recovery: Recovery::default(),
