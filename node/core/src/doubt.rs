@@ -366,9 +366,8 @@ impl Doubts {
         self.keys.keys().map(|key| key.partition(of)).chain(self.partitions.keys().copied()).collect()
     }
 
-    /// True if this partition, or a key of it, is in doubt.
-    pub(crate) fn concern(&self, partition: Partition, of: PartitionCount) -> bool {
-        self.cover(partition) || self.keys.keys().any(|key| key.partition(of) == partition)
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.partitions.keys().next().is_none()
     }
 
     /// The link to a node is gone, or (`restarted`) it is known as a later generation: an attempt that hangs on what

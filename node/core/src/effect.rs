@@ -393,6 +393,8 @@ pub enum ProposalError {
         "the layout cannot follow yet: epoch {epoch} is not acknowledged by {node}, which can be reached"
     )]
     Unacknowledged { node: NodeId, epoch: Epoch },
+    #[error("the layout cannot follow yet: {node} still drops what it holds of partitions that it has left")]
+    StillDrops { node: NodeId },
     #[error("the voters refuse the layout: {0}")]
     Voted(String),
     /// It may be decided all the same, by what the voters that were asked have on disk.

@@ -290,6 +290,10 @@ mutants! {
       TombstonesStay,
       /// What a node holds and will no longer be a replica of goes before the new ring stands alone.
       LeftIsClearedWhileDataMoves,
+      /// It goes though of its replicas too few are in no doubt.
+      TheLastCopyGoes by case,
+      /// Data moves while somebody drops what it left before, and may have to be given it again.
+      LeaversAreNotAwaited by case,
       /// It goes while others may still ask for it under the layout before.
       LeftIsClearedUnheard,
       /// A replica in doubt calls its partition whole.

@@ -291,12 +291,11 @@ impl Node {
             stamps.filter(|_| self.saves.values().all(|save| !matches!(save, PendingSave::Ceiling(_))));
         let changing = self.changing.as_ref().and_then(Changing::next_wakeup_ms);
         let is_moving = |layout: &&Layout| layout.is_moving() || self.transfer.is_healing();
-        let moving = self.membership.serving().filter(is_moving).and_then(|layout| {
-            let standing = layout.is_moving().then_some(self.told_standing.1);
+        let moving = self.membership.serving().filter(is_moving).and_then(|_| {
             let transfer = self.transfer.next_wakeup_ms(self.budget.ready_at_ms());
             let has_room = self.replica.pages_given() < READ_AT_ONCE_MAX;
             let giving = self.giving.next_wakeup_ms(self.budget.ready_at_ms()).filter(|_| has_room);
-            [standing, transfer, giving].into_iter().flatten().min()
+            [transfer, giving].into_iter().flatten().min()
         });
         let proposing = self.proposing.as_ref().map(Proposing::next_wakeup_ms);
         let raise = self.wants_generation().then_some(self.raise_from_ms);
@@ -307,10 +306,14 @@ impl Node {
             self.membership.serving().and_then(|_| self.hints.next_wakeup_ms(&self.peers, &self.budget));
         let deadline = self.coordinator.next_deadline_ms();
         let (leaving, uncleared) = (self.leaving_wakeup_ms(), self.uncleared_wakeup_ms());
-        [announce, stamps, deadline, raise, heal, hints, changing, moving, leaving, uncleared, proposing]
-            .into_iter()
-            .flatten()
-            .min()
+        let telling = self.telling_wakeup_ms();
+        [
+            announce, stamps, deadline, raise, heal, hints, changing, moving, leaving, uncleared, proposing,
+            telling,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// What to say first on a connection to another member; `None` before this node has accepted a layout.
@@ -427,6 +430,7 @@ impl Node {
         });
         self.go_on_moving(now, effects);
         self.go_on_leaving(now, effects);
+        self.tell_standing(now);
         self.go_on_clearing_again(now, effects);
         self.go_on_proposing(now, effects);
     }

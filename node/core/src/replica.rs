@@ -121,6 +121,10 @@ impl Replica {
         }
     }
 
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.disk_full
+    }
+
     pub(crate) fn set_disk_full(&mut self, full: bool) {
         self.disk_full = full;
     }

@@ -109,6 +109,10 @@ pub struct Standing {
     pub phase: Epoch,
     /// The partitions of the new ring of which it has merged enough replicas of the old one, and is in no doubt.
     pub whole: BTreeSet<Partition>,
+    /// It drops what it holds of partitions of which it is no replica any more, and waits for nobody to go on with that.
+    pub clears: bool,
+    /// The partitions that it is a replica of and, or a key of which, it is in doubt of.
+    pub doubted: BTreeSet<Partition>,
 }
 
 /// What members have said of themselves.

@@ -210,7 +210,11 @@ impl Transfer {
 
     /// What was left of a salvaged partition is asked for, whoever has it. Once this node has counted for it, what it loses
     /// is healed as any other doubt is.
-    fn salvage_sources<'a>(&self, partition: Partition, context: &Context<'a>) -> Option<&'a BTreeSet<NodeId>> {
+    fn salvage_sources<'a>(
+        &self,
+        partition: Partition,
+        context: &Context<'a>,
+    ) -> Option<&'a BTreeSet<NodeId>> {
         let heals = self.healing.contains(&partition) && self.has_counted(partition);
         let heals = heals && !is_on(Mutant::TheCountedAreSalvagedAgain);
         context.layout.salvaged.get(&partition).filter(|_| !heals)
@@ -287,8 +291,8 @@ impl Transfer {
             self.pause(partition, now_ms);
         }
         for partition in self.wanted().collect::<Vec<_>>() {
-            let is_affordable = context.budget.allows(now_ms, context.busy)
-                || is_on(Mutant::TransfersHaveTheirOwnBudget);
+            let is_affordable =
+                context.budget.allows(now_ms, context.busy) || is_on(Mutant::TransfersHaveTheirOwnBudget);
             if self.passes.len() >= PASSES_MAX || !is_affordable {
                 break;
             }

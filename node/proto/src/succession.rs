@@ -1,5 +1,7 @@
 //! How layouts follow each other, on the wire and on disk: votes, evidence, and how far a node has merged.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use keystore_core::id::{Epoch, Generation, Incarnation};
 use keystore_core::layout::Layout;
@@ -24,15 +26,22 @@ fn partition(number: u32) -> Result<Partition, WireError> {
 }
 
 pub(crate) fn standing_to_wire(standing: &Standing) -> v1::StandingMessage {
-    let Standing { fence, phase, whole } = standing;
-    let whole = whole.iter().map(|partition| partition.0.into()).collect();
-    v1::StandingMessage { fence: fence.0, phase: phase.0, whole }
+    let Standing { fence, phase, whole, clears, doubted } = standing;
+    let numbers = |partitions: &BTreeSet<Partition>| partitions.iter().map(|p| p.0.into()).collect();
+    v1::StandingMessage {
+        fence: fence.0,
+        phase: phase.0,
+        whole: numbers(whole),
+        clears: *clears,
+        doubted: numbers(doubted),
+    }
 }
 
 pub(crate) fn standing_from_wire(standing: v1::StandingMessage) -> Result<Standing, WireError> {
-    let v1::StandingMessage { fence, phase, whole } = standing;
+    let v1::StandingMessage { fence, phase, whole, clears, doubted } = standing;
     let whole = whole.into_iter().map(partition).collect::<Result<_, _>>()?;
-    Ok(Standing { fence: Epoch(fence), phase: Epoch(phase), whole })
+    let doubted = doubted.into_iter().map(partition).collect::<Result<_, _>>()?;
+    Ok(Standing { fence: Epoch(fence), phase: Epoch(phase), whole, clears, doubted })
 }
 
 fn ballot_to_wire(ballot: Ballot) -> v1::PaxosBallot {
@@ -175,8 +184,6 @@ pub fn merges_from_wire(merges: v1::Merges) -> Result<Merges, WireError> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use keystore_core::id::NodeId;
 
     use super::*;
@@ -203,7 +210,9 @@ mod tests {
 
     #[test]
     fn a_partition_that_cannot_be_is_refused() {
-        let standing = v1::StandingMessage { fence: 1, phase: 1, whole: vec![4_096] };
+        let standing = v1::StandingMessage { whole: vec![4_096], ..Default::default() };
+        assert!(standing_from_wire(standing).is_err());
+        let standing = v1::StandingMessage { doubted: vec![4_096], ..Default::default() };
         assert!(standing_from_wire(standing).is_err());
     }
 }

@@ -45,7 +45,13 @@ fn joint() -> Layout {
 }
 
 fn standing() -> Standing {
-    Standing { fence: Epoch(5), phase: Epoch(4), whole: [0, 7, 15].map(Partition).into() }
+    Standing {
+        fence: Epoch(5),
+        phase: Epoch(4),
+        whole: [0, 7, 15].map(Partition).into(),
+        clears: true,
+        doubted: [1, 9].map(Partition).into(),
+    }
 }
 
 fn evidence() -> Evidence {

@@ -108,6 +108,7 @@ impl Layouts {
             fence: self.fence(layout, node),
             phase: layout.phase_since,
             whole: self.merged(layout, node),
+            ..Standing::default()
         };
         layout.members.iter().map(|member| (member.node, standing(member.node))).collect()
     }

@@ -85,6 +85,14 @@ impl Node {
                 return Err(ProposalError::Unacknowledged { node, epoch: now.epoch });
             }
         }
+        let is_short = now.members.iter().any(|member| member.is_lost && now.owned(member.node) > 0);
+        if step == Step::Begin && !is_short && !is_on(Mutant::LeaversAreNotAwaited) {
+            let drops = |node: &NodeId| evidence.get(node).is_some_and(|standing| standing.clears);
+            let reached = self.peers.connected().map(|(peer, _)| peer).chain([self.me]);
+            if let Some(node) = reached.filter(|node| now.member(*node).is_some()).find(drops) {
+                return Err(ProposalError::StillDrops { node });
+            }
+        }
         self.last_round += 1;
         let ballot = Ballot { round: self.last_round, proposer: self.me, generation: self.generation };
         Ok(Proposer::new(now, layout.clone(), evidence, ballot))

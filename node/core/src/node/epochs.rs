@@ -423,6 +423,7 @@ impl Node {
         let epoch = layout.epoch;
         self.counters.epochs_taken_up += 1;
         self.put_in_force(layout, now, effects);
+        self.begin_leaving(now);
         // Before anything that is sent under it, on each link.
         let peers: Vec<_> = self.peers.connected().map(|(peer, _)| peer).collect();
         for peer in peers {
@@ -430,7 +431,6 @@ impl Node {
             self.greet_with_layout(peer, known);
         }
         self.told_standing = (self.standing(), now.mono_ms + STANDING_EVERY_MS);
-        self.begin_leaving(now);
         self.serve(now, effects, |node, context| node.coordinator.reissue(context));
         self.deliver(now, effects);
         self.concluded(effects);
@@ -447,24 +447,28 @@ impl Node {
     /// What this node has to say of itself.
     pub(super) fn standing(&self) -> Standing {
         let Some(layout) = self.membership.serving() else { return Standing::default() };
+        let mut doubted = self.replica.doubts.partitions(layout.partitions);
+        doubted.retain(|partition| layout.is_replica(*partition, self.me));
         let mut whole = self.transfer.merged(layout, self.me);
         if !is_on(Mutant::TheDoubtfulAreWhole) {
-            whole.retain(|partition| !self.replica.doubts.concern(*partition, layout.partitions));
+            whole.retain(|partition| !doubted.contains(partition));
         }
-        Standing { fence: layout.epoch, phase: layout.phase_since, whole }
+        let clears = self.drops_what_it_left(layout);
+        Standing { fence: layout.epoch, phase: layout.phase_since, whole, clears, doubted }
     }
 
     /// A member has said something of itself. One that is behind has missed a layout.
     pub(super) fn note_standing(&mut self, from: NodeId, standing: Standing) {
         let fence = standing.fence;
         self.evidence.insert(from, standing);
+        self.look_at_what_left();
         if let Some(layout) = self.membership.serving().filter(|layout| layout.epoch > fence) {
             let message = self.layout_message(layout);
             self.messages.push_back((from, message));
         }
     }
 
-    /// Takes over what others hold, and tells how far that is.
+    /// Takes over what others hold.
     pub(super) fn go_on_moving(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let is_moving = self.membership.serving().is_some_and(Layout::is_moving);
         if !is_moving && !self.transfer.is_healing() {
@@ -477,10 +481,23 @@ impl Node {
         if let Some(merges) = merges {
             self.save_merges(merges, Vec::new(), effects);
         }
+    }
+
+    /// When others are to hear what has become of us, if anything may have.
+    pub(super) fn telling_wakeup_ms(&self) -> Option<u64> {
+        let layout = self.membership.serving()?;
         let (told, at_ms) = &self.told_standing;
-        if *at_ms > now.mono_ms || !is_moving {
+        let is_told_of = told.clears || !told.doubted.is_empty();
+        let may_change = layout.is_moving() || self.leaving.is_some() || !self.replica.doubts.is_empty();
+        (may_change || is_told_of).then_some(*at_ms)
+    }
+
+    /// Tells how far this node has come.
+    pub(super) fn tell_standing(&mut self, now: Now) {
+        if self.telling_wakeup_ms().is_none_or(|at_ms| at_ms > now.mono_ms) {
             return;
         }
+        let (told, _) = &self.told_standing;
         let standing = self.standing();
         if standing != *told {
             let peers = self.peers.connected().map(|(peer, _)| (peer, Message::Standing(standing.clone())));

@@ -2,7 +2,9 @@
 //! not the one that the others know.
 
 use super::{Node, PendingSave};
-use crate::effect::{Alarm, Answer, Commit, Effect, Event, Failure, FailureReason, Now, ProposalError, SavedState};
+use crate::effect::{
+    Alarm, Answer, Commit, Effect, Event, Failure, FailureReason, Now, ProposalError, SavedState,
+};
 use crate::id::{Generation, NodeId};
 use crate::layout::Layout;
 use crate::mutant::{Mutant, is_on};
@@ -20,12 +22,10 @@ impl Node {
     /// is there to be healed from then, and a disk that was rolled back must not outgrow what its peers have seen of it unheard.
     pub(super) fn wants_generation(&self) -> bool {
         let is_raising = || self.saves.values().any(|save| matches!(save, PendingSave::Generation(_)));
-        let is_alone = |layout: &Layout| {
-            layout.members.iter().all(|member| member.is_lost || member.node == self.me)
-        };
-        let is_heard = || {
-            self.peers.connected().next().is_some() || self.membership.serving().is_some_and(is_alone)
-        };
+        let is_alone =
+            |layout: &Layout| layout.members.iter().all(|member| member.is_lost || member.node == self.me);
+        let is_heard =
+            || self.peers.connected().next().is_some() || self.membership.serving().is_some_and(is_alone);
         self.replica.doubts.want_generation() && is_heard() && !is_raising()
     }
 
@@ -80,7 +80,7 @@ impl Node {
     /// in doubt has given it up.
     fn drop_what_nobody_else_has(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let Some(layout) = self.membership.serving() else { return };
-        if layout.salvaged.is_empty() || self.replica.doubts.len() == 0 {
+        if layout.salvaged.is_empty() || self.replica.doubts.is_empty() {
             return;
         }
         self.serve(now, effects, |node, context| {

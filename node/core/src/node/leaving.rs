@@ -1,16 +1,22 @@
 //! What a node holds of partitions that it is no replica of any more goes, little by little, once nobody can ask for it.
 //!
 //! Only under a layout in which no data moves, and only while every member that is not lost has acknowledged that layout:
-//! from then on nobody counts on what was left. One page at a time, as far as the budget of the background allows; a later
-//! layout ends it, and whatever is left then is looked for once more.
+//! from then on nobody counts on what was left. And only while of each partition that was left a quorum of its replicas is
+//! in no doubt: until then, what is left may be the last copy that can be read. One page at a time, as far as the budget of
+//! the background allows; a later layout ends it, and whatever is left then is looked for once more. That is done before
+//! the layout is taken up where it makes this node a replica again, and holds up what is asked of that: so no data is moved
+//! while somebody is still dropping some ([`Node::drops_what_it_left`]).
+
+use std::collections::BTreeSet;
 
 use super::Node;
 use crate::clearing::Clearing;
 use crate::effect::{Effect, Now};
-use crate::id::Epoch;
+use crate::id::{Epoch, NodeId};
 use crate::layout::Layout;
 use crate::mutant::{Mutant, is_on};
 use crate::partition::Partition;
+use crate::quorum::Consistency;
 
 /// How often a node looks whether the others have acknowledged the layout.
 const LOOK_EVERY_MS: u64 = 1_000;
@@ -21,6 +27,8 @@ const RECORD_BYTES: usize = 64;
 #[derive(Debug)]
 pub(super) struct Leaving {
     pub(super) clearing: Clearing,
+    /// Of which that is.
+    left: BTreeSet<Partition>,
     /// How much of what it has dropped is counted.
     counted: u64,
     look_at_ms: u64,
@@ -35,11 +43,11 @@ impl Node {
             true => !layout.ring().is_replica(*partition, self.me),
             false => !layout.is_replica(*partition, self.me),
         };
-        let left: Vec<_> = layout.partitions.all().filter(is_left).collect();
+        let left: BTreeSet<_> = layout.partitions.all().filter(is_left).collect();
         // Before the first layout, nobody held anything.
         let is_needless = moves || left.is_empty() || layout.epoch == Epoch(1);
-        let clearing = Clearing::in_the_background(left);
-        let leaving = Leaving { clearing, counted: 0, look_at_ms: now.mono_ms };
+        let clearing = Clearing::in_the_background(left.iter().copied());
+        let leaving = Leaving { clearing, left, counted: 0, look_at_ms: now.mono_ms };
         self.leaving = (!is_needless).then_some(leaving);
     }
 
@@ -49,16 +57,24 @@ impl Node {
         Some(from_ms.max(*look_at_ms).max(self.budget.ready_at_ms()))
     }
 
+    /// Somebody has said what this may have waited for.
+    pub(super) fn look_at_what_left(&mut self) {
+        if let Some(leaving) = &mut self.leaving {
+            leaving.look_at_ms = 0;
+        }
+    }
+
     /// Looks at the next page, if this is the time for it.
     pub(super) fn go_on_leaving(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let Some(layout) = self.membership.serving() else { return };
-        let is_known_to_all = self.is_acknowledged_by_all(layout) || is_on(Mutant::LeftIsClearedUnheard);
-        let busy = self.busy();
-        let Some(Leaving { clearing, look_at_ms, .. }) = &mut self.leaving else { return };
-        if now.mono_ms < *look_at_ms {
+        if self.leaving.as_ref().is_none_or(|leaving| now.mono_ms < leaving.look_at_ms) {
             return;
         }
-        if !is_known_to_all {
+        let is_known_to_all = self.unaware(layout).next().is_none() || is_on(Mutant::LeftIsClearedUnheard);
+        let is_needed = self.may_be_the_last(layout) && !is_on(Mutant::TheLastCopyGoes);
+        let busy = self.busy();
+        let Some(Leaving { clearing, look_at_ms, .. }) = &mut self.leaving else { return };
+        if !is_known_to_all || is_needed {
             *look_at_ms = now.mono_ms + LOOK_EVERY_MS;
             return;
         }
@@ -68,10 +84,35 @@ impl Node {
         }
     }
 
-    fn is_acknowledged_by_all(&self, layout: &Layout) -> bool {
+    /// Members that have not acknowledged the layout.
+    fn unaware(&self, layout: &Layout) -> impl Iterator<Item = NodeId> {
         let fences = self.fences();
-        let has = |node| fences.get(&node).is_some_and(|fence| *fence >= layout.epoch);
-        layout.members.iter().filter(|member| !member.is_lost).all(|member| has(member.node))
+        let members = layout.members.iter().filter(|member| !member.is_lost).map(|member| member.node);
+        members.filter(move |node| fences.get(node).is_none_or(|fence| *fence < layout.epoch))
+    }
+
+    /// True if too few replicas of a partition that was left are in no doubt.
+    fn may_be_the_last(&self, layout: &Layout) -> bool {
+        let Some(Leaving { left, .. }) = &self.leaving else { return false };
+        let doubts: BTreeSet<_> = self.evidence.values().flat_map(|standing| &standing.doubted).collect();
+        let is_trusted = |partition: &Partition, node: &NodeId| {
+            self.evidence.get(node).is_none_or(|standing| !standing.doubted.contains(partition))
+        };
+        let is_short = |partition: &Partition| {
+            let sets = layout.replica_sets(*partition);
+            !sets.satisfied(Consistency::Quorum, |node| is_trusted(partition, node))
+        };
+        doubts.intersection(&left.iter().collect()).any(|partition| is_short(partition))
+    }
+
+    /// True while what was left goes, and nobody who is away, and nothing that is damaged, is waited for: it will be gone
+    /// soon.
+    pub(super) fn drops_what_it_left(&self, layout: &Layout) -> bool {
+        let is_away = |node| !self.peers.is_connected(node);
+        self.leaving.is_some()
+            && !self.replica.is_disk_full()
+            && !self.unaware(layout).any(is_away)
+            && !self.may_be_the_last(layout)
     }
 
     /// A page may have been read.

@@ -95,11 +95,8 @@ impl Machines<'_> {
         let is_salvaging =
             context.layout.salvaged.contains_key(&partition) && !self.transfer.has_merged(partition);
         let is_salvaging = is_salvaging && !is_on(Mutant::SalvagedCountsAtOnce);
-        let is_doubted =
-            self.replica.doubts.cover(partition) && !is_on(Mutant::DoubtfulPartitionsCount);
-        (is_salvaging || is_doubted)
-            .then(|| message.clone().refused(Refusal::InDoubt))
-            .flatten()
+        let is_doubted = self.replica.doubts.cover(partition) && !is_on(Mutant::DoubtfulPartitionsCount);
+        (is_salvaging || is_doubted).then(|| message.clone().refused(Refusal::InDoubt)).flatten()
     }
 
     /// Returns what is news in an answer: nothing was concluded from it then, before that is taken in.

@@ -56,7 +56,7 @@ fn takes(settings: Settings) -> Working {
 /// It holds three quarters of what there is.
 fn drops_what_is_others(settings: Settings) -> Working {
     let second = first_layout(4, 3).next(&Change::Admit(first_layout(5, 3).members)).unwrap();
-    let standing = Standing { fence: second.epoch, phase: second.phase_since, whole: Default::default() };
+    let standing = Standing { fence: second.epoch, phase: second.phase_since, ..Standing::default() };
     let mut linked = stable(start(true, settings), second.clone());
     let epoch = second.epoch.0;
     for other in second.members.iter().map(|member| member.node).filter(|other| *other != ME) {

@@ -5,7 +5,8 @@ use std::panic::catch_unwind;
 use keystore_core::mutant::{Mutant, switch};
 
 use crate::{
-    background, deciding, epochs, membership, moving, reissued, salvaging, succession, surviving, unreadable,
+    background, deciding, epochs, leaving, membership, moving, reissued, salvaging, succession, surviving,
+    unreadable,
 };
 
 const LINES: &[(Mutant, fn())] = &[
@@ -53,10 +54,7 @@ const LINES: &[(Mutant, fn())] = &[
         Mutant::FencesOfTheNewRingCount,
         succession::the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own,
     ),
-    (
-        Mutant::OneFenceFewer,
-        succession::the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own,
-    ),
+    (Mutant::OneFenceFewer, succession::the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own),
     (Mutant::TakenUpInMidWrite, epochs::nothing_is_cleared_while_writes_of_it_are_under_way),
     (Mutant::LaterEpochsAreNotAwaited, epochs::what_is_said_under_a_later_layout_waits_for_that),
     (Mutant::ReissuedAreStampedAnew, reissued::answers_of_different_epochs_never_add_up),
@@ -69,6 +67,8 @@ const LINES: &[(Mutant, fn())] = &[
         Mutant::TransfersOutliveTheirEpoch,
         moving::a_page_that_was_asked_for_under_an_earlier_layout_is_asked_for_once_more,
     ),
+    (Mutant::TheLastCopyGoes, leaving::what_has_left_is_kept_while_too_few_replicas_are_in_no_doubt),
+    (Mutant::LeaversAreNotAwaited, deciding::no_data_moves_while_somebody_drops_what_it_has_left),
     (Mutant::TheDoubtfulAreWhole, moving::a_replica_in_doubt_is_not_whole),
     (Mutant::EarlierGenerationsAreEvidence, moving::what_a_member_said_before_it_started_anew_is_no_evidence),
     (

@@ -94,6 +94,42 @@ pub(crate) fn only_the_voters_count() {
     assert!(matches!(proposer.hear(ME, BALLOT, promise()), Next::Say(_)));
 }
 
+/// Or what it may be given again is dropped before the layout is taken up there, and what is asked of that waits.
+#[test]
+pub(crate) fn no_data_moves_while_somebody_drops_what_it_has_left() {
+    let now = narrow();
+    let next = now.next(&to(&[2, 3, 4])).unwrap();
+    let mut linked = Linked::new((now.clone(), true), &[(PEER, 3), (node(3), 3)]);
+    let say = |linked: &mut Linked, from, clears| {
+        let standing = Standing { fence: now.epoch, clears, ..Standing::default() };
+        linked.frame((from, 3), Message::Standing(standing));
+    };
+    say(&mut linked, PEER, false);
+    say(&mut linked, node(3), true);
+    let effects = linked.propose(now.epoch, &next);
+    let early = ProposalError::StillDrops { node: node(3) };
+    assert!(
+        matches!(&effects[..], [Effect::Answer { answer: Answer::ProposalFailed(error), .. }] if *error == early),
+        "{effects:?}"
+    );
+    assert_eq!(
+        early.to_string(),
+        format!(
+            "the layout cannot follow yet: {} still drops what it holds of partitions that it has left",
+            node(3)
+        )
+    );
+    // Nothing else waits for that, nor does it where copies are missing.
+    for change in [keyspace("carts", KeyspaceMode::Lww), Change::Lose([node(4)].into())] {
+        let mut other = Linked::new((now.clone(), true), &[(PEER, 3), (node(3), 3)]);
+        say(&mut other, PEER, false);
+        say(&mut other, node(3), true);
+        assert!(said(&other.propose(now.epoch, &now.next(&change).unwrap())).is_some(), "{change:?}");
+    }
+    say(&mut linked, node(3), false);
+    assert!(said(&linked.propose(now.epoch, &next)).is_some());
+}
+
 #[test]
 pub(crate) fn a_change_of_rings_waits_for_each_member_that_can_be_reached() {
     let now = narrow();

@@ -3,6 +3,7 @@
 use keystore_core::effect::{Commit, Effect, Entry, Event};
 use keystore_core::layout::Layout;
 use keystore_core::message::{Message, Page};
+use keystore_core::partition::Partition;
 use keystore_core::quorum::Durability;
 use keystore_core::succession::{Change, Standing};
 
@@ -53,4 +54,56 @@ fn what_has_left_is_kept_until_each_member_has_acknowledged_that_and_goes_for_go
         Durability::Synced,
         "it must not come up again under a layout that gives it data"
     );
+}
+
+fn told(effects: &[Effect]) -> Option<Standing> {
+    effects.iter().rev().find_map(|effect| match effect {
+        Effect::Send { message: Message::Standing(standing), .. } => Some(standing.clone()),
+        _ => None,
+    })
+}
+
+/// What is left may be the last copy of it that can be read.
+#[test]
+pub(crate) fn what_has_left_is_kept_while_too_few_replicas_are_in_no_doubt() {
+    let layout = left();
+    let epoch = layout.epoch;
+    let peers = [PEER, node(3), node(4)];
+    let mut linked = Linked::new((layout, true), &peers.map(|peer| (peer, epoch.0)));
+    let say = |linked: &mut Linked, from, doubted: &[u16]| {
+        let doubted = doubted.iter().map(|partition| Partition(*partition)).collect();
+        let standing = Standing { fence: epoch, phase: epoch, doubted, ..Standing::default() };
+        linked.frame((from, epoch.0), Message::Standing(standing));
+    };
+    say(&mut linked, PEER, &[3, 5]);
+    say(&mut linked, node(3), &[5]);
+    say(&mut linked, node(4), &[]);
+    for at_ms in [2_000, 4_000] {
+        assert!(scan(&tick(&mut linked, at_ms)).is_none(), "one replica of partition 5 is left");
+    }
+    say(&mut linked, node(3), &[]);
+    assert!(scan(&tick(&mut linked, 6_000)).is_some(), "two of three are a quorum");
+}
+
+/// Nobody gives it data meanwhile, and so everybody hears of it.
+#[test]
+fn everybody_hears_that_a_node_drops_what_has_left_and_that_it_has() {
+    let layout = left();
+    let epoch = layout.epoch;
+    let peers = [PEER, node(3), node(4)];
+    let mut linked = Linked::new((layout, true), &peers.map(|peer| (peer, epoch.0)));
+    for peer in peers {
+        let standing = Standing { fence: epoch, phase: epoch, ..Standing::default() };
+        linked.frame((peer, epoch.0), Message::Standing(standing));
+    }
+    let effects = tick(&mut linked, 2_000);
+    let (mut load, _) = scan(&effects).expect("all have acknowledged");
+    assert!(told(&effects).is_some_and(|standing| standing.clears), "{effects:?}");
+    for _ in 1..16 {
+        linked.step(Event::Scanned { load, page: Ok(Page::default()) });
+        (load, _) = scan(&tick(&mut linked, 2_001)).expect("there is more");
+    }
+    linked.step(Event::Scanned { load, page: Ok(Page::default()) });
+    let at_ms = linked.node.next_wakeup_ms().expect("it has something to tell");
+    assert!(told(&tick(&mut linked, at_ms)).is_some_and(|standing| !standing.clears));
 }

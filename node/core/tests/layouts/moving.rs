@@ -331,7 +331,12 @@ fn joined() -> (Linked, Layout) {
     take_over(&mut linked, |_, _| empty()).unwrap();
     let epoch = joint.epoch;
     for from in [PEER, node(3), node(4)] {
-        let standing = Standing { fence: epoch, phase: epoch, whole: joint.partitions.all().collect() };
+        let standing = Standing {
+            fence: epoch,
+            phase: epoch,
+            whole: joint.partitions.all().collect(),
+            ..Standing::default()
+        };
         linked.frame((from, epoch.0), Message::Standing(standing));
     }
     (linked, joint)
@@ -428,7 +433,12 @@ pub(crate) fn a_key_in_doubt_is_healed_by_the_new_ring_once_that_has_taken_over_
     effects.extend(tick(&mut linked, 60_000));
     assert_eq!(asked(effects), None, "who joins may have nothing yet");
     for from in reached {
-        let standing = Standing { fence: epoch, phase: epoch, whole: joint.partitions.all().collect() };
+        let standing = Standing {
+            fence: epoch,
+            phase: epoch,
+            whole: joint.partitions.all().collect(),
+            ..Standing::default()
+        };
         linked.frame(from, Message::Standing(standing));
     }
     let call = asked(tick(&mut linked, 120_000)).expect("they have all that the old ring had");

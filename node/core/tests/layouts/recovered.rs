@@ -116,7 +116,7 @@ fn what_is_salvaged_has_to_be_finished_before_anything_moves() {
     assert_eq!(moving.unwrap_err(), SuccessionError::IsSalvaging);
     let voters =
         Layout { epoch: Epoch(3), salvaged: BTreeMap::new(), recovered_from: None, ..layout.clone() };
-    let standing = Standing { fence: layout.epoch, phase: layout.phase_since, whole: BTreeSet::new() };
+    let standing = Standing { fence: layout.epoch, phase: layout.phase_since, ..Standing::default() };
     let mut evidence = Evidence::from([(ME, standing)]);
     let step = keystore_core::succession::check_step(&layout, &voters).unwrap_err();
     assert!(

@@ -61,9 +61,9 @@ fn merge_without_saving(survivor: &mut Survivor, layout: &Layout, mut asked: Vec
     while survivor.merges.counted.len() < 16 {
         // It looks through what it holds itself as well.
         let own = asked.iter().position(|effect| matches!(effect, Effect::Scan { .. }));
-        let theirs = asked.iter().position(|effect| {
-            matches!(effect, Effect::Send { message: Message::Salvage { .. }, .. })
-        });
+        let theirs = asked
+            .iter()
+            .position(|effect| matches!(effect, Effect::Send { message: Message::Salvage { .. }, .. }));
         let effects = match own.or(theirs).map(|at| asked.remove(at)) {
             Some(Effect::Scan { load, .. }) => {
                 survivor.step(Event::Scanned { load, page: Ok(Page::default()) }).to_vec()
@@ -146,7 +146,11 @@ pub(crate) fn what_has_counted_before_a_start_is_healed_after_it() {
     let mut again = Survivor::started(start);
     let mut effects = again.link(&layout, PEER);
     let load = loop {
-        match effects.iter().position(|effect| matches!(effect, Effect::Scan { .. })).map(|at| effects.remove(at)) {
+        match effects
+            .iter()
+            .position(|effect| matches!(effect, Effect::Scan { .. }))
+            .map(|at| effects.remove(at))
+        {
             Some(Effect::Scan { load, range }) if range.partition == mine(&layout).partition => break load,
             Some(Effect::Scan { load, .. }) => {
                 effects.extend(again.step(Event::Scanned { load, page: Ok(Page::default()) }).to_vec());
@@ -230,7 +234,8 @@ fn a_recovery_on_its_way_into_force_that_is_overtaken_is_answered() {
     let with = |name: &str| Change::Keyspaces([(name.to_owned(), KeyspaceMode::Lww)].into());
     let next = before.next(&with("carts")).unwrap().next(&with("users")).unwrap();
     let overtaken = Answer::RecoveryRefused(RecoveryRefusal::Overtaken(next.epoch));
-    let effects = survivor.frame(&before, PEER, Message::Layout { layout: Box::new(next), identities: vec![] });
+    let effects =
+        survivor.frame(&before, PEER, Message::Layout { layout: Box::new(next), identities: vec![] });
     assert!(effects.contains(&Effect::Answer { request: RequestId(5), answer: overtaken }), "{effects:?}");
 }
 

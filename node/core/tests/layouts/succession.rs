@@ -335,7 +335,12 @@ fn another_number_of_replicas_takes_a_move_and_goes_with_it() {
 }
 
 fn standing(fence: u64, phase: u64, whole: impl IntoIterator<Item = u16>) -> Standing {
-    Standing { fence: Epoch(fence), phase: Epoch(phase), whole: whole.into_iter().map(Partition).collect() }
+    Standing {
+        fence: Epoch(fence),
+        phase: Epoch(phase),
+        whole: whole.into_iter().map(Partition).collect(),
+        ..Standing::default()
+    }
 }
 
 fn evidence(all: &[(u8, Standing)]) -> Evidence {

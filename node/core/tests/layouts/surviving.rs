@@ -166,8 +166,7 @@ pub(crate) fn an_attempt_that_misses_what_was_in_force_is_refused() {
 
 #[test]
 fn a_node_without_a_cluster_has_nothing_to_recover() {
-    let mut stranger =
-        Survivor::started(Start { membership: None, ..start(true, Settings::default()) });
+    let mut stranger = Survivor::started(Start { membership: None, ..start(true, Settings::default()) });
     let layout = layout_of(3).recovered(attempt(2), &lost([3])).unwrap();
     assert_eq!(refusal(&stranger.recover(&layout)), RecoveryRefusal::NotInitialized);
 }
@@ -332,4 +331,3 @@ fn what_a_void_attempt_has_hidden_is_cleared_all_the_same() {
     assert_eq!(gained, [], "they were not cleared");
     assert!(matches!(effects[..], [Effect::Save { state: SavedState::Layout { .. }, .. }]), "{effects:?}");
 }
-

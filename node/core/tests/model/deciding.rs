@@ -254,7 +254,10 @@ impl Tables {
             let has_merged =
                 |partition: &_| layout.is_joint() && layout.ring().is_replica(*partition, node(n));
             let whole = layout.partitions.all().filter(has_merged).collect();
-            (node(n), Standing { fence: layout.epoch, phase: layout.phase_since, whole })
+            (
+                node(n),
+                Standing { fence: layout.epoch, phase: layout.phase_since, whole, ..Standing::default() },
+            )
         };
         (1..).zip(&state.machines).map(standing).collect()
     }

@@ -82,7 +82,10 @@ impl Fences {
             let layout = self.layout(state, *at);
             let has_merged = |partition: &Partition| layout.ring().is_replica(*partition, node(n));
             let whole = layout.partitions.all().filter(has_merged).collect();
-            (node(n), Standing { fence: layout.epoch, phase: layout.phase_since, whole })
+            (
+                node(n),
+                Standing { fence: layout.epoch, phase: layout.phase_since, whole, ..Standing::default() },
+            )
         };
         (1..).zip(&state.held).map(standing).collect()
     }

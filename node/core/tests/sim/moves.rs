@@ -128,7 +128,7 @@ impl World {
         let empty: BTreeSet<_> =
             layout.members.iter().filter(is_empty).filter(|m| !wanted(m)).map(|m| m.node).collect();
         if !empty.is_empty() && self.rng.chance(50) {
-            let closing = self.close_to_data(layout, &empty).filter(|_| self.plan.varies);
+            let closing = self.close_to_data(layout, &empty).filter(|_| self.plan.varies && !self.is_healed);
             return Some(match closing.filter(|_| self.rng.chance(70)) {
                 Some(closing) => closing,
                 None => Change::Dismiss(empty),
@@ -510,8 +510,7 @@ impl World {
 
 /// The next step towards these members' holding all: nobody is given data before it was admitted.
 pub(crate) fn admitted_and_moved(layout: &Layout, members: Vec<Member>, replication_factor: usize) -> Change {
-    let is_admitted =
-        |member: &&Member| layout.member(member.node).is_some_and(|present| present.weight > 0);
+    let is_admitted = |member: &&Member| layout.member(member.node).is_some_and(|present| present.weight > 0);
     let strangers: Vec<_> = members.iter().filter(|member| !is_admitted(member)).cloned().collect();
     match strangers.is_empty() {
         true => Change::Move { members, replication_factor },

@@ -156,6 +156,7 @@ impl Admin for AdminService {
                     ProposalError::Busy => (Code::Unavailable, reason::OVERLOADED),
                     ProposalError::Refused(_)
                     | ProposalError::Unacknowledged { .. }
+                    | ProposalError::StillDrops { .. }
                     | ProposalError::Voted(_) => (Code::FailedPrecondition, reason::LAYOUT_REFUSED),
                     ProposalError::Unknown => (Code::Unknown, reason::OUTCOME_UNKNOWN),
                 };

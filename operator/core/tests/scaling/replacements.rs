@@ -5,15 +5,13 @@ use std::collections::BTreeSet;
 use keystore_core::id::NodeId;
 use keystore_core::layout::Layout;
 use keystore_core::succession::Change;
-use keystore_crds::{KeyStoreCluster, NodeState};
+use keystore_crds::NodeState;
 use keystore_operator_core::observed::{Answer, HeldLayout, NodeAnswer, Observed};
 use keystore_operator_core::plan::NodeStep;
 
 use crate::fixtures;
 use crate::fixtures::{condition, empty, node, plan_at, plan_of, status_of};
-use crate::looks::{
-    away, fresh, layout_of, next, replacing, resource_of_three, seen, settled, waiting, wanting, well, wiped,
-};
+use crate::looks::{away, fresh, layout_of, next, replacing, seen, settled, waiting, wanting, well, wiped};
 
 #[test]
 fn copies_that_are_missing_are_restored_before_a_store_grows() {

@@ -21,7 +21,10 @@ impl World {
             let held = volume.held.as_ref()?;
             let is_whole = volume.whole == held.phase_since;
             let whole = if is_whole { held.partitions.all().collect() } else { BTreeSet::new() };
-            Some((volume.node, Standing { fence: held.epoch, phase: held.phase_since, whole }))
+            Some((
+                volume.node,
+                Standing { fence: held.epoch, phase: held.phase_since, whole, ..Standing::default() },
+            ))
         };
         let evidence: Evidence = self.volumes.values().filter_map(standing).collect();
         check_gate(layout, step, &evidence).map_err(|error| error.to_string())

@@ -66,7 +66,12 @@ fn joint() -> Layout {
 
 fn votes() -> Votes {
     let ballot = |round| Ballot { round, proposer: NodeId([7; 16]), generation: Generation(3) };
-    let standing = Standing { fence: Epoch(4), phase: Epoch(4), whole: [Partition(0), Partition(9)].into() };
+    let standing = Standing {
+        fence: Epoch(4),
+        phase: Epoch(4),
+        whole: [Partition(0), Partition(9)].into(),
+        ..Standing::default()
+    };
     let evidence = [(NodeId([8; 16]), standing)].into();
     let layout = joint().next(&Finish).unwrap();
     let accepted = Some(Vote { ballot: ballot(1), layout, evidence });
