@@ -8,6 +8,7 @@ pub mod sandbox;
 pub mod ksc;
 pub mod volumes;
 pub mod forward;
+pub mod layouts;
 pub mod ctl;
 pub mod metrics;
 pub mod operator;

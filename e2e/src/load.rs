@@ -24,6 +24,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 
+pub use client::BATCH_OPERATIONS;
 use client::LoadClient;
 use recorder::micros;
 pub use recorder::{Recorder, SCENARIO, known};
@@ -114,6 +115,14 @@ impl<S: Store> Load<S> {
     pub fn failed(&self) -> usize {
         let has_failed = |operation: &&Operation| operation.error().is_some();
         self.recorder.with(|history| history.operations.iter().filter(has_failed).count())
+    }
+
+    /// How many keys have been asked for so far.
+    pub fn keys(&self) -> usize {
+        let keys = |history: &mut History| {
+            history.operations.iter().map(|operation| &operation.key).collect::<BTreeSet<_>>().len()
+        };
+        self.recorder.with(keys)
     }
 
     /// For requests that a scenario sends itself, as part of the same history, in session [`SCENARIO`].

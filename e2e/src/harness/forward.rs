@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use keystore_client::AdminClient;
@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use super::ksc::{ADMIN_PORT, CLIENT_PORT, pod_names};
+use super::ksc::{ADMIN_PORT, CLIENT_PORT, is_ready, pod_names, pod_names_of};
 use super::sandbox::Sandbox;
 use super::wait::{Look, until};
 use crate::store::ClientStore;
@@ -30,6 +30,16 @@ const KEYS_AT_ONCE: usize = 16;
 /// More at once would be a leak.
 const CONNECTIONS_MAX: usize = 64;
 
+/// Where connections are carried to.
+#[derive(Clone)]
+struct Target {
+    pods: Api<Pod>,
+    pod: String,
+    port: u16,
+    /// Not before the pod is ready, and no new ones once it is not.
+    is_ready_only: bool,
+}
+
 /// Ends, with its connections, when it is dropped.
 pub struct Forward {
     /// host:port on loopback.
@@ -38,15 +48,15 @@ pub struct Forward {
 }
 
 impl Forward {
-    pub async fn to_pod(pods: Api<Pod>, pod: &str, port: u16) -> Result<Self> {
+    async fn open(target: Target) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?.to_string();
-        let task = tokio::spawn(serve(listener, pods, pod.to_owned(), port));
+        let task = tokio::spawn(serve(listener, target));
         Ok(Self { address, _listener: AbortOnDropHandle::new(task) })
     }
 }
 
-async fn serve(listener: TcpListener, pods: Api<Pod>, pod: String, port: u16) {
+async fn serve(listener: TcpListener, target: Target) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -54,20 +64,22 @@ async fn serve(listener: TcpListener, pods: Api<Pod>, pod: String, port: u16) {
             connections.join_next().await;
         }
         let Ok((connection, _)) = listener.accept().await else { continue };
-        let (pods, pod) = (pods.clone(), pod.clone());
+        let target = target.clone();
         connections.spawn(async move {
-            if let Err(error) = carry(connection, &pods, &pod, port).await {
-                debug!(pod, error = format!("{error:#}"), "forwarded connection ended");
+            if let Err(error) = carry(connection, &target).await {
+                debug!(pod = target.pod, error = format!("{error:#}"), "forwarded connection ended");
             }
         });
     }
 }
 
 /// Until either side ends: half a connection is of no use to anybody here.
-async fn carry(mut local: TcpStream, pods: &Api<Pod>, pod: &str, port: u16) -> Result<()> {
+async fn carry(mut local: TcpStream, target: &Target) -> Result<()> {
+    let Target { pods, pod, port, is_ready_only } = target;
     local.set_nodelay(true)?;
-    let mut forwarder = pods.portforward(pod, &[port]).await?;
-    let remote = forwarder.take_stream(port).context("no stream")?;
+    ensure!(!is_ready_only || is_ready(&pods.get(pod).await?), "the pod is not ready");
+    let mut forwarder = pods.portforward(pod, &[*port]).await?;
+    let remote = forwarder.take_stream(*port).context("no stream")?;
     let (mut remote_read, mut remote_write) = tokio::io::split(remote);
     let (mut local_read, mut local_write) = local.split();
     let ended = tokio::select! {
@@ -85,9 +97,23 @@ pub struct ForwardedStore {
     _forwards: Vec<Forward>,
 }
 
+impl ForwardedStore {
+    async fn connect(forwards: Vec<Forward>) -> Result<Self> {
+        let endpoints = forwards.iter().map(|forward| forward.address.clone()).collect();
+        let store = ClientStore::connect(endpoints)
+            .await
+            .context("no client connection through the port-forwards")?;
+        Ok(Self { store, _forwards: forwards })
+    }
+}
+
 impl Sandbox {
     pub async fn forward(&self, pod: &str, port: u16) -> Result<Forward> {
-        Forward::to_pod(self.api(), pod, port).await
+        self.open_forward(pod, port, false).await
+    }
+
+    async fn open_forward(&self, pod: &str, port: u16, is_ready_only: bool) -> Result<Forward> {
+        Forward::open(Target { pods: self.api(), pod: pod.to_owned(), port, is_ready_only }).await
     }
 
     pub async fn connect_store(&self) -> Result<ForwardedStore> {
@@ -100,11 +126,17 @@ impl Sandbox {
         for pod in pods {
             forwards.push(self.forward(pod, CLIENT_PORT).await?);
         }
-        let endpoints = forwards.iter().map(|forward| forward.address.clone()).collect();
-        let store = ClientStore::connect(endpoints)
-            .await
-            .context("no client connection through the port-forwards")?;
-        Ok(ForwardedStore { store, _forwards: forwards })
+        ForwardedStore::connect(forwards).await
+    }
+
+    /// The store as its Service shows it: through so many pods, also those that come and go. Each is connected to as soon
+    /// as it is ready, and no longer once it is not.
+    pub async fn connect_service(&self, pods: i32) -> Result<ForwardedStore> {
+        let mut forwards = Vec::new();
+        for pod in pod_names_of(pods) {
+            forwards.push(self.open_forward(&pod, CLIENT_PORT, true).await?);
+        }
+        ForwardedStore::connect(forwards).await
     }
 
     /// Waits until every node of a store with a copy on each says the same of these keys when it is asked alone. Says

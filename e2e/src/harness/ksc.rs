@@ -114,6 +114,17 @@ impl Sandbox {
         .await
     }
 
+    pub async fn patch_spec(&self, spec: Value) -> Result<()> {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        self.api::<KeyStoreCluster>().patch(NAME, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    /// Changes the configuration, which a rollout brings to every pod.
+    pub async fn begin_rollout(&self) -> Result<()> {
+        self.patch_spec(json!({"config": {"log": {"level": "debug"}}})).await
+    }
+
     /// What `kubectl scale` sends.
     pub async fn scale(&self, replicas: i32) -> Result<()> {
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));

@@ -9,6 +9,8 @@ use kube::{Client, ResourceExt};
 use super::ksc::HTTP_PORT;
 use super::sandbox::Sandbox;
 
+const REQUESTS: &str = "keystore_requests_total";
+
 /// The text that a pod shows to whoever collects it.
 pub async fn metrics_of(client: &Client, pod: &Pod, port: u16) -> Result<String> {
     let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
@@ -19,17 +21,32 @@ pub async fn metrics_of(client: &Client, pod: &Pod, port: u16) -> Result<String>
 impl Sandbox {
     /// The value of a metric without labels on each node that runs, by pod.
     pub async fn node_metric(&self, name: &str) -> Result<BTreeMap<String, u64>> {
-        let mut values = BTreeMap::new();
+        let value = |(pod, metrics): (String, String)| {
+            let value = value_of(&metrics, name).with_context(|| format!("{pod} has no metric {name}"))?;
+            Ok((pod, value))
+        };
+        self.node_metrics().await?.into_iter().map(value).collect()
+    }
+
+    /// How many requests of clients each node that runs has done, by pod.
+    pub async fn requests_done(&self) -> Result<BTreeMap<String, u64>> {
+        let done = |(pod, metrics): (String, String)| {
+            let ended = counters(&metrics, REQUESTS)?;
+            let done = ended.iter().filter(|(labels, _)| labels.contains(r#"outcome="done""#));
+            Ok((pod, done.map(|(_, count)| count).sum()))
+        };
+        self.node_metrics().await?.into_iter().map(done).collect()
+    }
+
+    /// What each node that runs shows, by pod.
+    async fn node_metrics(&self) -> Result<BTreeMap<String, String>> {
+        let mut metrics = BTreeMap::new();
         for pod in self.store_pods().await? {
-            if pod.status.as_ref().and_then(|status| status.phase.as_deref()) != Some("Running") {
-                continue;
+            if pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running") {
+                metrics.insert(pod.name_any(), metrics_of(&self.client, &pod, HTTP_PORT).await?);
             }
-            let metrics = metrics_of(&self.client, &pod, HTTP_PORT).await?;
-            let value = value_of(&metrics, name)
-                .with_context(|| format!("{} has no metric {name}", pod.name_any()))?;
-            values.insert(pod.name_any(), value);
         }
-        Ok(values)
+        Ok(metrics)
     }
 }
 

@@ -1,5 +1,6 @@
 //! A namespace of a scenario's own, which is gone when the scenario is over, with every volume in it.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -89,6 +90,16 @@ impl Sandbox {
         Ok(pods)
     }
 
+    /// UIDs of the store's pods, by name.
+    pub async fn pod_uids(&self) -> Result<BTreeMap<String, String>> {
+        let pods = self.store_pods().await?.into_iter();
+        pods.map(|pod| Ok((pod.name_any(), uid(pod)?))).collect()
+    }
+
+    pub async fn pod_uid(&self, pod: &str) -> Result<String> {
+        uid(self.api::<Pod>().get(pod).await?)
+    }
+
     /// Has something done when the scenario is over, however that ends; what was asked for last comes first.
     pub fn undo_later(&self, undo: impl Future<Output = Result<()>> + Send + 'static) {
         self.undo.lock().unwrap_or_else(PoisonError::into_inner).push(undo.boxed());
@@ -142,6 +153,10 @@ impl Sandbox {
         })
         .await
     }
+}
+
+fn uid(pod: Pod) -> Result<String> {
+    pod.metadata.uid.context("a pod without a UID")
 }
 
 pub fn is_not_found(error: &kube::Error) -> bool {

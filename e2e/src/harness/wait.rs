@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How often something that is to stay true is looked at.
-const WATCH_PAUSE: Duration = Duration::from_millis(500);
+pub const WATCH_PAUSE: Duration = Duration::from_millis(500);
 
 /// What one look has found.
 pub enum Look<T> {

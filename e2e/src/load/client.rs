@@ -24,7 +24,8 @@ use crate::store::{CAUSAL_KEYSPACE, Known, Reply, Request, Store};
 const OPERATIONS_MAX: usize = 400_000;
 /// How long values live that expire.
 const TTL_MS: Range<u64> = 500..30_000;
-const BATCH_OPERATIONS: usize = 8;
+/// As many as one request may fail for.
+pub const BATCH_OPERATIONS: usize = 8;
 
 fn key(kind: &str, number: u64) -> Key {
     Key::new(DEFAULT_KEYSPACE, format!("{kind}-{number}").as_bytes())

@@ -1,12 +1,10 @@
 //! Scenario 18: every pod is killed at once under load; the store forms again by itself, as it was, with all its data.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
 use kube::api::DeleteParams;
 
 use super::{Ending, wait_for_writes};
@@ -53,7 +51,7 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
 /// Without a grace period.
 async fn delete_all(sandbox: &Sandbox) -> Result<()> {
     let pods = sandbox.api::<Pod>();
-    let before = uids(sandbox).await?;
+    let before = sandbox.pod_uids().await?;
     let at_once = DeleteParams::default().grace_period(0);
     try_join_all(before.keys().map(|pod| pods.delete(pod, &at_once))).await?;
     for (pod, uid) in &before {
@@ -64,7 +62,7 @@ async fn delete_all(sandbox: &Sandbox) -> Result<()> {
 
 /// The pods stay and their containers are started again.
 async fn kill_all(sandbox: &Sandbox, host: &Host) -> Result<()> {
-    let uids: Vec<_> = uids(sandbox).await?.into_values().collect();
+    let uids: Vec<_> = sandbox.pod_uids().await?.into_values().collect();
     host.kill(&uids)?;
     until("every container was started again", BACK_WITHIN, || async {
         let pods = sandbox.store_pods().await?;
@@ -78,11 +76,6 @@ async fn kill_all(sandbox: &Sandbox, host: &Host) -> Result<()> {
 fn restarts(pod: &Pod) -> i32 {
     let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     containers.into_iter().flatten().map(|container| container.restart_count).sum()
-}
-
-async fn uids(sandbox: &Sandbox) -> Result<BTreeMap<String, String>> {
-    let pods = sandbox.store_pods().await?.into_iter();
-    pods.map(|pod| Ok((pod.name_any(), pod.metadata.uid.context("a pod without a UID")?))).collect()
 }
 
 async fn wait_as_before(sandbox: &Sandbox, before: &StoreIdentity) -> Result<()> {

@@ -12,8 +12,9 @@ use kube::api::{ListParams, PostParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Ending, wait_for_writes};
+use super::{Ending, wait_for_writes, wait_served_by};
 use crate::harness::ksc::{NAME, REPLICAS, expect_settled, manifest, pod_names, pod_names_of, status};
+use crate::harness::machines::Host;
 use crate::harness::sandbox::Sandbox;
 use crate::harness::wait::{Look, until};
 use crate::load::{Allowance, Load, Settings};
@@ -37,13 +38,14 @@ const WRITES_PER_PHASE: usize = 200;
 
 pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     if !has_metrics(sandbox).await? {
+        ensure!(Host::find(sandbox).await?.is_none(), "the metrics API is gone that this Kubernetes has");
         return Ok(Ending::Skipped("there is no metrics API".to_owned()));
     }
     let mut manifest = manifest();
     manifest["spec"]["resources"]["requests"]["cpu"] = CPU_REQUESTED.into();
     let ksc = sandbox.create_ready(&manifest).await?;
     expect_selected(sandbox, &ksc).await?;
-    let connected = sandbox.connect_store_through(&pod_names()).await?;
+    let connected = sandbox.connect_service(WIDE).await?;
     let quiet =
         Settings { pause: QUIET_PAUSE, read_back_within: Duration::from_secs(180), ..Settings::default() };
     let load = Load::start(connected.store.clone(), quiet);
@@ -130,7 +132,7 @@ async fn wait_scaled(sandbox: &Sandbox, replicas: i32) -> Result<()> {
     sandbox.wait_ksc("settled", MOVED_WITHIN, is_settled).await?;
     let pods: Vec<_> = sandbox.store_pods().await?.iter().map(ResourceExt::name_any).collect();
     ensure!(pods == pod_names_of(replicas), "the pods are {pods:?}");
-    Ok(())
+    wait_served_by(sandbox, &pods).await
 }
 
 /// What `kubectl top pods` shows, for people.

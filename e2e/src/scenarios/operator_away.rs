@@ -1,19 +1,16 @@
 //! Scenario 13: the operator is away while the spec is edited, several times. The store never notices, and once the
 //! operator is back it catches up with the last word.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use keystore_crds::KeyStoreCluster;
 use keystore_history::Key;
 use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use super::{Ending, wait_for_writes};
+use super::{Ending, wait_for_writes, wait_served_by};
 use crate::harness::ksc::{
-    NAME, REPLICAS, expect_settled, expect_whole, identity, manifest, pod_names, pod_names_of,
+    REPLICAS, expect_settled, expect_whole, identity, manifest, pod_names, pod_names_of,
 };
 use crate::harness::operator::Operator;
 use crate::harness::sandbox::Sandbox;
@@ -31,12 +28,12 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let operator = Operator::new(sandbox.client.clone());
     sandbox.create_ready(&manifest()).await?;
     let before = identity(&sandbox.wait_ksc("whole", SETTLED_WITHIN, expect_whole).await?)?;
-    let connected = sandbox.connect_store().await?;
+    let connected = sandbox.connect_service(WIDE).await?;
     let load = Load::start(connected.store.clone(), Settings::default());
     wait_for_writes(&load, WRITES_PER_PHASE).await?;
 
     operator.scale(sandbox, 0).await?;
-    let pods = pod_uids(sandbox).await?;
+    let pods = sandbox.pod_uids().await?;
     for replicas in [5, 1, WIDE] {
         sandbox.scale(replicas).await?;
     }
@@ -45,10 +42,9 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
         {"name": CAUSAL_KEYSPACE, "mode": "siblings"},
         {"name": KEYSPACE, "mode": "lww"},
     ]);
-    let patch = Patch::Merge(json!({"spec": {"keyspaces": keyspaces}}));
-    sandbox.api::<KeyStoreCluster>().patch(NAME, &PatchParams::default(), &patch).await?;
+    sandbox.patch_spec(json!({"keyspaces": keyspaces})).await?;
     throughout("nothing happens", UNMOVED_FOR, || async {
-        let now = pod_uids(sandbox).await?;
+        let now = sandbox.pod_uids().await?;
         ensure!(now == pods, "the pods were {pods:?} and are {now:?}");
         Ok(())
     })
@@ -62,7 +58,8 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     ensure!(names == pod_names_of(WIDE), "the pods are {names:?}");
     ensure!(after.cluster_id == before.cluster_id, "the store is another one");
     ensure!(before.nodes.iter().all(|node| after.nodes.get(node.0) == Some(node.1)), "a node is another one");
-    let now = pod_uids(sandbox).await?;
+    wait_served_by(sandbox, &names).await?;
+    let now = sandbox.pod_uids().await?;
     ensure!(pods.iter().all(|pod| now.get(pod.0) == Some(pod.1)), "a pod was restarted");
     ensure!(pods.len() == usize::try_from(REPLICAS)? && pods.len() == pod_names().len(), "{pods:?}");
     let key = Key::new(KEYSPACE, b"first");
@@ -72,9 +69,4 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let summary =
         load.stop().await.judge(Allowance::NoFailure, 3 * WRITES_PER_PHASE).map_err(anyhow::Error::msg)?;
     Ok(Ending::Passed(summary.to_string()))
-}
-
-async fn pod_uids(sandbox: &Sandbox) -> Result<BTreeMap<String, String>> {
-    let pods = sandbox.store_pods().await?;
-    Ok(pods.into_iter().map(|pod| (pod.name_any(), pod.uid().unwrap_or_default())).collect())
 }

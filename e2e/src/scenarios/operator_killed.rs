@@ -1,5 +1,5 @@
 //! Scenario 12: the operator is killed at every boundary between two phases of a scale, up and down, and each time that a
-//! rollout has replaced a pod. It goes on where it was.
+//! rollout has replaced a pod. It goes on where it was: each scale is one move, which is never turned back.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,11 +9,10 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use keystore_crds::KeyStoreCluster;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams, WatchEvent, WatchParams};
-use serde_json::json;
+use kube::api::{DeleteParams, WatchEvent, WatchParams};
 use tokio::time::timeout;
 
-use super::{Ending, wait_for_writes};
+use super::{Ending, wait_for_writes, wait_served_by};
 use crate::harness::ksc::{
     NAME, REPLICAS, expect_settled, identity, manifest, pod_names, pod_names_of, status,
 };
@@ -36,16 +35,21 @@ type Boundary = (Option<i64>, String);
 pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let operator = Operator::new(sandbox.client.clone());
     let before = identity(&sandbox.create_ready(&manifest()).await?)?;
-    let connected = sandbox.connect_store_through(&pod_names()).await?;
+    let connected = sandbox.connect_service(WIDE).await?;
     let load = Load::start(connected.store.clone(), Settings::default());
     wait_for_writes(&load, WRITES_PER_PHASE).await?;
 
     let mut killed_at = Vec::new();
-    for replicas in [WIDE, REPLICAS] {
+    let mut seen = before.clone();
+    for (replicas, joined) in [(WIDE, 1), (REPLICAS, 0)] {
         sandbox.scale(replicas).await?;
         killed_at.extend(kill_at_boundaries(sandbox, &operator).await?);
         let pods: Vec<_> = sandbox.store_pods().await?.iter().map(ResourceExt::name_any).collect();
         ensure!(pods == pod_names_of(replicas), "the pods are {pods:?}");
+        let now = identity(&sandbox.ksc().await?)?;
+        sandbox.expect_one_move(&seen, &now, joined).await?;
+        seen = now;
+        wait_served_by(sandbox, &pods).await?;
         wait_for_writes(&load, WRITES_PER_PHASE).await?;
     }
     for phase in PHASES {
@@ -108,11 +112,10 @@ async fn roll(sandbox: &Sandbox, operator: &Operator) -> Result<()> {
     let pods = sandbox.api::<Pod>();
     let mut old = Vec::new();
     for pod in pod_names().into_iter().rev() {
-        let uid = pods.get(&pod).await?.metadata.uid.context("a pod without a UID")?;
+        let uid = sandbox.pod_uid(&pod).await?;
         old.push((pod, uid));
     }
-    let patch = Patch::Merge(json!({"spec": {"config": {"log": {"level": "debug"}}}}));
-    sandbox.api::<KeyStoreCluster>().patch(NAME, &PatchParams::default(), &patch).await?;
+    sandbox.begin_rollout().await?;
     for (pod, uid) in old {
         until_promptly(format!("{pod} is replaced"), NEXT_PHASE_WITHIN, || async {
             let now = pods.get_opt(&pod).await?.and_then(|pod| pod.metadata.uid);

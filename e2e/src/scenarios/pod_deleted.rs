@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use keystore_client::DEFAULT_KEYSPACE;
 use keystore_history::{Key, ReadOutcome};
 use kube::api::DeleteParams;
 
-use super::{Ending, wait_for_writes};
+use super::{Ending, GAP_MAX, wait_for_writes};
 use crate::harness::ksc::{expect_whole, identity, manifest, pod_names};
 use crate::harness::sandbox::Sandbox;
 use crate::harness::wait::{Look, until};
@@ -24,8 +24,6 @@ const KEYS_MISSED: u64 = 200;
 const HINTS_PENDING: &str = "keystore_hints_pending";
 /// Hints, repair and transfer share one budget, which yields to clients.
 const HANDED_OVER_WITHIN: Duration = Duration::from_secs(60);
-/// How long the store may serve nobody when a node dies.
-const GAP_MAX: Duration = Duration::from_secs(5);
 /// Each client may have one request under way when a pod dies, and one more runs into the same dead connection.
 const FAILURES_PER_CLIENT: usize = 2;
 
@@ -58,7 +56,7 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
 /// Deletes a pod in order, writes while its machine does not take it back, and waits until every hint is handed over:
 /// the node itself then has what it missed. Says how many keys those are.
 async fn stay_away(sandbox: &Sandbox, load: &Load<ClientStore>, name: &str) -> Result<usize> {
-    let uid = sandbox.api::<Pod>().get(name).await?.metadata.uid.context("a pod without a UID")?;
+    let uid = sandbox.pod_uid(name).await?;
     let machine = sandbox.place(name).await?.machine;
     sandbox.cordon(&machine).await?;
     sandbox.api::<Pod>().delete(name, &DeleteParams::default()).await?;
@@ -110,7 +108,7 @@ async fn delete_pod(
     params: &DeleteParams,
 ) -> Result<()> {
     let pods = sandbox.api::<Pod>();
-    let uid = pods.get(name).await?.metadata.uid.context("a pod without a UID")?;
+    let uid = sandbox.pod_uid(name).await?;
     pods.delete(name, params).await?;
     sandbox.wait_pod_ready(name, Some(&uid), BACK_WITHIN).await?;
     sandbox.wait_ksc("whole", BACK_WITHIN, expect_whole).await?;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use keystore_crds::{ConditionType, KeyStoreCluster};
 
@@ -55,7 +55,7 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
 /// What `kubectl drain` does to the pod and its machine, whose name is returned.
 async fn drain(sandbox: &Sandbox) -> Result<String> {
     let pods = sandbox.api::<Pod>();
-    let uid = pods.get(ONLY_POD).await?.metadata.uid.context("a pod without a UID")?;
+    let uid = sandbox.pod_uid(ONLY_POD).await?;
     let machine = sandbox.place(ONLY_POD).await?.machine;
     sandbox.cordon(&machine).await?;
     until("the pod may be evicted", DRAINED_WITHIN, || async {

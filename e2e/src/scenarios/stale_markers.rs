@@ -10,12 +10,12 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use keystore_crds::KeyStoreCluster;
+use kube::Resource;
 use kube::api::{Patch, PatchParams};
-use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Ending, wait_for_writes};
+use super::{Ending, wait_for_writes, wait_served_by};
 use crate::harness::ksc::{NAME, REPLICAS, expect_settled, identity, manifest, pod_names_of};
 use crate::harness::operator::Operator;
 use crate::harness::sandbox::Sandbox;
@@ -34,10 +34,11 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let mut manifest = manifest();
     manifest["spec"]["replaceAfterSeconds"] = REPLACE_AFTER_SECONDS.into();
     let old = sandbox.create_ready(&manifest).await?.status.context("no status")?;
-    let connected = sandbox.connect_store_through(&pod_names_of(REPLICAS)).await?;
+    let connected = sandbox.connect_service(WIDE).await?;
     let load = Load::start(connected.store.clone(), Settings::default());
     sandbox.scale(WIDE).await?;
     let before = identity(&sandbox.wait_ksc("settled", MOVED_WITHIN, expect_settled).await?)?;
+    wait_served_by(sandbox, &pod_names_of(WIDE)).await?;
     let objects = object_uids(sandbox).await?;
 
     let operator = Operator::new(sandbox.client.clone());
@@ -101,7 +102,6 @@ where
 /// UIDs of the pods and claims, by name.
 async fn object_uids(sandbox: &Sandbox) -> Result<BTreeMap<String, String>> {
     let mut uids = sandbox.claim_uids().await?;
-    let pods = sandbox.store_pods().await?;
-    uids.extend(pods.into_iter().map(|pod| (pod.name_any(), pod.uid().unwrap_or_default())));
+    uids.extend(sandbox.pod_uids().await?);
     Ok(uids)
 }

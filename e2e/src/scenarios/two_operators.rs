@@ -1,24 +1,27 @@
-//! Scenario 14: two operators run, and the one that leads is killed in the middle of a rollout; the other goes on where
-//! it was, and nothing is done twice.
+//! Scenario 14: two operators run, and the one that leads is killed in the middle of a rollout, and of a scale; the other
+//! goes on where it was, and nothing is done twice.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{Event, Pod};
-use keystore_crds::KeyStoreCluster;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use serde_json::json;
+use kube::api::{DeleteParams, ListParams};
 
-use super::{Ending, wait_for_writes};
-use crate::harness::ksc::{NAME, expect_whole, identity, manifest, pod_names};
+use super::{Ending, scale_until_data_moves, wait_for_writes};
+use crate::harness::ksc::{StoreIdentity, expect_settled, expect_whole, identity, manifest, pod_names};
 use crate::harness::operator::Operator;
 use crate::harness::sandbox::Sandbox;
 use crate::harness::versions::{differences, versions};
 use crate::harness::wait::{Look, throughout, until};
 use crate::load::{Allowance, Load, Settings};
+use crate::store::ClientStore;
 
 /// The pod that a rollout begins with.
 const FIRST: &str = "demo-2";
+/// The number of nodes to which it is scaled, and the pod of the one that joins.
+const WIDE: i32 = 4;
+const JOINED: &str = "demo-3";
+const MOVED_WITHIN: Duration = Duration::from_secs(240);
 const ROLLED_WITHIN: Duration = Duration::from_secs(180);
 /// Long enough for another leader to look at everything.
 const UNMOVED_FOR: Duration = Duration::from_secs(10);
@@ -27,14 +30,13 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     let operator = Operator::new(sandbox.client.clone());
     operator.scale(sandbox, 2).await?;
     let before = identity(&sandbox.create_ready(&manifest()).await?)?;
-    let connected = sandbox.connect_store().await?;
+    let connected = sandbox.connect_service(WIDE).await?;
     // On one stream to each node, which has to outlive the rollout as well as single calls do.
     let load = Load::start(connected.store.in_session(), Settings::default());
     wait_for_writes(&load, 200).await?;
 
-    let first = uid(sandbox, FIRST).await?;
-    let patch = Patch::Merge(json!({"spec": {"config": {"log": {"level": "debug"}}}}));
-    sandbox.api::<KeyStoreCluster>().patch(NAME, &PatchParams::default(), &patch).await?;
+    let first = sandbox.pod_uid(FIRST).await?;
+    sandbox.begin_rollout().await?;
     until("the rollout has begun", ROLLED_WITHIN, || async {
         let pod = sandbox.api::<Pod>().get_opt(FIRST).await?;
         let is_gone = pod.is_none_or(|pod| pod.metadata.uid.as_ref() != Some(&first));
@@ -63,12 +65,28 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
         Ok(())
     })
     .await?;
+    scale(sandbox, &load, &connected.store, &before).await?;
     let summary = load.stop().await.judge(Allowance::NoFailure, 400).map_err(anyhow::Error::msg)?;
     Ok(Ending::Passed(summary.to_string()))
 }
 
-async fn uid(sandbox: &Sandbox, pod: &str) -> Result<String> {
-    sandbox.api::<Pod>().get(pod).await?.metadata.uid.context("a pod without a UID")
+/// Kills the leader while data moves: one node joins once, one move ends, and no other pod is touched.
+async fn scale(
+    sandbox: &Sandbox,
+    load: &Load<ClientStore>,
+    store: &ClientStore,
+    before: &StoreIdentity,
+) -> Result<()> {
+    let pods = sandbox.pod_uids().await?;
+    scale_until_data_moves(sandbox, load, store, WIDE).await?;
+    Operator::new(sandbox.client.clone()).restart(&DeleteParams::default().grace_period(0)).await?;
+    let after = identity(&sandbox.wait_ksc("settled", MOVED_WITHIN, expect_settled).await?)?;
+    sandbox.expect_one_move(before, &after, 1).await?;
+    let now = sandbox.pod_uids().await?;
+    ensure!(pods.iter().all(|pod| now.get(pod.0) == Some(pod.1)), "the pods were {pods:?} and are {now:?}");
+    let made = times_made(sandbox, JOINED).await?;
+    ensure!(made == 1, "{JOINED} was made {made} times, by the scale it would be once");
+    Ok(())
 }
 
 /// How often the StatefulSet says that it has made this pod.
