@@ -246,9 +246,10 @@ impl Transfer {
         self.is_merged(partition, context) && self.seen.get(&partition) == Some(&None)
     }
 
-    pub(crate) fn next_wakeup_ms(&self, ready_at_ms: u64) -> Option<u64> {
+    /// `is_disk_full`: nothing is begun that would have to be written.
+    pub(crate) fn next_wakeup_ms(&self, ready_at_ms: u64, is_disk_full: bool) -> Option<u64> {
         let due = self.passes.values().map(|pass| pass.due_ms).min();
-        let has_room = self.passes.len() < PASSES_MAX;
+        let has_room = self.passes.len() < PASSES_MAX && !is_disk_full;
         let waiting = self.wanted().filter(|partition| !self.passes.contains_key(partition));
         let next = waiting.map(|partition| self.paused.get(&partition).copied().unwrap_or(0)).min();
         let next = next.filter(|_| has_room).map(|from_ms| from_ms.max(ready_at_ms));
@@ -275,6 +276,7 @@ impl Transfer {
     pub(crate) fn tend(
         &mut self,
         mut number: impl FnMut() -> u64,
+        is_disk_full: bool,
         context: &mut Context<'_>,
     ) -> Option<Merges> {
         let now_ms = context.now.mono_ms;
@@ -293,7 +295,7 @@ impl Transfer {
         for partition in self.wanted().collect::<Vec<_>>() {
             let is_affordable =
                 context.budget.allows(now_ms, context.busy) || is_on(Mutant::TransfersHaveTheirOwnBudget);
-            if self.passes.len() >= PASSES_MAX || !is_affordable {
+            if self.passes.len() >= PASSES_MAX || !is_affordable || is_disk_full {
                 break;
             }
             let is_paused = self.paused.get(&partition).is_some_and(|until_ms| *until_ms > now_ms);

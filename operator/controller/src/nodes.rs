@@ -82,7 +82,7 @@ impl NodeClient for GrpcNodes {
             return Err(NodeError::Stranger { asked: node.pod.clone(), answered: status.name });
         }
         let linked = status.peers.iter().filter(|peer| peer.connected);
-        let DiskStatus { total_bytes, available_bytes, full: _, set_aside_bytes } = status.disk;
+        let DiskStatus { total_bytes, available_bytes, full: is_full, set_aside_bytes } = status.disk;
         Ok(NodeAnswer {
             connected: linked.map(|peer| peer.node).collect(),
             transfer: Transfer {
@@ -91,7 +91,12 @@ impl NodeClient for GrpcNodes {
                 waits_for: status.transfer.waits_for,
             },
             is_in_doubt: status.doubted_keys > 0 || !status.doubted_partitions.is_empty(),
-            disk: (total_bytes > 0).then_some(Disk { total_bytes, available_bytes, set_aside_bytes }),
+            disk: (total_bytes > 0).then_some(Disk {
+                total_bytes,
+                available_bytes,
+                set_aside_bytes,
+                is_full,
+            }),
             node: status.node,
             actor: status.actor,
             version: status.version,

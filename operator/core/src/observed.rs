@@ -88,6 +88,8 @@ pub struct Disk {
     pub available_bytes: u64,
     /// Of what is in use, what the node will free when it needs the space.
     pub set_aside_bytes: u64,
+    /// Past its limit: it takes nothing any more that would make it fuller.
+    pub is_full: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

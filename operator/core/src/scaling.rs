@@ -25,10 +25,14 @@ use crate::loss::{plan_loss, plan_voters};
 use crate::members::{Roster, owners};
 use crate::observed::{NodeAnswer, NodeMode, Observed};
 use crate::removal::{plan_removal, plan_replicas, surplus};
-use crate::space::find_lack_of_space;
+use crate::space::{find_full_volume, find_lack_of_space};
 use crate::stage::Stage;
 use crate::undecidable::{find_half_accepted, find_lack_of_voters};
 use crate::validate::ValidCluster;
+
+/// What a person can do about damage that does not heal.
+const DAMAGE_HINT: &str =
+    "keystorectl status says what is damaged; where that lasts, the volume has to be replaced";
 
 /// What is done about the members and the pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -254,14 +258,20 @@ fn plan_moving(roster: &Roster<'_>) -> Stage {
     let damaged = roster.pods(roster.ordinals(damaged));
     if !damaged.is_empty() {
         message = format!(
-            "{message}; something on {damaged} is damaged, and healed from other nodes first (keystorectl status says what; \
-             where that lasts, its volume has to be replaced)"
+            "{message}; something on {damaged} is damaged, and healed from other nodes first; {DAMAGE_HINT}"
         );
     }
     let silent = owners(layout.ring()).into_iter().filter(|node| roster.answer_at_home(*node).is_none());
     let silent = roster.pods(roster.ordinals(silent.filter(|node| !layout.is_lost(*node))));
     if !silent.is_empty() {
         message = format!("{message}; {silent} cannot be reached");
+    }
+    if let Some(hold) = find_full_volume(roster) {
+        return Stage::held_by(
+            Hold { message: format!("{message}; {}", hold.message), ..hold.clone() },
+            phase,
+        )
+        .with_hold(hold.message);
     }
     Stage::waiting(phase, message)
 }
@@ -362,6 +372,14 @@ fn plan_beginning(of: StageInput<'_>) -> Option<Stage> {
                 or_wait(of, &down)
             ),
         ));
+    }
+    // Where copies are missing, what is left is not waited for.
+    let holders = owners(layout.ring());
+    let damaged = roster.pods(roster.ordinals(roster.in_doubt().intersection(&holders).copied()));
+    if !damaged.is_empty() && !holders.iter().any(|node| layout.is_lost(*node)) {
+        let message =
+            format!("waiting for what is damaged on {damaged} to be healed from other nodes; {DAMAGE_HINT}");
+        return Some(Stage::waiting("Joining", message));
     }
     let late = roster.ordinals(nodes.iter().copied().filter(|node| !roster.serves_now(*node)));
     if !late.is_empty() {

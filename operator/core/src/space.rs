@@ -89,6 +89,26 @@ pub(crate) fn find_lack_of_space(
     Some(Hold { reason: HoldReason::InsufficientSpace, message })
 }
 
+/// Why data that moves does not arrive; `None` unless that is for lack of space.
+pub(crate) fn find_full_volume(roster: &Roster<'_>) -> Option<Hold> {
+    let layout = roster.layout;
+    let is_full = |node: &NodeId| {
+        roster.answer_of(*node).is_some_and(|answer| {
+            answer.transfer.partitions_done < answer.transfer.partitions
+                && answer.disk.is_some_and(|disk| disk.is_full)
+        })
+    };
+    let full: Vec<_> = owners(layout.ring()).into_iter().filter(is_full).collect();
+    let pods = roster.pods(roster.ordinals(full));
+    let before = owners(layout.source_ring()).len();
+    let back = match layout.is_joint() {
+        true => format!(", or set spec.replicas back to {before}"),
+        false => String::new(),
+    };
+    let message = format!("no more data moves to {pods}, for the volume is full: make it larger{back}");
+    (!pods.is_empty()).then_some(Hold { reason: HoldReason::InsufficientSpace, message })
+}
+
 fn counted_as_full(roster: &Roster<'_>, silent: BTreeSet<NodeId>) -> String {
     if silent.is_empty() {
         return String::new();

@@ -476,7 +476,8 @@ impl Node {
         }
         let mut merges = None;
         self.serve(now, effects, |node, context| {
-            merges = node.transfer.tend(|| node.coordinator.next_number(), context);
+            let is_disk_full = node.replica.is_disk_full();
+            merges = node.transfer.tend(|| node.coordinator.next_number(), is_disk_full, context);
         });
         if let Some(merges) = merges {
             self.save_merges(merges, Vec::new(), effects);

@@ -157,6 +157,22 @@ pub(crate) fn a_page_counts_once_all_of_it_is_on_disk() {
     assert!(written > 0, "it is taken over for as long as it is not on disk");
 }
 
+/// It would come, be refused and come again, at the cost of those who have it.
+#[test]
+fn a_node_whose_disk_is_full_asks_for_nothing_until_there_is_room() {
+    let (mut linked, _) = joiner();
+    linked.step(Event::DiskFull(true));
+    let mut asked = 0;
+    let mut count = |_, _: &ScanRange| {
+        asked += 1;
+        empty()
+    };
+    assert_eq!(take_over(&mut linked, &mut count), None);
+    assert_eq!(asked, 0);
+    linked.step(Event::DiskFull(false));
+    assert!(take_over(&mut linked, |_, _| empty()).is_some());
+}
+
 /// Or a start would begin it at the beginning, each time anew.
 #[test]
 pub(crate) fn a_pass_goes_on_after_a_start_behind_what_it_had_stored() {

@@ -410,14 +410,18 @@ impl World {
         }
     }
 
-    /// Whoever was dismissed before it heard that it was a member has heard of it by now.
-    pub(crate) fn check_unaware(&mut self) {
+    /// Somebody who was dismissed and waits to become a member.
+    pub(crate) fn unaware(&self) -> Option<NodeId> {
         let is_unaware = |machine: &&Machine| {
             machine.node.as_ref().is_some_and(|node| node.layout().is_none())
                 && self.layout.departed.contains(&machine.id)
         };
-        let unaware = self.machines[..self.plan.machines()].iter().find(is_unaware).map(|machine| machine.id);
-        if let Some(node) = unaware {
+        self.machines[..self.plan.machines()].iter().find(is_unaware).map(|machine| machine.id)
+    }
+
+    /// Whoever was dismissed before it heard that it was a member has heard of it by now.
+    pub(crate) fn check_unaware(&mut self) {
+        if let Some(node) = self.unaware() {
             let what = format!("{node} waits to become a member, and has departed");
             self.violate(Violation::of_the_world(Checker::TheDepartedHearOfIt, what));
         }

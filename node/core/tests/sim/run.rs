@@ -96,6 +96,10 @@ fn live(world: &mut World) {
         let what = "not all members serve after everything has healed".to_owned();
         world.violate(Violation::of_the_world(Checker::HealedClusterServes, what));
     }
+    let deadline = world.now_ms + HEALED_WITHIN_MS;
+    while world.unaware().is_some() && world.now_ms < deadline && world.violation.is_none() {
+        world.run_for(100);
+    }
     world.check_unaware();
     world.drain_hints();
     write_everything(world);

@@ -18,7 +18,12 @@ fn data_that_does_not_fit_onto_fewer_nodes_stays_where_it_is() {
         let mut observed = seen(&five, 5);
         for answer in observed.answers.values_mut() {
             let Answer::Here(answer) = answer else { continue };
-            answer.disk = Some(Disk { total_bytes: total, available_bytes: available, set_aside_bytes });
+            answer.disk = Some(Disk {
+                total_bytes: total,
+                available_bytes: available,
+                set_aside_bytes,
+                is_full: false,
+            });
         }
         plan_of(&wanting(3), &observed)
     };
@@ -55,6 +60,7 @@ fn with_disks<const N: usize>(layout: &Layout, disks: [Option<(u64, u64)>; N]) -
             total_bytes: total * tenth,
             available_bytes: (total - used) * tenth,
             set_aside_bytes: 0,
+            is_full: false,
         });
     }
     observed

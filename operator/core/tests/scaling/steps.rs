@@ -7,7 +7,7 @@ use keystore_core::layout::{Layout, Member};
 use keystore_core::succession::Change;
 use keystore_crds::KeyStoreClusterStatus;
 use keystore_operator_core::events::plan_events;
-use keystore_operator_core::observed::{Answer, NodeAnswer, NodeMode, Observed, Transfer};
+use keystore_operator_core::observed::{Answer, Disk, NodeAnswer, NodeMode, Observed, Transfer};
 use keystore_operator_core::plan::NodeStep;
 use serde_json::json;
 
@@ -304,6 +304,46 @@ fn a_move_that_waits_for_what_is_damaged_says_so() {
     assert!(!message(&waiting(seen(&leaving, 5))).contains("damaged"));
     let doubted = message(&waiting(doubting(seen(&leaving, 5), &[1, 4])));
     assert!(doubted.contains(part), "{doubted}");
+}
+
+/// Under two rings each write would need a quorum of both, and there is one replica less.
+#[test]
+fn data_does_not_begin_to_move_before_what_is_damaged_is_healed_unless_copies_are_missing() {
+    let three = layout_of(3, 5);
+    let waits = plan_of(&wanting(5), &doubting(seen(&three, 5), &[1]));
+    assert_eq!(next(&waits), "Joining, 5 pods");
+    let message = waits.progress.unwrap().message;
+    assert!(
+        message.starts_with("waiting for what is damaged on demo-1 to be healed from other nodes"),
+        "{message}"
+    );
+    // Nothing that it holds is to move.
+    let moves = "Moving, to epoch 3 of 5, 5 pods";
+    assert_eq!(next(&plan_of(&wanting(5), &doubting(seen(&three, 5), &[4]))), moves);
+    let lost = three.next(&Change::Lose([node(2)].into())).unwrap();
+    let short = plan_of(&wanting(5), &doubting(seen(&lost, 5), &[1]));
+    assert!(!short.progress.unwrap().message.contains("damaged"));
+}
+
+#[test]
+fn a_move_to_a_volume_that_is_full_says_so() {
+    let three = layout_of(3, 4);
+    let members = three.members.clone();
+    let joint = three.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    let with = |is_full: bool| {
+        let mut observed = waiting(seen(&joint, 4));
+        let Some(Answer::Here(answer)) = observed.answers.get_mut(&3) else { panic!("it answers") };
+        answer.transfer.partitions = 9;
+        answer.disk =
+            Some(Disk { total_bytes: 1 << 30, available_bytes: 1 << 20, set_aside_bytes: 0, is_full });
+        plan_of(&wanting(4), &observed)
+    };
+    assert_eq!(with(false).hold, None);
+    let plan = with(true);
+    assert_eq!(next(&plan), "Moving, held for InsufficientSpace, 4 pods");
+    let message = "no more data moves to demo-3, for the volume is full: make it larger, or set spec.replicas back to 3";
+    assert_eq!(plan.hold.unwrap().message, message);
+    assert!(plan.progress.unwrap().message.ends_with(message));
 }
 
 #[test]
