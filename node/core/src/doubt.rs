@@ -54,6 +54,8 @@ pub(crate) struct Doubts {
 struct Doubted {
     since_ms: u64,
     backoff_ms: u64,
+    /// It was to leave nothing behind, and perhaps has not.
+    was_dropped: bool,
     stage: Stage,
 }
 
@@ -131,8 +133,12 @@ impl Doubts {
             self.enter_whole(context.partition(key), context);
             return;
         }
-        let doubted =
-            Doubted { since_ms: context.now.mono_ms, backoff_ms: BACKOFF_MS.0, stage: Stage::Unraised };
+        let doubted = Doubted {
+            since_ms: context.now.mono_ms,
+            backoff_ms: BACKOFF_MS.0,
+            was_dropped: false,
+            stage: Stage::Unraised,
+        };
         // What came in a frame would keep all of that frame in memory.
         self.keys.insert(key.detached(), doubted);
         self.wants_generation = true;
@@ -190,13 +196,13 @@ impl Doubts {
 
     /// Begins attempts that are due and ends those that take too long. `number` names an operation. What is damaged of a
     /// partition that is being salvaged goes, since nothing of that counts before all that others hold is merged: returns
-    /// the commits that drop it.
+    /// the commits that drop it, and whether that was tried before.
     pub(crate) fn tend(
         &mut self,
         mut number: impl FnMut() -> u64,
         is_salvaging: impl Fn(Partition) -> bool,
         context: &mut Context<'_>,
-    ) -> Vec<Commit> {
+    ) -> Vec<(Commit, bool)> {
         let mut drops = Vec::new();
         while let Some((due_ms, _)) = self.due.first()
             && *due_ms <= context.now.mono_ms
@@ -207,7 +213,10 @@ impl Doubts {
                 Some(Stage::Waiting { .. })
                     if is_salvaging(context.partition(&key)) && !is_on(Mutant::TheDamagedIsWaitedFor) =>
                 {
-                    drops.push(self.replace(context.next_commit(), key, None));
+                    let again = self.keys.get_mut(&key);
+                    let again =
+                        again.is_some_and(|doubted| std::mem::replace(&mut doubted.was_dropped, true));
+                    drops.push((self.replace(context.next_commit(), key, None), again));
                 }
                 Some(Stage::Waiting { .. }) => self.begin(key, &mut number, context),
                 Some(Stage::Unraised | Stage::Raising | Stage::Replacing) | None => {}
@@ -363,7 +372,11 @@ impl Doubts {
 
     /// The partitions that are in doubt, or have keys that are.
     pub(crate) fn partitions(&self, of: PartitionCount) -> BTreeSet<Partition> {
-        self.keys.keys().map(|key| key.partition(of)).chain(self.partitions.keys().copied()).collect()
+        self.partitions_of_keys(of).into_iter().chain(self.partitions.keys().copied()).collect()
+    }
+
+    pub(crate) fn partitions_of_keys(&self, of: PartitionCount) -> BTreeSet<Partition> {
+        self.keys.keys().map(|key| key.partition(of)).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -367,6 +367,13 @@ impl Layout {
     }
 
     /// How many partitions a node holds in any ring in force.
+    /// What the store says speaks of nodes by their UUIDs, and people of names, as far as a member has one of its own.
+    pub fn with_names(&self, text: &str) -> String {
+        let is_alone = |name: &str| self.members.iter().filter(|member| member.name == name).count() == 1;
+        let named = self.members.iter().filter(|member| !member.name.is_empty() && is_alone(&member.name));
+        named.fold(text.to_owned(), |text, member| text.replace(&member.node.to_string(), &member.name))
+    }
+
     pub fn owned(&self, node: NodeId) -> usize {
         self.partitions.all().filter(|partition| self.is_replica(*partition, node)).count()
     }

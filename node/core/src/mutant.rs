@@ -294,6 +294,10 @@ mutants! {
       TheLastCopyGoes by case,
       /// Data moves while somebody drops what it left before, and may have to be given it again.
       LeaversAreNotAwaited by case,
+      /// Who is sent a layout that it has does not say how far it is.
+      TheMisheardAreNotTold by case,
+      /// Whoever hears from a node as the link comes up does not hear what has changed by then.
+      GreetingsAreNotTold by case,
       /// It goes while others may still ask for it under the layout before.
       LeftIsClearedUnheard,
       /// A replica in doubt calls its partition whole.
@@ -328,6 +332,8 @@ mutants! {
       MoreIsComparedThanWasRead,
       /// What was not sent, since it is held, is not on disk before the pass goes on behind it.
       HeldIsNotSynced,
+      /// A node without room asks for partitions that it gains all the same.
+      TheFullAskForMore by case,
       /// How far a pass has come is forgotten with the process.
       CursorsAreNotSaved by case;
     24 /// A survivor accepts an attempt whose number is not above what it has accepted.
@@ -362,12 +368,20 @@ mutants! {
       TheDamagedIsWaitedFor,
       /// And is given away as if it could be read.
       TheDamagedIsGivenAway,
+      /// What has been salvaged before is merged of those alone that had something then.
+      OldSourcesAreEnough by case,
       /// What is damaged of one that has counted here goes as well.
       TheCountedDropWhatIsDamaged by case,
       /// Or is asked of whoever had something left, as if nothing had been written since.
       TheCountedAreSalvagedAgain by case,
       /// It counts before that is on disk.
       CountsBeforeThatIsSaved by case,
+      /// Or with a key that is damaged, and goes later.
+      CountsWithWhatIsDamaged by case,
+      /// What has counted in another incarnation counts in this one.
+      CountedOutlivesARecovery by case,
+      /// What has counted is merged once more when a move turns back.
+      CountedIsMergedAgain by case,
       /// Whoever may alone have something of a salvaged partition is given up, without another recovery.
       SourcesAreGivenUp by case,
       /// Or is no member any more.

@@ -291,9 +291,12 @@ impl Node {
             stamps.filter(|_| self.saves.values().all(|save| !matches!(save, PendingSave::Ceiling(_))));
         let changing = self.changing.as_ref().and_then(Changing::next_wakeup_ms);
         let is_moving = |layout: &&Layout| layout.is_moving() || self.transfer.is_healing();
-        let moving = self.membership.serving().filter(is_moving).and_then(|_| {
-            let transfer =
-                self.transfer.next_wakeup_ms(self.budget.ready_at_ms(), self.replica.is_disk_full());
+        let moving = self.membership.serving().filter(is_moving).and_then(|layout| {
+            let transfer = self.transfer.next_wakeup_ms(
+                self.budget.ready_at_ms(),
+                self.replica.is_disk_full(),
+                (layout, self.me),
+            );
             let has_room = self.replica.pages_given() < READ_AT_ONCE_MAX;
             let giving = self.giving.next_wakeup_ms(self.budget.ready_at_ms()).filter(|_| has_room);
             [transfer, giving].into_iter().flatten().min()

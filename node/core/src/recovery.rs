@@ -207,8 +207,9 @@ impl Layout {
         let left = |node: &NodeId| !self.is_lost(*node) || is_on(Mutant::TheLostAreSalvaged);
         let mut salvaged = self.salvaged.clone();
         for (partition, sources) in &mut salvaged {
-            // What has been merged of a source that is lost by now may be all that is left of that.
-            if !sources.iter().all(left) {
+            // What has been merged of a source that is lost by now may be all that is left of that, and what has been
+            // written since is at those that count.
+            if !is_on(Mutant::OldSourcesAreEnough) || !sources.iter().all(left) {
                 sources.extend(self.replicas(*partition));
             }
             sources.retain(left);

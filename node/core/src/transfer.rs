@@ -118,7 +118,10 @@ pub(crate) struct Transfer {
     barred: BTreeSet<Partition>,
     healing: BTreeSet<Partition>,
     healed: Vec<Partition>,
-    /// Salvaged partitions of which all is merged, and that do not count before that is on disk.
+    /// Salvaged partitions of which all is merged, and when these are looked at; those that do not count before that is on
+    /// disk.
+    ready: BTreeSet<Partition>,
+    ready_from_ms: u64,
     counting: Counting,
     /// Numbers these.
     counts_begun: u64,
@@ -153,17 +156,23 @@ impl Transfer {
         let layout = context.layout;
         let is_of_this_phase =
             self.merges.phase == layout.phase_since || is_on(Mutant::MergesOutliveTheirPhase);
-        if !is_of_this_phase {
-            self.merges.partitions.clear();
-        }
         self.merges.uncleared.retain(|partition| layout.is_replica(*partition, context.me));
         for partition in std::mem::take(&mut self.counting).into_keys() {
             self.merges.counted.remove(&partition);
         }
-        let is_of_this_recovery = self.merges.counted_in == layout.incarnation;
+        self.ready.clear();
+        let is_of_this_recovery =
+            self.merges.counted_in == layout.incarnation || is_on(Mutant::CountedOutlivesARecovery);
         let stays = |partition: &Partition| is_of_this_recovery && layout.salvaged.contains_key(partition);
         self.merges.counted.retain(stays);
         self.merges.counted_in = layout.incarnation;
+        if !is_of_this_phase {
+            // What is salvaged does not move: where it counts, it does whichever ring is to stay.
+            let counts = |partition: &Partition| {
+                self.merges.counted.contains(partition) && !is_on(Mutant::CountedIsMergedAgain)
+            };
+            self.merges.partitions.retain(|partition, _| counts(partition));
+        }
         self.merges.phase = layout.phase_since;
         let takes_over = |partition: &Partition| {
             layout.has_to_merge(*partition) && layout.ring().is_replica(*partition, context.me)
@@ -173,7 +182,8 @@ impl Transfer {
         let counts = |partition: &Partition| {
             !layout.salvaged.contains_key(partition) || self.merges.counted.contains(partition)
         };
-        let is_over = |partition: &Partition| self.is_done(*partition, context) && counts(partition);
+        let about = (layout, context.me);
+        let is_over = |partition: &Partition| self.is_done(*partition, about) && counts(partition);
         self.open = all.into_iter().filter(|partition| !is_over(partition)).collect();
         self.begun = (context.now.mono_ms, self.open.len());
         self.save_at_ms = None;
@@ -210,29 +220,25 @@ impl Transfer {
 
     /// What was left of a salvaged partition is asked for, whoever has it. Once this node has counted for it, what it loses
     /// is healed as any other doubt is.
-    fn salvage_sources<'a>(
-        &self,
-        partition: Partition,
-        context: &Context<'a>,
-    ) -> Option<&'a BTreeSet<NodeId>> {
+    fn salvage_sources<'a>(&self, partition: Partition, layout: &'a Layout) -> Option<&'a BTreeSet<NodeId>> {
         let heals = self.healing.contains(&partition) && self.has_counted(partition);
         let heals = heals && !is_on(Mutant::TheCountedAreSalvagedAgain);
-        context.layout.salvaged.get(&partition).filter(|_| !heals)
+        layout.salvaged.get(&partition).filter(|_| !heals)
     }
 
-    fn is_merged(&self, partition: Partition, context: &Context<'_>) -> bool {
-        let old = context.layout.source_ring().replicas(partition);
-        let salvaged = self.salvage_sources(partition, context);
+    fn is_merged(&self, partition: Partition, (layout, me): (&Layout, NodeId)) -> bool {
+        let old = layout.source_ring().replicas(partition);
+        let salvaged = self.salvage_sources(partition, layout);
         let counts_itself = salvaged.is_some() || !self.healing.contains(&partition);
-        let is_merged = |node: NodeId| match node == context.me {
+        let is_merged = |node: NodeId| match node == me {
             true => counts_itself,
             false => {
                 self.merges.partitions.get(&partition).is_some_and(|merge| merge.sources.contains(&node))
             }
         };
         if let Some(sources) = salvaged {
-            let is_merged_elsewhere = |node: &NodeId| *node != context.me && is_merged(*node);
-            let is_enough = |node: &NodeId| is_merged(*node) || context.layout.is_lost(*node);
+            let is_merged_elsewhere = |node: &NodeId| *node != me && is_merged(*node);
+            let is_enough = |node: &NodeId| is_merged(*node) || layout.is_lost(*node);
             if is_on(Mutant::OneSourceIsEnough) && sources.iter().any(is_merged_elsewhere) {
                 return true;
             }
@@ -242,18 +248,35 @@ impl Transfer {
         merged + usize::from(is_on(Mutant::OneFewerIsMerged)) >= others_of_a_quorum(old.len())
     }
 
-    fn is_done(&self, partition: Partition, context: &Context<'_>) -> bool {
-        self.is_merged(partition, context) && self.seen.get(&partition) == Some(&None)
+    fn is_done(&self, partition: Partition, about: (&Layout, NodeId)) -> bool {
+        self.is_merged(partition, about) && self.seen.get(&partition) == Some(&None)
     }
 
-    /// `is_disk_full`: nothing is begun that would have to be written.
-    pub(crate) fn next_wakeup_ms(&self, ready_at_ms: u64, is_disk_full: bool) -> Option<u64> {
+    /// True for a partition that this node gains, and for which its disk has no room: what came of it would be refused, and
+    /// come again. Of one that it has, little differs, and that it is whole may be what makes room.
+    fn finds_no_room(&self, partition: Partition, is_disk_full: bool, about: (&Layout, NodeId)) -> bool {
+        let (layout, me) = about;
+        is_disk_full
+            && !layout.source_ring().is_replica(partition, me)
+            && !layout.salvaged.contains_key(&partition)
+            && !self.is_merged(partition, about)
+            && !is_on(Mutant::TheFullAskForMore)
+    }
+
+    pub(crate) fn next_wakeup_ms(
+        &self,
+        ready_at_ms: u64,
+        is_disk_full: bool,
+        about: (&Layout, NodeId),
+    ) -> Option<u64> {
         let due = self.passes.values().map(|pass| pass.due_ms).min();
-        let has_room = self.passes.len() < PASSES_MAX && !is_disk_full;
+        let has_room = self.passes.len() < PASSES_MAX;
+        let ready = (!self.ready.is_empty()).then_some(self.ready_from_ms);
         let waiting = self.wanted().filter(|partition| !self.passes.contains_key(partition));
+        let waiting = waiting.filter(|partition| !self.finds_no_room(*partition, is_disk_full, about));
         let next = waiting.map(|partition| self.paused.get(&partition).copied().unwrap_or(0)).min();
         let next = next.filter(|_| has_room).map(|from_ms| from_ms.max(ready_at_ms));
-        [due, next, self.save_at_ms].into_iter().flatten().min()
+        [due, next, ready, self.save_at_ms].into_iter().flatten().min()
     }
 
     /// How many records are being made durable here.
@@ -276,10 +299,11 @@ impl Transfer {
     pub(crate) fn tend(
         &mut self,
         mut number: impl FnMut() -> u64,
-        is_disk_full: bool,
+        (doubted, is_disk_full): (&BTreeSet<Partition>, bool),
         context: &mut Context<'_>,
     ) -> Option<Merges> {
         let now_ms = context.now.mono_ms;
+        self.begin_counting(doubted, now_ms);
         let late: Vec<_> = self
             .passes
             .iter()
@@ -295,8 +319,11 @@ impl Transfer {
         for partition in self.wanted().collect::<Vec<_>>() {
             let is_affordable =
                 context.budget.allows(now_ms, context.busy) || is_on(Mutant::TransfersHaveTheirOwnBudget);
-            if self.passes.len() >= PASSES_MAX || !is_affordable || is_disk_full {
+            if self.passes.len() >= PASSES_MAX || !is_affordable {
                 break;
+            }
+            if self.finds_no_room(partition, is_disk_full, (context.layout, context.me)) {
+                continue;
             }
             let is_paused = self.paused.get(&partition).is_some_and(|until_ms| *until_ms > now_ms);
             if !self.passes.contains_key(&partition) && !is_paused {
@@ -313,10 +340,10 @@ impl Transfer {
     /// Asks a source for its next page: the one of the pass under way, or one that is not merged yet.
     fn ask(&mut self, partition: Partition, operation: u64, context: &mut Context<'_>) {
         self.paused.remove(&partition);
-        if self.is_merged(partition, context) {
+        if self.is_merged(partition, (context.layout, context.me)) {
             return self.look(partition, operation, context);
         }
-        let salvaged = self.salvage_sources(partition, context);
+        let salvaged = self.salvage_sources(partition, context.layout);
         let merge = self.merges.partitions.entry(partition).or_default();
         let is_open = |node: NodeId| {
             node != context.me
@@ -512,20 +539,32 @@ impl Transfer {
     }
 
     fn close_if_done(&mut self, partition: Partition, context: &Context<'_>) {
-        if !self.is_done(partition, context) {
+        if !self.is_done(partition, (context.layout, context.me)) {
             return;
         }
-        if context.layout.salvaged.contains_key(&partition) && self.merges.counted.insert(partition) {
-            self.save_at_ms = Some(context.now.mono_ms);
-            if !is_on(Mutant::CountsBeforeThatIsSaved) {
-                self.counts_begun += 1;
-                self.counting.insert(partition, self.counts_begun);
-                return;
-            }
+        if !context.layout.salvaged.contains_key(&partition) || self.has_counted(partition) {
+            return self.close(partition);
         }
-        if !self.counting.contains_key(&partition) {
-            self.close(partition);
+        if is_on(Mutant::CountsBeforeThatIsSaved) {
+            self.merges.counted.insert(partition);
+            return self.close(partition);
         }
+        self.ready.insert(partition);
+        self.ready_from_ms = context.now.mono_ms;
+    }
+
+    /// What is whole by now counts once that is on disk; not while a key of it is damaged, which goes first.
+    fn begin_counting(&mut self, doubted: &BTreeSet<Partition>, now_ms: u64) {
+        let is_whole =
+            |partition: &Partition| !doubted.contains(partition) || is_on(Mutant::CountsWithWhatIsDamaged);
+        for partition in self.ready.iter().copied().filter(is_whole).collect::<Vec<_>>() {
+            self.ready.remove(&partition);
+            self.merges.counted.insert(partition);
+            self.counts_begun += 1;
+            self.counting.insert(partition, self.counts_begun);
+            self.save_at_ms = Some(now_ms);
+        }
+        self.ready_from_ms = now_ms + PAUSE_MS;
     }
 
     fn close(&mut self, partition: Partition) {

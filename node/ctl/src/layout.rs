@@ -24,7 +24,7 @@ use crate::failure::{Exit, Failure};
 use crate::live::Live;
 use crate::output::{print_json, print_line};
 use crate::survey::{self, Answer, Survey};
-use crate::transfer::{phase_name, with_names};
+use crate::transfer::phase_name;
 use forecast::{Forecast, PlanReport};
 use steps::Steps;
 
@@ -81,7 +81,7 @@ async fn plan(globals: &Globals, wanted: &Wanted) -> Result<(), Failure> {
         Wanted::Finish => seen.survey.newest().and_then(|answer| answer.status.transfer.waits_for.clone()),
         _ => None,
     };
-    let waits_for = waits_for.map(|problem| with_names(&seen.now, &problem));
+    let waits_for = waits_for.map(|problem| seen.now.with_names(&problem));
     let report = PlanReport::new(&seen.now, &steps, forecast, waits_for);
     match globals.output {
         Output::Json => print_json(&report),

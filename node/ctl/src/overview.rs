@@ -9,7 +9,7 @@ use crate::args::{Globals, Output};
 use crate::failure::Failure;
 use crate::output::{bytes, print_json, print_line, table};
 use crate::survey::{self, Survey};
-use crate::transfer::{self, Progress, with_names};
+use crate::transfer::{self, Progress};
 
 /// How many of a node's partitions in doubt the status names.
 const PARTITIONS_NAMED_MAX: usize = 8;
@@ -159,7 +159,7 @@ fn report_status(layout: &Layout, survey: &Survey) -> StatusReport {
             partitions_done: progress.done,
             bytes: progress.bytes,
             remaining_ms: progress.remaining_ms,
-            waits_for: progress.waits_for.map(|problem| with_names(layout, &problem)),
+            waits_for: progress.waits_for.map(|problem| layout.with_names(&problem)),
         }),
         behind: behind.collect(),
     }

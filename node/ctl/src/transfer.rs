@@ -78,10 +78,3 @@ pub(crate) fn behind<'a>(
     let members = members.map(|member| (member.node, acknowledged(member.node)));
     members.filter(|(_, epoch)| *epoch < layout.epoch).map(|(node, epoch)| (node, epoch.0)).collect()
 }
-
-/// A node's message, with names in place of members' UUIDs as far as each has a name of its own.
-pub(crate) fn with_names(layout: &Layout, message: &str) -> String {
-    let is_alone = |name: &str| layout.members.iter().filter(|member| member.name == name).count() == 1;
-    let named = layout.members.iter().filter(|member| !member.name.is_empty() && is_alone(&member.name));
-    named.fold(message.to_owned(), |text, member| text.replace(&member.node.to_string(), &member.name))
-}

@@ -155,7 +155,7 @@ pub fn merges_to_wire(merges: &Merges) -> v1::Merges {
         partitions: merges.partitions.iter().map(merge).collect(),
         uncleared: merges.uncleared.iter().map(|partition| partition.0.into()).collect(),
         counted: merges.counted.iter().map(|partition| partition.0.into()).collect(),
-        counted_in: Some(merges.counted_in.into()),
+        counted_in: (merges.counted_in != Incarnation::default()).then(|| merges.counted_in.into()),
     }
 }
 
@@ -177,7 +177,7 @@ pub fn merges_from_wire(merges: v1::Merges) -> Result<Merges, WireError> {
     let partitions = partitions.into_iter().map(merge).collect::<Result<_, _>>()?;
     let uncleared = uncleared.into_iter().map(partition).collect::<Result<_, _>>()?;
     let counted = counted.into_iter().map(partition).collect::<Result<_, _>>()?;
-    // An earlier version said nothing of these.
+    // Whoever has seen no recovery says nothing of these.
     let counted_in = counted_in.map(Incarnation::from).unwrap_or_default();
     Ok(Merges { phase: Epoch(phase), partitions, uncleared, counted, counted_in })
 }

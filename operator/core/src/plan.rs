@@ -17,7 +17,7 @@ use crate::identity::{Identity, Remembered, decide, is_complete};
 use crate::observed::{NodeMode, Observed, known_pods};
 use crate::outdated::plan_deletions;
 use crate::rollout::decide_rollout;
-use crate::scaling::{Progress, Proposal, Scaling, ScalingInput, plan_scaling, with_pods};
+use crate::scaling::{Progress, Proposal, Scaling, ScalingInput, plan_scaling};
 use crate::validate::{ValidCluster, validate};
 
 /// What is sent to nodes.
@@ -160,7 +160,7 @@ impl Plan {
     /// The store does not take the proposed layout yet, or nobody knows whether it has: the next look will tell.
     pub fn note_refusal(&mut self, why: &str) {
         let Some(layout) = self.identity.layout() else { return };
-        let why = with_pods(layout, why);
+        let why = layout.with_names(why);
         match &mut self.progress {
             Some(progress) => progress.message = format!("{}; not yet: {why}", progress.message),
             None => self.refusal = Some(why),

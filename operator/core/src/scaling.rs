@@ -92,11 +92,12 @@ pub(crate) fn plan_scaling(input: ScalingInput<'_>) -> Scaling {
         .as_ref()
         .and_then(|_| find_lack_of_voters(&roster, &absences))
         .or_else(|| find_half_accepted(&roster));
-    let (proposal, refusal) = match change.map(|change| propose(&roster, &change)) {
-        None => (None, None),
-        Some(Ok(proposal)) => (proposal, None),
-        Some(Err(error)) => (None, Some(impossible(&roster, &error))),
-    };
+    let (proposal, refusal) =
+        match change.map(|change| propose(&roster, &change).map_err(|error| (change, error))) {
+            None => (None, None),
+            Some(Ok(proposal)) => (proposal, None),
+            Some(Err((change, error))) => (None, Some(impossible(&roster, &change, &error))),
+        };
     let (kind, from) = operation(&roster, &aim);
     let to = count(aim.ordinals.len());
     let progress = stage.as_ref().map(|stage| Progress {
@@ -118,12 +119,22 @@ fn most_urgent(holds: [Option<Hold>; 5]) -> Option<Hold> {
     holds.into_iter().next()
 }
 
-fn impossible(roster: &Roster<'_>, error: &SuccessionError) -> Hold {
+fn impossible(roster: &Roster<'_>, change: &Change, error: &SuccessionError) -> Hold {
+    let step = match change {
+        Change::Move { .. } => "to move data",
+        Change::Admit(_) => "to take in members, or to let them go",
+        Change::Finish => "to end the move",
+        Change::Abort => "to turn the move back",
+        Change::Lose(_) => "to give up who is lost",
+        Change::Dismiss(_) => "to dismiss members",
+        Change::Keyspaces(_) => "to add keyspaces",
+        Change::Voters => "to choose who votes",
+    };
     let named = |text: String, (ordinal, answer): (u32, &NodeAnswer)| {
         text.replace(&answer.node.to_string(), &roster.names.pod(ordinal))
     };
     let error = roster.observed.heard().fold(error.to_string(), named);
-    let message = format!("the store cannot take the next step: {}", with_pods(roster.layout, &error));
+    let message = format!("the next step, {step}, cannot be taken: {}", roster.layout.with_names(&error));
     Hold { reason: HoldReason::Rejected, message }
 }
 
@@ -251,7 +262,7 @@ fn plan_moving(roster: &Roster<'_>) -> Stage {
     };
     let waits_for = serving().find_map(|answer| answer.transfer.waits_for.as_deref());
     if let Some(waits_for) = waits_for.filter(|_| done >= all) {
-        message = format!("{message}; {}", with_pods(layout, waits_for));
+        message = format!("{message}; {}", layout.with_names(waits_for));
     }
     let is_damaged = |node: &NodeId| roster.answer_at_home(*node).is_some_and(|answer| answer.is_in_doubt);
     let damaged = layout.members.iter().map(|member| member.node).filter(is_damaged);
@@ -274,12 +285,6 @@ fn plan_moving(roster: &Roster<'_>) -> Stage {
         .with_hold(hold.message);
     }
     Stage::waiting(phase, message)
-}
-
-/// The store speaks of nodes by their UUIDs, people by their pods.
-pub(crate) fn with_pods(layout: &Layout, text: &str) -> String {
-    let named = |text: String, member: &Member| text.replace(&member.node.to_string(), &member.name);
-    layout.members.iter().fold(text.to_owned(), named)
 }
 
 /// Members that hold nothing and are lost, or whose pods are gone for good, are none any more. One that is lost is kept until
@@ -373,13 +378,16 @@ fn plan_beginning(of: StageInput<'_>) -> Option<Stage> {
             ),
         ));
     }
-    // Where copies are missing, what is left is not waited for.
-    let holders = owners(layout.ring());
-    let damaged = roster.pods(roster.ordinals(roster.in_doubt().intersection(&holders).copied()));
-    if !damaged.is_empty() && !holders.iter().any(|node| layout.is_lost(*node)) {
-        let message =
-            format!("waiting for what is damaged on {damaged} to be healed from other nodes; {DAMAGE_HINT}");
-        return Some(Stage::waiting("Joining", message));
+    // Where copies are missing, what is left is not waited for; and data may leave a disk that is damaged.
+    let damaged: BTreeSet<_> =
+        roster.in_doubt().into_iter().filter(|node| nodes.contains(node) && roster.owns(*node)).collect();
+    let is_short = owners(layout.ring()).into_iter().any(|node| layout.is_lost(node));
+    if !damaged.is_empty() && !is_short {
+        let damaged = roster.pods(roster.ordinals(damaged));
+        let message = format!(
+            "data does not begin to move before what is damaged on {damaged} is healed from other nodes; {DAMAGE_HINT}"
+        );
+        return Some(Stage::held("Joining", message));
     }
     let late = roster.ordinals(nodes.iter().copied().filter(|node| !roster.serves_now(*node)));
     if !late.is_empty() {

@@ -94,8 +94,9 @@ pub(crate) fn find_full_volume(roster: &Roster<'_>) -> Option<Hold> {
     let layout = roster.layout;
     let is_full = |node: &NodeId| {
         roster.answer_of(*node).is_some_and(|answer| {
-            answer.transfer.partitions_done < answer.transfer.partitions
-                && answer.disk.is_some_and(|disk| disk.is_full)
+            let is_open = answer.transfer.partitions_done < answer.transfer.partitions;
+            let gains = layout.ring().owned(*node) > layout.source_ring().owned(*node);
+            is_open && gains && answer.disk.is_some_and(|disk| disk.is_full)
         })
     };
     let full: Vec<_> = owners(layout.ring()).into_iter().filter(is_full).collect();

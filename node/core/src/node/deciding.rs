@@ -82,6 +82,9 @@ impl Node {
             let reachable =
                 self.peers.connected().map(|(peer, _)| peer).filter(|peer| now.member(*peer).is_some());
             if let Some(node) = reachable.into_iter().find(is_late) {
+                // It says so if it has it by now.
+                let message = self.layout_message(now);
+                self.messages.push_back((node, message));
                 return Err(ProposalError::Unacknowledged { node, epoch: now.epoch });
             }
         }
@@ -90,6 +93,10 @@ impl Node {
             let drops = |node: &NodeId| evidence.get(node).is_some_and(|standing| standing.clears);
             let reached = self.peers.connected().map(|(peer, _)| peer).chain([self.me]);
             if let Some(node) = reached.filter(|node| now.member(*node).is_some()).find(drops) {
+                if node != self.me {
+                    let message = self.layout_message(now);
+                    self.messages.push_back((node, message));
+                }
                 return Err(ProposalError::StillDrops { node });
             }
         }

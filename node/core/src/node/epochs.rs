@@ -181,6 +181,10 @@ impl Node {
         }
         if layout.epoch > Epoch(1) {
             let standing = self.standing();
+            if standing != self.told_standing.0 && !is_on(Mutant::GreetingsAreNotTold) {
+                // Or it alone would have heard of it, and nobody would tell it that this is so no longer.
+                return self.tell_all(standing);
+            }
             self.messages.push_back((peer, Message::Standing(standing)));
         }
     }
@@ -204,6 +208,12 @@ impl Node {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
+        let has_it = self.membership.serving().is_some_and(|ours| ours.term() == layout.term());
+        if has_it && !is_on(Mutant::TheMisheardAreNotTold) {
+            // It has heard something older last, or too little to go on.
+            let standing = self.standing();
+            return self.messages.push_back((from, Message::Standing(standing)));
+        }
         let belongs_to_none = self.membership.layout().is_none() && self.changing.is_none();
         if !belongs_to_none || !self.is_news(&layout) || is_on(Mutant::JoinersHearOfNobody) {
             return self.learn(layout, now, effects);
@@ -424,13 +434,13 @@ impl Node {
         self.counters.epochs_taken_up += 1;
         self.put_in_force(layout, now, effects);
         self.begin_leaving(now);
+        self.told_standing = (self.standing(), now.mono_ms + STANDING_EVERY_MS);
         // Before anything that is sent under it, on each link.
         let peers: Vec<_> = self.peers.connected().map(|(peer, _)| peer).collect();
         for peer in peers {
             let known = self.evidence.get(&peer).map_or(Epoch(0), |standing| standing.fence);
             self.greet_with_layout(peer, known);
         }
-        self.told_standing = (self.standing(), now.mono_ms + STANDING_EVERY_MS);
         self.serve(now, effects, |node, context| node.coordinator.reissue(context));
         self.deliver(now, effects);
         self.concluded(effects);
@@ -476,8 +486,9 @@ impl Node {
         }
         let mut merges = None;
         self.serve(now, effects, |node, context| {
-            let is_disk_full = node.replica.is_disk_full();
-            merges = node.transfer.tend(|| node.coordinator.next_number(), is_disk_full, context);
+            let doubted = node.replica.doubts.partitions_of_keys(context.layout.partitions);
+            let of = (&doubted, node.replica.is_disk_full());
+            merges = node.transfer.tend(|| node.coordinator.next_number(), of, context);
         });
         if let Some(merges) = merges {
             self.save_merges(merges, Vec::new(), effects);
@@ -498,13 +509,17 @@ impl Node {
         if self.telling_wakeup_ms().is_none_or(|at_ms| at_ms > now.mono_ms) {
             return;
         }
-        let (told, _) = &self.told_standing;
         let standing = self.standing();
-        if standing != *told {
-            let peers = self.peers.connected().map(|(peer, _)| (peer, Message::Standing(standing.clone())));
-            self.messages.extend(peers);
+        if standing != self.told_standing.0 {
+            self.tell_all(standing);
         }
-        self.told_standing = (standing, now.mono_ms + STANDING_EVERY_MS);
+        self.told_standing.1 = now.mono_ms + STANDING_EVERY_MS;
+    }
+
+    fn tell_all(&mut self, standing: Standing) {
+        let peers = self.peers.connected().map(|(peer, _)| (peer, Message::Standing(standing.clone())));
+        self.messages.extend(peers);
+        self.told_standing.0 = standing;
     }
 
     /// What is known of the members, ourselves included.

@@ -68,16 +68,21 @@ impl Node {
     }
 
     /// What is damaged of partitions for which this node does not count yet goes, and after that all that others have of them
-    /// is merged: it may be among that.
-    fn drop_what_is_salvaged(&mut self, drops: Vec<Commit>, effects: &mut Vec<Effect>) {
-        let Some(layout) = self.membership.serving().filter(|_| !drops.is_empty()) else { return };
-        let of = drops.iter().map(|commit| commit.entry.key().partition(layout.partitions)).collect();
-        let merges = self.transfer.merge_again_all(&of);
-        self.save_merges(merges, drops, effects);
+    /// is merged: it may be among that. Where it could not go, nothing of it was merged since.
+    fn drop_what_is_salvaged(&mut self, drops: Vec<(Commit, bool)>, effects: &mut Vec<Effect>) {
+        let Some(layout) = self.membership.serving() else { return };
+        let (again, first): (Vec<_>, Vec<_>) = drops.into_iter().partition(|(_, again)| *again);
+        effects.extend(again.into_iter().map(|(commit, _)| Effect::Commit(commit)));
+        let first: Vec<_> = first.into_iter().map(|(commit, _)| commit).collect();
+        if !first.is_empty() {
+            let of = first.iter().map(|commit| commit.entry.key().partition(layout.partitions)).collect();
+            let merges = self.transfer.merge_again_all(&of);
+            self.save_merges(merges, first, effects);
+        }
     }
 
-    /// A damaged record of a salvaged partition of which nobody else has anything: whoever named this node to be accepted
-    /// in doubt has given it up.
+    /// A damaged record of a salvaged partition of which nobody else has anything, and that has not counted since: whoever
+    /// named this node to be accepted in doubt has given it up.
     fn drop_what_nobody_else_has(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let Some(layout) = self.membership.serving() else { return };
         if layout.salvaged.is_empty() || self.replica.doubts.is_empty() {
@@ -89,6 +94,7 @@ impl Node {
                 let replicas = layout.replicas(partition);
                 let mut others = layout.salvaged.get(&partition).into_iter().flatten().chain(&replicas);
                 layout.salvaged.contains_key(&partition)
+                    && !node.transfer.has_counted(partition)
                     && others.all(|other| *other == me || layout.is_lost(*other))
             };
             node.replica.doubts.drop_keys(is_alone, context);

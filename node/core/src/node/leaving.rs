@@ -91,18 +91,22 @@ impl Node {
         members.filter(move |node| fences.get(node).is_none_or(|fence| *fence < layout.epoch))
     }
 
-    /// True if too few replicas of a partition that was left are in no doubt.
+    /// True if too few replicas of a partition that was left are there and in no doubt.
     fn may_be_the_last(&self, layout: &Layout) -> bool {
         let Some(Leaving { left, .. }) = &self.leaving else { return false };
-        let doubts: BTreeSet<_> = self.evidence.values().flat_map(|standing| &standing.doubted).collect();
+        let says_nothing_of_doubts = self.evidence.values().all(|standing| standing.doubted.is_empty());
+        if says_nothing_of_doubts && layout.members.iter().all(|member| !member.is_lost) {
+            return false;
+        }
         let is_trusted = |partition: &Partition, node: &NodeId| {
-            self.evidence.get(node).is_none_or(|standing| !standing.doubted.contains(partition))
+            let doubted = self.evidence.get(node).map(|standing| &standing.doubted);
+            !layout.is_lost(*node) && doubted.is_none_or(|doubted| !doubted.contains(partition))
         };
         let is_short = |partition: &Partition| {
             let sets = layout.replica_sets(*partition);
             !sets.satisfied(Consistency::Quorum, |node| is_trusted(partition, node))
         };
-        doubts.intersection(&left.iter().collect()).any(|partition| is_short(partition))
+        left.iter().any(is_short)
     }
 
     /// True while what was left goes, and nobody who is away, and nothing that is damaged, is waited for: it will be gone

@@ -31,6 +31,7 @@ impl Transfer {
     /// Nothing of this partition is merged. True if something was.
     fn begin_anew(&mut self, partition: Partition) -> bool {
         self.end_pass(partition);
+        self.ready.remove(&partition);
         if self.counting.remove(&partition).is_some() {
             self.merges.counted.remove(&partition);
         }
@@ -72,6 +73,7 @@ impl Transfer {
     fn is_barred(&self, partition: Partition) -> bool {
         self.barred.contains(&partition)
             || self.merges.uncleared.contains(&partition)
+            || self.ready.contains(&partition)
             || self.counting.contains_key(&partition)
     }
 

@@ -5,8 +5,8 @@ use std::panic::catch_unwind;
 use keystore_core::mutant::{Mutant, switch};
 
 use crate::{
-    background, deciding, epochs, leaving, membership, moving, reissued, salvaging, succession, surviving,
-    unreadable,
+    background, deciding, epochs, leaving, membership, moving, recovered, reissued, salvaging, succession,
+    surviving, unreadable,
 };
 
 const LINES: &[(Mutant, fn())] = &[
@@ -69,6 +69,8 @@ const LINES: &[(Mutant, fn())] = &[
     ),
     (Mutant::TheLastCopyGoes, leaving::what_has_left_is_kept_while_too_few_replicas_are_in_no_doubt),
     (Mutant::LeaversAreNotAwaited, deciding::no_data_moves_while_somebody_drops_what_it_has_left),
+    (Mutant::TheMisheardAreNotTold, deciding::whoever_is_waited_for_says_how_far_it_is),
+    (Mutant::GreetingsAreNotTold, leaving::whoever_hears_of_it_as_its_link_comes_up_hears_that_it_is_over),
     (Mutant::TheDoubtfulAreWhole, moving::a_replica_in_doubt_is_not_whole),
     (Mutant::EarlierGenerationsAreEvidence, moving::what_a_member_said_before_it_started_anew_is_no_evidence),
     (
@@ -88,17 +90,31 @@ const LINES: &[(Mutant, fn())] = &[
         moving::a_pass_that_goes_on_with_another_source_begins_at_the_beginning,
     ),
     (Mutant::FailedPagesCount, moving::a_page_counts_once_all_of_it_is_on_disk),
+    (
+        Mutant::TheFullAskForMore,
+        moving::a_node_whose_disk_is_full_asks_for_nothing_that_it_gains_until_there_is_room,
+    ),
     (Mutant::CursorsAreNotSaved, moving::a_pass_goes_on_after_a_start_behind_what_it_had_stored),
     (
         Mutant::InForceInMidCommit,
         surviving::what_is_being_committed_when_a_recovery_is_accepted_ends_before_it_is_in_force,
     ),
+    (Mutant::OldSourcesAreEnough, recovered::what_is_salvaged_once_more_is_merged_of_all_its_replicas),
     (Mutant::TheCountedDropWhatIsDamaged, salvaging::what_has_counted_before_a_start_is_healed_after_it),
     (
         Mutant::TheCountedAreSalvagedAgain,
         salvaging::what_has_counted_and_is_in_doubt_as_a_whole_is_asked_of_the_ring,
     ),
     (Mutant::CountsBeforeThatIsSaved, salvaging::a_salvaged_partition_counts_once_that_is_on_disk),
+    (
+        Mutant::CountsWithWhatIsDamaged,
+        salvaging::a_salvaged_partition_does_not_count_while_something_of_it_is_damaged,
+    ),
+    (
+        Mutant::CountedOutlivesARecovery,
+        salvaging::what_has_counted_before_another_recovery_does_not_count_after_it,
+    ),
+    (Mutant::CountedIsMergedAgain, salvaging::what_has_counted_counts_when_the_move_turns_back),
     (Mutant::SourcesAreGivenUp, succession::whoever_may_alone_have_what_is_salvaged_stays_a_member),
     (Mutant::SourcesAreDismissed, succession::whoever_may_alone_have_what_is_salvaged_stays_a_member),
     (Mutant::AttemptsOfThePastCount, surviving::an_attempt_that_misses_what_was_in_force_is_refused),

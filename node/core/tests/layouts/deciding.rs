@@ -109,7 +109,7 @@ pub(crate) fn no_data_moves_while_somebody_drops_what_it_has_left() {
     let effects = linked.propose(now.epoch, &next);
     let early = ProposalError::StillDrops { node: node(3) };
     assert!(
-        matches!(&effects[..], [Effect::Answer { answer: Answer::ProposalFailed(error), .. }] if *error == early),
+        matches!(&effects[..], [Effect::Answer { answer: Answer::ProposalFailed(error), .. }, ..] if *error == early),
         "{effects:?}"
     );
     assert_eq!(
@@ -128,6 +128,42 @@ pub(crate) fn no_data_moves_while_somebody_drops_what_it_has_left() {
     }
     say(&mut linked, node(3), false);
     assert!(said(&linked.propose(now.epoch, &next)).is_some());
+    let short = now.next(&Change::Lose([node(3)].into())).unwrap();
+    let next = short.next(&to(&[1, 2, 4])).unwrap();
+    let mut linked = Linked::new((short.clone(), true), &[(PEER, short.epoch.0)]);
+    let standing = Standing { fence: short.epoch, clears: true, ..Standing::default() };
+    linked.frame((PEER, short.epoch.0), Message::Standing(standing));
+    let effects = linked.propose(short.epoch, &next);
+    assert!(matches!(effects[..], [Effect::Save { .. }]), "copies are missing: {effects:?}");
+}
+
+/// What is known of a member may be older than what it has said since: it is asked, and tells.
+#[test]
+pub(crate) fn whoever_is_waited_for_says_how_far_it_is() {
+    let now = narrow();
+    let next = now.next(&to(&[2, 3, 4])).unwrap();
+    let mut linked = Linked::new((now.clone(), true), &[(PEER, 3), (node(3), 3)]);
+    let standing = |clears| Message::Standing(Standing { fence: now.epoch, clears, ..Standing::default() });
+    linked.frame((PEER, 3), standing(true));
+    let mut asked = Vec::new();
+    for late in [node(3), PEER] {
+        let effects = linked.propose(now.epoch, &next);
+        let to = effects.iter().find_map(|effect| match effect {
+            Effect::Send { link, message: Message::Layout { layout, .. }, .. } if **layout == now => {
+                Some(*link)
+            }
+            _ => None,
+        });
+        assert_eq!(to, Some(Linked::link(late)), "{effects:?}");
+        linked.frame((node(3), 3), standing(false));
+        asked.extend(to);
+    }
+    assert_eq!(asked.len(), 2);
+    let effects = linked.learn((PEER, 3), &now);
+    assert!(
+        matches!(&effects[..], [Effect::Send { message: Message::Standing(standing), .. }] if standing.fence == now.epoch),
+        "{effects:?}"
+    );
 }
 
 #[test]
@@ -141,7 +177,7 @@ pub(crate) fn a_change_of_rings_waits_for_each_member_that_can_be_reached() {
     let effects = linked.propose(now.epoch, &next);
     let late = ProposalError::Unacknowledged { node: node(3), epoch: Epoch(3) };
     assert!(
-        matches!(&effects[..], [Effect::Answer { answer: Answer::ProposalFailed(error), .. }] if *error == late),
+        matches!(&effects[..], [Effect::Answer { answer: Answer::ProposalFailed(error), .. }, ..] if *error == late),
         "{effects:?}"
     );
     linked.frame((node(3), 3), standing(3));

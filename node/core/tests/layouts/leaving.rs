@@ -1,6 +1,7 @@
 //! What a node still holds of partitions that it is no replica of any more: when that goes, and that it stays gone.
 
-use keystore_core::effect::{Commit, Effect, Entry, Event};
+use keystore_core::effect::{Commit, Effect, Entry, Event, LinkId};
+use keystore_core::id::NodeId;
 use keystore_core::layout::Layout;
 use keystore_core::message::{Message, Page};
 use keystore_core::partition::Partition;
@@ -30,10 +31,7 @@ fn what_has_left_is_kept_until_each_member_has_acknowledged_that_and_goes_for_go
     let layout = left();
     let epoch = layout.epoch;
     let mut linked = Linked::new((layout, true), &[(PEER, epoch.0), (node(3), epoch.0)]);
-    let acknowledge = |linked: &mut Linked, from| {
-        let standing = Standing { fence: epoch, phase: epoch, ..Standing::default() };
-        linked.frame((from, epoch.0), Message::Standing(standing));
-    };
+    let acknowledge = |linked: &mut Linked, from| doubt(linked, from, &[]);
     acknowledge(&mut linked, PEER);
     acknowledge(&mut linked, node(3));
     for at_ms in [2_000, 4_000, 6_000] {
@@ -56,11 +54,21 @@ fn what_has_left_is_kept_until_each_member_has_acknowledged_that_and_goes_for_go
     );
 }
 
-fn told(effects: &[Effect]) -> Option<Standing> {
-    effects.iter().rev().find_map(|effect| match effect {
-        Effect::Send { message: Message::Standing(standing), .. } => Some(standing.clone()),
+/// Over which links it was said that something still goes, or does not.
+fn told(effects: &[Effect], clears: bool) -> Vec<LinkId> {
+    let told = effects.iter().filter_map(|effect| match effect {
+        Effect::Send { link, message: Message::Standing(standing), .. } => Some((*link, standing.clears)),
         _ => None,
-    })
+    });
+    told.filter(|(_, said)| *said == clears).map(|(link, _)| link).collect()
+}
+
+/// A peer says that it has acknowledged the layout, and what it is in doubt of.
+fn doubt(linked: &mut Linked, from: NodeId, doubted: &[u16]) {
+    let epoch = linked.node.layout().unwrap().epoch;
+    let doubted = doubted.iter().map(|partition| Partition(*partition)).collect();
+    let standing = Standing { fence: epoch, phase: epoch, doubted, ..Standing::default() };
+    linked.frame((from, epoch.0), Message::Standing(standing));
 }
 
 /// What is left may be the last copy of it that can be read.
@@ -70,40 +78,45 @@ pub(crate) fn what_has_left_is_kept_while_too_few_replicas_are_in_no_doubt() {
     let epoch = layout.epoch;
     let peers = [PEER, node(3), node(4)];
     let mut linked = Linked::new((layout, true), &peers.map(|peer| (peer, epoch.0)));
-    let say = |linked: &mut Linked, from, doubted: &[u16]| {
-        let doubted = doubted.iter().map(|partition| Partition(*partition)).collect();
-        let standing = Standing { fence: epoch, phase: epoch, doubted, ..Standing::default() };
-        linked.frame((from, epoch.0), Message::Standing(standing));
-    };
-    say(&mut linked, PEER, &[3, 5]);
-    say(&mut linked, node(3), &[5]);
-    say(&mut linked, node(4), &[]);
+    doubt(&mut linked, PEER, &[3, 5]);
+    doubt(&mut linked, node(3), &[5]);
+    doubt(&mut linked, node(4), &[]);
     for at_ms in [2_000, 4_000] {
         assert!(scan(&tick(&mut linked, at_ms)).is_none(), "one replica of partition 5 is left");
     }
-    say(&mut linked, node(3), &[]);
+    doubt(&mut linked, node(3), &[]);
     assert!(scan(&tick(&mut linked, 6_000)).is_some(), "two of three are a quorum");
+
+    // Who is lost is not waited for, and no copy that can be trusted.
+    let lost = left().next(&Change::Lose([node(4)].into())).unwrap();
+    let epoch = lost.epoch;
+    let mut linked = Linked::new((lost, true), &[PEER, node(3)].map(|peer| (peer, epoch.0)));
+    doubt(&mut linked, PEER, &[3]);
+    doubt(&mut linked, node(3), &[]);
+    assert!(scan(&tick(&mut linked, 2_000)).is_none(), "one replica of partition 3 is left");
 }
 
-/// Nobody gives it data meanwhile, and so everybody hears of it.
+/// It may have been the only one to hear that something goes, and nobody would tell it that it has gone.
 #[test]
-fn everybody_hears_that_a_node_drops_what_has_left_and_that_it_has() {
+pub(crate) fn whoever_hears_of_it_as_its_link_comes_up_hears_that_it_is_over() {
     let layout = left();
     let epoch = layout.epoch;
-    let peers = [PEER, node(3), node(4)];
-    let mut linked = Linked::new((layout, true), &peers.map(|peer| (peer, epoch.0)));
-    for peer in peers {
-        let standing = Standing { fence: epoch, phase: epoch, ..Standing::default() };
-        linked.frame((peer, epoch.0), Message::Standing(standing));
-    }
-    let effects = tick(&mut linked, 2_000);
-    let (mut load, _) = scan(&effects).expect("all have acknowledged");
-    assert!(told(&effects).is_some_and(|standing| standing.clears), "{effects:?}");
-    for _ in 1..16 {
+    let mut linked = Linked::new((layout, true), &[PEER, node(3)].map(|peer| (peer, epoch.0)));
+    let acknowledge = |linked: &mut Linked, from| doubt(linked, from, &[]);
+    acknowledge(&mut linked, PEER);
+    acknowledge(&mut linked, node(3));
+    tick(&mut linked, 1);
+    let all = [PEER, node(3), node(4)].map(Linked::link);
+    assert_eq!(
+        told(&linked.greet(Linked::header(node(4), epoch.0)), true),
+        all,
+        "nobody is waited for any more"
+    );
+    acknowledge(&mut linked, node(4));
+    for _ in 0..16 {
+        let (load, _) = scan(&tick(&mut linked, 2)).expect("there is more");
         linked.step(Event::Scanned { load, page: Ok(Page::default()) });
-        (load, _) = scan(&tick(&mut linked, 2_001)).expect("there is more");
     }
-    linked.step(Event::Scanned { load, page: Ok(Page::default()) });
     let at_ms = linked.node.next_wakeup_ms().expect("it has something to tell");
-    assert!(told(&tick(&mut linked, at_ms)).is_some_and(|standing| !standing.clears));
+    assert_eq!(told(&tick(&mut linked, at_ms), false), all);
 }

@@ -12,6 +12,7 @@ use keystore_core::message::{
     Call, Header, Message, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, Want,
 };
 use keystore_core::node::{Settings, Start};
+use keystore_core::partition::Partition;
 use keystore_core::paxos::VoteError;
 use keystore_core::quorum::Durability;
 use keystore_core::record::{Body, Record};
@@ -159,7 +160,7 @@ pub(crate) fn a_page_counts_once_all_of_it_is_on_disk() {
 
 /// It would come, be refused and come again, at the cost of those who have it.
 #[test]
-fn a_node_whose_disk_is_full_asks_for_nothing_until_there_is_room() {
+pub(crate) fn a_node_whose_disk_is_full_asks_for_nothing_that_it_gains_until_there_is_room() {
     let (mut linked, _) = joiner();
     linked.step(Event::DiskFull(true));
     let mut asked = 0;
@@ -171,6 +172,28 @@ fn a_node_whose_disk_is_full_asks_for_nothing_until_there_is_room() {
     assert_eq!(asked, 0);
     linked.step(Event::DiskFull(false));
     assert!(take_over(&mut linked, |_, _| empty()).is_some());
+}
+
+/// A move to other nodes may be what makes room on it.
+#[test]
+fn a_node_whose_disk_is_full_compares_what_it_has() {
+    let wide = first_layout(4, 3);
+    let others = wide.members.iter().filter(|member| member.node != node(4)).cloned().collect();
+    let joint = wide.next(&Change::Move { members: others, replication_factor: 3 }).unwrap();
+    let epoch = joint.epoch.0;
+    let is_gained = |of: &Partition| joint.ring().is_replica(*of, ME) && !wide.is_replica(*of, ME);
+    let gained = joint.partitions.all().filter(is_gained).count();
+    let peers = [PEER, node(3), node(4)].map(|peer| (peer, epoch));
+    let mut linked = Linked::new((joint, true), &peers);
+    linked.step(Event::DiskFull(true));
+    let answer = |_, range: &ScanRange| {
+        assert!(wide.is_replica(range.partition, ME), "there is no room for {}", range.partition);
+        empty()
+    };
+    assert_eq!(take_over(&mut linked, answer), None);
+    let transfer = linked.node.status(now(1)).transfer;
+    assert_eq!(transfer.done, transfer.partitions - gained);
+    assert!(gained > 0);
 }
 
 /// Or a start would begin it at the beginning, each time anew.

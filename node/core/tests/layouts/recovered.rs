@@ -232,6 +232,20 @@ fn what_was_merged_of_a_source_that_is_lost_by_now_is_merged_by_all() {
     assert_eq!(after.salvaged.get(&partition), Some(&left));
 }
 
+/// By then they have what was written since, and those that had something first may not.
+#[test]
+pub(crate) fn what_is_salvaged_once_more_is_merged_of_all_its_replicas() {
+    let before = first_layout(6, 3);
+    let salvaging = before.recovered(attempt(2), &lost([1, 2, 3])).unwrap();
+    let again = salvaging.recovered(attempt(3), &lost([])).unwrap();
+    assert_eq!(again.salvaged.len(), salvaging.salvaged.len());
+    for (partition, sources) in &again.salvaged {
+        let of_before = &salvaging.salvaged[partition];
+        let all: BTreeSet<_> = salvaging.replicas(*partition).into_iter().chain(of_before.clone()).collect();
+        assert_eq!(*sources, all);
+    }
+}
+
 #[test]
 fn a_move_that_turns_back_after_a_recovery_leaves_the_number_of_replicas_that_is_wanted() {
     let left = first_layout(3, 3).recovered(attempt(2), &lost([2, 3])).unwrap();

@@ -17,7 +17,7 @@ use keystore_core::succession::Change;
 use crate::bench::effects::{commit_in, load_in, messages, noted_in};
 use crate::bench::{ME, PEER, first_layout, key, key_of, layout_of, now, record, start};
 use crate::recovered::{attempt, lost};
-use crate::surviving::{CALL, Survivor, decide, is_in_doubt, read, salvaging};
+use crate::surviving::{CALL, Survivor, decide, is_in_doubt, read, salvaging, salvaging_from};
 
 #[test]
 fn a_salvaged_partition_counts_once_all_that_is_left_is_merged() {
@@ -220,6 +220,65 @@ pub(crate) fn a_salvaged_partition_counts_once_that_is_on_disk() {
     assert!(is_in_doubt(&survivor.frame(&layout, PEER, read())));
     note_saved(&mut survivor, saves);
     assert!(!is_in_doubt(&survivor.frame(&layout, PEER, read())));
+}
+
+/// What goes because it is damaged goes before that.
+#[test]
+pub(crate) fn a_salvaged_partition_does_not_count_while_something_of_it_is_damaged() {
+    let (mut survivor, layout) = salvaging();
+    let mut asked = decide(&mut survivor, &layout);
+    for _ in 0..400 {
+        let own = asked.iter().position(|effect| matches!(effect, Effect::Scan { .. }));
+        let theirs = asked
+            .iter()
+            .position(|effect| matches!(effect, Effect::Send { message: Message::Salvage { .. }, .. }));
+        let effects = match own.or(theirs).map(|at| asked.remove(at)) {
+            Some(Effect::Scan { load, range }) => {
+                let is_damaged = range == mine(&layout);
+                let page = if is_damaged { Err(NoPage::Damaged(key())) } else { Ok(Page::default()) };
+                survivor.step(Event::Scanned { load, page }).to_vec()
+            }
+            Some(Effect::Send { message: Message::Salvage { call, .. }, .. }) => {
+                let outcome = ScanOutcome::Page(Page::default());
+                survivor.frame(&layout, PEER, Message::ScanAnswer { call, outcome, noted: vec![] })
+            }
+            _ => survivor.tick(),
+        };
+        asked.extend(effects);
+    }
+    let counted: Vec<_> = layout.partitions.all().filter(|of| *of != mine(&layout).partition).collect();
+    assert_eq!(survivor.merges.counted.iter().copied().collect::<Vec<_>>(), counted);
+}
+
+/// More may be lost by then than what this node has lost.
+#[test]
+pub(crate) fn what_has_counted_before_another_recovery_does_not_count_after_it() {
+    let (mut survivor, layout) = counting();
+    let next = layout.recovered(attempt(3), &lost([])).unwrap();
+    survivor.recover(&next);
+    survivor.save_all();
+    survivor.link(&next, PEER);
+    decide(&mut survivor, &next);
+    assert_eq!(survivor.state(), NodeState::Serving);
+    assert!(is_in_doubt(&survivor.frame(&next, PEER, read())));
+}
+
+/// Or two replicas, each of which has lost something that the other has, would wait for each other.
+#[test]
+pub(crate) fn what_has_counted_counts_when_the_move_turns_back() {
+    let before = layout_of(3);
+    let members = before.members.clone();
+    let joint = before.next(&Change::Move { members, replication_factor: 2 }).unwrap();
+    let (mut survivor, layout) = salvaging_from(joint);
+    assert!(layout.is_joint());
+    let asked = decide(&mut survivor, &layout);
+    merge_what_is_left(&mut survivor, &layout, asked);
+    let back = layout.next(&Change::Abort).unwrap();
+    survivor.effects =
+        survivor.frame(&layout, PEER, Message::Layout { layout: Box::new(back.clone()), identities: vec![] });
+    survivor.save_all();
+    assert_eq!(survivor.node.layout(), Some(&back));
+    assert!(!is_in_doubt(&survivor.frame(&back, PEER, read())));
 }
 
 /// Whoever asked for a recovery that is overtaken hears of it.

@@ -183,7 +183,10 @@ pub(crate) fn is_in_doubt(effects: &[Effect]) -> bool {
 
 /// Two of three are left, and one of them is in doubt of everything: nothing can be trusted to be whole.
 pub(crate) fn salvaging() -> (Survivor, Layout) {
-    let before = layout_of(3);
+    salvaging_from(layout_of(3))
+}
+
+pub(crate) fn salvaging_from(before: Layout) -> (Survivor, Layout) {
     let doubted = BTreeMap::from([(PEER, before.partitions.all().collect())]);
     let layout = before.recovered(attempt(2), &Losses { doubted, ..lost([3]) }).unwrap();
     let mut survivor = Survivor::new(before);

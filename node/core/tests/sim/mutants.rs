@@ -35,7 +35,7 @@ use crate::violation::Checker::{
 };
 
 /// In so many seeds a mutant has to be caught.
-const SEEDS_MAX: u64 = 400;
+const SEEDS_MAX: u64 = 1_200;
 /// How many seeds of each scenario that recovers run without a mutant.
 const RECOVERIES: u64 = 50;
 
@@ -503,11 +503,13 @@ fn without_a_mutant_nothing_is_caught() {
 #[test]
 fn without_a_mutant_recoveries_break_nothing() {
     type Scenario = (&'static str, fn() -> Plan);
-    let scenarios: [Scenario; 4] = [
+    let scenarios: [Scenario; 6] = [
         ("recovering", recovering),
         ("recovering again", recovering_again),
         ("recovering many", recovering_many),
         ("recovering in doubt", recovering_in_doubt),
+        ("recovering few in doubt", recovering_few_in_doubt),
+        ("recovering unreadable", recovering_unreadable),
     ];
     let seeds = match number("KEYSTORE_SIM_SEED") {
         Some(seed) => seed..seed + 1,

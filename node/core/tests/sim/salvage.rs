@@ -59,11 +59,9 @@ impl Tried {
         if !self.is_short(partition) {
             let is_kept =
                 layout.rings().zip(before.rings()).all(|(a, b)| a.nodes(partition) == b.nodes(partition));
-            let was = before.salvaged.get(&partition).map(|sources| match self.may_have_lost(partition) {
-                true => self.holders(partition),
-                false => sources.clone(),
-            });
-            return is_kept && layout.salvaged.get(&partition) == was.as_ref();
+            // What has been written since is where the ring is.
+            let all = before.salvaged.get(&partition).map(|_| self.holders(partition));
+            return is_kept && layout.salvaged.get(&partition) == all.as_ref();
         }
         let ring = layout.ring().nodes(partition);
         let are_left = ring.iter().all(|node| !self.is_lost(*node));
@@ -155,15 +153,11 @@ impl World {
                 continue;
             }
             let held = |node: &NodeId| self.recovery.accepted.get(&(*node, digest))?.get(&key).cloned();
-            let of = |nodes: &BTreeSet<NodeId>| nodes.iter().filter_map(held).reduce(Record::merge);
-            let merged = tried.layout.salvaged.get(&partition).and_then(of);
-            let left = of(&tried.holders(partition));
+            let left = tried.holders(partition).iter().filter_map(held).reduce(Record::merge);
             if self.may_have_lost(tried, partition) {
                 self.lower(&key, left.as_ref());
             }
-            // A replica that was new in an attempt before is no source as long as its partition keeps a quorum: what it
-            // holds was promised as ever, and need not be with each of the others.
-            self.recovery.left.extend(merged.map(|merged| (key, merged)));
+            self.recovery.left.extend(left.map(|left| (key, left)));
         }
     }
 
@@ -244,17 +238,13 @@ impl World {
     }
 
     /// What is damaged of a partition that is salvaged is in nobody's way: there is no quorum to heal it from. Once this
-    /// machine has counted for it, there may be, unless there is nobody else.
+    /// machine has counted for it, what it holds may have been acknowledged with it.
     pub(crate) fn may_drop_what_is_damaged(&mut self, n: usize, key: &RecordKey) -> bool {
         let layout = self.layout_at(n);
         let partition = key.partition(layout.partitions);
-        let sources = layout.salvaged.get(&partition);
-        let replicas = layout.replicas(partition);
-        let mut others = sources.into_iter().flatten().chain(&replicas);
-        let is_alone = others.all(|other| *other == self.machines[n].id || layout.is_lost(*other));
         let merges = &self.machines[n].disk.state.merges;
         let has_counted = merges.counted_in == layout.incarnation && merges.counted.contains(&partition);
-        let is_salvaging = sources.is_some() && (is_alone || !has_counted);
+        let is_salvaging = layout.salvaged.contains_key(&partition) && !has_counted;
         let may_drop = is_salvaging && self.machines[n].in_doubt.contains(key);
         if may_drop {
             self.coverage.count(Path::DamagedWhileSalvaging);

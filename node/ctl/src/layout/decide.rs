@@ -6,7 +6,6 @@ use keystore_client::{AdminClient, Layout, Reason};
 
 use crate::failure::{Exit, Failure};
 use crate::survey::Survey;
-use crate::transfer::with_names;
 
 /// After an error, nothing was decided unless its exit status is that of an unknown outcome.
 pub(super) async fn decide(
@@ -54,7 +53,7 @@ fn explain(now: &Layout, is_late: bool, failure: Failure) -> Failure {
             let next = now.epoch.0 + 1;
             format!("{}; whether epoch {next} is in force is shown by status", failure.message)
         }
-        _ => with_names(now, &failure.message),
+        _ => now.with_names(&failure.message),
     };
     Failure { message, ..failure }
 }

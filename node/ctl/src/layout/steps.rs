@@ -8,7 +8,6 @@ use keystore_client::{
 
 use crate::args::{Joining, Wanted};
 use crate::failure::{Exit, Failure};
-use crate::transfer::with_names;
 
 /// Layouts that are to be decided, in this order; neither if nothing would change.
 #[derive(Debug)]
@@ -79,7 +78,7 @@ fn refused(layout: &Layout, error: &SuccessionError) -> Failure {
         SuccessionError::IsMoving => " (propose --finish --wait, or abort)",
         _ => "",
     };
-    let message = with_names(layout, &error.to_string());
+    let message = layout.with_names(&error.to_string());
     Failure::new(Exit::Refused, "LAYOUT_REFUSED", format!("{message}{hint}; nothing was done"))
 }
 

@@ -12,7 +12,7 @@ use super::Bounds;
 use super::decide::{decide, nobody};
 use crate::failure::{Exit, Failure};
 use crate::survey::Survey;
-use crate::transfer::{Progress, phase_name, with_names};
+use crate::transfer::{Progress, phase_name};
 
 const PERIOD: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -110,7 +110,7 @@ fn still_moving(now: &Layout, waits_for: &str) -> Failure {
 fn show(survey: &Survey, now: &Layout, bytes_before: u64, bounds: &Bounds) -> Option<String> {
     let statuses = survey.answers.iter().map(|answer| &answer.status);
     let progress = Progress::of(now, statuses)?;
-    let waits_for = progress.waits_for.as_ref().map(|problem| with_names(now, problem));
+    let waits_for = progress.waits_for.as_ref().map(|problem| now.with_names(problem));
     let missing = waits_for.as_ref().map_or_else(String::new, |problem| format!("; {problem}"));
     bounds.live.show(&format!("{}{missing}", progress.line(bytes_before)));
     waits_for

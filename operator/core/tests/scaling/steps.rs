@@ -254,7 +254,7 @@ fn what_is_in_the_way_is_told_by_pods_and_with_what_helps() {
     let plan = plan_of(&wanting(5), &copied);
     assert_eq!(
         plan.hold.unwrap().message,
-        "the store cannot take the next step: members demo-0 and demo-3 have the same actor"
+        "the next step, to take in members, or to let them go, cannot be taken: members demo-0 and demo-3 have the same actor"
     );
 
     let lost = three.next(&Change::Lose(BTreeSet::from([node(1)]))).unwrap();
@@ -311,14 +311,15 @@ fn a_move_that_waits_for_what_is_damaged_says_so() {
 fn data_does_not_begin_to_move_before_what_is_damaged_is_healed_unless_copies_are_missing() {
     let three = layout_of(3, 5);
     let waits = plan_of(&wanting(5), &doubting(seen(&three, 5), &[1]));
-    assert_eq!(next(&waits), "Joining, 5 pods");
+    assert_eq!(next(&waits), "Joining, held for Unhealthy, 5 pods");
     let message = waits.progress.unwrap().message;
-    assert!(
-        message.starts_with("waiting for what is damaged on demo-1 to be healed from other nodes"),
-        "{message}"
-    );
-    // Nothing that it holds is to move.
+    let why = "data does not begin to move before what is damaged on demo-1 is healed from other nodes";
+    assert!(message.starts_with(why), "{message}");
+    // Nothing that it holds is to move; or all of it leaves it.
     let moves = "Moving, to epoch 3 of 5, 5 pods";
+    let five = layout_of(5, 5);
+    let leaving = plan_of(&wanting(4), &doubting(seen(&five, 5), &[4]));
+    assert_eq!(next(&leaving), "Moving, to epoch 5 of 5, 5 pods");
     assert_eq!(next(&plan_of(&wanting(5), &doubting(seen(&three, 5), &[4]))), moves);
     let lost = three.next(&Change::Lose([node(2)].into())).unwrap();
     let short = plan_of(&wanting(5), &doubting(seen(&lost, 5), &[1]));
