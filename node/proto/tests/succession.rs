@@ -44,14 +44,10 @@ fn joint() -> Layout {
     changes.iter().fold(first.unwrap(), |layout, change| layout.next(change).unwrap())
 }
 
+/// As far as the first release said it.
 fn standing() -> Standing {
-    Standing {
-        fence: Epoch(5),
-        phase: Epoch(4),
-        whole: [0, 7, 15].map(Partition).into(),
-        clears: true,
-        doubted: [1, 9].map(Partition).into(),
-    }
+    let whole = [0, 7, 15].map(Partition).into();
+    Standing { fence: Epoch(5), phase: Epoch(4), whole, ..Standing::default() }
 }
 
 fn evidence() -> Evidence {
@@ -121,6 +117,14 @@ fn what_is_said_about_layouts_reads_back() {
     assert_eq!(read(&bytes), everything());
     let read = Layout::try_from(v1::Layout::from(&layout)).unwrap();
     assert_eq!((read.digest(), read), (layout.digest(), layout));
+}
+
+#[test]
+fn what_a_node_says_of_itself_reads_back() {
+    let doubted = [1, 9].map(Partition).into();
+    let said = Message::Standing(Standing { clears: true, doubted, ..standing() });
+    let frame = Frame { content: Content::Messages(vec![said]), ..everything() };
+    assert_eq!(read(&v1::PeerFrame::from(frame.clone()).encode_to_vec()), frame);
 }
 
 #[test]
