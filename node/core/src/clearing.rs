@@ -65,6 +65,24 @@ impl Clearing {
         Self { is_in_background: true, ..Self::new(partitions) }
     }
 
+    /// What is left to be cleared.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = Partition> {
+        self.partitions.iter().copied()
+    }
+
+    /// Goes on with one of those that may be cleared; false if there is none.
+    pub(crate) fn turn_to(&mut self, may_go: impl Fn(Partition) -> bool) -> bool {
+        if self.load.is_some() || !self.commits.is_empty() {
+            return true;
+        }
+        let Some(at) = self.partitions.iter().position(|partition| may_go(*partition)) else { return false };
+        if at > 0 {
+            self.partitions.rotate_left(at);
+            self.tries = 0;
+        }
+        true
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.partitions.is_empty()
     }

@@ -228,7 +228,9 @@ impl Doubts {
     /// Leaves nothing of what is damaged in these partitions. Not before a later generation: whoever counts anew under the
     /// old one would give a dot twice.
     pub(crate) fn drop_keys(&mut self, of: impl Fn(Partition) -> bool, context: &mut Context<'_>) {
-        let is_open = |doubted: &Doubted| matches!(doubted.stage, Stage::Waiting { .. });
+        let now_ms = context.now.mono_ms;
+        let is_open =
+            |doubted: &Doubted| matches!(doubted.stage, Stage::Waiting { due_ms } if due_ms <= now_ms);
         let dropped =
             self.keys.iter().filter(|(key, doubted)| is_open(doubted) && of(context.partition(key)));
         for key in dropped.map(|(key, _)| key.clone()).collect::<Vec<_>>() {

@@ -167,11 +167,7 @@ impl Transfer {
         self.merges.counted.retain(stays);
         self.merges.counted_in = layout.incarnation;
         if !is_of_this_phase {
-            // What is salvaged does not move: where it counts, it does whichever ring is to stay.
-            let counts = |partition: &Partition| {
-                self.merges.counted.contains(partition) && !is_on(Mutant::CountedIsMergedAgain)
-            };
-            self.merges.partitions.retain(|partition, _| counts(partition));
+            self.merges.partitions.clear();
         }
         self.merges.phase = layout.phase_since;
         let takes_over = |partition: &Partition| {
@@ -227,6 +223,11 @@ impl Transfer {
     }
 
     fn is_merged(&self, partition: Partition, (layout, me): (&Layout, NodeId)) -> bool {
+        let is_salvaged = layout.salvaged.contains_key(&partition) && !is_on(Mutant::CountedIsMergedAgain);
+        if is_salvaged && self.has_counted(partition) && !self.healing.contains(&partition) {
+            // It does not move: where it counts, it does whichever ring is to stay, and whoever is away by now.
+            return true;
+        }
         let old = layout.source_ring().replicas(partition);
         let salvaged = self.salvage_sources(partition, layout);
         let counts_itself = salvaged.is_some() || !self.healing.contains(&partition);
@@ -299,11 +300,13 @@ impl Transfer {
     pub(crate) fn tend(
         &mut self,
         mut number: impl FnMut() -> u64,
-        (doubted, is_disk_full): (&BTreeSet<Partition>, bool),
+        (doubted, is_disk_full): (impl FnOnce() -> BTreeSet<Partition>, bool),
         context: &mut Context<'_>,
     ) -> Option<Merges> {
         let now_ms = context.now.mono_ms;
-        self.begin_counting(doubted, now_ms);
+        if !self.ready.is_empty() {
+            self.begin_counting(&doubted(), now_ms);
+        }
         let late: Vec<_> = self
             .passes
             .iter()

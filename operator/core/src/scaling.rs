@@ -31,8 +31,8 @@ use crate::undecidable::{find_half_accepted, find_lack_of_voters};
 use crate::validate::ValidCluster;
 
 /// What a person can do about damage that does not heal.
-const DAMAGE_HINT: &str =
-    "keystorectl status says what is damaged; where that lasts, the volume has to be replaced";
+const DAMAGE_HINT: &str = "keystorectl status says what is damaged; where that lasts, replace the volume if other nodes hold all of it, and else \
+     accept the loss with keystorectl recover";
 
 /// What is done about the members and the pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -378,9 +378,15 @@ fn plan_beginning(of: StageInput<'_>) -> Option<Stage> {
             ),
         ));
     }
-    // Where copies are missing, what is left is not waited for; and data may leave a disk that is damaged.
-    let damaged: BTreeSet<_> =
-        roster.in_doubt().into_iter().filter(|node| nodes.contains(node) && roster.owns(*node)).collect();
+    // Where copies are missing, what is left is not waited for; and data may leave a disk that is damaged, if others have it.
+    let doubting = roster.in_doubt();
+    let damaged: BTreeSet<_> = doubting.iter().copied().filter(|node| roster.owns(*node)).collect();
+    let (damaged, leaving): (BTreeSet<_>, BTreeSet<_>) =
+        damaged.into_iter().partition(|node| nodes.contains(node));
+    let damaged = match roster.can_do_without(&leaving, &doubting) {
+        true => damaged,
+        false => damaged.union(&leaving).copied().collect(),
+    };
     let is_short = owners(layout.ring()).into_iter().any(|node| layout.is_lost(node));
     if !damaged.is_empty() && !is_short {
         let damaged = roster.pods(roster.ordinals(damaged));

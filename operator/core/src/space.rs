@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 
 use keystore_core::id::NodeId;
 use keystore_core::layout::Member;
+use keystore_core::partition::Partition;
 
 use crate::aim::plan_move;
 use crate::differ::bytes;
@@ -95,7 +96,12 @@ pub(crate) fn find_full_volume(roster: &Roster<'_>) -> Option<Hold> {
     let is_full = |node: &NodeId| {
         roster.answer_of(*node).is_some_and(|answer| {
             let is_open = answer.transfer.partitions_done < answer.transfer.partitions;
-            let gains = layout.ring().owned(*node) > layout.source_ring().owned(*node);
+            let is_gained = |partition: Partition| {
+                layout.ring().is_replica(partition, *node)
+                    && (!layout.source_ring().is_replica(partition, *node)
+                        || layout.salvaged.contains_key(&partition))
+            };
+            let gains = layout.partitions.all().any(is_gained);
             is_open && gains && answer.disk.is_some_and(|disk| disk.is_full)
         })
     };

@@ -180,12 +180,7 @@ impl Node {
             self.messages.push_back((peer, message));
         }
         if layout.epoch > Epoch(1) {
-            let standing = self.standing();
-            if standing != self.told_standing.0 && !is_on(Mutant::GreetingsAreNotTold) {
-                // Or it alone would have heard of it, and nobody would tell it that this is so no longer.
-                return self.tell_all(standing);
-            }
-            self.messages.push_back((peer, Message::Standing(standing)));
+            self.say_standing(peer);
         }
     }
 
@@ -211,8 +206,7 @@ impl Node {
         let has_it = self.membership.serving().is_some_and(|ours| ours.term() == layout.term());
         if has_it && !is_on(Mutant::TheMisheardAreNotTold) {
             // It has heard something older last, or too little to go on.
-            let standing = self.standing();
-            return self.messages.push_back((from, Message::Standing(standing)));
+            return self.say_standing(from);
         }
         let belongs_to_none = self.membership.layout().is_none() && self.changing.is_none();
         if !belongs_to_none || !self.is_news(&layout) || is_on(Mutant::JoinersHearOfNobody) {
@@ -486,8 +480,9 @@ impl Node {
         }
         let mut merges = None;
         self.serve(now, effects, |node, context| {
-            let doubted = node.replica.doubts.partitions_of_keys(context.layout.partitions);
-            let of = (&doubted, node.replica.is_disk_full());
+            let doubts = &node.replica.doubts;
+            let count = context.layout.partitions;
+            let of = (|| doubts.partitions_of_keys(count), node.replica.is_disk_full());
             merges = node.transfer.tend(|| node.coordinator.next_number(), of, context);
         });
         if let Some(merges) = merges {
@@ -514,6 +509,17 @@ impl Node {
             self.tell_all(standing);
         }
         self.told_standing.1 = now.mono_ms + STANDING_EVERY_MS;
+    }
+
+    /// To one peer, or to all if it is news: or that one alone would have heard of it, and nobody would tell it that this is
+    /// so no longer.
+    fn say_standing(&mut self, to: NodeId) {
+        let standing = self.standing();
+        if standing == self.told_standing.0 || is_on(Mutant::GreetingsAreNotTold) {
+            self.messages.push_back((to, Message::Standing(standing)));
+        } else {
+            self.tell_all(standing);
+        }
     }
 
     fn tell_all(&mut self, standing: Standing) {

@@ -1,8 +1,8 @@
 //! What a node holds of partitions that it is no replica of any more goes, little by little, once nobody can ask for it.
 //!
 //! Only under a layout in which no data moves, and only while every member that is not lost has acknowledged that layout:
-//! from then on nobody counts on what was left. And only while of each partition that was left a quorum of its replicas is
-//! in no doubt: until then, what is left may be the last copy that can be read. One page at a time, as far as the budget of
+//! from then on nobody counts on what was left. And of each partition only while a quorum of its replicas is there and in no
+//! doubt: until then, what is left may be the last copy that can be read. One page at a time, as far as the budget of
 //! the background allows; a later layout ends it, and whatever is left then is looked for once more. That is done before
 //! the layout is taken up where it makes this node a replica again, and holds up what is asked of that: so no data is moved
 //! while somebody is still dropping some ([`Node::drops_what_it_left`]).
@@ -27,8 +27,6 @@ const RECORD_BYTES: usize = 64;
 #[derive(Debug)]
 pub(super) struct Leaving {
     pub(super) clearing: Clearing,
-    /// Of which that is.
-    left: BTreeSet<Partition>,
     /// How much of what it has dropped is counted.
     counted: u64,
     look_at_ms: u64,
@@ -43,11 +41,11 @@ impl Node {
             true => !layout.ring().is_replica(*partition, self.me),
             false => !layout.is_replica(*partition, self.me),
         };
-        let left: BTreeSet<_> = layout.partitions.all().filter(is_left).collect();
+        let left: Vec<_> = layout.partitions.all().filter(is_left).collect();
         // Before the first layout, nobody held anything.
         let is_needless = moves || left.is_empty() || layout.epoch == Epoch(1);
-        let clearing = Clearing::in_the_background(left.iter().copied());
-        let leaving = Leaving { clearing, left, counted: 0, look_at_ms: now.mono_ms };
+        let clearing = Clearing::in_the_background(left);
+        let leaving = Leaving { clearing, counted: 0, look_at_ms: now.mono_ms };
         self.leaving = (!is_needless).then_some(leaving);
     }
 
@@ -71,10 +69,11 @@ impl Node {
             return;
         }
         let is_known_to_all = self.unaware(layout).next().is_none() || is_on(Mutant::LeftIsClearedUnheard);
-        let is_needed = self.may_be_the_last(layout) && !is_on(Mutant::TheLastCopyGoes);
+        let needed = self.perhaps_the_last(layout);
         let busy = self.busy();
         let Some(Leaving { clearing, look_at_ms, .. }) = &mut self.leaving else { return };
-        if !is_known_to_all || is_needed {
+        let may_go = |partition| !needed.contains(&partition) || is_on(Mutant::TheLastCopyGoes);
+        if !is_known_to_all || !clearing.turn_to(may_go) {
             *look_at_ms = now.mono_ms + LOOK_EVERY_MS;
             return;
         }
@@ -91,32 +90,34 @@ impl Node {
         members.filter(move |node| fences.get(node).is_none_or(|fence| *fence < layout.epoch))
     }
 
-    /// True if too few replicas of a partition that was left are there and in no doubt.
-    fn may_be_the_last(&self, layout: &Layout) -> bool {
-        let Some(Leaving { left, .. }) = &self.leaving else { return false };
+    /// What was left of these may be the last copy that can be read: too few of their replicas are there and in no doubt.
+    fn perhaps_the_last(&self, layout: &Layout) -> BTreeSet<Partition> {
+        let Some(Leaving { clearing, .. }) = &self.leaving else { return BTreeSet::new() };
         let says_nothing_of_doubts = self.evidence.values().all(|standing| standing.doubted.is_empty());
         if says_nothing_of_doubts && layout.members.iter().all(|member| !member.is_lost) {
-            return false;
+            return BTreeSet::new();
         }
-        let is_trusted = |partition: &Partition, node: &NodeId| {
+        let is_trusted = |partition: Partition, node: &NodeId| {
             let doubted = self.evidence.get(node).map(|standing| &standing.doubted);
-            !layout.is_lost(*node) && doubted.is_none_or(|doubted| !doubted.contains(partition))
+            !layout.is_lost(*node) && doubted.is_none_or(|doubted| !doubted.contains(&partition))
         };
         let is_short = |partition: &Partition| {
             let sets = layout.replica_sets(*partition);
-            !sets.satisfied(Consistency::Quorum, |node| is_trusted(partition, node))
+            !sets.satisfied(Consistency::Quorum, |node| is_trusted(*partition, node))
         };
-        left.iter().any(is_short)
+        clearing.partitions().filter(is_short).collect()
     }
 
     /// True while what was left goes, and nobody who is away, and nothing that is damaged, is waited for: it will be gone
     /// soon.
     pub(super) fn drops_what_it_left(&self, layout: &Layout) -> bool {
         let is_away = |node| !self.peers.is_connected(node);
-        self.leaving.is_some()
-            && !self.replica.is_disk_full()
-            && !self.unaware(layout).any(is_away)
-            && !self.may_be_the_last(layout)
+        self.leaving.as_ref().is_some_and(|leaving| {
+            let needed = self.perhaps_the_last(layout);
+            !self.replica.is_disk_full()
+                && !self.unaware(layout).any(is_away)
+                && leaving.clearing.partitions().any(|partition| !needed.contains(&partition))
+        })
     }
 
     /// A page may have been read.

@@ -314,7 +314,10 @@ fn the_only_one_left_drops_what_is_damaged() {
     let layout = before.recovered(attempt(2), &losses).unwrap();
     survivor.recover(&layout);
     let mut effects = survivor.save_all();
-    effects.extend(survivor.step(Event::Tick).to_vec());
+    for _ in 0..4 {
+        effects.extend(survivor.tick());
+        effects.extend(survivor.save_all());
+    }
     assert_eq!(survivor.state(), NodeState::Serving);
     let commits: Vec<_> = effects
         .iter()

@@ -320,6 +320,8 @@ fn data_does_not_begin_to_move_before_what_is_damaged_is_healed_unless_copies_ar
     let five = layout_of(5, 5);
     let leaving = plan_of(&wanting(4), &doubting(seen(&five, 5), &[4]));
     assert_eq!(next(&leaving), "Moving, to epoch 5 of 5, 5 pods");
+    let two = plan_of(&wanting(3), &doubting(seen(&five, 5), &[3, 4]));
+    assert_eq!(next(&two), "Joining, held for Unhealthy, 5 pods", "too few others have what both hold");
     assert_eq!(next(&plan_of(&wanting(5), &doubting(seen(&three, 5), &[4]))), moves);
     let lost = three.next(&Change::Lose([node(2)].into())).unwrap();
     let short = plan_of(&wanting(5), &doubting(seen(&lost, 5), &[1]));
