@@ -17,6 +17,7 @@
 //! what a process of before has merged is looked through once more. So what came into doubt before a start, or has
 //! rotted since, is met before this node says that it is whole.
 
+mod counting;
 mod healing;
 mod pass;
 mod sources;
@@ -37,6 +38,7 @@ use crate::quorum::Durability;
 use crate::record::Record;
 use crate::succession::others_of_a_quorum;
 
+pub(crate) use counting::Counting;
 pub(crate) use pass::Holding;
 use pass::{Pass, Stage, Storing};
 use sources::Sources;
@@ -99,9 +101,6 @@ pub struct TransferStatus {
     /// How long what is left will take at the pace of this node so far; `None` while nobody can tell.
     pub remaining_ms: Option<u64>,
 }
-
-/// Partitions that are about to count, each under a number: what is saved of an earlier attempt says nothing of a later one.
-pub(crate) type Counting = BTreeMap<Partition, u64>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Transfer {
@@ -207,19 +206,6 @@ impl Transfer {
     /// True for a partition of which nothing is left to be merged.
     pub(crate) fn has_merged(&self, partition: Partition) -> bool {
         !self.open.contains(&partition)
-    }
-
-    /// True for a salvaged partition that has counted here.
-    pub(crate) fn has_counted(&self, partition: Partition) -> bool {
-        self.merges.counted.contains(&partition) && !self.counting.contains_key(&partition)
-    }
-
-    /// What was left of a salvaged partition is asked for, whoever has it. Once this node has counted for it, what it loses
-    /// is healed as any other doubt is.
-    fn salvage_sources<'a>(&self, partition: Partition, layout: &'a Layout) -> Option<&'a BTreeSet<NodeId>> {
-        let heals = self.healing.contains(&partition) && self.has_counted(partition);
-        let heals = heals && !is_on(Mutant::TheCountedAreSalvagedAgain);
-        layout.salvaged.get(&partition).filter(|_| !heals)
     }
 
     fn is_merged(&self, partition: Partition, (layout, me): (&Layout, NodeId)) -> bool {
@@ -539,56 +525,6 @@ impl Transfer {
         merge.sources.insert(source);
         self.differing.remove(&partition);
         self.close_if_done(partition, context);
-    }
-
-    fn close_if_done(&mut self, partition: Partition, context: &Context<'_>) {
-        if !self.is_done(partition, (context.layout, context.me)) {
-            return;
-        }
-        if !context.layout.salvaged.contains_key(&partition) || self.has_counted(partition) {
-            return self.close(partition);
-        }
-        if is_on(Mutant::CountsBeforeThatIsSaved) {
-            self.merges.counted.insert(partition);
-            return self.close(partition);
-        }
-        self.ready.insert(partition);
-        self.ready_from_ms = context.now.mono_ms;
-    }
-
-    /// What is whole by now counts once that is on disk; not while a key of it is damaged, which goes first.
-    fn begin_counting(&mut self, doubted: &BTreeSet<Partition>, now_ms: u64) {
-        let is_whole =
-            |partition: &Partition| !doubted.contains(partition) || is_on(Mutant::CountsWithWhatIsDamaged);
-        for partition in self.ready.iter().copied().filter(is_whole).collect::<Vec<_>>() {
-            self.ready.remove(&partition);
-            self.merges.counted.insert(partition);
-            self.counts_begun += 1;
-            self.counting.insert(partition, self.counts_begun);
-            self.save_at_ms = Some(now_ms);
-        }
-        self.ready_from_ms = now_ms + PAUSE_MS;
-    }
-
-    fn close(&mut self, partition: Partition) {
-        self.open.remove(&partition);
-        if self.healing.remove(&partition) {
-            self.healed.push(partition);
-        }
-    }
-
-    /// It is on disk that these have counted here: from now on they may.
-    pub(crate) fn note_counted(&mut self, saved: &Counting) {
-        let is_saved = |(partition, number): &(&Partition, &u64)| saved.get(partition) == Some(number);
-        let counted = self.counting.iter().filter(is_saved).map(|(partition, _)| *partition);
-        for partition in counted.collect::<Vec<_>>() {
-            self.counting.remove(&partition);
-            self.close(partition);
-        }
-    }
-
-    pub(crate) fn counting(&self) -> &Counting {
-        &self.counting
     }
 
     /// The link to a node is gone, or (`restarted`) it is known as a later generation: what heals a partition is then

@@ -29,7 +29,7 @@ impl Transfer {
     }
 
     /// Nothing of this partition is merged. True if something was.
-    fn begin_anew(&mut self, partition: Partition) -> bool {
+    pub(super) fn begin_anew(&mut self, partition: Partition) -> bool {
         self.end_pass(partition);
         self.ready.remove(&partition);
         if self.counting.remove(&partition).is_some() {
@@ -39,15 +39,6 @@ impl Transfer {
         self.differing.remove(&partition);
         self.sources.forget(partition);
         !is_on(Mutant::MergesOutliveADoubt) && self.merges.partitions.remove(&partition).is_some()
-    }
-
-    /// Something of these partitions, for which this node has not counted yet, is about to be dropped: all that others have
-    /// is merged after that. What is to be on disk first.
-    pub(crate) fn merge_again_all(&mut self, partitions: &BTreeSet<Partition>) -> Merges {
-        for partition in partitions {
-            self.begin_anew(*partition);
-        }
-        self.merges.clone()
     }
 
     /// Whoever is asked for it from now on has noted the generation since which this partition is in doubt.
