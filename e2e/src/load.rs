@@ -24,7 +24,6 @@ mod report;
 #[cfg(test)]
 mod tests;
 
-pub use client::BATCH_OPERATIONS;
 use client::LoadClient;
 use recorder::micros;
 pub use recorder::{Recorder, SCENARIO, known};

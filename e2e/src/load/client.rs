@@ -25,7 +25,7 @@ const OPERATIONS_MAX: usize = 400_000;
 /// How long values live that expire.
 const TTL_MS: Range<u64> = 500..30_000;
 /// As many as one request may fail for.
-pub const BATCH_OPERATIONS: usize = 8;
+const BATCH_OPERATIONS: usize = 8;
 
 fn key(kind: &str, number: u64) -> Key {
     Key::new(DEFAULT_KEYSPACE, format!("{kind}-{number}").as_bytes())

@@ -21,7 +21,7 @@ pub enum Allowance {
     /// None: whatever happened was planned.
     NoFailure,
     /// Those that were under way at a noted fault, or began within `within` of it; at most `failures_max` for each
-    /// fault.
+    /// fault, of which a batch is one.
     AfterFaults { within: Duration, failures_max: usize },
 }
 
@@ -121,7 +121,13 @@ impl Report {
         let Allowance::AfterFaults { within, failures_max } = allowance else { return failures };
         let within_us = micros(within);
         let mut left = vec![failures_max; self.faults_us.len()];
+        // The operations of a batch fail together, and are one request.
+        let mut covered = BTreeSet::new();
         failures.retain(|failure| {
+            let request = (failure.session, failure.asked_at);
+            if covered.contains(&request) {
+                return false;
+            }
             let mut faults = self.faults_us.iter().zip(&mut left);
             let cover = faults.find(|(fault_us, left)| {
                 let fault_us = **fault_us;
@@ -132,6 +138,7 @@ impl Report {
             match cover {
                 Some((_, left)) => {
                     *left -= 1;
+                    covered.insert(request);
                     false
                 }
                 None => true,

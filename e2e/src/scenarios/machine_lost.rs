@@ -16,7 +16,7 @@ use crate::harness::ksc::{
 use crate::harness::machines::Host;
 use crate::harness::operator::Operator;
 use crate::harness::sandbox::Sandbox;
-use crate::load::{Allowance, BATCH_OPERATIONS, Load, Settings};
+use crate::load::{Allowance, Load, Settings};
 use crate::store::REQUEST_TIMEOUT;
 
 const WIDE: i32 = 5;
@@ -52,7 +52,7 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
         .await?;
     ensure!(identity(&ksc)?.cluster_id == before.cluster_id, "the store is another one");
     wait_for_writes(&load, WRITES_PER_PHASE).await?;
-    let failures_max = usize::try_from(settings.clients)? * REQUESTS_LOST * BATCH_OPERATIONS;
+    let failures_max = usize::try_from(settings.clients)? * REQUESTS_LOST;
     let allowance = Allowance::AfterFaults { within: NOTICED_WITHIN + REQUEST_TIMEOUT, failures_max };
     let summary = load.stop().await.judge(allowance, 2 * WRITES_PER_PHASE).map_err(anyhow::Error::msg)?;
     ensure!(summary.longest_gap <= GAP_MAX, "nothing was served for too long: {summary}");

@@ -16,8 +16,8 @@ use crate::mutant::{Mutant, is_on};
 const WAITING_MAX: usize = 512;
 /// How many pages are read at a time: what each costs is known only afterwards.
 pub(crate) const READ_AT_ONCE_MAX: usize = 4;
-/// Whoever asks gives up a little later than this.
-const PATIENCE_MS: u64 = 4_500;
+/// Whoever asks gives up as long again after this: what is read by then has time to arrive.
+const PATIENCE_MS: u64 = 2_500;
 
 /// A page that somebody wants to take over.
 #[derive(Debug)]

@@ -47,8 +47,10 @@ use sources::Sources;
 const PASSES_MAX: usize = 4;
 /// How many records are asked for at a time: reading them holds up whatever else the source does.
 const PAGE_RECORDS: u32 = 128;
-/// How long a source has to answer, and the log to take what it said.
+/// How long a source has to answer.
 const ANSWER_MS: u64 = 5_000;
+/// How long a page that has come may take to be on disk. One that is given up before comes once more.
+const STORED_MS: u64 = 30_000;
 /// The pause after a refusal or a silence.
 const PAUSE_MS: u64 = 250;
 /// The same where what was merged could not be written, for what is there is damaged.
@@ -474,7 +476,7 @@ impl Transfer {
         }
         let writes: Vec<_> = (0..).zip(entries.into_iter().chain(again)).collect();
         let left = writes.iter().map(|(attempt, _)| *attempt).collect();
-        pass.due_ms = context.now.mono_ms + ANSWER_MS;
+        pass.due_ms = context.now.mono_ms + STORED_MS;
         pass.stage = Stage::Storing(Storing { left, until, has_failed: false });
         let operation = pass.operation;
         for (attempt, (key, record)) in writes {

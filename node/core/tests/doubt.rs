@@ -327,6 +327,15 @@ fn meet_what_cannot_be_read(bench: &mut Bench, key: &str) -> Vec<Effect> {
 
 /// Some 20 seconds go by. What this node reads of itself is as given, and of others these say that they hold nothing.
 fn merge(bench: &mut Bench, own: &Result<Page, NoPage>, others: &[NodeId]) -> Vec<Effect> {
+    merge_from(bench, own, |from, _| others.contains(&from).then(Page::default))
+}
+
+/// The same, and the others say these pages, or nothing.
+fn merge_from(
+    bench: &mut Bench,
+    own: &Result<Page, NoPage>,
+    mut page: impl FnMut(NodeId, &ScanRange) -> Option<Page>,
+) -> Vec<Effect> {
     let until_ms = bench.now_ms + 20_000;
     let mut seen = Vec::new();
     while bench.now_ms < until_ms && bench.node.next_wakeup_ms().is_some() {
@@ -334,11 +343,17 @@ fn merge(bench: &mut Bench, own: &Result<Page, NoPage>, others: &[NodeId]) -> Ve
         while let Some(effect) = (!effects.is_empty()).then(|| effects.remove(0)) {
             let more = match &effect {
                 Effect::Scan { load, .. } => bench.step(Event::Scanned { load: *load, page: own.clone() }),
-                Effect::Send { header, message: Message::Scan { call, .. }, .. }
-                    if others.contains(&header.to) =>
-                {
-                    let (call, outcome) = (*call, ScanOutcome::Page(Page::default()));
-                    bench.frame(header.to, Message::ScanAnswer { call, outcome, noted: Vec::new() })
+                Effect::Load { load, .. } => bench.step(Event::Loaded { load: *load, record: Ok(None) }),
+                Effect::Commit(commit) => bench.committed(commit.id, Durability::Synced),
+                Effect::Send { header, message: Message::Scan { call, range, .. }, .. } => {
+                    match page(header.to, range) {
+                        None => Vec::new(),
+                        Some(page) => {
+                            let (call, outcome) = (*call, ScanOutcome::Page(page));
+                            let answer = Message::ScanAnswer { call, outcome, noted: Vec::new() };
+                            bench.frame(header.to, answer)
+                        }
+                    }
                 }
                 _ => Vec::new(),
             };
@@ -423,6 +438,25 @@ fn who_is_known_as_a_later_generation_is_merged_once_more() {
     bench.link(B, 7);
     assert!(!is_healed(&merge(&mut bench, &Ok(Page::default()), &[B])));
     assert!(is_healed(&merge(&mut bench, &Ok(Page::default()), &[A])));
+}
+
+#[test]
+fn a_later_generation_is_merged_from_the_beginning_however_far_the_earlier_one_was_read() {
+    let mut bench = Bench::new();
+    let effects = meet_what_cannot_be_read(&mut bench, "k");
+    bench.step(Event::Saved { save: raise_in(&effects).unwrap().0 });
+    for generation in [7, 8] {
+        bench.link(A, generation);
+        let mut asked = Vec::new();
+        merge_from(&mut bench, &Ok(Page::default()), |_, range| {
+            asked.push(range.after.is_some());
+            let first = Page { entries: vec![(key_of("k"), record(5))], is_cut: true };
+            range.after.is_none().then_some(first)
+        });
+        assert!(asked.len() >= 2, "{asked:?}");
+        let expected: Vec<_> = (0..asked.len()).map(|n| n > 0).collect();
+        assert_eq!(asked, expected, "as generation {generation}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
-use keystore_client::{AdminClient, DiskStatus, NodeState};
+use keystore_client::{AdminClient, DiskStatus, NodeState, NodeStatus};
 use keystore_operator_core::names::Names;
 use keystore_operator_core::observed::{Disk, Epoch, HeldLayout, Layout, NodeAnswer, NodeMode, Transfer};
 use thiserror::Error;
@@ -81,31 +81,7 @@ impl NodeClient for GrpcNodes {
         if status.name != node.pod {
             return Err(NodeError::Stranger { asked: node.pod.clone(), answered: status.name });
         }
-        let linked = status.peers.iter().filter(|peer| peer.connected);
-        let DiskStatus { total_bytes, available_bytes, full: is_full, set_aside_bytes } = status.disk;
-        Ok(NodeAnswer {
-            connected: linked.map(|peer| peer.node).collect(),
-            transfer: Transfer {
-                partitions: status.transfer.partitions,
-                partitions_done: status.transfer.partitions_done,
-                waits_for: status.transfer.waits_for,
-            },
-            is_in_doubt: status.doubted_keys > 0 || !status.doubted_partitions.is_empty(),
-            disk: (total_bytes > 0).then_some(Disk {
-                total_bytes,
-                available_bytes,
-                set_aside_bytes,
-                is_full,
-            }),
-            node: status.node,
-            actor: status.actor,
-            version: status.version,
-            mode: mode(status.state),
-            cluster: status.cluster,
-            incarnation: status.incarnation,
-            epoch: status.epoch,
-            partitions_available: status.partitions_available,
-        })
+        Ok(answer(status))
     }
 
     async fn get_layout(&self, node: &NodeAddress) -> Result<Option<HeldLayout>, NodeError> {
@@ -156,6 +132,30 @@ impl Call<'_> {
     }
 }
 
+/// What the planner is told of a node's status.
+fn answer(status: NodeStatus) -> NodeAnswer {
+    let linked = status.peers.iter().filter(|peer| peer.connected);
+    let DiskStatus { total_bytes, available_bytes, full: is_full, set_aside_bytes } = status.disk;
+    NodeAnswer {
+        connected: linked.map(|peer| peer.node).collect(),
+        transfer: Transfer {
+            partitions: status.transfer.partitions,
+            partitions_done: status.transfer.partitions_done,
+            waits_for: status.transfer.waits_for,
+        },
+        is_in_doubt: status.doubted_keys > 0 || !status.doubted_partitions.is_empty(),
+        disk: (total_bytes > 0).then_some(Disk { total_bytes, available_bytes, set_aside_bytes, is_full }),
+        node: status.node,
+        actor: status.actor,
+        version: status.version,
+        mode: mode(status.state),
+        cluster: status.cluster,
+        incarnation: status.incarnation,
+        epoch: status.epoch,
+        partitions_available: status.partitions_available,
+    }
+}
+
 fn mode(state: NodeState) -> NodeMode {
     match state {
         NodeState::Uninitialized => NodeMode::Uninitialized,
@@ -167,9 +167,90 @@ fn mode(state: NodeState) -> NodeMode {
 
 #[cfg(test)]
 mod tests {
+    use keystore_client::{ClusterId, DoubtedPartition, HintStatus, Incarnation, PeerStatus, TransferStatus};
+    use keystore_core::id::{Actor, Generation};
     use serde_json::json;
 
     use super::*;
+
+    /// Of a member that has all of its data.
+    fn status() -> NodeStatus {
+        let node = |byte: u8| keystore_client::NodeId([byte; 16]);
+        let peer = |byte: u8| PeerStatus {
+            node: node(byte),
+            name: format!("demo-{byte}"),
+            zone: String::new(),
+            connected: byte != 3,
+            alive: true,
+            generation: Generation(1),
+            epoch: Epoch(7),
+            client_address: String::new(),
+            peer_address: String::new(),
+        };
+        NodeStatus {
+            node: node(1),
+            actor: Actor(11),
+            name: "demo-1".to_owned(),
+            version: "0.1.0".to_owned(),
+            state: NodeState::Draining,
+            cluster: Some(ClusterId([9; 16])),
+            incarnation: Incarnation { number: 2, id: 5 },
+            epoch: Epoch(7),
+            generation: Generation(1),
+            partitions_owned: 30,
+            partitions_available: 29,
+            peers: vec![peer(2), peer(3)],
+            disk: DiskStatus::default(),
+            client_address: String::new(),
+            peer_address: String::new(),
+            engine: "sled".to_owned(),
+            clock: None,
+            doubted_keys: 0,
+            doubted: Vec::new(),
+            doubted_partitions: Vec::new(),
+            hints: HintStatus::default(),
+            transfer: TransferStatus::default(),
+        }
+    }
+
+    #[test]
+    fn the_planner_is_told_what_a_node_says() {
+        let well = answer(status());
+        let expected = NodeAnswer {
+            node: keystore_client::NodeId([1; 16]),
+            actor: Actor(11),
+            version: "0.1.0".to_owned(),
+            mode: NodeMode::Draining,
+            cluster: Some(ClusterId([9; 16])),
+            incarnation: Incarnation { number: 2, id: 5 },
+            epoch: Epoch(7),
+            partitions_available: 29,
+            connected: [keystore_client::NodeId([2; 16])].into(),
+            transfer: Transfer::default(),
+            is_in_doubt: false,
+            disk: None,
+        };
+        assert_eq!(well, expected);
+        let doubted = DoubtedPartition { partition: 3, doubted_ms: 1 };
+        for damaged in [
+            NodeStatus { doubted_keys: 1, ..status() },
+            NodeStatus { doubted_partitions: vec![doubted], ..status() },
+        ] {
+            assert!(answer(damaged).is_in_doubt);
+        }
+        let full = DiskStatus { total_bytes: 9, available_bytes: 2, full: true, set_aside_bytes: 1 };
+        let disk = Disk { total_bytes: 9, available_bytes: 2, set_aside_bytes: 1, is_full: true };
+        assert_eq!(answer(NodeStatus { disk: full, ..status() }).disk, Some(disk));
+        let waits_for = Some("a pass".to_owned());
+        let transfer = TransferStatus {
+            partitions: 4,
+            partitions_done: 3,
+            waits_for: waits_for.clone(),
+            ..TransferStatus::default()
+        };
+        let told = answer(NodeStatus { transfer, ..status() }).transfer;
+        assert_eq!(told, Transfer { partitions: 4, partitions_done: 3, waits_for });
+    }
 
     #[test]
     fn a_pod_that_has_ended_is_at_no_address() {

@@ -1,4 +1,7 @@
 //! One reconcile: observe → validate → plan → apply → status, and what to do when a step fails.
+//!
+//! What cannot be undone is planned twice: all is read and asked once more right before it is done, and the later plan
+//! counts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,11 +11,11 @@ use keystore_crds::KeyStoreCluster;
 use keystore_operator_core::children::ChildError;
 use keystore_operator_core::invalid::stand_in;
 use keystore_operator_core::names::Names;
-use keystore_operator_core::observed::ClusterId;
+use keystore_operator_core::observed::{ClusterId, Observed};
 use keystore_operator_core::pace::next_look;
-use keystore_operator_core::plan::{PlanInput, plan};
+use keystore_operator_core::plan::{Plan, PlanInput, plan};
 use keystore_operator_core::status::{StatusInput, plan_status};
-use keystore_operator_core::validate::{InvalidSpec, identify, validate};
+use keystore_operator_core::validate::{InvalidSpec, ValidCluster, identify, validate};
 use kube::runtime::controller::Action;
 use thiserror::Error;
 use tracing::{Instrument, debug, error_span, warn};
@@ -97,13 +100,22 @@ pub(crate) async fn reconcile(
     Ok(action)
 }
 
-async fn run(context: &Context, names: &Names) -> Result<Action, ReconcileError> {
+/// What is there, and what is to be done about it.
+struct Look {
+    cluster: KeyStoreCluster,
+    observed: Observed,
+    valid: ValidCluster,
+    plan: Plan,
+}
+
+/// `None` if the resource is gone, or is about to be.
+async fn look(context: &Context, names: &Names) -> Result<Option<Look>, ReconcileError> {
     let Some(cluster) = observe_cluster(context, names).await? else {
         context.forget(&names.namespace, &names.cluster);
-        return Ok(Action::await_change());
+        return Ok(None);
     };
     if cluster.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change());
+        return Ok(None);
     }
     let observed = observe(context, names, &cluster).await?;
     let (valid, refused) = match validate(&cluster, &context.node_image) {
@@ -116,6 +128,15 @@ async fn run(context: &Context, names: &Names) -> Result<Action, ReconcileError>
     if let Some(error) = &refused {
         plan.follow_layout_alone(error);
     }
+    Ok(Some(Look { cluster, observed, valid, plan }))
+}
+
+async fn run(context: &Context, names: &Names) -> Result<Action, ReconcileError> {
+    let mut seen = look(context, names).await?;
+    if seen.as_ref().is_some_and(|seen| seen.plan.is_destructive(&seen.observed)) {
+        seen = look(context, names).await?;
+    }
+    let Some(Look { cluster, observed, valid, mut plan }) = seen else { return Ok(Action::await_change()) };
     let Applied { refusal, outcome } = apply(context, names, &observed, &plan).await;
     if let Some(rejection) = outcome.as_ref().err().and_then(ApplyError::rejection) {
         plan.note_rejection(rejection);

@@ -12,6 +12,7 @@ use keystore_crds::{ConditionType, OperationKind};
 
 use crate::children::{Kind, Write};
 use crate::health::{Availability, Health};
+use crate::hold::HoldReason;
 use crate::identity::Identity;
 use crate::names::APPROVE_ANNOTATION;
 use crate::observed::Observed;
@@ -229,9 +230,12 @@ fn judge_degraded(of: &Assessed<'_>) -> Verdict {
     }
     if !replaced.is_empty() {
         let pods = replaced.join(", ");
-        let what_now = match of.plan.lacks_copies {
-            true => "of some of it too few copies are left to rebuild it (Stalled says what helps)",
-            false => "it is rebuilt from the other nodes",
+        let what_now = match of.plan.urgent {
+            Some(HoldReason::TooFewLeft) => {
+                "of some of it too few copies are left to rebuild it (Stalled says what helps)"
+            }
+            Some(_) => "nothing can be decided about that (Stalled says what helps)",
+            None => "it is rebuilt from the other nodes",
         };
         return bad("NodeReplaced", format!("what {pods} held is gone or given up; {what_now}"));
     }

@@ -16,14 +16,14 @@ pub struct EventDraft {
     pub note: String,
 }
 
-pub fn plan_events(old: Option<&KeyStoreClusterStatus>, new: &KeyStoreClusterStatus) -> Vec<EventDraft> {
-    let before = old.map(|status| status.conditions.as_slice()).unwrap_or_default();
+pub fn plan_events(status: Option<&KeyStoreClusterStatus>, new: &KeyStoreClusterStatus) -> Vec<EventDraft> {
+    let before = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
     ConditionType::ALL
         .into_iter()
         .filter_map(|type_| {
             let now = find(&new.conditions, type_)?;
             let old = find(before, type_);
-            plan_event(type_, old, now).or_else(|| plan_end(old?, now, new))
+            plan_event(type_, old, now).or_else(|| plan_end(old?, now, (status?, new)))
         })
         .collect()
 }
@@ -63,7 +63,11 @@ fn plan_event(type_: ConditionType, old: Option<&Condition>, new: &Condition) ->
 }
 
 /// An operation runs no longer: it is over, or held up before it was.
-fn plan_end(old: &Condition, new: &Condition, status: &KeyStoreClusterStatus) -> Option<EventDraft> {
+fn plan_end(
+    old: &Condition,
+    new: &Condition,
+    (before, status): (&KeyStoreClusterStatus, &KeyStoreClusterStatus),
+) -> Option<EventDraft> {
     let action = ConditionType::Progressing.as_str();
     if new.type_ != action || old.status != "True" || new.status == "True" {
         return None;
@@ -72,6 +76,15 @@ fn plan_end(old: &Condition, new: &Condition, status: &KeyStoreClusterStatus) ->
     if let Some(held) = ready.filter(|ready| ready.reason == "Held") {
         let (reason, note) = (format!("{}Stopped", old.reason), held.message.clone());
         return Some(EventDraft { is_warning: true, reason, action, note });
+    }
+    let withdrawn = before
+        .operation
+        .as_ref()
+        .filter(|operation| operation.from != operation.to && operation.from == Some(status.replicas));
+    if let Some(operation) = withdrawn {
+        let (reason, from) = (format!("{}Withdrawn", old.reason), operation.from.unwrap_or_default());
+        let note = format!("nothing was changed: {from} nodes hold the data, as before");
+        return Some(EventDraft { is_warning: false, reason, action, note });
     }
     let reason = match old.reason.as_str() {
         "Creating" => "Created".to_owned(),

@@ -15,8 +15,9 @@ use crate::members::Roster;
 use crate::stage::Stage;
 use crate::validate::ValidCluster;
 
-/// A voter that is away for that long is swapped for a member that is there. A pod that restarts is back by then.
-pub(crate) const VOTER_AWAY_SECONDS: u32 = 60;
+/// A voter that is away for that long is swapped for a member that is there, and nothing is waited for without saying what a
+/// person can do. A pod that restarts is back by then.
+pub(crate) const AWAY_SECONDS: u32 = 60;
 
 /// A stage without a change is a hold: nothing else has to wait for it.
 pub(crate) fn plan_loss(valid: &ValidCluster, roster: &Roster<'_>, absences: &Absences) -> Option<Stage> {
@@ -88,7 +89,7 @@ fn besides(roster: &Roster<'_>, gone: &BTreeSet<NodeId>, doubting: &BTreeSet<Nod
 
 /// Voters that are away, swapped for members that are there; `None` where there are no others.
 pub(crate) fn plan_voters(roster: &Roster<'_>, absences: &Absences) -> Option<Change> {
-    let away: BTreeSet<NodeId> = absences.away_for(VOTER_AWAY_SECONDS).into_iter().collect();
+    let away: BTreeSet<NodeId> = absences.away_for(AWAY_SECONDS).into_iter().collect();
     let count_away = |voters: &[NodeId]| voters.iter().filter(|voter| away.contains(voter)).count();
     let present = count_away(&roster.layout.voters);
     if present == 0 {

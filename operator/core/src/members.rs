@@ -162,10 +162,10 @@ impl<'a> Roster<'a> {
         owners(self.layout.source_ring()).into_iter().filter(|node| !counts(*node)).collect()
     }
 
-    /// True if the ring that data moves from has, without that one to which it moves, all that was acknowledged. A move that
-    /// turns back has the nodes that it leaves drop what they have merged; where it leaves none, nothing is dropped.
-    pub(crate) fn can_turn_back(&self) -> bool {
-        let uncounted = self.uncounted();
+    /// True if the ring that data moves from has, without that one to which it moves and without these nodes, all that was
+    /// acknowledged. A move that turns back has the nodes that it leaves drop what they have merged; where it leaves none,
+    /// nothing is dropped.
+    pub(crate) fn can_turn_back(&self, uncounted: &BTreeSet<NodeId>) -> bool {
         self.layout.source_ring().iter().all(|(partition, replicas)| {
             let left = replicas.iter().filter(|replica| !uncounted.contains(&replica.node)).count();
             left >= others_of_a_quorum(replicas.len()) || !self.layout.has_to_merge(partition)

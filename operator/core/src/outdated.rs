@@ -1,15 +1,17 @@
-//! Pods that keep a correction from a store that never was.
+//! Pods that a correction would not reach.
 //!
-//! A StatefulSet replaces a pod only once the one that it has replaced before is ready, and no pod of a store is ready
-//! before all of its nodes have answered and the first layout is in force. So a mistake in the spec of a new cluster
-//! would outlive its correction in all pods but one. Invariant: a pod that answers is never deleted here, none of a
-//! StatefulSet with a ready pod (there a store is in force, whoever can be heard), and none of anybody else's.
+//! A StatefulSet replaces a pod only once the one that it has replaced before is ready, and no pod is ready before its node
+//! is a member, for which all that are to join with it have to answer: of a new cluster all nodes, of one that grows those
+//! that it grows by. So a mistake in the spec would outlive its correction in all of these pods but one. Invariant: a pod
+//! that answers is never deleted here, none of a member's, none of a StatefulSet with a ready pod while the layout is not
+//! known (there a store is in force, whoever can be heard), and none of anybody else's.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::children::Write;
+use crate::identity::Identity;
 use crate::names::Names;
 use crate::observed::{Answer, Observed};
 
@@ -17,15 +19,26 @@ use crate::observed::{Answer, Observed};
 const REVISION_LABEL: &str = "controller-revision-hash";
 
 /// The pods to delete: they do not answer, and are of an earlier template than the one that is applied.
-pub(crate) fn plan_deletions(names: &Names, observed: &Observed, was_in_force: bool) -> Vec<Write> {
-    let belongs_to_a_store = observed.heard().any(|(_, answer)| answer.cluster.is_some())
-        || observed.pods.keys().any(|ordinal| observed.is_ready(*ordinal));
+pub(crate) fn plan_deletions(
+    names: &Names,
+    observed: &Observed,
+    (identity, was_in_force): (&Identity, bool),
+) -> Vec<Write> {
     let Some(set) = observed.children.stateful_set.as_ref() else { return Vec::new() };
     let Some(revision) = present_revision(set) else { return Vec::new() };
-    if was_in_force || belongs_to_a_store {
-        return Vec::new();
-    }
-    let is_silent = |ordinal: &u32| observed.answers.get(ordinal) == Some(&Answer::Unreachable);
+    let belongs_to_a_store = || {
+        observed.heard().any(|(_, answer)| answer.cluster.is_some())
+            || observed.pods.keys().any(|ordinal| observed.is_ready(*ordinal))
+    };
+    let is_nobodys = |ordinal: u32| match identity {
+        Identity::InForce { layout } => {
+            let pod = names.pod(ordinal);
+            !observed.is_ready(ordinal) && layout.members.iter().all(|member| member.name != pod)
+        }
+        _ => !was_in_force && !belongs_to_a_store(),
+    };
+    let is_silent =
+        |ordinal: &u32| observed.answers.get(ordinal) == Some(&Answer::Unreachable) && is_nobodys(*ordinal);
     let is_ours = |pod: &Pod| {
         let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
         owner.is_some_and(|owner| Some(&owner.uid) == set.metadata.uid.as_ref())

@@ -11,7 +11,7 @@ use keystore_core::layout::Layout;
 use keystore_crds::KeyStoreCluster;
 
 use crate::build::{build_config_map, build_pod_template, node_image};
-use crate::children::{ChildError, Write, find_leftover, plan_writes, wanted_children};
+use crate::children::{ChildError, Kind, Write, find_leftover, plan_writes, wanted_children};
 use crate::hold::{Hold, HoldReason, plan_hold};
 use crate::identity::{Identity, Remembered, decide, is_complete};
 use crate::observed::{NodeMode, Observed, known_pods};
@@ -57,8 +57,8 @@ pub struct Plan {
     pub is_hands_off: bool,
     /// The spec cannot be acted upon, and the layout in force stands in for it.
     pub is_spec_refused: bool,
-    /// Of something that is gone too few copies are left to rebuild it, whatever else the hold says.
-    pub lacks_copies: bool,
+    /// What a person has to do about a loss, whatever else the hold says.
+    pub urgent: Option<HoldReason>,
     /// How many steps that keeps back.
     pub kept_back: usize,
 }
@@ -116,7 +116,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
         }
         hold => hold.or(scaling_hold),
     };
-    let lacks_copies = hold.as_ref().is_some_and(|hold| hold.reason == HoldReason::TooFewLeft);
+    let urgent = hold.as_ref().map(|hold| hold.reason).filter(|reason| reason.is_urgent());
     let waits_for = find_leftover(valid, observed, &wanted);
     let untouchable = cluster.metadata.deletion_timestamp.is_some()
         || waits_for.is_some()
@@ -125,8 +125,12 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
         node_step: plan_node_step(&identity, scaling.as_ref(), input),
         progress: scaling.and_then(|scaling| scaling.progress),
         refusal: None,
+        writes: [
+            plan_writes(wanted, observed),
+            plan_deletions(&valid.names, observed, (&identity, in_force)),
+        ]
+        .concat(),
         identity,
-        writes: [plan_writes(wanted, observed), plan_deletions(&valid.names, observed, in_force)].concat(),
         hold,
         pending_update,
         replicas,
@@ -134,7 +138,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
         waits_for,
         is_hands_off: untouchable || cluster.spec.paused,
         is_spec_refused: false,
-        lacks_copies,
+        urgent,
         kept_back: 0,
     };
     if plan.is_hands_off {
@@ -144,6 +148,22 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
 }
 
 impl Plan {
+    /// True if some of it cannot be undone: pods go, or a node is given up. It is looked at once more right before.
+    pub fn is_destructive(&self, observed: &Observed) -> bool {
+        let lost = |layout: &Layout| layout.members.iter().filter(|member| member.is_lost).count();
+        let gives_up = |next: &Layout| self.identity.layout().is_some_and(|now| lost(now) < lost(next));
+        let takes_away = |write: &Write| match write {
+            Write::DeletePod { .. } => true,
+            Write::Apply { kind, .. } => {
+                *kind == Kind::StatefulSet
+                    && observed.live_replicas().is_some_and(|live| self.replicas < live)
+            }
+            Write::DeleteConfigMap { .. } => false,
+        };
+        self.writes.iter().any(takes_away)
+            || matches!(&self.node_step, NodeStep::Propose(proposal) if gives_up(&proposal.layout))
+    }
+
     fn keep_back(&mut self) {
         let step = std::mem::replace(&mut self.node_step, NodeStep::Nothing);
         self.kept_back = self.writes.len() + usize::from(step != NodeStep::Nothing);

@@ -21,7 +21,7 @@ use keystore_crds::{KeyStoreCluster, OperationKind};
 use crate::absence::Absences;
 use crate::aim::{Aim, plan_aim, plan_move};
 use crate::hold::{Hold, HoldReason};
-use crate::loss::{plan_loss, plan_voters};
+use crate::loss::{AWAY_SECONDS, plan_loss, plan_voters};
 use crate::members::{Roster, owners};
 use crate::observed::{NodeAnswer, NodeMode, Observed};
 use crate::removal::{plan_removal, plan_replicas, surplus};
@@ -210,7 +210,7 @@ fn plan_stage(of: StageInput<'_>, loss: Option<Stage>) -> Option<Stage> {
     }
     if roster.layout.is_moving() {
         let is_met = aim.is_met_by_move(roster);
-        return Some(if is_met { plan_moving(roster) } else { plan_turning_back(roster) });
+        return Some(if is_met { plan_moving(roster) } else { plan_turning_back(of) });
     }
     let next = plan_dismissal(roster, aim)
         .or_else(|| plan_admission(roster, aim))
@@ -220,8 +220,11 @@ fn plan_stage(of: StageInput<'_>, loss: Option<Stage>) -> Option<Stage> {
 }
 
 /// Data moves to where it is not wanted. It goes on if it cannot go back: where it moves to may be all that is left of it.
-fn plan_turning_back(roster: &Roster<'_>) -> Stage {
-    if roster.can_turn_back() {
+/// Somebody that has only just fallen silent may restart, and is waited for.
+fn plan_turning_back(of: StageInput<'_>) -> Stage {
+    let StageInput { roster, absences, .. } = of;
+    let uncounted = roster.uncounted();
+    if roster.can_turn_back(&uncounted) {
         let message = "data goes back to where it was, since other nodes are to hold it now".to_owned();
         return Stage::change("TurningBack", message, Change::Abort);
     }
@@ -229,7 +232,22 @@ fn plan_turning_back(roster: &Roster<'_>) -> Stage {
     if onward.change.is_some() {
         return onward;
     }
-    let pods = roster.pods(roster.ordinals(roster.uncounted()));
+    let replaced = roster.replaced();
+    let may_restart = |node: NodeId| {
+        let is_silent = roster.answer_of(node).is_none() && !roster.layout.is_lost(node);
+        is_silent && !replaced.contains(&node) && !absences.is_away_for(node, AWAY_SECONDS)
+    };
+    let (restarting, gone): (BTreeSet<_>, BTreeSet<_>) =
+        uncounted.iter().copied().partition(|node| may_restart(*node));
+    if roster.can_turn_back(&gone) {
+        let pods = roster.pods(roster.ordinals(restarting));
+        let message = format!(
+            "{}; other nodes are to hold the data now, and it goes back once {pods} say what they hold",
+            onward.message
+        );
+        return Stage { message, ..onward };
+    }
+    let pods = roster.pods(roster.ordinals(uncounted));
     let message = format!(
         "other nodes are to hold the data now, and it does not go back: the nodes that it comes from lack copies without \
          {pods} (lost, damaged, or not answering), and what has moved may be all that is left of some; bring nodes back, or \

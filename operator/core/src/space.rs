@@ -107,12 +107,14 @@ pub(crate) fn find_full_volume(roster: &Roster<'_>) -> Option<Hold> {
     };
     let full: Vec<_> = owners(layout.ring()).into_iter().filter(is_full).collect();
     let pods = roster.pods(roster.ordinals(full));
-    let before = owners(layout.source_ring()).len();
-    let back = match layout.is_joint() {
+    let (before, then) = (owners(layout.source_ring()).len(), owners(layout.ring()).len());
+    let back = match layout.is_joint() && before != then {
         true => format!(", or set spec.replicas back to {before}"),
         false => String::new(),
     };
-    let message = format!("no more data moves to {pods}, for the volume is full: make it larger{back}");
+    let message = format!(
+        "no more data moves to {pods}, for the volume is full: expand its claim, where the storage class can{back}"
+    );
     (!pods.is_empty()).then_some(Hold { reason: HoldReason::InsufficientSpace, message })
 }
 

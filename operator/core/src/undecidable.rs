@@ -7,13 +7,13 @@ use keystore_core::layout::Member;
 
 use crate::absence::Absences;
 use crate::hold::{Hold, HoldReason};
-use crate::loss::VOTER_AWAY_SECONDS;
+use crate::loss::AWAY_SECONDS;
 use crate::members::Roster;
 
 /// Why no layout can be decided at all, if it cannot: whatever is proposed waits for a majority of those who vote. That some
 /// restart says nothing.
 pub(crate) fn find_lack_of_voters(roster: &Roster<'_>, absences: &Absences) -> Option<Hold> {
-    let mut missing: BTreeSet<_> = absences.away_for(VOTER_AWAY_SECONDS).into_iter().collect();
+    let mut missing: BTreeSet<_> = absences.away_for(AWAY_SECONDS).into_iter().collect();
     missing.extend(roster.replaced());
     missing.retain(|node| roster.layout.voters.contains(node));
     let voters = roster.layout.voters.len();

@@ -315,22 +315,50 @@ fn a_cluster_that_never_served_gets_a_better_image_at_once() {
     );
 }
 
-#[test]
-fn a_correction_reaches_the_silent_pods_of_a_store_that_never_was() {
-    let resource = cluster(&json!({}), remembers(CLUSTER, None));
-    let mut observed = look(vec![None, Some(empty(1)), None, None], None);
-    let plan = plan_of(&resource, &observed);
-    settle(&mut observed, &plan);
-    for (ordinal, revision) in [(0, "demo-0"), (1, "demo-0"), (2, "demo-1"), (3, "demo-0")] {
+/// Makes the pods, by ordinal, those of these revisions of the StatefulSet.
+fn of_revisions(observed: &mut Observed, revisions: &[&str]) {
+    for (ordinal, revision) in (0..).zip(revisions) {
         let pod = observed.pods.get_mut(&ordinal).unwrap();
         pod.metadata.uid = Some(format!("uid-of-pod-{ordinal}"));
-        pod.metadata.labels = Some([("controller-revision-hash".into(), revision.into())].into());
+        pod.metadata.labels = Some([("controller-revision-hash".into(), (*revision).into())].into());
         pod.metadata.owner_references = serde_json::from_value(json!([{
             "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "demo", "uid": "uid-of-StatefulSet-demo",
             "controller": true,
         }]))
         .unwrap();
     }
+}
+
+#[test]
+fn a_correction_reaches_the_silent_pods_that_a_store_is_to_grow_by() {
+    let resource = cluster(&json!({"replicas": 7}), remembers(CLUSTER, Some(1)));
+    let said = vec![Some(serving(0)), None, Some(serving(2)), None, None, Some(empty(5)), None];
+    let mut observed = look(said, decided());
+    let plan = plan_of(&resource, &observed);
+    settle(&mut observed, &plan);
+    of_revisions(&mut observed, &["demo-0", "demo-0", "demo-0", "demo-0", "demo-0", "demo-0", "demo-1"]);
+    let plan = plan_of(&resource, &observed);
+    let deleted: Vec<_> = writes(&plan).into_iter().filter(|write| write.starts_with("delete")).collect();
+    assert_eq!(
+        deleted,
+        ["delete demo-3", "delete demo-4"],
+        "not a member, one that answers, or one of today"
+    );
+    assert!(plan.is_destructive(&observed));
+    let pod = observed.pods.get_mut(&3).unwrap();
+    pod.status.get_or_insert_default().conditions =
+        serde_json::from_value(json!([{"type": "Ready", "status": "True"}])).unwrap();
+    let plan = plan_of(&resource, &observed);
+    assert!(!writes(&plan).contains(&"delete demo-3".to_owned()), "one that is ready, and cannot be heard");
+}
+
+#[test]
+fn a_correction_reaches_the_silent_pods_of_a_store_that_never_was() {
+    let resource = cluster(&json!({}), remembers(CLUSTER, None));
+    let mut observed = look(vec![None, Some(empty(1)), None, None], None);
+    let plan = plan_of(&resource, &observed);
+    settle(&mut observed, &plan);
+    of_revisions(&mut observed, &["demo-0", "demo-0", "demo-1", "demo-0"]);
     observed.pods.get_mut(&3).unwrap().metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
     let check = |what: &str, resource: &KeyStoreCluster, edit: fn(&mut Observed), expected: &[&str]| {
         let mut edited = observed.clone();

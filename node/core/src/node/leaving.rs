@@ -1,6 +1,6 @@
 //! What a node holds of partitions that it is no replica of any more goes, little by little, once nobody can ask for it.
 //!
-//! Only under a layout in which no data moves, and only while every member that is not lost has acknowledged that layout:
+//! Only under a layout in which no data moves, and only while every member that is not lost has acknowledged these rings:
 //! from then on nobody counts on what was left. And of each partition only while a quorum of its replicas is there and in no
 //! doubt: until then, what is left may be the last copy that can be read. One page at a time, as far as the budget of
 //! the background allows; a later layout ends it, and whatever is left then is looked for once more. That is done before
@@ -30,6 +30,19 @@ pub(super) struct Leaving {
     /// How much of what it has dropped is counted.
     counted: u64,
     look_at_ms: u64,
+    /// Since when somebody is waited for who is away; `None` if nobody is.
+    waits_since_ms: Option<u64>,
+    /// That has taken too long for others to wait as well.
+    waits_long: bool,
+}
+
+impl Leaving {
+    fn note_away(&mut self, is_away: bool, restart_ms: u64, now_ms: u64) {
+        let since = self.waits_since_ms.filter(|_| is_away);
+        self.waits_since_ms = is_away.then(|| since.unwrap_or(now_ms));
+        self.waits_long =
+            self.waits_since_ms.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) >= restart_ms);
+    }
 }
 
 impl Node {
@@ -45,7 +58,13 @@ impl Node {
         // Before the first layout, nobody held anything.
         let is_needless = moves || left.is_empty() || layout.epoch == Epoch(1);
         let clearing = Clearing::in_the_background(left);
-        let leaving = Leaving { clearing, counted: 0, look_at_ms: now.mono_ms };
+        let leaving = Leaving {
+            clearing,
+            counted: 0,
+            look_at_ms: now.mono_ms,
+            waits_since_ms: None,
+            waits_long: false,
+        };
         self.leaving = (!is_needless).then_some(leaving);
     }
 
@@ -69,9 +88,12 @@ impl Node {
             return;
         }
         let is_known_to_all = self.unaware(layout).next().is_none() || is_on(Mutant::LeftIsClearedUnheard);
+        let is_away = self.unaware(layout).any(|node| !self.peers.is_connected(node));
         let needed = self.perhaps_the_last(layout);
         let busy = self.busy();
-        let Some(Leaving { clearing, look_at_ms, .. }) = &mut self.leaving else { return };
+        let Some(leaving) = &mut self.leaving else { return };
+        leaving.note_away(is_away, self.settings.restart_ms, now.mono_ms);
+        let Leaving { clearing, look_at_ms, .. } = leaving;
         let may_go = |partition| !needed.contains(&partition) || is_on(Mutant::TheLastCopyGoes);
         if !is_known_to_all || !clearing.turn_to(may_go) {
             *look_at_ms = now.mono_ms + LOOK_EVERY_MS;
@@ -83,11 +105,11 @@ impl Node {
         }
     }
 
-    /// Members that have not acknowledged the layout.
+    /// Members that have not acknowledged any layout of these rings: what comes after the first one changes nothing of them.
     fn unaware(&self, layout: &Layout) -> impl Iterator<Item = NodeId> {
         let fences = self.fences();
         let members = layout.members.iter().filter(|member| !member.is_lost).map(|member| member.node);
-        members.filter(move |node| fences.get(node).is_none_or(|fence| *fence < layout.epoch))
+        members.filter(move |node| fences.get(node).is_none_or(|fence| *fence < layout.phase_since))
     }
 
     /// What was left of these may be the last copy that can be read: too few of their replicas are there and in no doubt.
@@ -108,14 +130,15 @@ impl Node {
         clearing.partitions().filter(is_short).collect()
     }
 
-    /// True while what was left goes, and nobody who is away, and nothing that is damaged, is waited for: it will be gone
-    /// soon.
+    /// True while what was left goes, and nobody who is away for long, and nothing that is damaged, is waited for: it will be
+    /// gone soon.
     pub(super) fn drops_what_it_left(&self, layout: &Layout) -> bool {
         let is_away = |node| !self.peers.is_connected(node);
         self.leaving.as_ref().is_some_and(|leaving| {
             let needed = self.perhaps_the_last(layout);
+            let waits_long = leaving.waits_long && self.unaware(layout).any(is_away);
             !self.replica.is_disk_full()
-                && !self.unaware(layout).any(is_away)
+                && !waits_long
                 && leaving.clearing.partitions().any(|partition| !needed.contains(&partition))
         })
     }

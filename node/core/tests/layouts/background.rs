@@ -2,6 +2,7 @@
 //! is bounded.
 
 use keystore_core::effect::{Effect, Event, Hint};
+use keystore_core::held::{Digest, Digests, Held, Lacking};
 use keystore_core::layout::Layout;
 use keystore_core::message::{
     Call, Message, Page, Refusal, ScanOutcome, ScanRange, Want, Write, WriteOutcome,
@@ -31,13 +32,13 @@ const HINTED_BYTES: usize = 4_096;
 type Working = (Linked, Vec<Effect>);
 type Begin = fn(Settings) -> Working;
 
-/// Another one asks for so many pages.
-fn asked_for(linked: &mut Linked, pages: u64) -> Vec<Effect> {
+/// Another one that holds this asks for so many pages.
+fn asked_for(linked: &mut Linked, pages: u64, held: &Held) -> Vec<Effect> {
     let epoch = linked.node.layout().unwrap().epoch.0;
     let range = ScanRange { partition: Partition(0), prefix: Default::default(), after: None, limit: 10 };
     let ask = |operation| {
         let call = Call { operation, attempt: 0 };
-        let scan = Message::Scan { call, range: range.clone(), held: Some(NOTHING_HELD) };
+        let scan = Message::Scan { call, range: range.clone(), held: Some(held.clone()) };
         linked.frame((PEER, epoch), scan)
     };
     (0..pages).flat_map(ask).collect()
@@ -45,7 +46,15 @@ fn asked_for(linked: &mut Linked, pages: u64) -> Vec<Effect> {
 
 fn gives(settings: Settings) -> Working {
     let mut linked = stable(start(true, settings), layout_of(3));
-    let effects = asked_for(&mut linked, 200);
+    let effects = asked_for(&mut linked, 200, &NOTHING_HELD);
+    (linked, effects)
+}
+
+/// To somebody who has it already.
+fn gives_what_is_held(settings: Settings) -> Working {
+    let mut linked = stable(start(true, settings), layout_of(3));
+    let each = many().entries.iter().map(|(key, record)| Digest::of(key, record)).collect();
+    let effects = asked_for(&mut linked, 200, &Held { until: None, digests: Digests::Each(each) });
     (linked, effects)
 }
 
@@ -93,11 +102,24 @@ fn read_much(linked: &mut Linked) {
     }
 }
 
-/// How many pages of its own the node reads within a second, woken all the time. Each has one record, as has each that
-/// others give it.
-fn pages_in_a_second((mut linked, mut effects): Working) -> usize {
+fn large() -> Page {
     let value = Record { body: Body::Value(vec![0; VALUE_BYTES].into()), ..record(5) };
-    let page = || Page { entries: vec![(key(), value.clone())], is_cut: false };
+    Page { entries: vec![(key(), value)], is_cut: false }
+}
+
+/// As many small records as it takes for what comparing them costs to count.
+fn many() -> Page {
+    let entry = |n: u64| (key_of(&format!("k{n}")), record(5));
+    Page { entries: (0..64).map(entry).collect(), is_cut: false }
+}
+
+/// What the node reads, and what others say of it.
+type Pages = (fn() -> Page, fn() -> ScanOutcome);
+const DIFFERENT: Pages = (large, || ScanOutcome::Page(large()));
+const SAME: Pages = (many, || ScanOutcome::Lacking(Lacking::default()));
+
+/// How many pages of its own the node reads within a second, woken all the time.
+fn pages_in_a_second((mut linked, mut effects): Working, (page, theirs): Pages) -> usize {
     let mut pages = 0;
     for at_ms in (1..1_000).step_by(10) {
         linked.node.step(now(at_ms), Event::Tick, &mut effects);
@@ -112,7 +134,7 @@ fn pages_in_a_second((mut linked, mut effects): Working) -> usize {
                     Event::Committed { commit: commit.id, outcome: Ok(Durability::Synced) }
                 }
                 Effect::Send { link, header, message: Message::Scan { call, .. } } => {
-                    let outcome = ScanOutcome::Page(page());
+                    let outcome = theirs();
                     let messages = vec![Message::ScanAnswer { call, outcome, noted: Vec::new() }];
                     Event::Frame { link, header: Linked::header(header.to, header.epoch.0), messages }
                 }
@@ -172,19 +194,21 @@ pub(crate) fn what_is_kept_for_others_is_handed_over_within_the_budget_of_the_ba
 #[test]
 pub(crate) fn all_work_of_the_background_keeps_to_its_budget_and_yields_to_clients() {
     // With what a page of theirs costs, in bytes.
-    let works: [(&str, Begin, u64); 4] = [
-        ("gives", gives, VALUE_BYTES as u64),
-        ("takes", takes, VALUE_BYTES as u64),
-        ("drops what is others'", drops_what_is_others, 128),
-        ("clears what it could not", clears_what_it_could_not, 4_096),
+    let works: [(&str, Begin, u64, Pages); 6] = [
+        ("gives", gives, VALUE_BYTES as u64, DIFFERENT),
+        ("gives what is held", gives_what_is_held, 64 * 64, SAME),
+        ("takes", takes, VALUE_BYTES as u64, DIFFERENT),
+        ("compares", takes, 64 * 64, SAME),
+        ("drops what is others'", drops_what_is_others, 128, DIFFERENT),
+        ("clears what it could not", clears_what_it_could_not, 4_096, DIFFERENT),
     ];
-    for (what, work, page_bytes) in works {
+    for (what, work, page_bytes, pages) in works {
         let settings = Settings { background_bytes_per_s: 8 * page_bytes, ..Settings::default() };
-        let idle = pages_in_a_second(work(settings.clone()));
+        let idle = pages_in_a_second(work(settings.clone()), pages);
         assert!((8..=16).contains(&idle), "{what}: 8 a second, and what an idle bucket holds: {idle}");
         let mut busy = work(settings);
         read_much(&mut busy.0);
-        let busy = pages_in_a_second(busy);
+        let busy = pages_in_a_second(busy, pages);
         assert!((1..=5).contains(&busy), "{what} while clients read: {busy}");
     }
 }
@@ -192,7 +216,7 @@ pub(crate) fn all_work_of_the_background_keeps_to_its_budget_and_yields_to_clien
 #[test]
 fn a_source_keeps_only_so_many_waiting() {
     let mut linked = stable(start(true, Settings::default()), layout_of(3));
-    let effects = asked_for(&mut linked, 600);
+    let effects = asked_for(&mut linked, 600, &NOTHING_HELD);
     let read = effects.iter().filter(|effect| matches!(effect, Effect::Scan { .. })).count();
     assert_eq!((read, refusals(&effects)), (4, vec![Refusal::Overloaded; 600 - 4 - 512]));
 }

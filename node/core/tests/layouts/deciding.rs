@@ -184,6 +184,22 @@ pub(crate) fn a_change_of_rings_waits_for_each_member_that_can_be_reached() {
     assert!(said(&linked.propose(now.epoch, &next)).is_some());
 }
 
+/// Nor is anybody waited for where data is to go back, or where no ring changes: that is wanted just when somebody is slow.
+#[test]
+fn what_turns_a_move_back_waits_for_nobody() {
+    let joint = narrow().next(&to(&[2, 3, 4])).unwrap();
+    for change in [Change::Abort, keyspace("carts", KeyspaceMode::Lww)] {
+        let peers = [PEER, node(3), node(4)];
+        let mut linked = Linked::new((joint.clone(), true), &peers.map(|peer| (peer, 3)));
+        for peer in peers {
+            let standing = Standing { fence: Epoch(3), clears: true, ..Standing::default() };
+            linked.frame((peer, 3), Message::Standing(standing));
+        }
+        let effects = linked.propose(joint.epoch, &joint.next(&change).unwrap());
+        assert!(said(&effects).is_some(), "{change:?}: {effects:?}");
+    }
+}
+
 /// What was wanted of another layout may not be wanted of this one.
 #[test]
 pub(crate) fn a_proposal_is_for_the_layout_that_it_expects() {

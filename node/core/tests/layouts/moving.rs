@@ -134,6 +134,26 @@ pub(crate) fn a_pass_that_goes_on_with_another_source_begins_at_the_beginning() 
     assert!(begun.len() >= 3, "the others have been asked for all of it: {begun:?}");
 }
 
+/// Each source says a page, then nothing for a while: whoever is turned to meanwhile, nothing is read twice.
+#[test]
+fn a_pass_that_comes_back_to_a_source_goes_on_where_it_left_off() {
+    let (mut linked, joint) = joiner();
+    let mine = key().partition(joint.partitions);
+    let (mut begun, mut silent) = (Vec::new(), BTreeSet::new());
+    let answer = |from, range: &ScanRange| match (range.partition == mine, &range.after) {
+        (true, None) => {
+            begun.push(from);
+            Some(ScanOutcome::Page(Page { entries: vec![(key(), record(5))], is_cut: true }))
+        }
+        (true, Some(_)) if silent.insert(from) => None,
+        _ => empty(),
+    };
+    take_over(&mut linked, answer).expect("it is taken over");
+    let sources: BTreeSet<_> = begun.iter().copied().collect();
+    assert!(sources.len() >= 2, "{begun:?}");
+    assert_eq!(begun.len(), sources.len(), "each is read from the beginning once: {begun:?}");
+}
+
 #[test]
 pub(crate) fn a_page_counts_once_all_of_it_is_on_disk() {
     let (mut linked, joint) = joiner();

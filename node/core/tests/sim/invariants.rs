@@ -433,7 +433,10 @@ impl World {
         let writes_max = settings.writes_max + settings.writes_max / 4;
         let (requests, writes) = (status.requests_under_way, status.writes_under_way);
         let hints = status.hints.bytes;
-        if requests > settings.requests_max || writes > writes_max || hints > settings.hint_bytes_max {
+        let hints_max = settings.hint_bytes_max.max(self.machines[n].hint_bytes_found);
+        let is_within = requests <= settings.requests_max && writes <= writes_max && hints <= hints_max;
+        self.machines[n].hint_bytes_found = hints;
+        if !is_within {
             let what =
                 format!("machine {n} has {requests} requests, {writes} writes and {hints} bytes of hints");
             self.violate(Violation::of_the_world(Checker::QueuesStayWithinTheirBounds, what));

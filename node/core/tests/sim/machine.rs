@@ -49,6 +49,8 @@ pub(crate) struct Machine {
     /// Of its disk, taken right before its last starts, the latest one first.
     pub(crate) images: VecDeque<Disk>,
     pub(crate) standing: Standing,
+    /// How many bytes of hints the log had at the start: what it had lost that they were dropped is dropped again.
+    pub(crate) hint_bytes_found: usize,
     /// How far its wall clock is off.
     pub(crate) clock_ms: i64,
     /// Counts the starts: what was scheduled for an earlier life is void.
@@ -122,6 +124,7 @@ impl Machine {
             id: NodeId([n as u8 + 1; 16]),
             actor: Actor(n as u64 + 1),
             node: None,
+            hint_bytes_found: 0,
             disk: Disk::default(),
             is_stale: false,
             images: VecDeque::new(),
@@ -204,7 +207,9 @@ impl World {
             highest: knows_highest.then(|| machine.disk.highest()),
             settings: self.plan.settings.clone(),
         };
-        machine.node = Some(Node::new(start, machine.now(now_ms)));
+        let node = Node::new(start, machine.now(now_ms));
+        machine.hint_bytes_found = node.status(machine.now(now_ms)).hints.bytes;
+        machine.node = Some(node);
         self.is_whole_again(n);
         self.note_accepted_by(n);
         self.note(format_args!("start machine {n}, generation {}", state.generation));

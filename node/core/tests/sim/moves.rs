@@ -300,10 +300,11 @@ impl World {
             layout.member(machine.id).is_some_and(|member| !member.is_lost)
                 && machine.standing != Standing::Gone
                 && !machine.is_stale
-                && acknowledged.is_none_or(|acknowledged| acknowledged < epoch)
+                && acknowledged.is_none_or(|acknowledged| acknowledged < layout.phase_since)
         };
         if let Some(behind) = self.machines.iter().find(is_behind).map(|machine| machine.id) {
-            let what = format!("machine {n} drops {key:?}, and {behind} has not acknowledged epoch {epoch}");
+            let since = layout.phase_since;
+            let what = format!("machine {n} drops {key:?}, and {behind} has not acknowledged epoch {since}");
             self.violate(Violation::new(Checker::NobodyAsksForWhatIsDropped, key, what));
         }
         true

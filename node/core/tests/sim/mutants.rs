@@ -388,6 +388,7 @@ fn moving() -> Plan {
         fault_every_ms: 150,
         slow_disk_percent: 5,
         duration_ms: 6_000,
+        settings: Settings { restart_ms: 0, ..Settings::default() },
         ..busy()
     }
 }

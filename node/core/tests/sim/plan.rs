@@ -244,6 +244,7 @@ fn settings(rng: &mut Rng) -> Settings {
         hint_bytes_max: few(rng, usual.hint_bytes_max, 800),
         hint_age_ms_max: if rng.chance(15) { 1_000 } else { usual.hint_age_ms_max },
         speculate_ms: rng.pick(&[5, usual.speculate_ms, usual.speculate_ms, 10_000]),
+        restart_ms: rng.pick(&[0, 0, 200, usual.restart_ms]),
         ..usual
     }
 }

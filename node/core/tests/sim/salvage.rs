@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use keystore_core::causal::Context;
 use keystore_core::effect::Values;
 use keystore_core::id::NodeId;
@@ -13,14 +14,14 @@ use keystore_core::layout::Layout;
 use keystore_core::message::ScanOutcome;
 use keystore_core::partition::{Partition, RecordKey};
 use keystore_core::quorum::Consistency;
-use keystore_core::record::Record;
+use keystore_core::record::{Body, Record};
 use keystore_core::stamp::Stamp;
 
 use crate::coverage::Path;
 use crate::invariants::{covers, knows};
 use crate::plan::Class;
 use crate::recoveries::Tried;
-use crate::request::{Request, Told};
+use crate::request::{Asked, Request, Told};
 use crate::violation::{Checker, Violation};
 use crate::world::World;
 
@@ -253,20 +254,21 @@ impl World {
     }
 }
 
-/// True if a client was told more of a key than is left of it.
+/// True if a client was told more of a key than is left of it: a value that is not there, or that one is gone which is.
 fn is_beyond(request: &Request, key: &RecordKey, left: Option<&Record>) -> bool {
     let has_stamp = |stamp: Stamp| left.is_some_and(|left| left.stamp >= stamp);
-    let has_token = |token: &bytes::Bytes| {
+    let has_token = |token: &Bytes, is_told: &dyn Fn(&Bytes) -> bool| {
         let token = Context::from_token(key, token).unwrap();
-        left.is_some_and(|left| knows(left, &token))
+        left.is_some_and(|left| knows(left, &token) && !shows_again(left, &token, is_told))
     };
     let is_left = |values: &Values| match &values.context {
-        Some(token) => has_token(token),
+        Some(token) => has_token(token, &|value| values.values.iter().any(|(told, _)| told == value)),
         None => values.values.iter().all(|(_, stamp)| has_stamp(*stamp)),
     };
+    let is_its_own = |value: &Bytes| matches!(&request.asked, Asked::Put { value: own, .. } if own == value);
     let is_of_it = request.asked.key() == Some(key);
     match request.told.as_ref().map(|(_, told)| told) {
-        Some(Told::Written { token: Some(token), .. }) if is_of_it => !has_token(token),
+        Some(Told::Written { token: Some(token), .. }) if is_of_it => !has_token(token, &is_its_own),
         Some(Told::Written { stamp, token: None, .. }) if is_of_it => !has_stamp(*stamp),
         Some(Told::Read(values)) if is_of_it => !is_left(values),
         Some(Told::Scanned { entries, .. }) => {
@@ -274,6 +276,12 @@ fn is_beyond(request: &Request, key: &RecordKey, left: Option<&Record>) -> bool 
         }
         _ => false,
     }
+}
+
+/// True if a record has a value that the token covers, and that whoever was told it was not shown.
+fn shows_again(left: &Record, token: &Context, is_told: &dyn Fn(&Bytes) -> bool) -> bool {
+    let Body::Siblings(siblings) = &left.body else { return false };
+    siblings.values().any(|(dot, sibling)| token.contains(dot) && !is_told(&sibling.value))
 }
 
 /// True if a client was told that there is nothing of a key, or may have been.

@@ -27,6 +27,8 @@ struct State {
     nodes: BTreeMap<String, (NodeId, Option<Layout>)>,
     /// By pod: what it answers, whatever it holds.
     garbled: BTreeMap<String, NodeAnswer>,
+    /// At this pod's address somebody else, who is empty, answers the next question, and nobody else any later one.
+    stray: Option<(String, NodeId)>,
     /// Pods whose next init fails before the node sees it.
     init_fails_at: Option<String>,
     init_refused_at: Option<String>,
@@ -53,6 +55,10 @@ impl FakeNodes {
 
     pub(super) fn resume(&self, pod: &str, node: (NodeId, Option<Layout>)) {
         self.0.lock().unwrap().nodes.insert(pod.to_owned(), node);
+    }
+
+    pub(super) fn stray_at(&self, pod: &str, uuid: u8) {
+        self.0.lock().unwrap().stray = Some((pod.to_owned(), NodeId([uuid; 16])));
     }
 
     pub(super) fn fail_next_init_at(&self, pod: &str) {
@@ -151,7 +157,11 @@ impl NodeClient for FakeNodes {
         if let Some(answer) = state.garbled.get(&address.pod) {
             return Ok(answer.clone());
         }
-        let (node, held) = state.node(address)?.clone();
+        let stray = state.stray.take_if(|(pod, _)| *pod == address.pod);
+        let (node, held) = match stray {
+            Some((_, node)) => (node, None),
+            None => state.node(address)?.clone(),
+        };
         let mode = match &held {
             None => NodeMode::Uninitialized,
             Some(layout) if state.decided(layout) => NodeMode::Serving,

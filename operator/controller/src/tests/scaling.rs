@@ -117,6 +117,15 @@ async fn a_node_whose_volume_is_gone_is_replaced_by_the_one_that_came_in_its_pla
     assert_eq!(world.nodes.layouts_seen().len(), 3);
 }
 
+#[tokio::test]
+async fn nobody_is_given_up_for_what_is_not_so_any_more_when_it_is_looked_at_once_more() {
+    let world = at_rest().await;
+    world.nodes.stray_at("demo-1", 9);
+    world.reconcile().await.unwrap();
+    assert_eq!(world.nodes.layouts_decided(), Vec::new());
+    assert!(is_converged(&world));
+}
+
 const LONG_AGO: &str = "2001-01-01T00:00:00Z";
 
 fn set_ready(world: &World, pod: &str, is_ready: bool) {

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use keystore_core::layout::Layout;
 use keystore_core::succession::Change;
+use keystore_crds::KeyStoreCluster;
 use keystore_operator_core::observed::{Answer, Observed};
 
-use crate::fixtures::{condition, node, plan_of, status_of};
-use crate::looks::{doubting, layout_of, next, seen, waiting, wanting, wiped};
+use crate::fixtures::{condition, node, plan_at, plan_of, status_of};
+use crate::looks::{away, doubting, layout_of, next, seen, waiting, wanting, wiped};
 
 #[test]
 fn a_move_goes_back_only_to_nodes_that_have_everything() {
@@ -49,10 +50,10 @@ fn a_move_goes_back_only_to_nodes_that_have_everything() {
         ),
         ("one is silent", 3, silent(busy(&up), 1), "TurningBack, to epoch 4 of 5, 5 pods"),
         (
-            "two are silent: their disks may be gone",
+            "two are silent: their disks may be gone, or they restart",
             3,
             silent(silent(busy(&up), 1), 2),
-            "Moving, held for Unhealthy, 5 pods",
+            "Moving, 5 pods",
         ),
         ("one has something damaged", 3, doubting(busy(&up), &[1]), "TurningBack, to epoch 4 of 5, 5 pods"),
         ("two have", 3, doubting(busy(&up), &[1, 2]), "Moving, held for Unhealthy, 5 pods"),
@@ -66,9 +67,17 @@ fn a_move_goes_back_only_to_nodes_that_have_everything() {
     ] {
         assert_eq!(next(&plan_of(&wanting(replicas), &observed)), expected, "{what}");
     }
-    let hold = plan_of(&wanting(3), &silent(silent(busy(&up), 1), 2)).hold.unwrap();
+    let two_away = away(away(busy(&up), 1), 2);
+    let resource = KeyStoreCluster { status: Some(status_of(&wanting(3), &two_away, 0)), ..wanting(3) };
+    let plan = plan_at(&resource, &two_away, 59);
+    let waits =
+        "other nodes are to hold the data now, and it goes back once demo-1, demo-2 say what they hold";
+    assert!(plan.progress.as_ref().unwrap().message.ends_with(waits), "{plan:?}");
+    assert_eq!(next(&plan), "Moving, 5 pods");
+    let plan = plan_at(&resource, &two_away, 60);
+    assert_eq!(next(&plan), "Moving, held for Unhealthy, 5 pods");
     assert_eq!(
-        hold.message,
+        plan.hold.unwrap().message,
         "other nodes are to hold the data now, and it does not go back: the nodes that it comes from lack copies without \
          demo-1, demo-2 (lost, damaged, or not answering), and what has moved may be all that is left of some; bring nodes \
          back, or name what is lost for good with keystorectl recover"

@@ -344,7 +344,8 @@ fn a_move_to_a_volume_that_is_full_says_so() {
     assert_eq!(with(false).hold, None);
     let plan = with(true);
     assert_eq!(next(&plan), "Moving, held for InsufficientSpace, 4 pods");
-    let message = "no more data moves to demo-3, for the volume is full: make it larger, or set spec.replicas back to 3";
+    let message = "no more data moves to demo-3, for the volume is full: expand its claim, where the storage class can, or set spec.replicas back \
+                   to 3";
     assert_eq!(plan.hold.unwrap().message, message);
     assert!(plan.progress.unwrap().message.ends_with(message));
 }
@@ -376,5 +377,8 @@ fn an_operation_that_is_held_up_or_cannot_be_seen_is_not_told_as_ended() {
 
     assert_eq!(told(&runs, &again(5, true, &seen(&three, 3))), ["ScalingUpStopped"]);
     assert_eq!(told(&runs, &again(2, false, &seen(&three, 3))), ["ScalingUpStopped"]);
-    assert_eq!(told(&runs, &again(3, false, &seen(&three, 3))), ["ScaledUp"]);
+    // What was asked for is taken back before anything of it was done.
+    assert_eq!(told(&runs, &again(3, false, &seen(&three, 3))), ["ScalingUpWithdrawn"]);
+    let five = layout_of(5, 5);
+    assert_eq!(told(&runs, &again(5, false, &seen(&five, 5))), ["ScaledUp"]);
 }
