@@ -14,8 +14,8 @@ use serde_json::json;
 use crate::fixtures;
 use crate::fixtures::{cluster, condition, empty, node, plan_at, plan_of, status_of};
 use crate::looks::{
-    away, doubting, fresh, layout_of, left_by_two, next, replacing, seen, set_replicas, waiting, wanting,
-    well, wiped,
+    away, doubting, fresh, layout_of, left_by_two, next, replacing, seen, set_replicas, settled, waiting,
+    wanting, well, wiped,
 };
 
 #[test]
@@ -380,5 +380,6 @@ fn an_operation_that_is_held_up_or_cannot_be_seen_is_not_told_as_ended() {
     // What was asked for is taken back before anything of it was done.
     assert_eq!(told(&runs, &again(3, false, &seen(&three, 3))), ["ScalingUpWithdrawn"]);
     let five = layout_of(5, 5);
-    assert_eq!(told(&runs, &again(5, false, &seen(&five, 5))), ["ScaledUp"]);
+    let done = settled(&resource(5, false, Some(runs.clone())), seen(&five, 5), 9);
+    assert_eq!(told(&runs, &done), ["ScaledUp"]);
 }
