@@ -10,7 +10,7 @@ use keystore_core::partition::Partition;
 use keystore_core::quorum::Durability;
 use keystore_core::succession::{Change, Standing};
 
-use crate::bench::{ME, PEER, first_layout, key, now, record};
+use crate::bench::{ME, PEER, first_layout, key, record};
 use crate::epochs::{node, scan};
 use crate::linked::{Linked, saves};
 use crate::succession::keyspace;
@@ -23,12 +23,6 @@ fn left() -> Layout {
     moving.and_then(|moving| moving.next(&Change::Finish)).unwrap()
 }
 
-fn tick(linked: &mut Linked, at_ms: u64) -> Vec<Effect> {
-    let mut effects = Vec::new();
-    linked.node.step(now(at_ms), Event::Tick, &mut effects);
-    effects
-}
-
 #[test]
 fn what_has_left_is_kept_until_each_member_has_acknowledged_that_and_goes_for_good_then() {
     let layout = left();
@@ -38,11 +32,11 @@ fn what_has_left_is_kept_until_each_member_has_acknowledged_that_and_goes_for_go
     acknowledge(&mut linked, PEER);
     acknowledge(&mut linked, node(3));
     for at_ms in [2_000, 4_000, 6_000] {
-        assert!(scan(&tick(&mut linked, at_ms)).is_none(), "one is away, and may still ask");
+        assert!(scan(&linked.tick(at_ms)).is_none(), "one is away, and may still ask");
     }
     linked.greet(Linked::header(node(4), epoch.0));
     acknowledge(&mut linked, node(4));
-    let (load, _) = scan(&tick(&mut linked, 8_000)).expect("all have acknowledged");
+    let (load, _) = scan(&linked.tick(8_000)).expect("all have acknowledged");
     let page = Page { entries: vec![(key(), record(5))], is_cut: false };
     let effects = linked.step(Event::Scanned { load, page: Ok(page) });
     let [Effect::Commit(Commit { entry: Entry::Replace { record: None, .. }, durability, .. })] =
@@ -99,7 +93,7 @@ const LONG_MS: u64 = 30_001;
 /// Of which partitions there is nothing any more by then.
 fn drop_all(linked: &mut Linked, at_ms: u64) -> BTreeSet<Partition> {
     let mut dropped = BTreeSet::new();
-    while let Some((load, partition)) = scan(&tick(linked, at_ms)) {
+    while let Some((load, partition)) = scan(&linked.tick(at_ms)) {
         linked.step(Event::Scanned { load, page: Ok(Page::default()) });
         dropped.insert(partition);
     }
@@ -132,6 +126,23 @@ pub(crate) fn what_has_left_is_kept_while_too_few_replicas_are_in_no_doubt() {
     assert_eq!(drop_all(&mut linked, 2_000), all_but(3));
 }
 
+/// Nobody else is in doubt of anything, and all the same one copy beside it is too few.
+#[test]
+fn what_has_left_is_kept_while_too_many_replicas_are_lost() {
+    let all = left().partitions.all().collect();
+    for (lost, gone) in [(vec![node(4)], all), (vec![node(3), node(4)], BTreeSet::new())] {
+        let layout = left().next(&Change::Lose(lost.iter().copied().collect())).unwrap();
+        let epoch = layout.epoch.0;
+        let peers = [PEER, node(3)].into_iter().filter(|peer| !lost.contains(peer));
+        let peers: Vec<_> = peers.map(|peer| (peer, epoch)).collect();
+        let mut linked = Linked::new((layout, true), &peers);
+        for (peer, _) in peers {
+            doubt(&mut linked, peer, &[]);
+        }
+        assert_eq!(drop_all(&mut linked, 2_000), gone, "{} of three are lost", lost.len());
+    }
+}
+
 /// It may have been the only one to hear that something goes, and nobody would tell it that it has gone.
 #[test]
 pub(crate) fn whoever_hears_of_it_as_its_link_comes_up_hears_that_it_is_over() {
@@ -139,8 +150,8 @@ pub(crate) fn whoever_hears_of_it_as_its_link_comes_up_hears_that_it_is_over() {
     let epoch = layout.epoch;
     let mut linked = without_the_last(layout);
     let acknowledge = |linked: &mut Linked, from| doubt(linked, from, &[]);
-    tick(&mut linked, 1);
-    tick(&mut linked, LONG_MS);
+    linked.tick(1);
+    linked.tick(LONG_MS);
     let all = [PEER, node(3), node(4)].map(Linked::link);
     assert_eq!(
         told(&linked.greet(Linked::header(node(4), epoch.0)), true),
@@ -149,11 +160,11 @@ pub(crate) fn whoever_hears_of_it_as_its_link_comes_up_hears_that_it_is_over() {
     );
     acknowledge(&mut linked, node(4));
     for _ in 0..16 {
-        let (load, _) = scan(&tick(&mut linked, 2)).expect("there is more");
+        let (load, _) = scan(&linked.tick(2)).expect("there is more");
         linked.step(Event::Scanned { load, page: Ok(Page::default()) });
     }
     let at_ms = linked.node.next_wakeup_ms().expect("it has something to tell");
-    assert_eq!(told(&tick(&mut linked, at_ms), false), all);
+    assert_eq!(told(&linked.tick(at_ms), false), all);
 }
 
 /// It comes back soon, and what would be dropped at once before data moves can go before.
@@ -171,11 +182,11 @@ fn data_that_is_to_move_waits_for_whoever_is_away_as_long_as_a_restart_takes() {
         })
     };
     for at_ms in [1, 10_000, LONG_MS - 1] {
-        tick(&mut linked, at_ms);
+        linked.tick(at_ms);
         assert!(says_that_it_drops(&mut linked), "{at_ms}");
         assert_eq!(propose(&mut linked), Some(ProposalError::StillDrops { node: ME }), "itself as well");
     }
-    tick(&mut linked, LONG_MS + 1_000);
+    linked.tick(LONG_MS + 1_000);
     assert!(!says_that_it_drops(&mut linked), "it blocks no move for ever");
     assert_eq!(propose(&mut linked), None);
 }
@@ -194,15 +205,15 @@ fn whoever_has_acknowledged_these_rings_is_not_waited_for_under_a_later_layout_o
     let layout = left();
     let later = layout.next(&keyspace("carts", KeyspaceMode::Lww)).unwrap();
     let mut linked = without_the_last(later.clone());
-    assert!(scan(&tick(&mut linked, 2_000)).is_none());
+    assert!(scan(&linked.tick(2_000)).is_none());
     let standing =
         |fence| Message::Standing(Standing { fence, phase: layout.phase_since, ..Standing::default() });
     linked.greet(Linked::header(node(4), later.epoch.0));
     let before = Epoch(layout.phase_since.0 - 1);
     linked.frame((node(4), later.epoch.0), standing(before));
-    assert!(scan(&tick(&mut linked, 4_000)).is_none(), "under the rings before it may still ask");
+    assert!(scan(&linked.tick(4_000)).is_none(), "under the rings before it may still ask");
     linked.frame((node(4), later.epoch.0), standing(layout.phase_since));
-    assert!(scan(&tick(&mut linked, 6_000)).is_some());
+    assert!(scan(&linked.tick(6_000)).is_some());
 }
 
 #[test]
@@ -218,5 +229,5 @@ fn what_has_left_goes_under_a_layout_that_is_taken_up_as_well_as_after_a_start()
     }
     assert_eq!(linked.node.layout(), Some(&left));
     peers.into_iter().for_each(|peer| doubt(&mut linked, peer, &[]));
-    assert!(scan(&tick(&mut linked, 2_000)).is_some());
+    assert!(scan(&linked.tick(2_000)).is_some());
 }

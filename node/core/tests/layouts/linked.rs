@@ -49,6 +49,12 @@ impl Linked {
         effects
     }
 
+    pub(crate) fn tick(&mut self, at_ms: u64) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.node.step(now(at_ms), Event::Tick, &mut effects);
+        effects
+    }
+
     pub(crate) fn frame(&mut self, (from, epoch): (NodeId, u64), message: Message) -> Vec<Effect> {
         let header = Self::header(from, epoch);
         self.step(Event::Frame { link: Self::link(from), header, messages: vec![message] })

@@ -302,12 +302,12 @@ pub(crate) fn whoever_was_given_up_is_not_asked() {
     assert_eq!(asked, [PEER, node(3)].into(), "its link is still up");
 }
 
-/// A record turns out to be damaged.
-fn damage(linked: &mut Linked, epoch: u64) {
+/// A record turns out to be damaged; returns what follows.
+fn damage(linked: &mut Linked, epoch: u64) -> Vec<Effect> {
     let read = Message::Read { call: Call { operation: 1, attempt: 0 }, key: key(), want: Want::Full };
     let effects = linked.frame((PEER, epoch), read);
     let [Effect::Load { load, .. }] = effects[..] else { panic!("{effects:?}") };
-    linked.step(Event::Loaded { load, record: Err(Damaged) });
+    linked.step(Event::Loaded { load, record: Err(Damaged) })
 }
 
 #[test]
@@ -461,52 +461,77 @@ pub(crate) fn what_a_member_said_before_it_started_anew_is_no_evidence() {
 /// Of the old ring one other replica is left, which is too few.
 #[test]
 pub(crate) fn a_key_in_doubt_is_healed_by_the_new_ring_once_that_has_taken_over_what_the_old_one_held() {
-    let all = first_layout(4, 3).members;
-    let without_third = all.iter().filter(|member| member.node != node(3)).cloned().collect();
-    let joint = first_layout(3, 3)
-        .next(&Change::Admit(all))
-        .and_then(|wide| wide.next(&Change::Move { members: without_third, replication_factor: 3 }))
-        .unwrap();
-    let epoch = joint.epoch;
-    let reached = [(PEER, epoch.0), (node(4), epoch.0)];
-    let mut linked = Linked::new((joint.clone(), true), &reached);
-    let read = Message::Read { call: Call { operation: 900, attempt: 0 }, key: key(), want: Want::Full };
-    let [Effect::Load { load, .. }] = linked.frame(reached[0], read)[..] else { panic!("it is not read") };
-    let effects = linked.step(Event::Loaded { load, record: Err(Damaged) });
-    for (save, _) in saves(&effects) {
-        linked.step(Event::Saved { save });
-    }
-    let asked = |effects: Vec<Effect>| {
-        effects.into_iter().find_map(|effect| match effect {
-            Effect::Send { message: Message::Read { call, .. }, .. } => Some(call),
-            _ => None,
-        })
-    };
-    let tick = |linked: &mut Linked, at_ms| {
-        let mut effects = Vec::new();
-        linked.node.step(now(at_ms), Event::Tick, &mut effects);
-        effects
-    };
-    let mut effects: Vec<_> =
-        reached.iter().flat_map(|(peer, epoch)| linked.greet(Linked::header(*peer, *epoch))).collect();
-    effects.extend(tick(&mut linked, 60_000));
-    assert_eq!(asked(effects), None, "who joins may have nothing yet");
-    for from in reached {
-        let standing = Standing {
-            fence: epoch,
-            phase: epoch,
-            whole: joint.partitions.all().collect(),
-            ..Standing::default()
-        };
-        linked.frame(from, Message::Standing(standing));
-    }
-    let call = asked(tick(&mut linked, 120_000)).expect("they have all that the old ring had");
+    let joint = replacing_the_third(&three_and_one());
+    let mut linked = Linked::new((joint.clone(), true), &[PEER, node(4)].map(|peer| (peer, joint.epoch.0)));
+    assert_eq!(asked(raise(&mut linked, &joint)), None, "who joins may have nothing yet");
+    assert_eq!(asked(linked.tick(60_000)), None, "nor later");
+    say_whole(&mut linked, &joint);
+    let call = asked(linked.tick(120_000)).expect("they have all that the old ring had");
     let mut effects = Vec::new();
-    for (from, outcome) in reached.into_iter().zip([ReadOutcome::Missing, ReadOutcome::Full(record(5))]) {
-        effects = linked.frame(from, Message::ReadAnswer { call, outcome, noted: Vec::new() });
+    for (from, outcome) in [(PEER, ReadOutcome::Missing), (node(4), ReadOutcome::Full(record(5)))] {
+        let answer = Message::ReadAnswer { call, outcome, noted: Vec::new() };
+        effects = linked.frame((from, joint.epoch.0), answer);
     }
     let [Effect::Commit(commit)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(commit.entry, Entry::Replace { key: key(), record: Some(record(5)) });
+}
+
+/// Who joins has dropped since whatever it had taken over then.
+#[test]
+fn what_the_new_ring_said_before_a_move_turned_back_heals_nothing_when_it_begins_anew() {
+    let joint = replacing_the_third(&three_and_one());
+    let back = joint.next(&Change::Abort).unwrap();
+    let again = replacing_the_third(&back);
+    let mut linked = Linked::new((joint.clone(), true), &[PEER, node(4)].map(|peer| (peer, joint.epoch.0)));
+    say_whole(&mut linked, &joint);
+    for layout in [&back, &again] {
+        for (save, _) in saves(&linked.learn((PEER, layout.epoch.0), layout)) {
+            linked.step(Event::Saved { save });
+        }
+        assert_eq!(linked.node.layout(), Some(layout));
+    }
+    assert_eq!(asked(raise(&mut linked, &again)), None, "it was said of an earlier phase");
+    assert_eq!(asked(linked.tick(60_000)), None, "and nothing since");
+    say_whole(&mut linked, &again);
+    assert!(asked(linked.tick(120_000)).is_some());
+}
+
+/// Three hold everything, and a fourth is there.
+fn three_and_one() -> Layout {
+    first_layout(3, 3).next(&Change::Admit(first_layout(4, 3).members)).unwrap()
+}
+
+/// What the third holds moves to the fourth.
+fn replacing_the_third(before: &Layout) -> Layout {
+    let members = before.members.iter().filter(|member| member.node != node(3)).cloned().collect();
+    before.next(&Change::Move { members, replication_factor: 3 }).unwrap()
+}
+
+/// A key comes into doubt, and all who can be reached note that; returns what follows.
+fn raise(linked: &mut Linked, layout: &Layout) -> Vec<Effect> {
+    for (save, _) in saves(&damage(linked, layout.epoch.0)) {
+        linked.step(Event::Saved { save });
+    }
+    let peers = [PEER, node(4)].into_iter();
+    peers.flat_map(|peer| linked.greet(Linked::header(peer, layout.epoch.0))).collect()
+}
+
+/// Those of the new ring who can be reached say that they have all that the old one held.
+fn say_whole(linked: &mut Linked, layout: &Layout) {
+    let Layout { epoch, phase_since: phase, partitions, .. } = *layout;
+    for from in [PEER, node(4)] {
+        let whole = partitions.all().collect();
+        let standing = Standing { fence: epoch, phase, whole, ..Standing::default() };
+        linked.frame((from, epoch.0), Message::Standing(standing));
+    }
+}
+
+/// How others are asked for what they hold of a key.
+fn asked(effects: Vec<Effect>) -> Option<Call> {
+    effects.into_iter().find_map(|effect| match effect {
+        Effect::Send { message: Message::Read { call, .. }, .. } => Some(call),
+        _ => None,
+    })
 }
 
 /// The old ring has as many fences as it needs without node 4, which is to hold nothing.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use keystore_core::effect::{Answer, Damaged, Effect, Entry, Event, NoPage, RequestId, SaveId, SavedState};
+use keystore_core::effect::{
+    Answer, CommitId, Damaged, Effect, Entry, Event, NoPage, Operation, RequestId, SaveId, SavedState,
+};
 use keystore_core::id::Generation;
 use keystore_core::layout::{KeyspaceMode, Layout};
 use keystore_core::message::{
@@ -14,8 +16,8 @@ use keystore_core::record::{Body, Record};
 use keystore_core::recovery::{Losses, RecoveryRefusal};
 use keystore_core::succession::Change;
 
-use crate::bench::effects::{commit_in, load_in, messages, noted_in};
-use crate::bench::{ME, PEER, first_layout, key, key_of, layout_of, now, record, start};
+use crate::bench::effects::{answer_in, commit_in, load_in, messages, noted_in};
+use crate::bench::{ME, PEER, first_layout, key, key_of, layout_of, now, record, request, start};
 use crate::recovered::{attempt, lost};
 use crate::surviving::{CALL, Survivor, decide, is_in_doubt, read, salvaging, salvaging_from};
 
@@ -222,6 +224,42 @@ pub(crate) fn a_salvaged_partition_counts_once_that_is_on_disk() {
     assert!(!is_in_doubt(&survivor.frame(&layout, PEER, read())));
 }
 
+/// That is on its way to the disk, behind another layout, when that comes into force. Returns which saves tell of it.
+fn overtaken_in_mid_save() -> (Survivor, Layout, Vec<SaveId>) {
+    let (mut survivor, layout) = salvaging();
+    let asked = decide(&mut survivor, &layout);
+    let later = layout.next(&Change::Keyspaces([("carts".to_owned(), KeyspaceMode::Lww)].into())).unwrap();
+    let learned = Message::Layout { layout: Box::new(later.clone()), identities: vec![] };
+    let [Effect::Save { save, state: SavedState::Layout { .. } }] =
+        survivor.frame(&layout, PEER, learned)[..]
+    else {
+        panic!("it is not saved");
+    };
+    let early = merge_without_saving(&mut survivor, &layout, asked);
+    survivor.step(Event::Saved { save });
+    assert_eq!(survivor.node.layout(), Some(&later));
+    (survivor, later, early)
+}
+
+/// Nothing is on disk yet that says that it counts.
+#[test]
+fn a_salvaged_partition_does_not_count_under_the_next_layout_before_that_is_on_disk() {
+    let (mut survivor, later, _) = overtaken_in_mid_save();
+    assert!(is_in_doubt(&survivor.frame(&later, PEER, read())));
+}
+
+/// What is saved in between tells of other partitions, and may say that this one has not counted.
+#[test]
+fn what_was_saved_of_an_earlier_attempt_makes_no_salvaged_partition_count() {
+    let (mut survivor, later, early) = overtaken_in_mid_save();
+    survivor.merges.counted.clear();
+    let late = merge_without_saving(&mut survivor, &later, Vec::new());
+    note_saved(&mut survivor, early);
+    assert!(is_in_doubt(&survivor.frame(&later, PEER, read())));
+    note_saved(&mut survivor, late);
+    assert!(!is_in_doubt(&survivor.frame(&later, PEER, read())));
+}
+
 /// What goes because it is damaged goes before that.
 #[test]
 pub(crate) fn a_salvaged_partition_does_not_count_while_something_of_it_is_damaged() {
@@ -313,22 +351,57 @@ fn the_only_one_left_drops_what_is_damaged() {
     let losses = Losses { doubted: BTreeMap::from([(ME, doubted)]), ..lost([2, 3]) };
     let layout = before.recovered(attempt(2), &losses).unwrap();
     survivor.recover(&layout);
+    let effects = go_on(&mut survivor);
+    assert_eq!(survivor.state(), NodeState::Serving);
+    let [commit] = commits_in(&effects)[..] else { panic!("{effects:?}") };
+    survivor.step(Event::Committed { commit, outcome: Ok(Durability::Synced) });
+    assert_eq!(survivor.node.status(now(1)).doubted_keys, 0);
+}
+
+/// All that is to be saved is, and time passes.
+fn go_on(survivor: &mut Survivor) -> Vec<Effect> {
     let mut effects = survivor.save_all();
-    for _ in 0..4 {
+    for _ in 0..40 {
         effects.extend(survivor.tick());
         effects.extend(survivor.save_all());
     }
-    assert_eq!(survivor.state(), NodeState::Serving);
-    let commits: Vec<_> = effects
-        .iter()
-        .filter_map(|effect| match effect {
-            Effect::Commit(commit) => Some(commit.id),
-            _ => None,
-        })
-        .collect();
-    let [commit] = commits[..] else { panic!("{effects:?}") };
-    survivor.step(Event::Committed { commit, outcome: Ok(Durability::Synced) });
-    assert_eq!(survivor.node.status(now(1)).doubted_keys, 0);
+    effects
+}
+
+fn commits_in(effects: &[Effect]) -> Vec<CommitId> {
+    let commit = |effect: &Effect| match effect {
+        Effect::Commit(commit) => Some(commit.id),
+        _ => None,
+    };
+    effects.iter().filter_map(commit).collect()
+}
+
+/// It may have been acknowledged since: what it was is gone only once somebody gives that up, with another recovery.
+#[test]
+fn the_only_one_left_keeps_what_is_damaged_once_it_has_counted() {
+    let before = layout_of(3);
+    let layout = before.recovered(attempt(2), &lost([2, 3])).unwrap();
+    let mut survivor = Survivor::new(before);
+    survivor.recover(&layout);
+    let asked = survivor.save_all();
+    merge_what_is_left(&mut survivor, &layout, asked);
+    let get = |survivor: &mut Survivor| {
+        let get = Operation::Get { key: key() };
+        request((get, None), 1, |event| survivor.step(event).to_vec())
+    };
+    let load = load_in(&get(&mut survivor));
+    let answered = survivor.step(Event::Loaded { load, record: Err(Damaged) }).to_vec();
+    assert!(matches!(answer_in(&answered), Some(Answer::Failed(_))), "{answered:?}");
+    assert_eq!(commits_in(&go_on(&mut survivor)), []);
+    let answered = get(&mut survivor);
+    assert!(matches!(answer_in(&answered), Some(Answer::Failed(_))), "{answered:?}");
+    let status = survivor.node.status(now(1));
+    assert_eq!(status.doubted_keys, 1);
+
+    let losses = Losses { doubted: BTreeMap::from([(ME, status.doubted_partitions.clone())]), ..lost([]) };
+    survivor.recover(&layout.recovered(attempt(3), &losses).unwrap());
+    let effects = go_on(&mut survivor);
+    assert_eq!(commits_in(&effects).len(), 1, "{effects:?}");
 }
 
 /// A survivor that serves, and of which somebody merges what is left of a partition.

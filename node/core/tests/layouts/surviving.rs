@@ -334,3 +334,34 @@ fn what_a_void_attempt_has_hidden_is_cleared_all_the_same() {
     assert_eq!(gained, [], "they were not cleared");
     assert!(matches!(effects[..], [Effect::Save { state: SavedState::Layout { .. }, .. }]), "{effects:?}");
 }
+
+/// Whoever was to take it over from here is lost, perhaps before it had: what is here is all that is left.
+#[test]
+fn what_was_to_be_salvaged_from_a_node_that_is_given_it_alone_is_not_cleared() {
+    let before = first_layout(2, 1);
+    let alone = before.members[..1].to_vec();
+    let joint = before.next(&Change::Move { members: alone, replication_factor: 1 }).unwrap();
+    let doubted = BTreeMap::from([(PEER, joint.partitions.all().collect())]);
+    let salvaging = joint.recovered(attempt(2), &Losses { doubted, ..lost([]) }).unwrap();
+    let is_source_alone = |of: &Partition| {
+        salvaging.salvaged.get(of).is_some_and(|sources| sources.contains(&ME))
+            && !salvaging.is_replica(*of, ME)
+    };
+    let held: Vec<_> = salvaging.partitions.all().filter(is_source_alone).collect();
+    assert!(!held.is_empty());
+    let last = salvaging.recovered(attempt(3), &lost([2])).unwrap();
+    assert!(held.iter().all(|of| last.since(*of, ME) == Some(Epoch(1))));
+    let mut survivor = Survivor::new(joint);
+    survivor.recover(&salvaging);
+    survivor.save_all();
+    survivor.link(&salvaging, PEER);
+    decide(&mut survivor, &salvaging);
+    assert_eq!(survivor.state(), NodeState::Serving);
+    let effects = survivor.recover(&last);
+    assert!(
+        matches!(effects[..], [Effect::Save { state: SavedState::Layout { .. }, .. }]),
+        "nothing goes first: {effects:?}"
+    );
+    survivor.save_all();
+    assert_eq!(survivor.state(), NodeState::Serving);
+}
