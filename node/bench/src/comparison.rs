@@ -269,7 +269,7 @@ mod tests {
         latencies.record_n(latency_us, operations).unwrap();
         let cpu = Duration::from_micros(cpu_us * operations);
         let used = Used { time: Duration::from_secs(1), cpu, ..Used::default() };
-        Sample { latencies, failed: 0, example: None, by_client: Vec::new(), used }
+        Sample { latencies, failed: 0, example: None, by_client: Vec::new(), used, seconds: Vec::new() }
     }
 
     fn cell(operation: Operation, rounds: Vec<Vec<(System, Sample)>>) -> Cell {

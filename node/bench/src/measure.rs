@@ -10,7 +10,7 @@ use futures::future::join_all;
 use hdrhistogram::Histogram;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, RngCore as _, SeedableRng as _};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::meter::{Meter, Used};
 use crate::servers::Servers;
@@ -20,6 +20,7 @@ use crate::target::{Failed, Target};
 const LATENCY_US_MAX: u64 = 60_000_000;
 /// Connections are made and caches filled before anything counts.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(700);
+const SECOND: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -46,6 +47,14 @@ pub(crate) struct Sample {
     /// How many operations each client has completed.
     pub(crate) by_client: Vec<u64>,
     pub(crate) used: Used,
+    /// One after the other, as far as they are whole: what disturbs a measurement comes and goes.
+    pub(crate) seconds: Vec<Second>,
+}
+
+/// A second of a measurement.
+pub(crate) struct Second {
+    pub(crate) latencies: Histogram<u64>,
+    pub(crate) used: Used,
 }
 
 impl Sample {
@@ -56,10 +65,6 @@ impl Sample {
     /// Server CPU of one operation.
     pub(crate) fn cpu_us(&self) -> f64 {
         self.used.cpu.as_secs_f64() * 1e6 / (self.latencies.len() as f64).max(1.0)
-    }
-
-    pub(crate) fn requests(&self) -> u64 {
-        self.latencies.len()
     }
 
     pub(crate) fn latency_us(&self, quantile: f64) -> f64 {
@@ -103,6 +108,8 @@ pub(crate) fn new_histogram() -> Result<Histogram<u64>> {
 
 struct Counted {
     latencies: Histogram<u64>,
+    /// Of this second.
+    recent: Histogram<u64>,
     failed: u64,
     example: Option<Failed>,
     by_client: Vec<u64>,
@@ -110,7 +117,13 @@ struct Counted {
 
 impl Counted {
     fn new(clients: usize) -> Result<Self> {
-        Ok(Self { latencies: new_histogram()?, failed: 0, example: None, by_client: vec![0; clients] })
+        Ok(Self {
+            latencies: new_histogram()?,
+            recent: new_histogram()?,
+            failed: 0,
+            example: None,
+            by_client: vec![0; clients],
+        })
     }
 }
 
@@ -148,18 +161,41 @@ pub(crate) async fn observe(
     let meter = Meter::start(servers)?;
     phase.set(Phase::Counting);
     let ends = Instant::now() + load.time;
-    meanwhile(ends).await?;
-    sleep_until(ends).await;
+    let mut seconds = Vec::new();
+    let ended = async {
+        meanwhile(ends).await?;
+        sleep_until(ends).await;
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        ended = ended => ended?,
+        never = tell_seconds_apart(servers, &counted, &mut seconds) => never?,
+    }
     phase.set(Phase::Over);
     let used = meter.read(servers)?;
     for ended in join_all(workers).await {
         ended?;
     }
-    let Counted { latencies, failed, example, by_client } = counted.replace(Counted::new(0)?);
+    let Counted { latencies, failed, example, by_client, .. } = counted.replace(Counted::new(0)?);
     if let Some(example) = &example {
         eprintln!("  {failed} requests failed, the first one with {example}");
     }
-    Ok(Sample { latencies, failed, example, by_client, used })
+    Ok(Sample { latencies, failed, example, by_client, used, seconds })
+}
+
+/// Goes on until it is dropped.
+async fn tell_seconds_apart(
+    servers: &Servers,
+    counted: &RefCell<Counted>,
+    seconds: &mut Vec<Second>,
+) -> Result<()> {
+    loop {
+        let meter = Meter::start(servers)?;
+        sleep(SECOND).await;
+        let used = meter.read(servers)?;
+        let latencies = std::mem::replace(&mut counted.borrow_mut().recent, new_histogram()?);
+        seconds.push(Second { latencies, used });
+    }
 }
 
 /// A client, which does one thing after the other.
@@ -183,7 +219,9 @@ impl Worker {
             let mut counted = counted.borrow_mut();
             match result {
                 Ok(()) => {
-                    counted.latencies.saturating_record(begun.elapsed().as_micros() as u64);
+                    let latency_us = begun.elapsed().as_micros() as u64;
+                    counted.latencies.saturating_record(latency_us);
+                    counted.recent.saturating_record(latency_us);
                     counted.by_client.get_mut(client).into_iter().for_each(|count| *count += 1);
                 }
                 Err(failed) => {

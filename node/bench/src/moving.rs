@@ -1,5 +1,7 @@
 //! What clients notice while data moves: a store grows by a node and shrinks again, under load, against the same load
-//! while nothing moves.
+//! before and after, while nothing moves.
+//!
+//! A move happens once and is measured as it comes, so seconds that others have disturbed do not count, of neither.
 
 use std::io::Read as _;
 use std::process::Child;
@@ -12,13 +14,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::compare::Operation;
 use crate::fill::fill;
-use crate::measure::{Load, Sample, observe};
+use crate::measure::{Load, Sample, Second, new_histogram, observe};
+use crate::meter::{DISTURBANCE_MAX, Used};
 use crate::probe;
 use crate::servers::{Engine, NODES, Programs, Servers};
 use crate::settle::settle;
 use crate::statistics::ratio;
 use crate::table::{Table, marked, mib, number, times};
-use crate::target::calls;
+use crate::target::{Calls, calls};
 use crate::verdict::{self, Bound, Verdict};
 
 const VALUE_BYTES: usize = 100;
@@ -37,7 +40,7 @@ pub(crate) struct Shape {
     records: u32,
     #[arg(long, default_value_t = 16)]
     clients: usize,
-    /// Of the measurement while nothing moves; the other takes as long as the move.
+    /// Of each measurement while nothing moves; the others take as long as the move.
     #[arg(long, default_value_t = 15)]
     seconds: u64,
 }
@@ -77,13 +80,25 @@ pub(crate) struct Point {
 }
 
 impl Point {
-    fn of(sample: &Sample) -> Self {
-        Self {
-            per_second: sample.per_second(),
-            p50_us: sample.latency_us(0.5),
-            p99_us: sample.latency_us(0.99),
-            disturbance: sample.disturbance(),
+    /// Of all their seconds that count. Where those are the lesser part, all count, and it is disturbed.
+    fn of(samples: &[&Sample]) -> Result<Self> {
+        let all = || samples.iter().flat_map(|sample| &sample.seconds);
+        let is_calm = |second: &&Second| second.used.disturbance() <= DISTURBANCE_MAX;
+        let is_mostly_calm = 2 * all().filter(is_calm).count() >= all().count();
+        let (mut latencies, mut used) = (new_histogram()?, Used::default());
+        for second in all().filter(|second| is_calm(second) || !is_mostly_calm) {
+            latencies.add(&second.latencies)?;
+            used.time += second.used.time;
+            used.others += second.used.others;
         }
+        let requests = latencies.len();
+        ensure!(requests >= REQUESTS_MIN, "only {requests} requests count: take more --records");
+        Ok(Self {
+            per_second: latencies.len() as f64 / used.time.as_secs_f64(),
+            p50_us: latencies.value_at_quantile(0.5) as f64,
+            p99_us: latencies.value_at_quantile(0.99) as f64,
+            disturbance: used.disturbance(),
+        })
     }
 }
 
@@ -109,41 +124,53 @@ pub(crate) async fn run(programs: &Programs, shape: &Shape) -> Result<Moving> {
     let mut moves = Vec::new();
     // There and back, under each kind of load.
     for operation in [Operation::DurablePut, Operation::Get] {
+        let mut before = quiet(&servers, shape, operation).await?;
         for to in [NODES + 1, NODES] {
             let from = 2 * NODES + 1 - to;
-            settle(&servers).await?;
-            moves.push(one_move(&mut servers, shape, (operation, from, to)).await?);
+            let (one, after) = one_move(&mut servers, shape, (operation, from, to), &before).await?;
+            moves.push(one);
+            before = after;
         }
     }
     let Shape { engine, records, clients, .. } = shape.clone();
     Ok(Moving { engine, records, clients, moves })
 }
 
+fn load(shape: &Shape, operation: Operation, time: Duration) -> Load {
+    let Shape { clients, records, .. } = *shape;
+    Load { kind: operation.kind(), clients, value_bytes: VALUE_BYTES, keys: records, time }
+}
+
+/// Those that stay, whoever else there is.
+fn targets(servers: &Servers, operation: Operation) -> Result<Vec<Calls>> {
+    let channels = servers.connections(servers.each().len())?;
+    Ok(calls(channels.get(..NODES).context("a store has nodes")?, operation.levels()))
+}
+
+/// While nothing moves.
+async fn quiet(servers: &Servers, shape: &Shape, operation: Operation) -> Result<Sample> {
+    settle(servers).await?;
+    let load = load(shape, operation, Duration::from_secs(shape.seconds));
+    observe(servers, &targets(servers, operation)?, &load, async |_ends| Ok(())).await
+}
+
+/// Returns what is measured after it, too.
 async fn one_move(
     servers: &mut Servers,
     shape: &Shape,
     (operation, from, to): (Operation, usize, usize),
-) -> Result<Move> {
-    let load = Load {
-        kind: operation.kind(),
-        clients: shape.clients,
-        value_bytes: VALUE_BYTES,
-        keys: shape.records,
-        time: Duration::from_secs(shape.seconds),
-    };
-    // Those that stay, whoever else there is.
-    let channels = servers.connections(servers.each().len())?;
-    let targets = calls(channels.get(..NODES).context("a store has nodes")?, operation.levels());
-    let quiet = observe(servers, &targets, &load, async |_ends| Ok(())).await?;
+    before: &Sample,
+) -> Result<(Move, Sample)> {
+    let targets = targets(servers, operation)?;
     let is_new = servers.each().len() < to;
     let joins = if is_new { Some(servers.add()?) } else { None };
     if is_new {
         wait_for_answer(servers).await?;
     }
-    let before = taken_over(servers).await?;
+    let taken_before = taken_over(servers).await?;
     let mut change = servers.rearrangement(to, joins)?;
     let mut took = Duration::ZERO;
-    let load = Load { time: Duration::ZERO, ..load };
+    let load = load(shape, operation, Duration::ZERO);
     let moving = observe(servers, &targets, &load, async |_ends| {
         let begun = Instant::now();
         let mut change = change.spawn().context("cannot start keystorectl")?;
@@ -152,19 +179,20 @@ async fn one_move(
         Ok(())
     })
     .await?;
-    let requests = moving.requests();
-    ensure!(requests >= REQUESTS_MIN, "the move is over after {requests} requests: take more --records");
     let mut moved = taken_over(servers).await?;
-    moved.iter_mut().zip(before).for_each(|(moved, before)| *moved -= before);
+    moved.iter_mut().zip(taken_before).for_each(|(moved, before)| *moved -= before);
     let [records, bytes, records_held] = moved;
+    let after = quiet(servers, shape, operation).await?;
+    let failed = moving.failed;
+    let (quiet, moving) = (Point::of(&[before, &after])?, Point::of(&[&moving])?);
     eprintln!(
         "  {} while {from} become {to}: {:.1} s, p99 {:.2} ms, quiet {:.2} ms",
         operation.name(),
         took.as_secs_f64(),
-        moving.latency_us(0.99) / 1e3,
-        quiet.latency_us(0.99) / 1e3
+        moving.p99_us / 1e3,
+        quiet.p99_us / 1e3
     );
-    Ok(Move {
+    let one = Move {
         operation,
         from,
         to,
@@ -172,10 +200,11 @@ async fn one_move(
         records,
         bytes,
         records_held,
-        quiet: Point::of(&quiet),
-        moving: Point::of(&moving),
-        failed: moving.failed,
-    })
+        quiet,
+        moving,
+        failed,
+    };
+    Ok((one, after))
 }
 
 /// Until the last node, which belongs to no cluster, says what it is.
@@ -271,5 +300,45 @@ impl Moving {
             table.row(what.into_iter().chain(point(quiet)).chain(point(moving)).chain(ratio));
         }
         table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds of so many requests of so many microseconds, and what others used meanwhile.
+    fn sample(seconds: &[(u64, u64, u64)]) -> Sample {
+        let second = |(requests, latency_us, others_ms): &(u64, u64, u64)| {
+            let mut latencies = new_histogram().unwrap();
+            latencies.record_n(*latency_us, *requests).unwrap();
+            let (time, others) = (Duration::from_secs(1), Duration::from_millis(*others_ms));
+            Second { latencies, used: Used { time, others, ..Used::default() } }
+        };
+        Sample {
+            latencies: new_histogram().unwrap(),
+            failed: 0,
+            example: None,
+            by_client: Vec::new(),
+            used: Used::default(),
+            seconds: seconds.iter().map(second).collect(),
+        }
+    }
+
+    #[test]
+    fn seconds_that_others_disturb_do_not_count_unless_they_are_most() {
+        let calm = sample(&[(4_000, 1_000, 100), (4_000, 9_000, 900), (2_000, 1_000, 100)]);
+        let point = Point::of(&[&calm]).unwrap();
+        assert_eq!((point.per_second, point.p99_us), (3_000.0, 1_000.0));
+        assert!(point.disturbance < DISTURBANCE_MAX);
+        let disturbed = sample(&[(4_000, 9_000, 900), (4_000, 9_000, 900), (4_000, 1_000, 100)]);
+        let point = Point::of(&[&disturbed]).unwrap();
+        assert!(point.p99_us > 8_900.0 && point.disturbance > DISTURBANCE_MAX, "{point:?}");
+    }
+
+    #[test]
+    fn too_few_requests_are_no_figure() {
+        assert!(Point::of(&[&sample(&[])]).is_err());
+        assert!(Point::of(&[&sample(&[(REQUESTS_MIN - 1, 1_000, 0)])]).is_err());
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct Clearing {
     /// Nothing is tried before this moment.
     from_ms: u64,
     cleared: u64,
-    is_in_background: bool,
+    page_records: u32,
     /// How often the first of the partitions was tried in vain.
     tries: u32,
     /// Something of the page that is being written has no place any more.
@@ -53,16 +53,16 @@ impl Clearing {
             commits: BTreeSet::new(),
             from_ms: 0,
             cleared: 0,
-            is_in_background: false,
+            page_records: PAGE_RECORDS,
             tries: 0,
             is_stuck: false,
             unreadable: BTreeSet::new(),
         }
     }
 
-    /// Goes on only when it is told to.
+    /// In small pages.
     pub(crate) fn in_the_background(partitions: impl IntoIterator<Item = Partition>) -> Self {
-        Self { is_in_background: true, ..Self::new(partitions) }
+        Self { page_records: BACKGROUND_RECORDS, ..Self::new(partitions) }
     }
 
     /// What is left to be cleared.
@@ -101,7 +101,7 @@ impl Clearing {
         (!self.is_done() && self.load.is_none() && self.commits.is_empty()).then_some(self.from_ms)
     }
 
-    /// Goes on, if it waits for nothing.
+    /// Reads a page, if it waits for nothing.
     pub(crate) fn go_on(&mut self, now_ms: u64, ids: &mut EffectIds, effects: &mut Vec<Effect>) {
         let Some(partition) = self.partitions.front().copied() else { return };
         if self.load.is_some() || !self.commits.is_empty() || now_ms < self.from_ms {
@@ -109,8 +109,7 @@ impl Clearing {
         }
         let load = ids.next_load();
         self.load = Some(load);
-        let limit = if self.is_in_background { BACKGROUND_RECORDS } else { PAGE_RECORDS };
-        let range = ScanRange { partition, prefix: Bytes::new(), after: None, limit };
+        let range = ScanRange { partition, prefix: Bytes::new(), after: None, limit: self.page_records };
         effects.push(Effect::Scan { load, range });
     }
 
@@ -135,7 +134,6 @@ impl Clearing {
             Err(NoPage::Damaged(key)) => self.end(&[key], ids, effects),
             Err(NoPage::Unreadable) => self.try_again(now_ms),
         }
-        self.go_on_at_once(now_ms, ids, effects);
         true
     }
 
@@ -150,12 +148,6 @@ impl Clearing {
         if self.tries >= TRIES {
             self.unreadable.extend(self.partitions.front());
             self.next();
-        }
-    }
-
-    fn go_on_at_once(&mut self, now_ms: u64, ids: &mut EffectIds, effects: &mut Vec<Effect>) {
-        if !self.is_in_background {
-            self.go_on(now_ms, ids, effects);
         }
     }
 
@@ -180,8 +172,7 @@ impl Clearing {
         &mut self,
         commit: CommitId,
         outcome: Result<Durability, NotCommitted>,
-        (now_ms, ids): (u64, &mut EffectIds),
-        effects: &mut Vec<Effect>,
+        now_ms: u64,
     ) -> bool {
         if !self.commits.remove(&commit) {
             return false;
@@ -195,7 +186,6 @@ impl Clearing {
         if self.commits.is_empty() && std::mem::take(&mut self.is_stuck) {
             self.try_again(now_ms);
         }
-        self.go_on_at_once(now_ms, ids, effects);
         true
     }
 }

@@ -1,7 +1,10 @@
 //! What the replicas of a partition answer to one question, as the coordinator of a read or a scan gathers it.
 //!
-//! As many are asked as can still make the level, ourselves first and slow ones last. Who is overdue is no longer
-//! waited for, but may still answer. What a replica said before it was known as a later generation does not count.
+//! As few are asked as can still make the level: those first that are in both rings while data moves, then ourselves, and
+//! slow ones last. Who is overdue is no longer waited for, but may still answer. What a replica said before it was known
+//! as a later generation does not count.
+
+use std::cmp::Reverse;
 
 use crate::context::Context;
 use crate::effect::{Answer, Failure, FailureReason};
@@ -107,10 +110,12 @@ impl<T> Gathering<T> {
         self.asked.iter().any(|asked| !matches!(asked.reply, Reply::Failed) && !asked.is_overdue)
     }
 
-    /// Asks as many replicas as can still make the level; false if too few are left.
+    /// Asks as few replicas as can still make the level; false if too few are left.
     pub(crate) fn ask(&mut self, context: &mut Context<'_>, question: impl Fn(&Self) -> Message) -> bool {
         let mut candidates: Vec<_> = self.sets.nodes().collect();
-        candidates.sort_by_key(|node| (context.is_slow(*node), *node != context.me));
+        let order =
+            |node: NodeId| (context.is_slow(node), Reverse(self.sets.memberships(node)), node != context.me);
+        candidates.sort_by_key(|node| order(*node));
         for node in candidates {
             let counts = |asked: &Asked<T>| match asked.reply {
                 Reply::Pending => !asked.is_overdue,
@@ -120,7 +125,9 @@ impl<T> Gathering<T> {
             if self.makes(counts) {
                 return true;
             }
-            if self.asked(node).is_none() && context.is_reachable(node) {
+            let is_missed =
+                self.sets.is_missed(node, self.level, |node| self.asked(*node).is_some_and(counts));
+            if is_missed && self.asked(node).is_none() && context.is_reachable(node) {
                 let question = question(self);
                 self.ask_one(node, context, question);
             }

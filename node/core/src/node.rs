@@ -292,15 +292,15 @@ impl Node {
         let changing = self.changing.as_ref().and_then(Changing::next_wakeup_ms);
         let is_moving = |layout: &&Layout| layout.is_moving() || self.transfer.is_healing();
         let moving = self.membership.serving().filter(is_moving).and_then(|layout| {
-            let transfer = self.transfer.next_wakeup_ms(
+            self.transfer.next_wakeup_ms(
                 self.budget.ready_at_ms(),
                 self.replica.is_disk_full(),
                 (layout, self.me),
-            );
-            let has_room = self.replica.pages_given() < READ_AT_ONCE_MAX;
-            let giving = self.giving.next_wakeup_ms(self.budget.ready_at_ms()).filter(|_| has_room);
-            [transfer, giving].into_iter().flatten().min()
+            )
         });
+        let has_room = self.replica.pages_given() < READ_AT_ONCE_MAX;
+        let giving = self.membership.serving().filter(|_| has_room);
+        let giving = giving.and_then(|_| self.giving.next_wakeup_ms(self.budget.ready_at_ms()));
         let proposing = self.proposing.as_ref().map(Proposing::next_wakeup_ms);
         let raise = self.wants_generation().then_some(self.raise_from_ms);
         // Nothing is healed before this node serves.
@@ -312,8 +312,8 @@ impl Node {
         let (leaving, uncleared) = (self.leaving_wakeup_ms(), self.uncleared_wakeup_ms());
         let telling = self.telling_wakeup_ms();
         [
-            announce, stamps, deadline, raise, heal, hints, changing, moving, leaving, uncleared, proposing,
-            telling,
+            announce, stamps, deadline, raise, heal, hints, changing, moving, giving, leaving, uncleared,
+            proposing, telling,
         ]
         .into_iter()
         .flatten()
@@ -432,6 +432,7 @@ impl Node {
                 node.coordinator.unpark(context);
             }
         });
+        self.go_on_clearing(now, effects);
         self.go_on_moving(now, effects);
         self.go_on_leaving(now, effects);
         self.tell_standing(now);

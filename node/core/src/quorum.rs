@@ -60,6 +60,18 @@ impl ReplicaSets {
         counted.all(|set| set.iter().filter(|node| counts(node)).count() >= level.needed(set.len()))
     }
 
+    /// In how many sets a node is: while data moves, one that is in both counts twice.
+    pub fn memberships(&self, node: NodeId) -> usize {
+        self.0.iter().filter(|set| set.contains(&node)).count()
+    }
+
+    /// True if a node is in a set in which those for which `counts` holds do not make the level yet.
+    pub fn is_missed(&self, node: NodeId, level: Consistency, counts: impl Fn(&NodeId) -> bool) -> bool {
+        let lacks =
+            |set: &&Vec<NodeId>| set.iter().filter(|node| counts(node)).count() < level.needed(set.len());
+        self.0.iter().filter(lacks).any(|set| set.contains(&node))
+    }
+
     /// True if the nodes for which `counts` holds, `of` never among them, share a replica with whatever else made a
     /// quorum together with it: N - W + 1 others of the first set, whose replicas have everything. All of them together
     /// know what it may have lost: while data moves, whatever was acknowledged has a quorum there as well. So has it in the

@@ -284,7 +284,8 @@ impl Transfer {
         self.operations.contains_key(&operation)
     }
 
-    /// Gives up what takes too long, saves, and asks for as much as the budget allows. `number` names an operation.
+    /// Gives up what takes too long, saves, and goes on with one partition if the budget allows it: what comes in between two
+    /// ticks has its turn. `number` names an operation.
     pub(crate) fn tend(
         &mut self,
         mut number: impl FnMut() -> u64,
@@ -319,6 +320,7 @@ impl Transfer {
             let is_paused = self.paused.get(&partition).is_some_and(|until_ms| *until_ms > now_ms);
             if !self.passes.contains_key(&partition) && !is_paused {
                 self.ask(partition, number(), context);
+                break;
             }
         }
         let is_due = self.save_at_ms.is_some_and(|at_ms| at_ms <= now_ms);

@@ -174,7 +174,7 @@ mod tests {
         let mut latencies = new_histogram().unwrap();
         latencies.record_n(latency_us, 1_000).unwrap();
         let used = Used { time: Duration::from_secs(1), ..Used::default() };
-        Sample { latencies, failed, example: None, by_client: Vec::new(), used }
+        Sample { latencies, failed, example: None, by_client: Vec::new(), used, seconds: Vec::new() }
     }
 
     fn words(rounds: &[Vec<(Trouble, Sample)>], trouble: Trouble) -> Vec<&'static str> {

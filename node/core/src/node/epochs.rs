@@ -318,18 +318,17 @@ impl Node {
             };
             stage = if has_settled { Stage::Clearing(clearing) } else { Stage::Settling(clearing) };
         }
-        if let Stage::Clearing(clearing) = &mut stage {
-            clearing.go_on(now.mono_ms, &mut self.effect_ids, effects);
-            if clearing.is_done() {
-                self.counters.records_cleared += clearing.cleared();
-                // On disk before the layout is: nothing of these counts under it.
-                if let Some(merges) = self.transfer.note_uncleared(&cleared, clearing.unreadable()) {
-                    self.save_merges(merges, Vec::new(), effects);
-                }
-                let state = SavedState::Layout { layout: layout.clone(), decided: recovery.is_none() };
-                self.save(PendingSave::Layout, state, effects);
-                stage = Stage::Saving;
+        if let Stage::Clearing(clearing) = &stage
+            && clearing.is_done()
+        {
+            self.counters.records_cleared += clearing.cleared();
+            // On disk before the layout is: nothing of these counts under it.
+            if let Some(merges) = self.transfer.note_uncleared(&cleared, clearing.unreadable()) {
+                self.save_merges(merges, Vec::new(), effects);
             }
+            let state = SavedState::Layout { layout: layout.clone(), decided: recovery.is_none() };
+            self.save(PendingSave::Layout, state, effects);
+            stage = Stage::Saving;
         }
         let is_early = is_on(Mutant::FencedBeforeItIsSaved)
             || is_on(Mutant::AcceptedBeforeItIsSaved) && recovery.is_some();
@@ -337,6 +336,13 @@ impl Node {
         self.changing = Some(Changing { layout, cleared, stage, recovery });
         if is_early {
             self.take_up(now, effects);
+        }
+    }
+
+    /// Reads the next page of what is to be cleared. One in a tick: what comes in between has its turn.
+    pub(super) fn go_on_clearing(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if let Some(Changing { stage: Stage::Clearing(clearing), .. }) = &mut self.changing {
+            clearing.go_on(now.mono_ms, &mut self.effect_ids, effects);
         }
     }
 
@@ -348,21 +354,22 @@ impl Node {
         now: Now,
         effects: &mut Vec<Effect>,
     ) -> bool {
+        let ids = &mut self.effect_ids;
         if let Some(Changing { stage: Stage::Clearing(clearing), .. }) = &mut self.changing
-            && clearing.scanned(load, page, (now.mono_ms, &mut self.effect_ids), effects)
+            && clearing.scanned(load, page, (now.mono_ms, ids), effects)
         {
             return true;
         }
-        let ids = (now.mono_ms, &mut self.effect_ids);
+        let ids = &mut self.effect_ids;
         if let Some(clearing) = &mut self.clearing_again
-            && clearing.scanned(load, page, ids, effects)
+            && clearing.scanned(load, page, (now.mono_ms, ids), effects)
         {
             self.note_cleared_again(now, effects);
             return true;
         }
-        let ids = (now.mono_ms, &mut self.effect_ids);
+        let ids = &mut self.effect_ids;
         let Some(left) = self.leaving.as_mut() else { return false };
-        let is_ours = left.clearing.scanned(load, page, ids, effects);
+        let is_ours = left.clearing.scanned(load, page, (now.mono_ms, ids), effects);
         self.note_left();
         is_ours
     }
@@ -376,20 +383,18 @@ impl Node {
         effects: &mut Vec<Effect>,
     ) -> bool {
         if let Some(Changing { stage: Stage::Clearing(clearing), .. }) = &mut self.changing
-            && clearing.committed(commit, outcome, (now.mono_ms, &mut self.effect_ids), effects)
+            && clearing.committed(commit, outcome, now.mono_ms)
         {
             return true;
         }
-        let ids = (now.mono_ms, &mut self.effect_ids);
         if let Some(clearing) = &mut self.clearing_again
-            && clearing.committed(commit, outcome, ids, effects)
+            && clearing.committed(commit, outcome, now.mono_ms)
         {
             self.note_cleared_again(now, effects);
             return true;
         }
-        let ids = (now.mono_ms, &mut self.effect_ids);
         let Some(left) = self.leaving.as_mut() else { return false };
-        let is_ours = left.clearing.committed(commit, outcome, ids, effects);
+        let is_ours = left.clearing.committed(commit, outcome, now.mono_ms);
         self.note_left();
         is_ours
     }

@@ -42,8 +42,7 @@ impl Machines<'_> {
 
     pub(super) fn scanned(&mut self, load: LoadId, page: Result<Page, NoPage>, context: &mut Context<'_>) {
         let Some(partition) = self.transfer.reads(load) else {
-            self.replica.scanned(load, page, context);
-            return self.give(context);
+            return self.replica.scanned(load, page, context);
         };
         let (seen, (until, mut entries)) = match page {
             Ok(page) => {
@@ -70,9 +69,9 @@ impl Machines<'_> {
         self.transfer.read(load, holding, context);
     }
 
-    /// Reads pages for those that take them over.
+    /// Reads a page for those that take them over. One in a tick: what comes in between has its turn.
     pub(super) fn give(&mut self, context: &mut Context<'_>) {
-        while self.replica.pages_given() < READ_AT_ONCE_MAX
+        if self.replica.pages_given() < READ_AT_ONCE_MAX
             && let Some(Wanted { from, call, range, held }) = self.giving.next(context)
         {
             match held {
@@ -116,14 +115,12 @@ impl Machines<'_> {
             Message::Read { call, key, want } => self.replica.read(from, call, (key, want), context),
             Message::Scan { call, range, held: Some(held) } => {
                 self.giving.ask(Wanted { from, call, range, held: Some(held) }, context);
-                self.give(context);
             }
             Message::Scan { call, range, held: None } => {
                 self.replica.scan(from, call, (range, None), context);
             }
             Message::Salvage { call, range } => {
                 self.giving.ask(Wanted { from, call, range, held: None }, context);
-                self.give(context);
             }
             Message::WriteAnswer { call, outcome, noted } if self.hints.awaits(call) => {
                 return self.hints.answered(from, call, (outcome, noted), context);

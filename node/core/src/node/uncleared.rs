@@ -34,7 +34,7 @@ impl Node {
         if self.clearing_again.is_none() && !uncleared.is_empty() && now.mono_ms >= self.clear_again_at_ms {
             self.clearing_again = Some(Clearing::in_the_background(uncleared.iter().copied()));
         }
-        let busy = self.coordinator.under_way() + self.replica.under_way();
+        let busy = self.busy();
         if let Some(clearing) = &mut self.clearing_again
             && self.budget.allows(now.mono_ms, busy)
         {

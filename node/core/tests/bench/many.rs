@@ -118,7 +118,11 @@ impl Bench {
         let partition = key_of(key).partition(layout_of(self.members).partitions);
         let prefix = encoded_prefix("default", b"").unwrap();
         let range = ScanRange { partition, prefix, after: None, limit: 10 };
-        (call, self.frame(A, Message::Scan { call, range, held }))
+        let mut effects = self.frame(A, Message::Scan { call, range, held });
+        if effects.is_empty() {
+            effects = self.step(Event::Tick);
+        }
+        (call, effects)
     }
 
     /// What was asked for among the effects is read; returns what follows.

@@ -69,13 +69,16 @@ pub(crate) fn key_in(partition: impl Fn(Partition) -> bool, layout: &Layout) -> 
 #[test]
 pub(crate) fn what_is_cleared_stays_empty_until_the_layout_is_in_force() {
     let (mut linked, back) = again();
-    let mut effects = linked.learn((PEER, 4), &back);
+    linked.learn((PEER, 4), &back);
+    let mut effects = linked.tick(1);
     let mut cleared = Vec::new();
     while let Some((load, partition)) = scan(&effects) {
         let key = key_in(|of| of == partition, &back);
         assert!(is_refused(&linked.frame((node(3), 1), write_of(key.clone()))), "while it is being cleared");
         if cleared.contains(&partition) {
             effects = linked.step(Event::Scanned { load, page: Ok(Page::default()) });
+            assert!(scan(&effects).is_none(), "what has come in meanwhile has its turn first");
+            effects.extend(linked.tick(1));
             continue;
         }
         cleared.push(partition);
@@ -84,7 +87,8 @@ pub(crate) fn what_is_cleared_stays_empty_until_the_layout_is_in_force() {
         let [Effect::Commit(Commit { id, entry, durability })] = &effects[..] else { panic!("{effects:?}") };
         // It may not come up again after a crash once the layout is on disk.
         assert_eq!((entry, *durability), (&Entry::Replace { key, record: None }, Durability::Synced));
-        effects = linked.step(Event::Committed { commit: *id, outcome: Ok(Durability::Synced) });
+        linked.step(Event::Committed { commit: *id, outcome: Ok(Durability::Synced) });
+        effects = linked.tick(1);
     }
     assert!(!cleared.is_empty());
     let [(save, SavedState::Layout { .. })] = saves(&effects)[..] else { panic!("{effects:?}") };
@@ -98,8 +102,8 @@ pub(crate) fn what_is_cleared_stays_empty_until_the_layout_is_in_force() {
 pub(crate) fn what_is_not_cleared_is_served_meanwhile() {
     let (mut linked, back) = again();
     let before = linked.node.layout().unwrap().clone();
-    let effects = linked.learn((PEER, 4), &back);
-    assert!(scan(&effects).is_some());
+    linked.learn((PEER, 4), &back);
+    assert!(scan(&linked.tick(1)).is_some());
     let stays = |partition| {
         before.is_replica(partition, ME) && back.since(partition, ME).is_none_or(|since| since == Epoch(1))
     };
@@ -118,8 +122,10 @@ pub(crate) fn nothing_is_cleared_while_writes_of_it_are_under_way() {
     let [Effect::Load { load, .. }] = effects[..] else { panic!("{effects:?}") };
     let effects = linked.step(Event::Loaded { load, record: Ok(None) });
     let [Effect::Commit(Commit { id: commit, .. })] = effects[..] else { panic!("{effects:?}") };
-    assert!(scan(&linked.learn((PEER, 4), &back)).is_none(), "it is waited for");
-    let effects = linked.step(Event::Committed { commit, outcome: Ok(Durability::Synced) });
+    linked.learn((PEER, 4), &back);
+    assert!(scan(&linked.tick(1)).is_none(), "it is waited for");
+    linked.step(Event::Committed { commit, outcome: Ok(Durability::Synced) });
+    let effects = linked.tick(1);
     assert!(scan(&effects).is_some(), "{effects:?}");
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use keystore_core::effect::{
-    Answer, Commit, Damaged, Effect, Entry, Event, NoPage, NotCommitted, ProposalError, SavedState,
+    Answer, Commit, Damaged, Effect, Entry, Event, NoPage, NotCommitted, Operation, ProposalError, SavedState,
 };
 use keystore_core::held::{Digest, Digests, Held};
 use keystore_core::id::{Epoch, Generation, NodeId};
@@ -14,11 +14,11 @@ use keystore_core::message::{
 use keystore_core::node::{Settings, Start};
 use keystore_core::partition::Partition;
 use keystore_core::paxos::VoteError;
-use keystore_core::quorum::Durability;
+use keystore_core::quorum::{Consistency, Durability};
 use keystore_core::record::{Body, Record};
 use keystore_core::succession::{Change, GateError, Standing};
 
-use crate::bench::{ME, NOTHING_HELD, PEER, first_layout, key, now, record, start};
+use crate::bench::{ME, NOTHING_HELD, PEER, first_layout, key, now, record, request, start};
 use crate::epochs::{key_in, node};
 use crate::linked::{Linked, saves};
 use crate::succession::keyspace;
@@ -42,6 +42,23 @@ pub(crate) fn joiner_from(start: Start) -> (Linked, Layout) {
     let epoch = joint.epoch.0;
     let start = Start { membership: Some((joint.clone(), true)), ..start };
     (Linked::started(start, &[(PEER, epoch), (node(3), epoch), (node(4), epoch)]), joint)
+}
+
+/// It is in the new ring alone, and one of the others in the old one: the two that are in both make both quorums.
+#[test]
+fn a_read_while_data_moves_asks_no_more_than_make_both_quorums() {
+    let (mut linked, _) = joiner();
+    let get = Operation::Get { key: key() };
+    let effects = request((get, Some(Consistency::Quorum)), 1, |event| linked.step(event));
+    let asked: BTreeSet<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Send { header, message: Message::Read { .. }, .. } => Some(header.to),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(asked, [PEER, node(3)].into());
+    assert!(effects.iter().all(|effect| !matches!(effect, Effect::Load { .. })), "{effects:?}");
 }
 
 /// Until all is taken over: each source is asked for pages, and answers, refuses or is silent. Returns after how many
@@ -350,7 +367,7 @@ pub(crate) fn what_is_in_doubt_is_not_said_to_be_held() {
 }
 
 /// Others who join ask for so many pages at once, each of which holds a value of so many bytes. Returns how many are
-/// read at once, and how many are answered within a second.
+/// read at most before others have their turn, and how many are answered within a second.
 fn gives(pages: u64, value_bytes: usize) -> (usize, usize) {
     let (mut linked, joint) = joiner();
     let mine = key().partition(joint.partitions);
@@ -363,15 +380,20 @@ fn gives(pages: u64, value_bytes: usize) -> (usize, usize) {
     }
     let reads =
         |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::Scan { .. })).count();
-    let (at_once, mut all) = (reads(&effects), 0);
-    for at_ms in (1..1_000).step_by(10) {
+    let (mut at_once, mut all, mut at_ms) = (reads(&effects), 0, 1);
+    while at_ms < 1_000 {
+        let mut read = 0;
         linked.node.step(now(at_ms), Event::Tick, &mut effects);
         while let Some(effect) = effects.pop() {
             all += usize::from(matches!(effect, Effect::Send { message: Message::ScanAnswer { .. }, .. }));
             let Effect::Scan { load, .. } = effect else { continue };
+            read += 1;
             let page = Ok(Page { entries: vec![(key(), value.clone())], is_cut: false });
             linked.node.step(now(at_ms), Event::Scanned { load, page }, &mut effects);
         }
+        at_once = at_once.max(read);
+        // Woken more often than it wants.
+        at_ms = linked.node.next_wakeup_ms().map_or(at_ms + 10, |next_ms| next_ms.clamp(at_ms, at_ms + 10));
     }
     (at_once, all)
 }
@@ -379,7 +401,7 @@ fn gives(pages: u64, value_bytes: usize) -> (usize, usize) {
 #[test]
 pub(crate) fn a_source_gives_no_more_than_its_budget_however_many_ask() {
     let (at_once, all) = gives(200, 1 << 20);
-    assert_eq!(at_once, 4, "what they come to is known only then");
+    assert!(at_once <= 2, "one for others, and one that this node takes over: {at_once}");
     assert!((8..=20).contains(&all), "8 MiB a second, and what was read already: {all}");
     assert_eq!(gives(200, 100).1, 200, "what is small goes at once");
 }

@@ -326,10 +326,12 @@ fn what_a_void_attempt_has_hidden_is_cleared_all_the_same() {
     let mut gained: Vec<_> = joint.partitions.all().filter(gained).collect();
     assert!(!gained.is_empty());
     let later = joint.recovered(attempt(3), &lost([4])).unwrap();
-    let mut effects = survivor.recover(&later);
+    survivor.recover(&later);
+    let mut effects = survivor.tick();
     while let Some((load, partition)) = scan(&effects) {
         gained.retain(|gained| *gained != partition);
         effects = survivor.step(Event::Scanned { load, page: Ok(Page::default()) }).to_vec();
+        effects.extend(survivor.tick());
     }
     assert_eq!(gained, [], "they were not cleared");
     assert!(matches!(effects[..], [Effect::Save { state: SavedState::Layout { .. }, .. }]), "{effects:?}");
