@@ -63,7 +63,7 @@ pub struct CoreLoop {
 }
 
 impl CoreLoop {
-    /// Runs until told to stop; returns the disk, which has to be shut down after.
+    /// Runs until told to stop, which comes after the drain; returns the disk, which has to be shut down after.
     pub fn run(self) -> Result<RunningStorage, CoreError> {
         let now = self.clock.now();
         let mut turn = Turn {
@@ -84,12 +84,20 @@ impl CoreLoop {
             turn.publish();
             turn.core.inbox.take(&mut batch, turn.patience());
             turn.now = turn.core.clock.now();
+            let mut flow = Flow::GoOn;
             for input in batch.drain(..) {
                 if turn.take(input)? == Flow::Stop {
-                    turn.flush()?;
-                    turn.core.inbox.close();
-                    return Ok(turn.core.disk);
+                    flow = Flow::Stop;
                 }
+            }
+            if flow == Flow::Stop {
+                // Whoever has asked behind that is told that this node drains: its silence would mean that nobody
+                // knows what became of a write.
+                for input in turn.core.inbox.close() {
+                    turn.take(input)?;
+                }
+                turn.flush()?;
+                return Ok(turn.core.disk);
             }
             if turn.core.node.next_wakeup_ms().is_some_and(|at| at <= turn.now.mono_ms) {
                 turn.step(Event::Tick)?;

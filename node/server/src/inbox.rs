@@ -126,14 +126,15 @@ impl<T> Inbox<T> {
         }
     }
 
-    /// Nobody takes any more: drops what waits and what still comes, turns away what may be turned away.
-    pub fn close(&self) {
+    /// The last to be taken is what waits: drops what still comes, or turns it away where it may be turned away.
+    #[must_use = "whoever waits for an answer to these gets none if they are dropped"]
+    pub fn close(&self) -> VecDeque<T> {
         let mut queue = self.lock();
         queue.is_closed = true;
-        let dropped = mem::take(&mut queue.items);
+        let last = mem::take(&mut queue.items);
         drop(queue);
-        drop(dropped);
         self.emptied.notify_waiters();
+        last
     }
 
     fn push_if_room(&self, item: T) -> Result<(), T> {
@@ -225,10 +226,10 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_inbox_keeps_nothing() {
+    fn a_closed_inbox_gives_back_what_waits_and_keeps_nothing() {
         let inbox = Inbox::new(2);
         inbox.push(1);
-        inbox.close();
+        assert_eq!(inbox.close(), [1]);
         inbox.push(2);
         assert_eq!(inbox.offer(3), Err(Full));
         assert!(take(&inbox, 0).is_empty());
@@ -242,7 +243,7 @@ mod tests {
         let waiting = tokio::spawn(async move { other.put(2).await });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        inbox.close();
+        assert_eq!(inbox.close(), [1]);
         waiting.await.unwrap();
         inbox.put(3).await;
         assert!(take(&inbox, 0).is_empty());

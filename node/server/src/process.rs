@@ -234,3 +234,37 @@ fn reports(inbox: &Arc<Inbox<Input>>) -> Reports {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_behind_the_stop_is_answered_and_what_comes_later_is_turned_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: directory.path().to_owned(), ..Config::default() };
+        let storage = NodeStorage::open(&storage_options(&config)).unwrap();
+        let (clock, inbox) = (Clock::new(0), Arc::new(Inbox::new(INBOX_MAX)));
+        let (outboxes, _outboxes_seen) = mpsc::channel(OUTBOXES_MAX);
+        let core_loop = CoreLoop {
+            node: Node::new(start_of(storage.found(), &config), clock.now()),
+            engine: storage.engine(),
+            disk: storage.run(reports(&inbox)).unwrap(),
+            inbox: Arc::clone(&inbox),
+            clock,
+            outboxes,
+            view: watch::channel(Arc::new(View::starting())).0,
+            frame_bytes_max: config.limits.frame_bytes,
+        };
+        let hello = || {
+            let (answer, answered) = oneshot::channel();
+            (Input::HelloTo { peer: NodeId([2; 16]), answer }, answered)
+        };
+        let (behind, mut answered) = hello();
+        inbox.push(Input::Stop);
+        inbox.push(behind);
+        core_loop.run().unwrap().shutdown().unwrap();
+        assert!(matches!(answered.try_recv(), Ok(None)), "this node has no layout yet");
+        inbox.offer(hello().0).unwrap_err();
+    }
+}

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystore_core::effect::Event;
+use keystore_core::node::NodeState;
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -185,12 +186,14 @@ impl Tasks {
     }
 }
 
-/// Until the core, told to drain just now, has no client's request under way.
+/// Until the core, told to drain just now, has no client's request under way. Before it has heard of that, it may
+/// take one at any moment.
 async fn idle(core: CoreHandle) {
     let told_ms = core.clock().mono_ms();
     loop {
         let view = core.view();
-        if view.published_ms >= told_ms && view.requests_under_way == 0 {
+        let has_heard = view.state != NodeState::Serving && view.published_ms > told_ms;
+        if has_heard && view.requests_under_way == 0 {
             return;
         }
         sleep(DRAIN_LOOK_EVERY).await;
@@ -220,6 +223,39 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::inbox::Inbox;
+    use crate::view::View;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_once_the_core_has_heard_of_it_and_nothing_is_under_way() {
+        let clock = Clock::new(0);
+        let soon_ms = clock.mono_ms() + 60_000;
+        let view = |state, requests_under_way, published_ms| {
+            Arc::new(View { state, requests_under_way, published_ms, ..View::starting() })
+        };
+        let (shown, seen) = watch::channel(view(NodeState::Serving, 0, soon_ms));
+        let core = CoreHandle::new(Arc::new(Inbox::new(1)), seen, watch::channel(true).1, clock);
+        assert!(idle(core.clone()).now_or_never().is_none(), "it may take a request before it hears");
+        for (state, under_way, published_ms, is_idle) in [
+            (NodeState::Draining, 1, soon_ms, false),
+            (NodeState::Draining, 0, soon_ms, true),
+            // What was shown before says nothing, and a node that does not serve has nothing to end.
+            (NodeState::Accepted, 0, 0, false),
+            (NodeState::Accepted, 0, soon_ms, true),
+        ] {
+            shown.send_replace(view(state, under_way, published_ms));
+            let is_done = idle(core.clone()).now_or_never().is_some();
+            assert_eq!(is_done, is_idle, "{state:?}, {under_way} under way");
         }
     }
 }

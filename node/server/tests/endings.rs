@@ -4,14 +4,17 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
+use keystore_proto::v1;
 use rustix::process::Signal;
 use support::load::{Load, judge_everywhere};
 use support::{Cluster, NodeProcess};
+use tokio::task::JoinSet;
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 /// Every file below a directory with its content.
 fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -41,6 +44,36 @@ async fn a_node_told_to_stop_under_load_drains_and_loses_nothing() {
     cluster.nodes[0].start();
     cluster.wait_until_all_serve().await;
     judge_everywhere(&cluster, &mut history).await;
+}
+
+/// Whoever goes on asking a node that drains is refused to the last: nobody is left to guess about a write that was
+/// never begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_outcome_is_unknown_because_a_node_was_told_to_stop() {
+    let mut cluster = Cluster::serving(1).await;
+    let node = &mut cluster.nodes[0];
+    let mut clients = JoinSet::new();
+    for client in 0..100 {
+        let mut channel = node.client();
+        clients.spawn(async move {
+            let mut failures = BTreeSet::new();
+            loop {
+                let key = format!("k{client}").into();
+                let put = v1::PutRequest { key, value: "v".into(), ..v1::PutRequest::default() };
+                let Err(status) = channel.put(put).await else { continue };
+                // Not a node's word: there is none any more.
+                let Some(info) = status.get_details_error_info() else { return failures };
+                failures.insert(info.reason);
+            }
+        });
+    }
+    node.put("begun", "v").await.unwrap();
+    node.signal(Signal::TERM);
+    let ended = node.wait_for_end();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    let failures: BTreeSet<_> = clients.join_all().await.into_iter().flatten().collect();
+    let refusals = BTreeSet::from(["DRAINING", "OVERLOADED"].map(str::to_owned));
+    assert!(failures.contains("DRAINING") && failures.is_subset(&refusals), "{failures:?}");
 }
 
 #[tokio::test]
