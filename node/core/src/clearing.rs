@@ -40,6 +40,9 @@ pub(crate) struct Clearing {
     page_records: u32,
     /// How often the first of the partitions was tried in vain.
     tries: u32,
+    /// Up to which key it was read, since it was begun from its beginning. That is done until nothing is found.
+    behind: Option<RecordKey>,
+    is_found: bool,
     /// Something of the page that is being written has no place any more.
     is_stuck: bool,
     unreadable: BTreeSet<Partition>,
@@ -55,6 +58,8 @@ impl Clearing {
             cleared: 0,
             page_records: PAGE_RECORDS,
             tries: 0,
+            behind: None,
+            is_found: false,
             is_stuck: false,
             unreadable: BTreeSet::new(),
         }
@@ -78,7 +83,7 @@ impl Clearing {
         let Some(at) = self.partitions.iter().position(|partition| may_go(*partition)) else { return false };
         if at > 0 {
             self.partitions.rotate_left(at);
-            self.tries = 0;
+            self.begin();
         }
         true
     }
@@ -109,7 +114,8 @@ impl Clearing {
         }
         let load = ids.next_load();
         self.load = Some(load);
-        let range = ScanRange { partition, prefix: Bytes::new(), after: None, limit: self.page_records };
+        let after = self.behind.clone();
+        let range = ScanRange { partition, prefix: Bytes::new(), after, limit: self.page_records };
         effects.push(Effect::Scan { load, range });
     }
 
@@ -126,12 +132,19 @@ impl Clearing {
         }
         self.load = None;
         match page {
-            Ok(page) if page.entries.is_empty() => self.next(),
             Ok(page) => {
                 let keys: Vec<_> = page.entries.iter().map(|(key, _)| key).collect();
+                self.is_found |= !keys.is_empty();
                 self.end(&keys, ids, effects);
+                self.behind = page.until.as_ref().map(RecordKey::detached);
+                if self.behind.is_none() && !std::mem::take(&mut self.is_found) {
+                    self.next();
+                }
             }
-            Err(NoPage::Damaged(key)) => self.end(&[key], ids, effects),
+            Err(NoPage::Damaged(key)) => {
+                self.is_found = true;
+                self.end(&[key], ids, effects);
+            }
             Err(NoPage::Unreadable) => self.try_again(now_ms),
         }
         true
@@ -139,7 +152,13 @@ impl Clearing {
 
     fn next(&mut self) {
         self.partitions.pop_front();
+        self.begin();
+    }
+
+    fn begin(&mut self) {
         self.tries = 0;
+        self.behind = None;
+        self.is_found = false;
     }
 
     fn try_again(&mut self, now_ms: u64) {
@@ -193,12 +212,56 @@ impl Clearing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{Body, Record};
+    use crate::stamp::Stamp;
 
     fn page_in(effects: &mut Vec<Effect>) -> Option<(LoadId, Partition)> {
         effects.drain(..).find_map(|effect| match effect {
             Effect::Scan { load, range } => Some((load, range.partition)),
             _ => None,
         })
+    }
+
+    #[test]
+    fn a_partition_is_cleared_once_nothing_is_found_from_its_beginning_to_its_end() {
+        let key = |n: u32| RecordKey::new("default", &n.to_be_bytes()).unwrap();
+        let stamp = Stamp::LOWEST;
+        let records = |keys: &[u32]| -> Vec<_> {
+            keys.iter().map(|n| (key(*n), Record { stamp, body: Body::Tombstone })).collect()
+        };
+        let until = |n| Some(key(n));
+        // What is found, up to where, and from where it goes on.
+        let pages = [
+            (Page::cut(records(&[1, 2])), until(2)),
+            (Page { entries: Vec::new(), until: until(3) }, until(3)),
+            (Page::whole(records(&[4])), None),
+            // Something of before, which has come in between.
+            (Page::cut(records(&[1])), until(1)),
+            (Page::whole(Vec::new()), None),
+            (Page { entries: Vec::new(), until: until(4) }, until(4)),
+        ];
+        let mut clearing = Clearing::new([Partition(1)]);
+        let (mut ids, mut effects) = (EffectIds::default(), Vec::new());
+        let mut from = None;
+        for (page, behind) in pages {
+            clearing.go_on(0, &mut ids, &mut effects);
+            let Some(Effect::Scan { load, range }) = effects.pop() else { panic!("{clearing:?}") };
+            assert_eq!(range.after, from);
+            let found = page.entries.len();
+            assert!(clearing.scanned(load, &Ok(page), (0, &mut ids), &mut effects));
+            let ended = std::mem::take(&mut effects);
+            assert_eq!(ended.len(), found);
+            for effect in ended {
+                let Effect::Commit(Commit { id, .. }) = effect else { panic!("{effect:?}") };
+                assert!(clearing.committed(id, Ok(Durability::Synced), 0));
+            }
+            from = behind;
+        }
+        clearing.go_on(0, &mut ids, &mut effects);
+        let Some(Effect::Scan { load, .. }) = effects.pop() else { panic!("{clearing:?}") };
+        assert!(clearing.scanned(load, &Ok(Page::default()), (0, &mut ids), &mut effects));
+        assert!(clearing.is_done());
+        assert_eq!(clearing.cleared(), 4);
     }
 
     #[test]

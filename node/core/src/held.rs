@@ -6,6 +6,7 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::message::Page;
 use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
 use crate::record::Record;
@@ -59,11 +60,11 @@ impl Digest {
 }
 
 impl Held {
-    /// What its sender lacks of these records, which begin where its own range did, and are all of it unless it was
-    /// cut after the last; `None` if they are not the same, and only a digest of each tells what differs.
-    pub fn lacks(&self, mut entries: Vec<(RecordKey, Record)>, is_cut: bool) -> Option<Lacking> {
-        let last = entries.last().filter(|_| is_cut).map(|(key, _)| key);
-        let until = self.compared_until(last).cloned();
+    /// What its sender lacks of these records, which begin where its own range did; `None` if they are not the same,
+    /// and only a digest of each tells what differs.
+    pub fn lacks(&self, page: Page) -> Option<Lacking> {
+        let Page { mut entries, until } = page;
+        let until = self.compared_until(until.as_ref()).cloned();
         if let Some(until) = &until {
             entries.retain(|(key, _)| key.place() <= until.place());
         }
@@ -83,9 +84,9 @@ impl Held {
     }
 
     /// Up to where both have looked.
-    fn compared_until<'a>(&'a self, last: Option<&'a RecordKey>) -> Option<&'a RecordKey> {
-        let last = last.filter(|_| !is_on(Mutant::MoreIsComparedThanWasRead));
-        [self.until.as_ref(), last].into_iter().flatten().min_by_key(|key| key.place())
+    fn compared_until<'a>(&'a self, theirs: Option<&'a RecordKey>) -> Option<&'a RecordKey> {
+        let theirs = theirs.filter(|_| !is_on(Mutant::MoreIsComparedThanWasRead));
+        [self.until.as_ref(), theirs].into_iter().flatten().min_by_key(|key| key.place())
     }
 }
 
@@ -123,7 +124,8 @@ mod tests {
     ) -> [Option<Lacking>; 2] {
         let each = each(held);
         let digests = [Digests::All(Digest::of_all(&each)), Digests::Each(each)];
-        digests.map(|digests| Held { until: until.cloned(), digests }.lacks(page.to_vec(), is_cut))
+        let page = if is_cut { Page::cut(page.to_vec()) } else { Page::whole(page.to_vec()) };
+        digests.map(|digests| Held { until: until.cloned(), digests }.lacks(page.clone()))
     }
 
     fn lacking(entries: &[(RecordKey, Record)], until: Option<&RecordKey>) -> Option<Lacking> {

@@ -230,18 +230,30 @@ pub struct ScanRange {
 /// How many bytes of keys and values a page has at most, unless its first record alone has more.
 pub const PAGE_BYTES_MAX: usize = 1 << 20;
 
-/// Some of the records of a range, in its order.
+/// The records at the beginning of a range, in its order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
     pub entries: Vec<(RecordKey, Record)>,
-    /// True if the range goes on after the last of them: a page that is cut has at least one.
-    pub is_cut: bool,
+    /// Up to this key, it included, these are all; `None`: to the end of the range. Where much was removed lately, an
+    /// engine may come no further than that without finding anything.
+    pub until: Option<RecordKey>,
 }
 
 impl Page {
-    /// The key behind which a page that was cut says nothing; `None` if it was not.
-    pub fn last_if_cut(&self) -> Option<&RecordKey> {
-        self.entries.last().filter(|_| self.is_cut).map(|(key, _)| key)
+    /// All of a range.
+    pub fn whole(entries: Vec<(RecordKey, Record)>) -> Self {
+        Self { entries, until: None }
+    }
+
+    /// Ends with its last record; the range goes on behind that.
+    pub fn cut(entries: Vec<(RecordKey, Record)>) -> Self {
+        let until = entries.last().map(|(key, _)| key.clone());
+        Self { entries, until }
+    }
+
+    /// True if the range goes on behind it.
+    pub fn is_cut(&self) -> bool {
+        self.until.is_some()
     }
 }
 

@@ -162,6 +162,13 @@ impl Replica {
         }
     }
 
+    /// A recovery was accepted: whoever has asked has given up, and no answer of before may speak of what is salvaged.
+    pub(crate) fn answer_nobody(&mut self) {
+        for commit in self.commits.values_mut() {
+            commit.answers.clear();
+        }
+    }
+
     /// True once nothing that was asked of this replica is still to be written under these keys.
     pub(crate) fn has_settled(&self, of: impl Fn(&RecordKey) -> bool) -> bool {
         let committing = self.commits.values().map(|commit| &commit.key);

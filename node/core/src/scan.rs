@@ -170,8 +170,7 @@ impl ScanOperation {
         let mut merged: BTreeMap<(u16, Bytes), Merged> = BTreeMap::new();
         for (node, reply) in self.gathering.replies() {
             let Reply::Said(page) = reply else { continue };
-            if page.is_cut
-                && let Some((last, _)) = page.entries.last()
+            if let Some(last) = &page.until
                 && end
                     .as_ref()
                     .is_none_or(|end| (last.place() < end.place()) != is_on(Mutant::PagesEndAtTheLargestKey))

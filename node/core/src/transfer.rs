@@ -445,7 +445,7 @@ impl Transfer {
             // Of a salvaged partition, whatever is left is asked for.
             ScanOutcome::Page(page) => {
                 self.sources.answered(from, partition);
-                let until = page.last_if_cut().map(RecordKey::detached);
+                let until = page.until.as_ref().map(RecordKey::detached);
                 self.store(partition, (page.entries, until), None, context);
             }
             ScanOutcome::Lacking(Lacking { entries, until }) => {

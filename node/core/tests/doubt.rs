@@ -313,10 +313,32 @@ fn a_scan_is_refused_where_it_would_speak_of_a_key_in_doubt() {
     for (range, entries, is_cut, is_refused, what) in cases {
         let call = bench.call();
         let effects = bench.frame(A, Message::Scan { call, range, held: None });
-        let page = Page { entries, is_cut };
+        let page = if is_cut { Page::cut(entries) } else { Page::whole(entries) };
         let effects = bench.step(Event::Scanned { load: load_in(&effects), page: Ok(page) });
         assert_eq!(is_refused_in_doubt(&effects), is_refused, "{what}: {effects:?}");
     }
+}
+
+#[test]
+fn a_page_that_ends_where_nothing_is_left_is_read_on_and_told_up_to_its_last_record() {
+    let count = layout_of(3).partitions;
+    let of_one = |n: &u32| key_of(&format!("k{n}")).partition(count) == key_of("k").partition(count);
+    let mut keys: Vec<_> = (0..).filter(of_one).take(3).map(|n| key_of(&format!("k{n}"))).collect();
+    keys.sort_by(|one, other| one.place().cmp(&other.place()));
+    let [gone, there, gone_too] = &keys[..] else { unreachable!() };
+    let mut bench = Bench::new();
+    let (_, effects) = bench.scan("k", None);
+    let nothing = Page { entries: Vec::new(), until: Some(gone.clone()) };
+    let effects = bench.step(Event::Scanned { load: load_in(&effects), page: Ok(nothing) });
+    let [Effect::Scan { load, range }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(range.after.as_ref(), Some(gone));
+    let page = Page { entries: vec![(there.clone(), record(5))], until: Some(gone_too.clone()) };
+    let effects = bench.step(Event::Scanned { load: *load, page: Ok(page) });
+    let messages = messages(&effects);
+    let [Message::ScanAnswer { outcome: ScanOutcome::Page(page), .. }] = &messages[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(page.until.as_ref(), Some(there), "a peer hears only that it is cut");
 }
 
 /// A peer asks for a page of the partition of a key, of which a stretch cannot be read; returns what follows.
@@ -450,7 +472,7 @@ fn a_later_generation_is_merged_from_the_beginning_however_far_the_earlier_one_w
         let mut asked = Vec::new();
         merge_from(&mut bench, &Ok(Page::default()), |_, range| {
             asked.push(range.after.is_some());
-            let first = Page { entries: vec![(key_of("k"), record(5))], is_cut: true };
+            let first = Page::cut(vec![(key_of("k"), record(5))]);
             range.after.is_none().then_some(first)
         });
         assert!(asked.len() >= 2, "{asked:?}");

@@ -65,7 +65,7 @@ fn a_scan_does_not_count_what_a_replica_said_as_an_earlier_generation() {
         limit: 10,
     };
     let call = call_in(&bench.request(Operation::Scan { keyspace: "default".to_owned(), range }, None));
-    let outcome = ScanOutcome::Page(Page { entries: vec![(key(), record(1))], is_cut: false });
+    let outcome = ScanOutcome::Page(Page::whole(vec![(key(), record(1))]));
     let effects = bench.frame(Message::ScanAnswer { call, outcome, noted: Vec::new() });
     assert_eq!(answer_in(&effects), None, "one of two");
     assert_eq!(ended_by_its_return(&mut bench), Some(FailureReason::QuorumUnreachable));

@@ -32,8 +32,9 @@ pub(crate) fn scan_from_wire(scan: v1::ScanMessage) -> Result<(ScanRange, Option
 
 pub(crate) fn answer_to_wire(outcome: ScanOutcome) -> v1::ScanAnswer {
     let outcome = match outcome {
-        ScanOutcome::Page(Page { entries, is_cut }) => {
-            ScanKind::Page(v1::PeerPage { entries: entries_to_wire(entries), is_cut })
+        ScanOutcome::Page(page) => {
+            let is_cut = page.is_cut();
+            ScanKind::Page(v1::PeerPage { entries: entries_to_wire(page.entries), is_cut })
         }
         ScanOutcome::Lacking(Lacking { entries, until }) => ScanKind::Lacking(v1::LackingMessage {
             entries: entries_to_wire(entries),
@@ -51,7 +52,8 @@ pub(crate) fn answer_from_wire(answer: v1::ScanAnswer) -> Result<ScanOutcome, Wi
             if is_cut && entries.is_empty() {
                 return Err(WireError::Missing("entries"));
             }
-            ScanOutcome::Page(Page { entries: entries_from_wire(entries)?, is_cut })
+            let entries = entries_from_wire(entries)?;
+            ScanOutcome::Page(if is_cut { Page::cut(entries) } else { Page::whole(entries) })
         }
         ScanKind::Lacking(v1::LackingMessage { entries, until }) => ScanOutcome::Lacking(Lacking {
             entries: entries_from_wire(entries)?,

@@ -91,7 +91,7 @@ fn later() -> Vec<Message> {
         full(record(Body::Expired)),
         scan(None),
         scan(Some(key())),
-        scan_answer(ScanOutcome::Page(Page { entries, is_cut: true })),
+        scan_answer(ScanOutcome::Page(Page::cut(entries))),
         scan_answer(ScanOutcome::Page(Page::default())),
         scan_answer(ScanOutcome::Refused(Refusal::InDoubt)),
         Message::Hint { target: NodeId([2; 16]), key: key() },

@@ -8,10 +8,12 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use keystore_core::effect::Entry;
 use keystore_core::id::{Actor, NodeId};
-use keystore_core::partition::RecordKey;
+use keystore_core::message::ScanRange;
+use keystore_core::partition::{Partition, PartitionCount, RecordKey};
 use keystore_core::record::{Body, Record};
 use keystore_core::stamp::Stamp;
 use keystore_node::storage::{EngineKind, Identity, NodeStorage, Options, Storage};
@@ -22,6 +24,8 @@ use tempfile::TempDir;
 const ENGINES: [EngineKind; 3] = [EngineKind::Sled, EngineKind::Lsm, EngineKind::Memory];
 const BATCH: u64 = 100;
 const VALUE_BYTES: usize = 100;
+/// With a few thousand in each of 64 partitions.
+const SCANNED_KEYS: u64 = 300_000;
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 
 fn engine(kind: EngineKind) -> (TempDir, Arc<dyn Storage>) {
@@ -111,5 +115,30 @@ fn load(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, apply, load);
+/// A page of a partition, and of one of which everything was removed that is not written down yet: whoever takes back
+/// what it has just given up reads those.
+fn scan(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("scan");
+    group.sample_size(20);
+    let count = PartitionCount::new(64).unwrap();
+    let range = |partition| ScanRange { partition, prefix: Bytes::new(), after: None, limit: 128 };
+    let (whole, removed) = (Partition(1), Partition(2));
+    for kind in ENGINES {
+        let (_directory, engine) = engine(kind);
+        fill(&engine, SCANNED_KEYS);
+        let gone = (0..SCANNED_KEYS).map(key).filter(|key| key.partition(count) == removed);
+        let gone: Vec<_> = gone.map(|key| Entry::Replace { key, record: None }).collect();
+        engine.apply(&gone).unwrap();
+        for (name, partition, entries) in [("a page", whole, 128), ("all was removed", removed, 0)] {
+            group.bench_function(BenchmarkId::new(name, kind), |bencher| {
+                bencher.iter(|| {
+                    let page = engine.scan(count.slots(partition), &range(partition)).unwrap();
+                    assert_eq!(page.entries.len(), entries);
+                });
+            });
+        }
+    }
+}
+
+criterion_group!(benches, apply, load, scan);
 criterion_main!(benches);

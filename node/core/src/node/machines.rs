@@ -45,10 +45,7 @@ impl Machines<'_> {
             return self.replica.scanned(load, page, context);
         };
         let (seen, (until, mut entries)) = match page {
-            Ok(page) => {
-                let until = page.last_if_cut().cloned();
-                (Some(until.clone()), (until, page.entries))
-            }
+            Ok(page) => (Some(page.until.clone()), (page.until, page.entries)),
             // Nobody knows what is there: all that others have is sent.
             Err(damage) => {
                 self.replica.meet(damage.clone(), partition, context);

@@ -81,6 +81,7 @@ impl Node {
         // What is being committed ends, and is answered to nobody.
         self.lend(now, effects, |node, context| {
             node.replica.begin_epoch(context);
+            node.replica.answer_nobody();
             node.replica.doubts.begin_epoch(context);
         });
         effects.push(Effect::Answer { request, answer: Answer::RecoveryAccepted });

@@ -17,9 +17,14 @@ const BEHIND_DAMAGE_RECORDS: u32 = 2;
 /// Says what somebody lacks of a page, at the cost of the background.
 fn what_is_lacking(held: &Held, page: Page, context: &mut Context<'_>) -> ScanOutcome {
     context.budget.spend(COMPARED_BYTES * page.entries.len());
-    let Some(lacking) = held.lacks(page.entries, page.is_cut) else { return ScanOutcome::Differs };
+    let Some(lacking) = held.lacks(page) else { return ScanOutcome::Differs };
     context.budget.spend(cost(&lacking.entries));
     ScanOutcome::Lacking(lacking)
+}
+
+/// A peer is told that a page is cut, not where: that is behind its last record.
+fn ending_with_its_last(page: Page) -> Page {
+    if page.is_cut() { Page::cut(page.entries) } else { page }
 }
 
 /// What it costs to give these records to somebody.
@@ -66,18 +71,22 @@ impl Replica {
         let outcome = match page {
             Ok(page)
                 if (self.doubts.cover(range.partition)
-                    || self.doubts.touch(&range, page.last_if_cut(), context))
+                    || self.doubts.touch(&range, page.until.as_ref(), context))
                     && !is_on(Mutant::ScansSpeakOfKeysInDoubt) =>
             {
                 ScanOutcome::Refused(Refusal::InDoubt)
             }
+            // Where nothing is left, whoever asks waits for what comes behind that.
+            Ok(Page { entries, until: Some(behind) }) if entries.is_empty() && held.is_none() => {
+                return self.scan(from, call, (ScanRange { after: Some(behind), ..range }, None), context);
+            }
             Ok(mut page) => {
-                context.counters.scan_cuts += u64::from(page.is_cut);
+                context.counters.scan_cuts += u64::from(page.is_cut());
                 if held.is_some() && is_on(Mutant::TombstonesStay) {
                     page.entries.retain(|(_, record)| record.body != Body::Tombstone);
                 }
                 match held {
-                    None => ScanOutcome::Page(page),
+                    None => ScanOutcome::Page(ending_with_its_last(page)),
                     Some(held) => what_is_lacking(&held, page, context),
                 }
             }
@@ -113,16 +122,15 @@ impl Replica {
         let limit = range.limit;
         let outcome = match page {
             Ok(mut page) => {
-                let last = page.entries.last().map(|(key, _)| key.clone());
                 page.entries
                     .retain(|(key, _)| !self.doubts.contains(key) || is_on(Mutant::TheDamagedIsGivenAway));
-                match (page.entries.is_empty() && page.is_cut, last) {
-                    (true, Some(last)) => {
-                        return self.salvage(from, call, ScanRange { after: Some(last), ..range }, context);
+                match page {
+                    Page { entries, until: Some(behind) } if entries.is_empty() => {
+                        return self.salvage(from, call, ScanRange { after: Some(behind), ..range }, context);
                     }
-                    _ => {
+                    page => {
                         context.budget.spend(cost(&page.entries));
-                        ScanOutcome::Page(page)
+                        ScanOutcome::Page(ending_with_its_last(page))
                     }
                 }
             }

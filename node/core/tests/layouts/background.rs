@@ -104,13 +104,13 @@ fn read_much(linked: &mut Linked) {
 
 fn large() -> Page {
     let value = Record { body: Body::Value(vec![0; VALUE_BYTES].into()), ..record(5) };
-    Page { entries: vec![(key(), value)], is_cut: false }
+    Page::whole(vec![(key(), value)])
 }
 
 /// As many small records as it takes for what comparing them costs to count.
 fn many() -> Page {
     let entry = |n: u64| (key_of(&format!("k{n}")), record(5));
-    Page { entries: (0..64).map(entry).collect(), is_cut: false }
+    Page::whole((0..64).map(entry).collect())
 }
 
 /// What the node reads, and what others say of it.

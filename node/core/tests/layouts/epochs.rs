@@ -82,7 +82,7 @@ pub(crate) fn what_is_cleared_stays_empty_until_the_layout_is_in_force() {
             continue;
         }
         cleared.push(partition);
-        let page = Page { entries: vec![(key.clone(), record(5))], is_cut: false };
+        let page = Page::whole(vec![(key.clone(), record(5))]);
         effects = linked.step(Event::Scanned { load, page: Ok(page) });
         let [Effect::Commit(Commit { id, entry, durability })] = &effects[..] else { panic!("{effects:?}") };
         // It may not come up again after a crash once the layout is on disk.

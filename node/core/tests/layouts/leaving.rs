@@ -37,7 +37,7 @@ fn what_has_left_is_kept_until_each_member_has_acknowledged_that_and_goes_for_go
     linked.greet(Linked::header(node(4), epoch.0));
     acknowledge(&mut linked, node(4));
     let (load, _) = scan(&linked.tick(8_000)).expect("all have acknowledged");
-    let page = Page { entries: vec![(key(), record(5))], is_cut: false };
+    let page = Page::whole(vec![(key(), record(5))]);
     let effects = linked.step(Event::Scanned { load, page: Ok(page) });
     let [Effect::Commit(Commit { entry: Entry::Replace { record: None, .. }, durability, .. })] =
         &effects[..]

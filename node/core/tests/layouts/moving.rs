@@ -136,7 +136,7 @@ pub(crate) fn a_pass_that_goes_on_with_another_source_begins_at_the_beginning() 
     let (mut linked, joint) = joiner();
     let mine = key().partition(joint.partitions);
     let mut begun = Vec::new();
-    let first_page = || ScanOutcome::Page(Page { entries: vec![(key(), record(5))], is_cut: true });
+    let first_page = || ScanOutcome::Page(Page::cut(vec![(key(), record(5))]));
     let answer = |from, range: &ScanRange| match (range.partition == mine, &range.after) {
         (true, None) if begun.contains(&from) => empty(),
         (true, None) => {
@@ -160,7 +160,7 @@ fn a_pass_that_comes_back_to_a_source_goes_on_where_it_left_off() {
     let answer = |from, range: &ScanRange| match (range.partition == mine, &range.after) {
         (true, None) => {
             begun.push(from);
-            Some(ScanOutcome::Page(Page { entries: vec![(key(), record(5))], is_cut: true }))
+            Some(ScanOutcome::Page(Page::cut(vec![(key(), record(5))])))
         }
         (true, Some(_)) if silent.insert(from) => None,
         _ => empty(),
@@ -177,7 +177,7 @@ pub(crate) fn a_page_counts_once_all_of_it_is_on_disk() {
     let mine = key().partition(joint.partitions);
     let answer = |_, range: &ScanRange| {
         let entries = if range.partition == mine { vec![(key(), record(5))] } else { Vec::new() };
-        Some(ScanOutcome::Page(Page { entries, is_cut: false }))
+        Some(ScanOutcome::Page(Page::whole(entries)))
     };
     let (mut refused, mut written) = (0, 0);
     let disk = |commit: &Commit| {
@@ -242,9 +242,7 @@ pub(crate) fn a_pass_goes_on_after_a_start_behind_what_it_had_stored() {
     let answer = |from, range: &ScanRange| match (range.partition == mine, from == node(4), &range.after) {
         (false, ..) => empty(),
         (true, false, _) => Some(ScanOutcome::Refused(Refusal::InDoubt)),
-        (true, true, None) => {
-            Some(ScanOutcome::Page(Page { entries: vec![(key(), record(5))], is_cut: true }))
-        }
+        (true, true, None) => Some(ScanOutcome::Page(Page::cut(vec![(key(), record(5))]))),
         (true, true, Some(_)) => None,
     };
     let mut cursor = None;
@@ -296,7 +294,7 @@ pub(crate) fn a_page_that_was_asked_for_under_an_earlier_layout_is_asked_for_onc
     }
     assert_eq!(linked.node.layout(), Some(&next));
     let entries = vec![(key_in(|of| of == partition, &next), record(5))];
-    let outcome = ScanOutcome::Page(Page { entries, is_cut: false });
+    let outcome = ScanOutcome::Page(Page::whole(entries));
     let late = Message::ScanAnswer { call, outcome, noted: Vec::new() };
     assert_eq!(linked.frame((source, next.epoch.0), late), []);
     assert!(take_over(&mut linked, |_, _| empty()).is_some());
@@ -338,7 +336,7 @@ pub(crate) fn what_is_in_doubt_is_not_said_to_be_held() {
             match effect {
                 Effect::Scan { load, range } => {
                     let entries = if range.partition == mine { vec![(key(), record(5))] } else { Vec::new() };
-                    let page = Ok(Page { entries, is_cut: false });
+                    let page = Ok(Page::whole(entries));
                     linked.node.step(now(1), Event::Scanned { load, page }, &mut effects);
                 }
                 Effect::Send { message: Message::Scan { range, held, .. }, .. }
@@ -388,7 +386,7 @@ fn gives(pages: u64, value_bytes: usize) -> (usize, usize) {
             all += usize::from(matches!(effect, Effect::Send { message: Message::ScanAnswer { .. }, .. }));
             let Effect::Scan { load, .. } = effect else { continue };
             read += 1;
-            let page = Ok(Page { entries: vec![(key(), value.clone())], is_cut: false });
+            let page = Ok(Page::whole(vec![(key(), value.clone())]));
             linked.node.step(now(at_ms), Event::Scanned { load, page }, &mut effects);
         }
         at_once = at_once.max(read);

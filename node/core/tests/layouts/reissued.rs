@@ -40,7 +40,7 @@ fn answer(message: &Message, holds: bool) -> Option<Message> {
         Message::Scan { call, range, .. } => {
             let key = key_in(|partition| partition == range.partition, &first_layout(4, 3));
             let entries = if holds { vec![(key, record(5))] } else { Vec::new() };
-            let outcome = ScanOutcome::Page(Page { entries, is_cut: false });
+            let outcome = ScanOutcome::Page(Page::whole(entries));
             Message::ScanAnswer { call: *call, outcome, noted }
         }
         _ => return None,

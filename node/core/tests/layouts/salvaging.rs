@@ -97,7 +97,7 @@ fn merge_without_saving(survivor: &mut Survivor, layout: &Layout, mut asked: Vec
 fn give_what_is_left(survivor: &mut Survivor, layout: &Layout, call: Call, range: &ScanRange) -> Vec<Effect> {
     let is_mine = range.partition == key().partition(layout.partitions);
     let entries = if is_mine { vec![(key(), record(5))] } else { vec![] };
-    let outcome = ScanOutcome::Page(Page { entries, is_cut: false });
+    let outcome = ScanOutcome::Page(Page::whole(entries));
     let mut effects = survivor.frame(layout, PEER, Message::ScanAnswer { call, outcome, noted: vec![] });
     if is_mine {
         assert!(is_in_doubt(&survivor.frame(layout, PEER, read())), "it is not on disk yet");
@@ -443,7 +443,7 @@ fn what_is_left_is_given_away_within_the_budget() {
         while let Some(effect) = effects.pop() {
             given += usize::from(is_scan_answer(&effect));
             let Effect::Scan { load, .. } = effect else { continue };
-            let page = Ok(Page { entries: vec![(key(), value.clone())], is_cut: false });
+            let page = Ok(Page::whole(vec![(key(), value.clone())]));
             survivor.node.step(now(at_ms), Event::Scanned { load, page }, &mut effects);
         }
     }
@@ -464,7 +464,7 @@ fn what_lies_before_a_damaged_record_is_read_in_few_pages() {
         limits.push(range.limit);
         let entries = (0..range.limit).map(|_| (key(), record(5))).collect();
         let page = match range.limit {
-            0..=100 => Ok(Page { entries, is_cut: true }),
+            0..=100 => Ok(Page::cut(entries)),
             _ => Err(NoPage::Damaged(key_of("damaged"))),
         };
         effects = survivor.step(Event::Scanned { load, page }).to_vec();

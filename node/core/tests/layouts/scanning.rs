@@ -68,5 +68,5 @@ fn a_scan_begins_anew_once_a_replica_that_holds_a_key_of_its_page_has_lost_somet
 fn page(keys: &[&RecordKey]) -> Page {
     let mut entries: Vec<_> = keys.iter().map(|key| ((*key).clone(), record(5))).collect();
     entries.sort_by(|(a, _), (b, _)| a.place().cmp(&b.place()));
-    Page { entries, is_cut: false }
+    Page::whole(entries)
 }

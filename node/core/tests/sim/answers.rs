@@ -417,7 +417,7 @@ impl World {
             self.check_partition_salvaged(n, range.partition);
         }
         let (entries, until) = match outcome {
-            ScanOutcome::Page(page) => (&page.entries, page.last_if_cut()),
+            ScanOutcome::Page(page) => (&page.entries, page.until.as_ref()),
             ScanOutcome::Lacking(lacking) => (&lacking.entries, lacking.until.as_ref()),
             ScanOutcome::Differs | ScanOutcome::Refused(_) => return,
         };

@@ -112,6 +112,8 @@ paths! {
     SyncFailed,
     DiskFilled,
     DiskStalled,
+    /// A page of a scan came to its end where nothing is.
+    MuchRemoved,
     DeadForGood,
     /// A machine that holds data, while data moves.
     DeadForGoodInAMove,

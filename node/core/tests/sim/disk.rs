@@ -158,7 +158,8 @@ impl Disk {
         }
         let entries =
             keys.into_iter().filter_map(|key| Some((key.clone(), self.visible.records.get(key)?.clone())));
-        Ok(Page { entries: entries.collect(), is_cut })
+        let entries = entries.collect();
+        Ok(if is_cut { Page::cut(entries) } else { Page::whole(entries) })
     }
 
     /// What would be there after a loss of power at this moment, at the least.

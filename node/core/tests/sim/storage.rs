@@ -2,6 +2,7 @@
 
 use keystore_core::effect::{Commit, Entry, Event, NoPage, NotCommitted};
 use keystore_core::message::{Page, ScanRange};
+use keystore_core::partition::{DEFAULT_KEYSPACE, RecordKey};
 use keystore_core::quorum::Durability;
 
 use crate::aim::Moment;
@@ -101,8 +102,28 @@ impl World {
         if page.entries.len() > 1 && self.rng.chance(20) {
             // As if its records were so long that no more of them fit into a page.
             page.entries.truncate(1);
-            page.is_cut = true;
+            page = Page::cut(page.entries);
+        }
+        if range.prefix.is_empty() && self.rng.chance(10) {
+            self.end_where_much_was_removed(&mut page, range);
         }
         Ok(page)
+    }
+
+    /// As if so much had been removed in a part of the range that the engine came no further than there.
+    fn end_where_much_was_removed(&mut self, page: &mut Page, range: &ScanRange) {
+        let removed = (0..64).map(|n: u32| format!("removed/{n}"));
+        let removed = removed.filter_map(|key| RecordKey::new(DEFAULT_KEYSPACE, key.as_bytes()).ok());
+        let mut within: Vec<_> = removed
+            .filter(|key| key.partition(self.layout.partitions) == range.partition)
+            .filter(|key| range.after.as_ref().is_none_or(|after| key.place() > after.place()))
+            .filter(|key| page.until.as_ref().is_none_or(|until| key.place() < until.place()))
+            .collect();
+        if !within.is_empty() {
+            let until = within.swap_remove(self.rng.index(within.len()));
+            page.entries.retain(|(key, _)| key.place() < until.place());
+            page.until = Some(until);
+            self.coverage.count(Path::MuchRemoved);
+        }
     }
 }

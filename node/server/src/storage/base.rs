@@ -16,14 +16,19 @@ use super::memtable::{Held, Memtable};
 /// A record and where it lies among all.
 pub(super) type Found = ((u16, RecordKey), Result<Option<Record>, Damaged>);
 
+/// Says of each name in turn, in order, whether what lies there is of no use: it need not be looked at.
+pub(super) type IsCovered<'a> = Box<dyn FnMut(&[u8]) -> bool + 'a>;
+
 /// Any thread may read; one at a time writes.
 pub(super) trait Base: Send + Sync + Debug {
     fn load(&self, key: &RecordKey) -> Result<Option<Record>, LoadError>;
 
-    /// The records between two names, in order; those that were removed meanwhile are `None`.
+    /// The records between two names, in order, without those that are covered; those that were removed meanwhile are
+    /// `None`.
     fn records<'a>(
         &'a self,
         names: &Range<Vec<u8>>,
+        is_covered: IsCovered<'a>,
     ) -> Box<dyn Iterator<Item = Result<Found, ScanError>> + 'a>;
 
     /// All hints, by name.

@@ -10,7 +10,7 @@
 //! for each would cost what is to be saved. Where the base's record is damaged, the one from above takes its place.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::mem;
 use std::ops::Range;
 use std::sync::{
@@ -24,11 +24,14 @@ use keystore_core::partition::RecordKey;
 use keystore_core::record::Record;
 use keystore_core::stamp::Stamp;
 
-use super::base::Base;
+use super::base::{Base, IsCovered};
 use super::data_dir::DataDir;
 use super::engine::{EngineError, EngineSize, LoadError, ScanError, Storage};
 use super::item::{self, PageMaker};
 use super::memtable::{self, Held, Memtable};
+
+/// How many records that are removed and not written down yet a page passes over: the base steps over each of them.
+const REMOVED_MAX: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct BufferedEngine {
@@ -162,26 +165,36 @@ impl BufferedEngine {
         Ok(())
     }
 
-    /// The first records that the tables hold of a stretch: at least as many as one page can have.
+    /// What the tables hold of a stretch, or of its beginning: at least as many records as one page can have, or so many
+    /// that are removed that to look below at each of them takes a while.
     fn held(&self, names: &Range<Vec<u8>>, limit: usize) -> HeldStretch {
         let tables = self.read();
-        let mut found = BTreeMap::new();
-        let mut known_to = None;
-        for table in tables.draining().into_iter().chain([&tables.active]) {
-            let (mut records, mut bytes) = (0, 0);
+        let mut found: Vec<(Place, Held)> = Vec::new();
+        let mut known_to: Option<Place> = None;
+        for table in [&tables.active].into_iter().chain(tables.draining()) {
+            let (mut records, mut removed, mut bytes) = (0, 0, 0);
             for (key, held) in table.between(names) {
-                let place = (key.slot(), key);
-                found.insert(place.clone(), held.clone());
-                records += usize::from(held.record.is_some());
+                let count = if held.record.is_some() { &mut records } else { &mut removed };
+                *count += 1;
                 bytes += held.record.as_ref().map_or(0, Bytes::len);
-                if records > limit || bytes > PAGE_BYTES_MAX {
-                    known_to = Some(known_to.map_or(place.clone(), |known: Place| known.min(place)));
+                let place = (key.slot(), key);
+                let is_enough = records > limit || removed > REMOVED_MAX || bytes > PAGE_BYTES_MAX;
+                if is_enough {
+                    known_to = Some(known_to.map_or(place.clone(), |known| known.min(place.clone())));
+                }
+                found.push((place, held.clone()));
+                if is_enough {
                     break;
                 }
             }
         }
-        found.retain(|place, _| known_to.as_ref().is_none_or(|known| place <= known));
-        HeldStretch { records: found, known_to }
+        // Each table is in order, so this only merges; of two that are equal the first one stays, which is newer.
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        found.dedup_by(|(later, _), (earlier, _)| later == earlier);
+        if let Some(known) = &known_to {
+            found.truncate(found.partition_point(|(place, _)| place <= known));
+        }
+        HeldStretch { found, known_to }
     }
 
     /// Takes what a stretch has into the page, as far as the tables' part of it is known.
@@ -189,9 +202,10 @@ impl BufferedEngine {
         &self,
         page: &mut PageMaker,
         names: &Range<Vec<u8>>,
-        stretch: HeldStretch,
+        stretch: &HeldStretch,
     ) -> Result<Filled, ScanError> {
-        let (mut held, mut stored) = (stretch.records.into_iter(), self.base.records(names));
+        let mut held = stretch.records();
+        let mut stored = self.base.records(names, stretch.is_covered());
         let (mut next_held, mut next_stored) = (held.next(), stored.next());
         loop {
             let order = match (&next_held, &next_stored) {
@@ -199,7 +213,7 @@ impl BufferedEngine {
                 (None, Some(_)) if stretch.known_to.is_some() => return Ok(Filled::Part),
                 // What cannot be read is for the next page, unless this one would be empty.
                 (_, Some(Err(_))) if !page.is_empty() => {
-                    page.mark_cut();
+                    page.cut();
                     return Ok(Filled::Full);
                 }
                 (_, Some(Err(_))) => {
@@ -207,7 +221,7 @@ impl BufferedEngine {
                 }
                 (None, Some(_)) => Ordering::Greater,
                 (Some(_), None) => Ordering::Less,
-                (Some((held, _)), Some(Ok((stored, _)))) => held.cmp(stored),
+                (Some((held, _)), Some(Ok((stored, _)))) => Ord::cmp(*held, stored),
             };
             if page.is_cut_before_next() {
                 return Ok(Filled::Full);
@@ -218,7 +232,7 @@ impl BufferedEngine {
                 false => None,
             };
             let (held, stored) = (from_held.unzip(), from_stored.unzip());
-            let Some((_, key)) = held.0.or(stored.0) else { return Ok(Filled::Part) };
+            let Some((_, key)) = held.0.cloned().or(stored.0) else { return Ok(Filled::Part) };
             let found = merged(&key, held.1, stored.1).map_err(|Damaged| ScanError::Damaged(key.clone()))?;
             if let Some(record) = found
                 && !page.take(key, record)
@@ -243,15 +257,33 @@ type Place = (u16, RecordKey);
 
 /// What the tables hold of a stretch of names, or of its beginning.
 struct HeldStretch {
-    records: BTreeMap<Place, Held>,
+    /// In order, each key once.
+    found: Vec<(Place, Held)>,
     /// Beyond, nobody has looked; `None`: this is all.
     known_to: Option<Place>,
+}
+
+impl HeldStretch {
+    fn records(&self) -> impl Iterator<Item = (&Place, &Held)> {
+        self.found.iter().filter(|(_, held)| held.record.is_some()).map(|(place, held)| (place, held))
+    }
+
+    /// Of names that come in order: whether what is held takes the place of whatever lies below. Where much was removed
+    /// and is not written down yet, that is nearly all.
+    fn is_covered(&self) -> IsCovered<'_> {
+        let mut whole = self.found.iter().filter(|(_, held)| held.is_whole).peekable();
+        Box::new(move |name| {
+            let order = |(slot, key): &Place| item::compare_name(*slot, key, name);
+            while whole.next_if(|(place, _)| order(place).is_lt()).is_some() {}
+            whole.peek().is_some_and(|(place, _)| order(place).is_eq())
+        })
+    }
 }
 
 /// What a key holds, given what a table and what the base say of it.
 fn merged(
     key: &RecordKey,
-    held: Option<Held>,
+    held: Option<&Held>,
     stored: Option<Result<Option<Record>, Damaged>>,
 ) -> Result<Option<Record>, Damaged> {
     let Some(held) = held else { return stored.unwrap_or(Ok(None)) };
@@ -273,25 +305,19 @@ impl Storage for BufferedEngine {
                 Err(error @ LoadError::Io(_)) => return Err(error),
             },
         };
-        merged(key, held, stored).map_err(|Damaged| LoadError::Damaged)
+        merged(key, held.as_ref(), stored).map_err(|Damaged| LoadError::Damaged)
     }
 
     fn scan(&self, slots: Range<u32>, range: &ScanRange) -> Result<Page, ScanError> {
         let mut page = PageMaker::new(range);
-        for mut names in item::stretches(slots, range) {
-            loop {
-                // Before the base is looked at: what leaves the tables meanwhile is found in both, never in none.
-                let stretch = self.held(&names, page.limit());
-                let known_to = stretch.known_to.clone();
-                if self.fill(&mut page, &names, stretch)? == Filled::Full {
-                    return Ok(page.finish());
-                }
-                match known_to {
-                    None => break,
-                    // A page that is cut has an entry: whoever asks goes on behind it.
-                    Some(_) if !page.is_empty() => return Ok(page.cut()),
-                    Some((_, key)) => names.start = item::name_after(&key),
-                }
+        for names in item::stretches(slots, range) {
+            // Before the base is looked at: what leaves the tables meanwhile is found in both, never in none.
+            let stretch = self.held(&names, page.limit());
+            if self.fill(&mut page, &names, &stretch)? == Filled::Full {
+                return Ok(page.finish());
+            }
+            if let Some((_, key)) = stretch.known_to {
+                return Ok(page.finish_at(key));
             }
         }
         Ok(page.finish())
@@ -360,6 +386,8 @@ impl Storage for BufferedEngine {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use keystore_core::partition::{Partition, PartitionCount};
 
     use super::super::base::{Found, Written, written};
@@ -378,10 +406,14 @@ mod tests {
         fn records<'a>(
             &'a self,
             names: &Range<Vec<u8>>,
+            mut is_covered: IsCovered<'a>,
         ) -> Box<dyn Iterator<Item = Result<Found, ScanError>> + 'a> {
             let names = names.clone();
             let all = self.0.lock().unwrap().clone();
-            let within = all.into_iter().filter(move |((_, key), _)| names.contains(&item::record_name(key)));
+            let within = all.into_iter().filter(move |((_, key), _)| {
+                let name = item::record_name(key);
+                names.contains(&name) && !is_covered(&name)
+            });
             Box::new(within.map(|(place, record)| Ok((place, Ok(Some(record))))))
         }
 
@@ -474,7 +506,7 @@ mod tests {
     #[test]
     fn pages_go_on_behind_what_is_removed_above_what_is_being_written_down() {
         let count = PartitionCount::new(16).unwrap();
-        let mut keys: Vec<_> = (0..400).map(key).filter(|key| key.partition(count).0 == 3).collect();
+        let mut keys: Vec<_> = (0..16 * 600).map(key).filter(|key| key.partition(count).0 == 3).collect();
         keys.sort_by_key(|key| (key.slot(), key.clone()));
         for is_flushed in [false, true] {
             let engine = engine();
@@ -484,22 +516,26 @@ mod tests {
                 false => drain_for_ever(&engine),
             }
             let (removed, left) = keys.split_at(keys.len() - 3);
-            let removed = removed.iter().map(|key| Entry::Replace { key: key.clone(), record: None });
-            engine.apply(&removed.collect::<Vec<_>>()).unwrap();
+            let gone = removed.iter().map(|key| Entry::Replace { key: key.clone(), record: None });
+            engine.apply(&gone.collect::<Vec<_>>()).unwrap();
             for limit in [1, 2, 5] {
                 let mut range =
                     ScanRange { partition: Partition(3), prefix: Bytes::new(), after: None, limit };
-                let mut found = Vec::new();
+                let (mut found, mut pages) = (Vec::new(), 0);
                 loop {
                     let page = engine.scan(count.slots(Partition(3)), &range).unwrap();
-                    assert!(!page.is_cut || !page.entries.is_empty(), "a page that is cut has an entry");
-                    range.after = page.entries.last().map(|(key, _)| key.clone());
                     found.extend(page.entries.into_iter().map(|(key, _)| key));
-                    if !page.is_cut {
-                        break;
-                    }
+                    pages += 1;
+                    let Some(behind) = page.until else { break };
+                    let passed = keys.iter().filter(|key| key.place() <= behind.place());
+                    assert!(
+                        passed.count() <= pages * (REMOVED_MAX + 1),
+                        "a page passes over so many at most"
+                    );
+                    range.after = Some(behind);
                 }
                 assert_eq!(found, left, "flushed: {is_flushed}, limit {limit}");
+                assert!(pages > removed.len() / (REMOVED_MAX + 1), "{pages} pages");
             }
         }
     }

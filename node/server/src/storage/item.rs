@@ -9,6 +9,7 @@
 //! one range of slots. Numbers are big-endian, so the order of names is that of [`RecordKey::place`]. What else an
 //! engine keeps has names of its own above the slots.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -27,6 +28,16 @@ pub(super) fn record_name(key: &RecordKey) -> Vec<u8> {
     name.extend_from_slice(&slot.to_be_bytes());
     name.extend_from_slice(encoded);
     name
+}
+
+/// How the name of a key that lies in this slot compares with this one.
+pub(super) fn compare_name(slot: u16, key: &RecordKey, name: &[u8]) -> Ordering {
+    match name.split_first_chunk::<2>() {
+        Some((first, encoded)) => {
+            slot.cmp(&u16::from_be_bytes(*first)).then_with(|| key.encoded()[..].cmp(encoded))
+        }
+        None => Ordering::Greater,
+    }
 }
 
 /// The least name above this record's.
@@ -126,15 +137,18 @@ impl PageMaker {
 
     /// True if the page takes no more, and there is more: it is cut here.
     pub(super) fn is_cut_before_next(&mut self) -> bool {
-        self.page.is_cut |= self.page.entries.len() >= self.limit;
-        self.page.is_cut
+        let is_full = self.page.entries.len() >= self.limit;
+        if is_full {
+            self.cut();
+        }
+        is_full
     }
 
     /// Takes the record, unless the page is too large with it: then it is cut, and this is false.
     pub(super) fn take(&mut self, key: RecordKey, record: Record) -> bool {
         let bytes = key.encoded().len() + record.value_len();
         if !self.page.entries.is_empty() && self.bytes + bytes > PAGE_BYTES_MAX {
-            self.page.is_cut = true;
+            self.cut();
             return false;
         }
         self.bytes += bytes;
@@ -151,14 +165,14 @@ impl PageMaker {
         self.page.entries.is_empty()
     }
 
-    pub(super) fn mark_cut(&mut self) {
-        self.page.is_cut = true;
+    /// There is more behind its last record.
+    pub(super) fn cut(&mut self) {
+        self.page.until = self.page.entries.last().map(|(key, _)| key.clone());
     }
 
-    /// What it has, where there may be more.
-    pub(super) fn cut(mut self) -> Page {
-        self.mark_cut();
-        self.page
+    /// What it has, where there may be more behind this key.
+    pub(super) fn finish_at(self, until: RecordKey) -> Page {
+        Page { until: Some(until), ..self.page }
     }
 
     pub(super) fn finish(self) -> Page {

@@ -41,7 +41,7 @@ use lsm_tree::{
 };
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::base::{Base, Found, Written, encode_highest, highest_of_note, written};
+use super::base::{Base, Found, IsCovered, Written, encode_highest, highest_of_note, written};
 use super::disk_usage::DiskUsage;
 use super::engine::{EngineError, LoadError, ScanError};
 use super::file::{self, DiskError, Operation};
@@ -147,10 +147,12 @@ impl Base for LsmEngine {
     fn records<'a>(
         &'a self,
         names: &Range<Vec<u8>>,
+        mut is_covered: IsCovered<'a>,
     ) -> Box<dyn Iterator<Item = Result<Found, ScanError>> + 'a> {
         let items = self.tree.range(names.clone(), NEWEST, None);
-        Box::new(items.filter_map(|item| {
+        Box::new(items.filter_map(move |item| {
             let (name, stored) = match item.into_inner() {
+                Ok((name, _)) if is_covered(&name) => return None,
                 Ok(item) => item,
                 Err(error) if is_damage(&error) => return Some(Err(ScanError::Unreadable(error.into()))),
                 Err(error) => return Some(Err(ScanError::Io(error.into()))),

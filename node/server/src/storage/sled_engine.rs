@@ -29,7 +29,7 @@ use keystore_core::record::{Record, Version};
 use keystore_core::stamp::Stamp;
 use sled::{Db, IVec};
 
-use super::base::{Base, Found, Written, written};
+use super::base::{Base, Found, IsCovered, Written, written};
 use super::engine::{EngineError, LoadError, ScanError};
 use super::file::{self, DiskFile};
 use super::item;
@@ -297,9 +297,11 @@ impl Base for SledEngine {
     fn records<'a>(
         &'a self,
         names: &Range<Vec<u8>>,
+        mut is_covered: IsCovered<'a>,
     ) -> Box<dyn Iterator<Item = Result<Found, ScanError>> + 'a> {
-        Box::new(self.db.range(names.clone()).filter_map(|item| {
+        Box::new(self.db.range(names.clone()).filter_map(move |item| {
             let (name, item) = match item {
+                Ok((name, _)) if is_covered(&name) => return None,
                 Ok(item) => item,
                 Err(error) => return Some(Err(unreadable(error))),
             };

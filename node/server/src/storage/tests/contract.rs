@@ -224,10 +224,10 @@ fn scan_all(engine: &Engine, mut range: ScanRange) -> Vec<(RecordKey, Record)> {
         let page = scan(engine, &range);
         assert!(page.entries.len() <= range.limit as usize);
         found.extend(page.entries);
-        if !page.is_cut {
-            return found;
+        match page.until {
+            None => return found,
+            behind => range.after = behind,
         }
-        range.after = Some(found.last().expect("a page that is cut has an entry").0.clone());
     }
 }
 
@@ -333,13 +333,13 @@ fn cuts_pages_by_count_and_by_bytes(Subject { open, .. }: Subject) {
     let mut large = || (same_partition.next().unwrap(), record(1, vec![1; 400_000]));
     engine.apply(&put([large(), large(), large()])).unwrap();
     let page = scan(&engine, &range(3, Bytes::new(), 100));
-    assert_eq!((page.entries.len(), page.is_cut), (2, true), "a third one makes a page too large");
+    assert_eq!((page.entries.len(), page.is_cut()), (2, true), "a third one makes a page too large");
     let mut rest = range(3, Bytes::new(), 100);
     rest.after = Some(page.entries[1].0.clone());
     let page = scan(&engine, &rest);
-    assert_eq!((page.entries.len(), page.is_cut), (1, false));
+    assert_eq!((page.entries.len(), page.is_cut()), (1, false));
     let whole = scan(&engine, &range(3, Bytes::new(), 0));
-    assert_eq!((whole.entries.len(), whole.is_cut), (1, true), "a page that is cut has an entry");
+    assert_eq!((whole.entries.len(), whole.is_cut()), (1, true), "a page that is cut has an entry");
     let page = scan(&engine, &range(4, Bytes::new(), 0));
     assert_eq!(page, Page::default());
 }

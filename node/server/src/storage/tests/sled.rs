@@ -101,7 +101,7 @@ fn what_cannot_be_read_any_more_is_damage_and_not_the_end_of_the_engine() {
             ScanRange { partition: Partition(0), prefix: Default::default(), after: None, limit: 100 };
         match engine.scan(slot..slot + 1, &range) {
             // It ends before what cannot be read, if there is anything before that.
-            Ok(page) if page.is_cut => assert!(!page.entries.is_empty()),
+            Ok(page) if page.is_cut() => assert!(!page.entries.is_empty()),
             Ok(page) => assert!(page.entries.contains(&(key(n), value(n))), "a page leaves nothing out"),
             Err(ScanError::Unreadable(_)) => unreadable += 1,
             Err(error) => panic!("{error}"),
