@@ -14,8 +14,8 @@ use keystore_core::recovery::{Losses, RecoveryRefusal};
 use keystore_core::succession::Change;
 use keystore_core::transfer::Merges;
 
-use crate::bench::effects::refusals;
-use crate::bench::{ME, PEER, first_layout, header, key, layout_of, now, record, start};
+use crate::bench::effects::{commit_in, load_in, refusals};
+use crate::bench::{ME, PEER, first_layout, header, key, layout_of, mint, now, record, start};
 use crate::epochs::scan;
 use crate::recovered::{attempt, lost, node};
 
@@ -217,6 +217,30 @@ fn nothing_is_served_before_all_that_are_left_have_accepted() {
     let hello = Hello { header: third, lineage: Nonce(3).into() };
     let effects = survivor.step(Event::LinkOffered { link: link_of(node(3)), hello });
     assert!(matches!(effects, [Effect::RefuseLink { refusal: LinkRefusal::Departed, .. }]), "{effects:?}");
+}
+
+/// Of what is salvaged nothing counts yet, not even what was minted here before.
+#[test]
+fn what_was_being_committed_when_a_recovery_is_accepted_is_answered_to_nobody() {
+    let before = layout_of(3);
+    let call = Call { operation: 900, attempt: 0 };
+    for accepts in [false, true] {
+        let mut survivor = Survivor::new(before.clone());
+        survivor.link(&before, PEER);
+        let load = load_in(&survivor.frame(&before, PEER, Message::Mint(mint(call, key()))));
+        let effects = survivor.step(Event::Loaded { load, record: Ok(None) });
+        let commit = commit_in(effects).unwrap().id;
+        let layout = before.recovered(attempt(3), &lost([3])).unwrap();
+        if accepts {
+            survivor.recover(&layout);
+            survivor.save_all();
+            survivor.link(&layout, PEER);
+        }
+        let effects = survivor.step(Event::Committed { commit, outcome: Ok(Durability::Synced) });
+        let is_answer =
+            |effect: &Effect| matches!(effect, Effect::Send { message: Message::MintAnswer { .. }, .. });
+        assert_eq!(effects.iter().any(is_answer), !accepts, "{effects:?}");
+    }
 }
 
 /// Once that is on disk, whatever has been accepted by then is in force.
