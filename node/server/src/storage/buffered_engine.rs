@@ -197,20 +197,22 @@ impl BufferedEngine {
         HeldStretch { found, known_to }
     }
 
-    /// Takes what a stretch has into the page, as far as the tables' part of it is known.
+    /// Takes what a stretch has into the page, as far as the tables' part of it is known: what lies below may go on
+    /// behind the last of what is held.
     fn fill(
         &self,
         page: &mut PageMaker,
         names: &Range<Vec<u8>>,
         stretch: &HeldStretch,
     ) -> Result<Filled, ScanError> {
+        let end = stretch.known_to.as_ref().map(|(_, key)| item::name_after(key));
+        let names = names.start.clone()..end.unwrap_or_else(|| names.end.clone());
         let mut held = stretch.records();
-        let mut stored = self.base.records(names, stretch.is_covered());
+        let mut stored = self.base.records(&names, stretch.is_covered());
         let (mut next_held, mut next_stored) = (held.next(), stored.next());
         loop {
             let order = match (&next_held, &next_stored) {
                 (None, None) => return Ok(Filled::Part),
-                (None, Some(_)) if stretch.known_to.is_some() => return Ok(Filled::Part),
                 // What cannot be read is for the next page, unless this one would be empty.
                 (_, Some(Err(_))) if !page.is_empty() => {
                     page.cut();
@@ -508,14 +510,22 @@ mod tests {
         let count = PartitionCount::new(16).unwrap();
         let mut keys: Vec<_> = (0..16 * 600).map(key).filter(|key| key.partition(count).0 == 3).collect();
         keys.sort_by_key(|key| (key.slot(), key.clone()));
-        for is_flushed in [false, true] {
+        // Behind all that is removed, before it, and in the midst of it.
+        let left: [fn(usize, usize) -> bool; 3] =
+            [|at, all| at + 3 >= all, |at, _| at < 3, |at, _| at % 100 == 50];
+        for (is_flushed, is_left) in
+            [false, true].into_iter().flat_map(|flushed| left.map(|left| (flushed, left)))
+        {
             let engine = engine();
             engine.apply(&put(keys.iter().map(|key| (key.clone(), record(1, "v"))))).unwrap();
             match is_flushed {
                 true => engine.flush(1).unwrap(),
                 false => drain_for_ever(&engine),
             }
-            let (removed, left) = keys.split_at(keys.len() - 3);
+            let (left, removed): (Vec<_>, Vec<_>) =
+                (0..).zip(keys.clone()).partition(|(at, _)| is_left(*at, keys.len()));
+            let [left, removed] =
+                [left, removed].map(|of| of.into_iter().map(|(_, key)| key).collect::<Vec<_>>());
             let gone = removed.iter().map(|key| Entry::Replace { key: key.clone(), record: None });
             engine.apply(&gone.collect::<Vec<_>>()).unwrap();
             for limit in [1, 2, 5] {
@@ -527,7 +537,7 @@ mod tests {
                     found.extend(page.entries.into_iter().map(|(key, _)| key));
                     pages += 1;
                     let Some(behind) = page.until else { break };
-                    let passed = keys.iter().filter(|key| key.place() <= behind.place());
+                    let passed = removed.iter().filter(|key| key.place() <= behind.place());
                     assert!(
                         passed.count() <= pages * (REMOVED_MAX + 1),
                         "a page passes over so many at most"
