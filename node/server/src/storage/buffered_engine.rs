@@ -391,6 +391,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use keystore_core::partition::{Partition, PartitionCount};
+    use rand::rngs::SmallRng;
+    use rand::{Rng as _, SeedableRng as _};
 
     use super::super::base::{Found, Written, written};
     use super::super::tests::{entry, key, put, record};
@@ -547,6 +549,57 @@ mod tests {
                 assert_eq!(found, left, "flushed: {is_flushed}, limit {limit}");
                 assert!(pages > removed.len() / (REMOVED_MAX + 1), "{pages} pages");
             }
+        }
+    }
+
+    /// Whatever lies in which table or below, and however much of it was removed.
+    #[test]
+    fn pages_show_what_is_there_and_nothing_else() {
+        let count = PartitionCount::new(16).unwrap();
+        let mut keys: Vec<_> = (0..16 * 900).map(key).filter(|key| key.partition(count).0 == 3).collect();
+        keys.sort_by_key(|key| (key.slot(), key.clone()));
+        let mut random = SmallRng::seed_from_u64(7);
+        for round in 0..60 {
+            let (engine, mut expected) = (engine(), BTreeMap::new());
+            for _ in 0..random.random_range(1..8) {
+                match random.random_range(0..6) {
+                    0 => engine.flush(1).unwrap(),
+                    // One that is left is written down by the next flush; until then there is no other.
+                    1 if engine.read().draining.is_none() => drain_for_ever(&engine),
+                    _ => {
+                        let from = random.random_range(0..keys.len());
+                        let some = keys.iter().skip(from).take(random.random_range(1..keys.len()));
+                        let (puts, every) = (random.random_bool(0.4), random.random_range(1..4));
+                        let entries: Vec<_> = some
+                            .step_by(every)
+                            .map(|key| {
+                                let record = puts.then(|| record(round + 1, "v"));
+                                match &record {
+                                    Some(record) => {
+                                        drop(expected.insert((key.slot(), key.clone()), record.clone()))
+                                    }
+                                    None => drop(expected.remove(&(key.slot(), key.clone()))),
+                                }
+                                Entry::Replace { key: key.clone(), record }
+                            })
+                            .collect();
+                        engine.apply(&entries).unwrap();
+                    }
+                }
+            }
+            let limit = random.random_range(1..300);
+            let mut range = ScanRange { partition: Partition(3), prefix: Bytes::new(), after: None, limit };
+            let mut found = Vec::new();
+            loop {
+                let page = engine.scan(count.slots(Partition(3)), &range).unwrap();
+                assert!(page.entries.len() <= limit as usize);
+                found.extend(page.entries.into_iter().map(|(key, record)| ((key.slot(), key), record)));
+                match page.until {
+                    None => break,
+                    behind => range.after = behind,
+                }
+            }
+            assert!(found == expected.into_iter().collect::<Vec<_>>(), "round {round}");
         }
     }
 
