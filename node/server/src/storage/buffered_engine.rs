@@ -574,11 +574,14 @@ mod tests {
                             .step_by(every)
                             .map(|key| {
                                 let record = puts.then(|| record(round + 1, "v"));
+                                let place = (key.slot(), key.clone());
                                 match &record {
                                     Some(record) => {
-                                        drop(expected.insert((key.slot(), key.clone()), record.clone()))
+                                        expected.insert(place, record.clone());
                                     }
-                                    None => drop(expected.remove(&(key.slot(), key.clone()))),
+                                    None => {
+                                        expected.remove(&place);
+                                    }
                                 }
                                 Entry::Replace { key: key.clone(), record }
                             })
