@@ -10,7 +10,10 @@ use crate::mutant::{Mutant, is_on};
 /// on.
 const REQUEST_WEIGHT: u64 = 3;
 /// The background never gets less than this part of its rate: it would never be done.
-const SHARE_MIN: u64 = 16;
+const SHARE_MIN: u64 = 8;
+/// Over how long those under way are averaged: clients that wait for their answers leave moments in which there are none,
+/// and the background would have all of these.
+const AVERAGED_MS: u64 = 100;
 /// How long an idle bucket fills: what may go out at once.
 const BURST_MS: u64 = 250;
 
@@ -21,25 +24,37 @@ pub(crate) struct Budget {
     /// What it fills with at the moment.
     rate: u64,
     left: i64,
+    /// How many requests and writes were under way of late, in thousandths.
+    busy_thousandths: u64,
     at_ms: u64,
 }
 
 impl Budget {
     pub(crate) fn new(bytes_per_s: u64, now_ms: u64) -> Self {
         let bytes_per_s = bytes_per_s.max(SHARE_MIN);
-        Self { bytes_per_s, rate: bytes_per_s, left: signed(bytes_per_s * BURST_MS), at_ms: now_ms }
+        let left = signed(bytes_per_s * BURST_MS);
+        Self { bytes_per_s, rate: bytes_per_s, left, busy_thousandths: 0, at_ms: now_ms }
     }
 
     /// True if something may be begun now, while so many requests and writes are under way.
     pub(crate) fn allows(&mut self, now_ms: u64, busy: usize) -> bool {
         let busy = if is_on(Mutant::BackgroundDoesNotYield) { 0 } else { busy };
-        let divisor = u64::try_from(busy).unwrap_or(u64::MAX).saturating_mul(REQUEST_WEIGHT).max(1);
-        self.rate = (self.bytes_per_s / divisor).max(self.bytes_per_s / SHARE_MIN);
         let elapsed_ms = now_ms.saturating_sub(self.at_ms);
         self.at_ms = now_ms;
+        self.rate = (self.bytes_per_s * 1_000 / self.divisor(busy, elapsed_ms)).max(self.bytes_per_s / SHARE_MIN);
         let gained = signed(self.rate.saturating_mul(elapsed_ms));
         self.left = self.left.saturating_add(gained).min(signed(self.bytes_per_s * BURST_MS));
         self.left > 0
+    }
+
+    /// By which part of its rate the background yields, in thousandths: at once to what is under way now, and to what was a
+    /// moment ago.
+    fn divisor(&mut self, busy: usize, elapsed_ms: u64) -> u64 {
+        let now = u64::try_from(busy).unwrap_or(u64::MAX).saturating_mul(1_000);
+        let new_ms = elapsed_ms.min(AVERAGED_MS);
+        let old = self.busy_thousandths.saturating_mul(AVERAGED_MS - new_ms);
+        self.busy_thousandths = old.saturating_add(now.saturating_mul(new_ms)) / AVERAGED_MS;
+        self.busy_thousandths.max(now).saturating_mul(REQUEST_WEIGHT).max(1_000)
     }
 
     pub(crate) fn spend(&mut self, bytes: usize) {
@@ -95,7 +110,23 @@ mod tests {
         let part = |busy| moved(1 << 20, 1_000, busy) as f64 / moved(1 << 20, 1_000, 0) as f64;
         assert!((0.3..=0.37).contains(&part(1)), "{}", part(1));
         assert!((0.14..=0.2).contains(&part(2)), "{}", part(2));
-        assert!((0.05..=0.12).contains(&part(100_000)), "{}", part(100_000));
+        assert!((0.12..=0.15).contains(&part(100_000)), "{}", part(100_000));
+    }
+
+    #[test]
+    fn a_moment_without_requests_is_not_the_backgrounds() {
+        let filled = |is_busy: fn(u64) -> bool| {
+            let mut budget = Budget::new(1 << 20, 0);
+            budget.spend(100 << 20);
+            let before = budget.left;
+            (1..=10_000).for_each(|now_ms| {
+                budget.allows(now_ms, if is_busy(now_ms) { 8 } else { 0 });
+            });
+            budget.left - before
+        };
+        let (always, mostly, half) = (filled(|_| true), filled(|ms| ms % 10 > 0), filled(|ms| ms % 1_000 < 500));
+        assert!(mostly < always * 3 / 2, "{mostly} beside {always}");
+        assert!(half > always * 2, "what is idle for longer is: {half} beside {always}");
     }
 
     #[test]

@@ -47,6 +47,8 @@ use sources::Sources;
 const PASSES_MAX: usize = 4;
 /// How many records are asked for at a time: reading them holds up whatever else the source does.
 const PAGE_RECORDS: u32 = 128;
+/// How many of these are written at a time: whatever else this node does waits for those of one step.
+const WRITTEN_AT_ONCE: usize = 32;
 /// How long a source has to answer.
 const ANSWER_MS: u64 = 5_000;
 /// How long a page that has come may take to be on disk. One that is given up before comes once more.
@@ -63,7 +65,7 @@ const SAVE_EVERY_MS: u64 = 1_000;
 /// here takes as long as to send so many bytes.
 pub(crate) const RECORD_BYTES: usize = 512;
 /// What it costs to look at one here and there, and to say that both have it.
-pub(crate) const COMPARED_BYTES: usize = 64;
+pub(crate) const COMPARED_BYTES: usize = 128;
 
 /// How far a node has come in one phase.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -270,7 +272,7 @@ impl Transfer {
 
     /// How many records are being made durable here.
     pub(crate) fn storing(&self) -> usize {
-        let left = |pass: &Pass| if let Stage::Storing(page) = &pass.stage { page.left.len() } else { 0 };
+        let left = |pass: &Pass| if let Stage::Storing(page) = &pass.stage { page.written.len() } else { 0 };
         self.passes.values().map(left).sum()
     }
 
@@ -476,16 +478,9 @@ impl Transfer {
             self.status.records += 1;
             self.status.bytes += bytes as u64;
         }
-        let writes: Vec<_> = (0..).zip(entries.into_iter().chain(again)).collect();
-        let left = writes.iter().map(|(attempt, _)| *attempt).collect();
+        let left = (0..).zip(entries.into_iter().chain(again)).collect();
         pass.due_ms = context.now.mono_ms + STORED_MS;
-        pass.stage = Stage::Storing(Storing { left, until, has_failed: false });
-        let operation = pass.operation;
-        for (attempt, (key, record)) in writes {
-            let call = Call { operation, attempt };
-            let (origin, durability) = (Origin::Repair, Durability::Synced);
-            context.send(context.me, Message::Write(Write { call, key, record, origin, durability }));
-        }
+        pass.stage = Stage::Storing(Storing { left, written: BTreeSet::new(), until, has_failed: false });
         self.stored(partition, context);
     }
 
@@ -493,21 +488,31 @@ impl Transfer {
     pub(crate) fn written(&mut self, call: Call, outcome: WriteOutcome, context: &mut Context<'_>) {
         let Some(partition) = self.operations.get(&call.operation).copied() else { return };
         let Some(Pass { stage: Stage::Storing(page), .. }) = self.passes.get_mut(&partition) else { return };
-        page.left.remove(&call.attempt);
+        page.written.remove(&call.attempt);
         page.has_failed |= matches!(outcome, WriteOutcome::Refused(_));
         self.stored(partition, context);
     }
 
-    /// Goes on behind a page once all of it is on disk.
-    fn stored(&mut self, partition: Partition, context: &Context<'_>) {
-        let Some(Pass { source, operation, stage: Stage::Storing(page), .. }) = self.passes.get(&partition)
+    /// Goes on with a page, and behind it once all of it is on disk.
+    fn stored(&mut self, partition: Partition, context: &mut Context<'_>) {
+        let Some(Pass { source, operation, stage: Stage::Storing(page), .. }) =
+            self.passes.get_mut(&partition)
         else {
             return;
         };
-        if !page.left.is_empty() {
+        if !page.written.is_empty() {
             return;
         }
         let (source, operation) = (*source, *operation);
+        if !page.has_failed && !page.left.is_empty() {
+            for (attempt, (key, record)) in page.left.drain(..page.left.len().min(WRITTEN_AT_ONCE)) {
+                page.written.insert(attempt);
+                let call = Call { operation, attempt };
+                let (origin, durability) = (Origin::Repair, Durability::Synced);
+                context.send(context.me, Message::Write(Write { call, key, record, origin, durability }));
+            }
+            return;
+        }
         if page.has_failed && !is_on(Mutant::FailedPagesCount) {
             self.pause(partition, context.now.mono_ms);
             if self.healing.contains(&partition) {

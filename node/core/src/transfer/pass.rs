@@ -1,6 +1,6 @@
 //! One page of a pass: what this node holds of it is read, the source says what is lacking, and that is stored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::effect::LoadId;
 use crate::held::{Digest, Digests, Held};
@@ -43,7 +43,10 @@ pub(crate) struct Holding {
 
 #[derive(Debug)]
 pub(super) struct Storing {
-    pub(super) left: BTreeSet<u32>,
+    /// What is not written yet, numbered.
+    pub(super) left: VecDeque<(u32, (RecordKey, Record))>,
+    /// What is being written.
+    pub(super) written: BTreeSet<u32>,
     /// How far the page goes; `None` if it is the last one.
     pub(super) until: Option<RecordKey>,
     pub(super) has_failed: bool,

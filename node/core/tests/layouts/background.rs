@@ -196,9 +196,9 @@ pub(crate) fn all_work_of_the_background_keeps_to_its_budget_and_yields_to_clien
     // With what a page of theirs costs, in bytes.
     let works: [(&str, Begin, u64, Pages); 6] = [
         ("gives", gives, VALUE_BYTES as u64, DIFFERENT),
-        ("gives what is held", gives_what_is_held, 64 * 64, SAME),
+        ("gives what is held", gives_what_is_held, 64 * 128, SAME),
         ("takes", takes, VALUE_BYTES as u64, DIFFERENT),
-        ("compares", takes, 64 * 64, SAME),
+        ("compares", takes, 64 * 128, SAME),
         ("drops what is others'", drops_what_is_others, 128, DIFFERENT),
         ("clears what it could not", clears_what_it_could_not, 4_096, DIFFERENT),
     ];
