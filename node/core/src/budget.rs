@@ -41,7 +41,8 @@ impl Budget {
         let busy = if is_on(Mutant::BackgroundDoesNotYield) { 0 } else { busy };
         let elapsed_ms = now_ms.saturating_sub(self.at_ms);
         self.at_ms = now_ms;
-        self.rate = (self.bytes_per_s * 1_000 / self.divisor(busy, elapsed_ms)).max(self.bytes_per_s / SHARE_MIN);
+        self.rate =
+            (self.bytes_per_s * 1_000 / self.divisor(busy, elapsed_ms)).max(self.bytes_per_s / SHARE_MIN);
         let gained = signed(self.rate.saturating_mul(elapsed_ms));
         self.left = self.left.saturating_add(gained).min(signed(self.bytes_per_s * BURST_MS));
         self.left > 0
@@ -124,7 +125,8 @@ mod tests {
             });
             budget.left - before
         };
-        let (always, mostly, half) = (filled(|_| true), filled(|ms| ms % 10 > 0), filled(|ms| ms % 1_000 < 500));
+        let (always, mostly, half) =
+            (filled(|_| true), filled(|ms| ms % 10 > 0), filled(|ms| ms % 1_000 < 500));
         assert!(mostly < always * 3 / 2, "{mostly} beside {always}");
         assert!(half > always * 2, "what is idle for longer is: {half} beside {always}");
     }

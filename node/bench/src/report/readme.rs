@@ -35,7 +35,7 @@ call of its own, `stream` all operations of a node's clients over one session.
 - **Growth**: the same operations over random keys of all records, and of a nearly empty store. To puts is counted what the
   nodes do afterwards until they are quiet; gets are measured of what the caches hold after as many gets before.
 - **While data moves**: the clients of three nodes go on while a fourth one joins and takes its share, and while it gives it
-  back; against the same load before.
+  back; against the same load before and after.
 ";
 
 impl Page<'_> {

@@ -18,7 +18,7 @@ use keystore_core::quorum::{Consistency, Durability};
 use keystore_core::record::{Body, Record};
 use keystore_core::succession::{Change, GateError, Standing};
 
-use crate::bench::{ME, NOTHING_HELD, PEER, first_layout, key, now, record, request, start};
+use crate::bench::{ME, NOTHING_HELD, PEER, first_layout, key, key_of, now, record, request, start};
 use crate::epochs::{key_in, node};
 use crate::linked::{Linked, saves};
 use crate::succession::keyspace;
@@ -193,6 +193,58 @@ pub(crate) fn a_page_counts_once_all_of_it_is_on_disk() {
     take_over_onto(&mut linked, answer, disk, |_, _| {}).expect("the disk has room again");
     assert_eq!(refused, 8);
     assert!(written > 0, "it is taken over for as long as it is not on disk");
+}
+
+/// Whatever else the node does waits for what it does in one step.
+#[test]
+fn a_page_is_written_in_parts_and_counts_once_all_of_them_are_on_disk() {
+    let (mut linked, joint) = joiner();
+    let mine = key().partition(joint.partitions);
+    let keys = (0..).map(|n| key_of(&format!("k{n}"))).filter(|key| key.partition(joint.partitions) == mine);
+    let page: Vec<_> = keys.take(100).map(|key| (key, record(5))).collect();
+    let answer = |_, range: &ScanRange| {
+        let entries = if range.partition == mine { page.clone() } else { Vec::new() };
+        Some(ScanOutcome::Page(Page::whole(entries)))
+    };
+    let (mut tries, mut written) = (0, BTreeSet::new());
+    let disk = |commit: &Commit| {
+        if let Entry::Record { key, .. } = &commit.entry {
+            tries += 1;
+            if tries == 50 {
+                return Err(NotCommitted::Refused);
+            }
+            written.insert(key.clone());
+        }
+        Ok(Durability::Synced)
+    };
+    take_over_onto(&mut linked, answer, disk, |_, _| {}).expect("the disk has room again");
+    assert_eq!(written.len(), page.len());
+    assert!(tries > 200, "each of two sources says all of it, and one of them twice: {tries}");
+
+    let (mut linked, _) = joiner();
+    let mut effects = Vec::new();
+    let mut in_steps = Vec::new();
+    for at_ms in 1..1_000 {
+        linked.node.step(now(at_ms), Event::Tick, &mut effects);
+        while let Some(effect) = effects.pop() {
+            let is_asked = matches!(&effect, Effect::Send { message: Message::Scan { .. }, .. });
+            let event = match effect {
+                Effect::Scan { load, .. } => Event::Scanned { load, page: Ok(Page::default()) },
+                Effect::Send { link, header, message: Message::Scan { call, range, .. } } => {
+                    let outcome = answer(header.to, &range).unwrap();
+                    let messages = vec![Message::ScanAnswer { call, outcome, noted: Vec::new() }];
+                    Event::Frame { link, header: Linked::header(header.to, header.epoch.0), messages }
+                }
+                _ => continue,
+            };
+            linked.node.step(now(at_ms), event, &mut effects);
+            if is_asked {
+                let reads = effects.iter().filter(|effect| matches!(effect, Effect::Load { .. }));
+                in_steps.push(reads.count());
+            }
+        }
+    }
+    assert_eq!(in_steps.iter().max(), Some(&32), "{in_steps:?}");
 }
 
 /// It would come, be refused and come again, at the cost of those who have it.
