@@ -38,6 +38,12 @@ impl Budget {
 
     /// True if something may be begun now, while so many requests and writes are under way.
     pub(crate) fn allows(&mut self, now_ms: u64, busy: usize) -> bool {
+        self.note(now_ms, busy);
+        self.left > 0
+    }
+
+    /// So many are under way, and were since this was last said: whoever changes that says so before.
+    pub(crate) fn note(&mut self, now_ms: u64, busy: usize) {
         let busy = if is_on(Mutant::BackgroundDoesNotYield) { 0 } else { busy };
         let elapsed_ms = now_ms.saturating_sub(self.at_ms);
         self.at_ms = now_ms;
@@ -45,7 +51,6 @@ impl Budget {
             (self.bytes_per_s * 1_000 / self.divisor(busy, elapsed_ms)).max(self.bytes_per_s / SHARE_MIN);
         let gained = signed(self.rate.saturating_mul(elapsed_ms));
         self.left = self.left.saturating_add(gained).min(signed(self.bytes_per_s * BURST_MS));
-        self.left > 0
     }
 
     /// By which part of its rate the background yields, in thousandths: at once to what is under way now, and to what was a
@@ -114,21 +119,26 @@ mod tests {
         assert!((0.12..=0.15).contains(&part(100_000)), "{}", part(100_000));
     }
 
+    /// By how much the bucket fills in ten seconds, when it is said every so many milliseconds what is under way since.
+    fn filled(every_ms: usize, is_busy: fn(u64) -> bool) -> i64 {
+        let mut budget = Budget::new(1 << 20, 0);
+        budget.spend(100 << 20);
+        let before = budget.left;
+        for now_ms in (0..=10_000).step_by(every_ms) {
+            budget.note(now_ms, if is_busy(now_ms) { 8 } else { 0 });
+        }
+        budget.left - before
+    }
+
     #[test]
     fn a_moment_without_requests_is_not_the_backgrounds() {
-        let filled = |is_busy: fn(u64) -> bool| {
-            let mut budget = Budget::new(1 << 20, 0);
-            budget.spend(100 << 20);
-            let before = budget.left;
-            (1..=10_000).for_each(|now_ms| {
-                budget.allows(now_ms, if is_busy(now_ms) { 8 } else { 0 });
-            });
-            budget.left - before
-        };
-        let (always, mostly, half) =
-            (filled(|_| true), filled(|ms| ms % 10 > 0), filled(|ms| ms % 1_000 < 500));
-        assert!(mostly < always * 3 / 2, "{mostly} beside {always}");
-        assert!(half > always * 2, "what is idle for longer is: {half} beside {always}");
+        for every_ms in [1, 5, 20] {
+            let always = filled(every_ms, |_| true);
+            let mostly = filled(every_ms, |ms| ms % 200 >= 20);
+            assert!(mostly < always * 3 / 2, "{mostly} beside {always}, said every {every_ms} ms");
+            let half = filled(every_ms, |ms| ms % 1_000 < 500);
+            assert!(half > always * 2, "what is idle for longer is: {half} beside {always}");
+        }
     }
 
     #[test]

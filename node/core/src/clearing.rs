@@ -106,12 +106,16 @@ impl Clearing {
         (!self.is_done() && self.load.is_none() && self.commits.is_empty()).then_some(self.from_ms)
     }
 
+    /// True if it waits for nothing.
+    pub(crate) fn is_due(&self, now_ms: u64) -> bool {
+        self.next_wakeup_ms().is_some_and(|from_ms| from_ms <= now_ms)
+    }
+
     /// Reads a page, if it waits for nothing.
     pub(crate) fn go_on(&mut self, now_ms: u64, ids: &mut EffectIds, effects: &mut Vec<Effect>) {
-        let Some(partition) = self.partitions.front().copied() else { return };
-        if self.load.is_some() || !self.commits.is_empty() || now_ms < self.from_ms {
+        let Some(partition) = self.partitions.front().copied().filter(|_| self.is_due(now_ms)) else {
             return;
-        }
+        };
         let load = ids.next_load();
         self.load = Some(load);
         let after = self.behind.clone();
@@ -247,6 +251,7 @@ mod tests {
             clearing.go_on(0, &mut ids, &mut effects);
             let Some(Effect::Scan { load, range }) = effects.pop() else { panic!("{clearing:?}") };
             assert_eq!(range.after, from);
+            assert!(!clearing.is_due(60_000), "it waits for what is read");
             let found = page.entries.len();
             assert!(clearing.scanned(load, &Ok(page), (0, &mut ids), &mut effects));
             let ended = std::mem::take(&mut effects);

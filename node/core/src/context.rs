@@ -41,6 +41,9 @@ pub struct Settings {
     pub hint_age_ms_max: u64,
     /// How much a second work of the background may move between nodes while clients want little.
     pub background_bytes_per_s: u64,
+    /// How many records of a page that is taken over are written at a time: whatever else this node does waits for those of
+    /// one step.
+    pub stored_at_once: usize,
     /// How long data that is to move waits for a member that is away and may be restarting.
     pub restart_ms: u64,
     /// The levels of requests that name none.
@@ -62,6 +65,7 @@ impl Default for Settings {
             hint_bytes_max: 32 << 20,
             hint_age_ms_max: 3 * 3_600_000,
             background_bytes_per_s: 8 << 20,
+            stored_at_once: 32,
             restart_ms: 30_000,
             read: Consistency::Quorum,
             write: Consistency::Quorum,

@@ -496,6 +496,7 @@ impl Node {
         act: impl FnOnce(&mut Machines<'_>, &mut Context<'_>),
     ) {
         let busy = self.busy();
+        self.budget.note(now.mono_ms, busy);
         let Some(layout) = self.membership.layout().filter(|_| !self.is_set_aside) else {
             return;
         };

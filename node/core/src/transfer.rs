@@ -47,8 +47,6 @@ use sources::Sources;
 const PASSES_MAX: usize = 4;
 /// How many records are asked for at a time: reading them holds up whatever else the source does.
 const PAGE_RECORDS: u32 = 128;
-/// How many of these are written at a time: whatever else this node does waits for those of one step.
-const WRITTEN_AT_ONCE: usize = 32;
 /// How long a source has to answer.
 const ANSWER_MS: u64 = 5_000;
 /// How long a page that has come may take to be on disk. One that is given up before comes once more.
@@ -322,7 +320,9 @@ impl Transfer {
             let is_paused = self.paused.get(&partition).is_some_and(|until_ms| *until_ms > now_ms);
             if !self.passes.contains_key(&partition) && !is_paused {
                 self.ask(partition, number(), context);
-                break;
+                if self.passes.contains_key(&partition) {
+                    break;
+                }
             }
         }
         let is_due = self.save_at_ms.is_some_and(|at_ms| at_ms <= now_ms);
@@ -504,8 +504,9 @@ impl Transfer {
             return;
         }
         let (source, operation) = (*source, *operation);
-        if !page.has_failed && !page.left.is_empty() {
-            for (attempt, (key, record)) in page.left.drain(..page.left.len().min(WRITTEN_AT_ONCE)) {
+        if !page.left.is_empty() && (!page.has_failed || is_on(Mutant::FailedPagesCount)) {
+            let part = page.left.len().min(context.settings.stored_at_once);
+            for (attempt, (key, record)) in page.left.drain(..part) {
                 page.written.insert(attempt);
                 let call = Call { operation, attempt };
                 let (origin, durability) = (Origin::Repair, Durability::Synced);

@@ -84,18 +84,16 @@ impl CoreLoop {
             turn.publish();
             turn.core.inbox.take(&mut batch, turn.patience());
             turn.now = turn.core.clock.now();
-            let mut flow = Flow::GoOn;
-            for input in batch.drain(..) {
+            let mut is_last = false;
+            while let Some(input) = batch.pop_front() {
                 if turn.take(input)? == Flow::Stop {
-                    flow = Flow::Stop;
+                    // Whoever has asked behind that is told that this node drains: its silence would mean that nobody
+                    // knows what became of a write.
+                    batch.append(&mut turn.core.inbox.close());
+                    is_last = true;
                 }
             }
-            if flow == Flow::Stop {
-                // Whoever has asked behind that is told that this node drains: its silence would mean that nobody
-                // knows what became of a write.
-                for input in turn.core.inbox.close() {
-                    turn.take(input)?;
-                }
+            if is_last {
                 turn.flush()?;
                 return Ok(turn.core.disk);
             }

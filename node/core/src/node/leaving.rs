@@ -99,7 +99,7 @@ impl Node {
             *look_at_ms = now.mono_ms + LOOK_EVERY_MS;
             return;
         }
-        if self.budget.allows(now.mono_ms, busy) {
+        if clearing.is_due(now.mono_ms) && self.budget.allows(now.mono_ms, busy) {
             self.budget.spend(RECORD_BYTES);
             clearing.go_on(now.mono_ms, &mut self.effect_ids, effects);
         }

@@ -36,6 +36,7 @@ impl Node {
         }
         let busy = self.busy();
         if let Some(clearing) = &mut self.clearing_again
+            && clearing.is_due(now.mono_ms)
             && self.budget.allows(now.mono_ms, busy)
         {
             self.budget.spend(PAGE_BYTES);

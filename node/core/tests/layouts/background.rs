@@ -213,6 +213,17 @@ pub(crate) fn all_work_of_the_background_keeps_to_its_budget_and_yields_to_clien
     }
 }
 
+/// What each costs is known only once it is read.
+#[test]
+fn a_source_reads_only_so_many_pages_at_a_time() {
+    let (mut linked, mut effects) = gives(Settings::default());
+    for at_ms in 1..=100 {
+        linked.node.step(now(at_ms), Event::Tick, &mut effects);
+    }
+    let pages = effects.iter().filter(|effect| matches!(effect, Effect::Scan { .. })).count();
+    assert_eq!(pages, 4);
+}
+
 #[test]
 fn a_source_keeps_only_so_many_waiting() {
     let mut linked = stable(start(true, Settings::default()), layout_of(3));

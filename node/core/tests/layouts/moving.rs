@@ -33,6 +33,14 @@ fn joining() -> Layout {
     others.next(&move_to(without(node(4)))).unwrap()
 }
 
+/// This node and the others take over what the last of so many has.
+fn leaving_the_last(of: u8) -> (Layout, Layout) {
+    let wide = first_layout(of, 3);
+    let others = wide.members.iter().filter(|member| member.node != node(of)).cloned().collect();
+    let joint = wide.next(&Change::Move { members: others, replication_factor: 3 }).unwrap();
+    (wide, joint)
+}
+
 fn joiner() -> (Linked, Layout) {
     joiner_from(start(true, Settings::default()))
 }
@@ -222,14 +230,17 @@ fn a_page_is_written_in_parts_and_counts_once_all_of_them_are_on_disk() {
     assert!(tries > 200, "each of two sources says all of it, and one of them twice: {tries}");
 
     let (mut linked, _) = joiner();
-    let mut effects = Vec::new();
-    let mut in_steps = Vec::new();
+    let mut in_steps = BTreeSet::new();
     for at_ms in 1..1_000 {
+        let mut effects = Vec::new();
         linked.node.step(now(at_ms), Event::Tick, &mut effects);
         while let Some(effect) = effects.pop() {
-            let is_asked = matches!(&effect, Effect::Send { message: Message::Scan { .. }, .. });
             let event = match effect {
                 Effect::Scan { load, .. } => Event::Scanned { load, page: Ok(Page::default()) },
+                Effect::Load { load, .. } => Event::Loaded { load, record: Ok(None) },
+                Effect::Commit(commit) => {
+                    Event::Committed { commit: commit.id, outcome: Ok(Durability::Synced) }
+                }
                 Effect::Send { link, header, message: Message::Scan { call, range, .. } } => {
                     let outcome = answer(header.to, &range).unwrap();
                     let messages = vec![Message::ScanAnswer { call, outcome, noted: Vec::new() }];
@@ -237,14 +248,35 @@ fn a_page_is_written_in_parts_and_counts_once_all_of_them_are_on_disk() {
                 }
                 _ => continue,
             };
-            linked.node.step(now(at_ms), event, &mut effects);
-            if is_asked {
-                let reads = effects.iter().filter(|effect| matches!(effect, Effect::Load { .. }));
-                in_steps.push(reads.count());
-            }
+            let mut of_step = Vec::new();
+            linked.node.step(now(at_ms), event, &mut of_step);
+            in_steps.insert(of_step.iter().filter(|effect| matches!(effect, Effect::Load { .. })).count());
+            effects.extend(of_step);
         }
     }
-    assert_eq!(in_steps.iter().max(), Some(&32), "{in_steps:?}");
+    assert_eq!(in_steps, [0, 4, 32].into(), "three parts, and the rest of a hundred");
+}
+
+/// A tick is for one page. Who has nobody to ask does not use it up.
+#[test]
+fn partitions_without_a_source_hold_up_no_other() {
+    let (_, joint) = leaving_the_last(5);
+    let takes_over = |of: &Partition| joint.has_to_merge(*of) && joint.ring().is_replica(*of, ME);
+    let first_of = |peer| {
+        let mut all = joint.partitions.all().filter(takes_over);
+        all.position(|of| joint.source_ring().is_replica(of, peer)).map(|at| (at, peer))
+    };
+    // Nobody but one is there, who has nothing of some that come first.
+    let (before, peer) = [PEER, node(3), node(4), node(5)].into_iter().filter_map(first_of).max().unwrap();
+    assert!(before > 0);
+    let first = joint.partitions.all().filter(takes_over).nth(before);
+    let mut linked = Linked::new((joint.clone(), true), &[(peer, joint.epoch.0)]);
+    let effects = linked.step(Event::Tick);
+    let asked = effects.iter().find_map(|effect| match effect {
+        Effect::Scan { range, .. } => Some(range.partition),
+        _ => None,
+    });
+    assert_eq!(asked, first);
 }
 
 /// It would come, be refused and come again, at the cost of those who have it.
@@ -266,9 +298,7 @@ pub(crate) fn a_node_whose_disk_is_full_asks_for_nothing_that_it_gains_until_the
 /// A move to other nodes may be what makes room on it.
 #[test]
 fn a_node_whose_disk_is_full_compares_what_it_has() {
-    let wide = first_layout(4, 3);
-    let others = wide.members.iter().filter(|member| member.node != node(4)).cloned().collect();
-    let joint = wide.next(&Change::Move { members: others, replication_factor: 3 }).unwrap();
+    let (wide, joint) = leaving_the_last(4);
     let epoch = joint.epoch.0;
     let is_gained = |of: &Partition| joint.ring().is_replica(*of, ME) && !wide.is_replica(*of, ME);
     let gained = joint.partitions.all().filter(is_gained).count();

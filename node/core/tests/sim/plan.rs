@@ -245,6 +245,7 @@ fn settings(rng: &mut Rng) -> Settings {
         hint_age_ms_max: if rng.chance(15) { 1_000 } else { usual.hint_age_ms_max },
         speculate_ms: rng.pick(&[5, usual.speculate_ms, usual.speculate_ms, 10_000]),
         restart_ms: rng.pick(&[0, 0, 200, usual.restart_ms]),
+        stored_at_once: rng.pick(&[1, 2, usual.stored_at_once]),
         ..usual
     }
 }
