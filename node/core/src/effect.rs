@@ -395,6 +395,10 @@ pub enum ProposalError {
     Unacknowledged { node: NodeId, epoch: Epoch },
     #[error("the layout cannot follow yet: {node} still drops what it holds of partitions that it has left")]
     StillDrops { node: NodeId },
+    #[error(
+        "the layout cannot follow yet: what {node} has left may still be asked for, or be the last copy that can be read"
+    )]
+    StillNeeded { node: NodeId },
     #[error("the voters refuse the layout: {0}")]
     Voted(String),
     /// It may be decided all the same, by what the voters that were asked have on disk.

@@ -147,6 +147,10 @@ mutants! {
       NotedIsNotHeard,
       /// It is heard, and what those had said as an earlier generation still counts.
       NotedVoidsNothing,
+      /// What heals is concluded from an answer before the news that comes with it are taken in.
+      HealsOverhearTheNews by case,
+      /// What was merged of a source counts, whoever that has turned out to be.
+      OvertakenSourcesCount by case,
       /// A hello of a later generation voids nothing before that is on disk, and what others say of it is no news.
       HellosVoidNothingUntilSaved,
       /// What a replica has said to a read before it was known as a later generation still counts; and so on.
@@ -168,7 +172,11 @@ mutants! {
       /// A partition that is in doubt as a whole counts.
       DoubtfulPartitionsCount by case,
       /// What was merged of it before it came into doubt ends that.
-      MergesOutliveADoubt by case;
+      MergesOutliveADoubt by case,
+      /// Others are asked for it before they have noted since when it is in doubt, once another layout is in force.
+      DoubtsAreMergedAtOnce by case,
+      /// What bears the number of a pass is written, whoever sends it.
+      AnybodyWritesInDoubt by case;
     15 SecondNonceIsAccepted,
       /// A later generation is accepted whatever it comes after.
       LineageIsNotCompared,
@@ -219,6 +227,8 @@ mutants! {
       AnyBallotCounts,
       /// A layout is decided with one vote less than a majority.
       OneVoteFewer,
+      /// An acceptor that votes under a ballot has promised what it had before.
+      VotesPromiseNothing by case,
       /// Promises and votes are given before they are on disk.
       VotesBeforeTheyAreSaved,
       /// An acceptor votes for whatever it is asked to.
@@ -257,6 +267,8 @@ mutants! {
       OperationsOutliveTheirEpoch,
       /// A change of rings does not wait for members that can be reached and have not acknowledged the layout in force.
       ReachableMembersAreNotAwaited by case,
+      /// It waits for them to acknowledge an earlier layout of the same rings.
+      EarlierEpochsAreAwaited by case,
       /// Acknowledging an earlier phase is enough.
       EarlierFencesCount by case,
       /// What members that were given up have acknowledged counts.
@@ -269,6 +281,8 @@ mutants! {
       TakenUpInMidWrite by case,
       /// What is said under a later layout is handled before that is in force here.
       LaterEpochsAreNotAwaited by case,
+      /// What is read for a request of before is answered.
+      ReadsOutliveTheirEpoch by case,
       /// A write goes on under the next layout with another stamp than it had.
       ReissuedAreStampedAnew by case,
       /// Or with a later deadline.
@@ -302,6 +316,8 @@ mutants! {
       LeftIsClearedUnheard,
       /// A replica in doubt calls its partition whole.
       TheDoubtfulAreWhole by case,
+      /// It does once it has read what it holds behind the place at which a pass goes on.
+      WhatIsSkippedCountsAsRead by case,
       /// What a member said as an earlier generation is evidence.
       EarlierGenerationsAreEvidence by case,
       /// What it said of another phase is.
@@ -314,6 +330,8 @@ mutants! {
       TheLostAreGivenData by case,
       /// A member that holds data may be left out.
       HoldersAreDismissed by case,
+      /// Or has something left that may be the last copy.
+      KeepersAreDismissed by case,
       /// What is in doubt is said to be held, and so does not come.
       TheDoubtfulIsHeld by case,
       /// Where a pass was broken off at one source, it goes on at another.

@@ -117,10 +117,8 @@ impl Votes {
                     return Some(Verdict::Say(Say::Refused { why: error.to_string() }));
                 }
                 let accepted = Some(Vote { ballot, layout: layout.clone(), evidence: evidence.clone() });
-                Some(Verdict::SaveThenSay(
-                    Box::new(Votes { promised: ballot, accepted, ..votes }),
-                    Say::Accepted,
-                ))
+                let promised = if is_on(Mutant::VotesPromiseNothing) { votes.promised } else { ballot };
+                Some(Verdict::SaveThenSay(Box::new(Votes { promised, accepted, ..votes }), Say::Accepted))
             }
             Say::Promise { .. } | Say::Accepted | Say::Outbid { .. } | Say::Refused { .. } => None,
         }

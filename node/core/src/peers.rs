@@ -176,10 +176,19 @@ impl Peers {
         }
     }
 
+    /// True for a peer that others have met as a later generation than we have: what it said to us may have been said by a
+    /// copy of it.
+    pub fn is_overtaken(&self, peer: NodeId) -> bool {
+        self.heard(peer) > self.met(peer)
+    }
+
     /// The highest generation of a peer that we know of.
     fn newest(&self, peer: NodeId) -> Generation {
-        let met = self.identities.get(&peer).map_or(Generation(0), |(generation, _)| *generation);
-        self.heard(peer).max(met)
+        self.heard(peer).max(self.met(peer))
+    }
+
+    fn met(&self, peer: NodeId) -> Generation {
+        self.identities.get(&peer).map_or(Generation(0), |(generation, _)| *generation)
     }
 
     fn heard(&self, peer: NodeId) -> Generation {
@@ -355,13 +364,14 @@ mod tests {
         let link = LinkId(1);
         peers.connect(link, &hello(5, 50).header);
         type Spoil = fn(&mut Header);
-        let cases: [(&str, Spoil, bool); 6] = [
+        let cases: [(&str, Spoil, bool); 7] = [
             ("as it is", |_| {}, true),
             ("another epoch", |h| h.epoch = Epoch(2), true),
             ("another cluster", |h| h.cluster = ClusterId([8; 16]), false),
             ("another recovery", |h| h.incarnation.number += 1, false),
             ("another attempt at it", |h| h.incarnation.id += 1, false),
             ("another node", |h| h.to = PEER, false),
+            ("a later generation than that of its link", |h| h.generation.0 += 1, false),
         ];
         for (what, spoil, counts) in cases {
             let mut header = hello(5, 50).header;

@@ -140,7 +140,9 @@ impl Replica {
         if is_on(Mutant::OperationsOutliveTheirEpoch) {
             return;
         }
-        self.loads.clear();
+        if !is_on(Mutant::ReadsOutliveTheirEpoch) {
+            self.loads.clear();
+        }
         self.given = 0;
         let mut dropped = Vec::new();
         self.keys.retain(|_, writes| match writes {

@@ -34,6 +34,7 @@ use crate::layout::Layout;
 use crate::message::{Call, Message, Origin, ScanOutcome, ScanRange, Write, WriteOutcome};
 use crate::mutant::{Mutant, is_on};
 use crate::partition::{Partition, RecordKey};
+use crate::peers::Peers;
 use crate::quorum::Durability;
 use crate::record::Record;
 use crate::succession::others_of_a_quorum;
@@ -87,6 +88,20 @@ pub struct Merge {
     pub sources: BTreeSet<NodeId>,
     /// The pass that is under way: up to which key the records of this source are merged.
     pub pass: Option<(NodeId, Option<RecordKey>)>,
+}
+
+/// What says whether a partition is merged.
+#[derive(Clone, Copy)]
+pub(crate) struct About<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) me: NodeId,
+    pub(crate) peers: &'a Peers,
+}
+
+impl<'a> About<'a> {
+    fn of(context: &Context<'a>) -> Self {
+        Self { layout: context.layout, me: context.me, peers: context.peers }
+    }
 }
 
 /// How a move goes at one node, for people.
@@ -179,7 +194,7 @@ impl Transfer {
         let counts = |partition: &Partition| {
             !layout.salvaged.contains_key(partition) || self.merges.counted.contains(partition)
         };
-        let about = (layout, context.me);
+        let about = About::of(context);
         let is_over = |partition: &Partition| self.is_done(*partition, about) && counts(partition);
         self.open = all.into_iter().filter(|partition| !is_over(partition)).collect();
         self.begun = (context.now.mono_ms, self.open.len());
@@ -210,7 +225,9 @@ impl Transfer {
         !self.open.contains(&partition)
     }
 
-    fn is_merged(&self, partition: Partition, (layout, me): (&Layout, NodeId)) -> bool {
+    /// What was merged of a source that others have met since, and we have not, counts once it has shown us that it is still the
+    /// same one: else that was a copy of it, which held less.
+    fn is_merged(&self, partition: Partition, About { layout, me, peers }: About<'_>) -> bool {
         let is_salvaged = layout.salvaged.contains_key(&partition) && !is_on(Mutant::CountedIsMergedAgain);
         if is_salvaged && self.has_counted(partition) && !self.healing.contains(&partition) {
             // It does not move: where it counts, it does whichever ring is to stay, and whoever is away by now.
@@ -233,18 +250,20 @@ impl Transfer {
             }
             return sources.iter().all(is_enough);
         }
-        let merged = old.iter().filter(|replica| is_merged(replica.node)).count();
+        let counts =
+            |node| is_merged(node) && (!peers.is_overtaken(node) || is_on(Mutant::OvertakenSourcesCount));
+        let merged = old.iter().filter(|replica| counts(replica.node)).count();
         merged + usize::from(is_on(Mutant::OneFewerIsMerged)) >= others_of_a_quorum(old.len())
     }
 
-    fn is_done(&self, partition: Partition, about: (&Layout, NodeId)) -> bool {
+    fn is_done(&self, partition: Partition, about: About<'_>) -> bool {
         self.is_merged(partition, about) && self.seen.get(&partition) == Some(&None)
     }
 
     /// True for a partition that this node gains, and for which its disk has no room: what came of it would be refused, and
     /// come again. Of one that it has, little differs, and that it is whole may be what makes room.
-    fn finds_no_room(&self, partition: Partition, is_disk_full: bool, about: (&Layout, NodeId)) -> bool {
-        let (layout, me) = about;
+    fn finds_no_room(&self, partition: Partition, is_disk_full: bool, about: About<'_>) -> bool {
+        let About { layout, me, .. } = about;
         is_disk_full
             && !layout.source_ring().is_replica(partition, me)
             && !layout.salvaged.contains_key(&partition)
@@ -256,7 +275,7 @@ impl Transfer {
         &self,
         ready_at_ms: u64,
         is_disk_full: bool,
-        about: (&Layout, NodeId),
+        about: About<'_>,
     ) -> Option<u64> {
         let due = self.passes.values().map(|pass| pass.due_ms).min();
         let has_room = self.passes.len() < PASSES_MAX;
@@ -314,7 +333,7 @@ impl Transfer {
             if self.passes.len() >= PASSES_MAX || !is_affordable {
                 break;
             }
-            if self.finds_no_room(partition, is_disk_full, (context.layout, context.me)) {
+            if self.finds_no_room(partition, is_disk_full, About::of(context)) {
                 continue;
             }
             let is_paused = self.paused.get(&partition).is_some_and(|until_ms| *until_ms > now_ms);
@@ -335,7 +354,7 @@ impl Transfer {
     /// Asks a source for its next page: the one of the pass under way, or one that is not merged yet.
     fn ask(&mut self, partition: Partition, operation: u64, context: &mut Context<'_>) {
         self.paused.remove(&partition);
-        if self.is_merged(partition, (context.layout, context.me)) {
+        if self.is_merged(partition, About::of(context)) {
             return self.look(partition, operation, context);
         }
         let salvaged = self.salvage_sources(partition, context.layout);
@@ -423,6 +442,13 @@ impl Transfer {
         pass.due_ms = context.now.mono_ms + ANSWER_MS;
         pass.stage = Stage::Asking { holding, says_each };
         context.send(pass.source, Message::Scan { call: pass.call(), range: pass.range.clone(), held });
+    }
+
+    /// Nothing is concluded from an answer: what it was about is asked for once more.
+    pub(crate) fn ask_again(&mut self, call: Call, now_ms: u64) {
+        if let Some(partition) = self.operations.get(&call.operation) {
+            self.pause(*partition, now_ms);
+        }
     }
 
     /// A source has said what it holds.

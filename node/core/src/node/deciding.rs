@@ -78,7 +78,8 @@ impl Node {
         let step = check_step(now, layout).map_err(VoteError::from)?;
         if matches!(step, Step::Begin | Step::Finish) && !is_on(Mutant::ReachableMembersAreNotAwaited) {
             let fences = self.fences();
-            let is_late = |node: &NodeId| fences.get(node).is_none_or(|fence| *fence < now.epoch);
+            let least = if is_on(Mutant::EarlierEpochsAreAwaited) { now.phase_since } else { now.epoch };
+            let is_late = |node: &NodeId| fences.get(node).is_none_or(|fence| *fence < least);
             let reachable =
                 self.peers.connected().map(|(peer, _)| peer).filter(|peer| now.member(*peer).is_some());
             if let Some(node) = reachable.into_iter().find(is_late) {
@@ -100,9 +101,25 @@ impl Node {
                 return Err(ProposalError::StillDrops { node });
             }
         }
+        if let Some(node) = self.finds_needed(now, layout) {
+            return Err(ProposalError::StillNeeded { node });
+        }
         self.last_round += 1;
         let ballot = Ballot { round: self.last_round, proposer: self.me, generation: self.generation };
         Ok(Proposer::new(now, layout.clone(), evidence, ballot))
+    }
+
+    /// A member that is to go and still answers, though what it has left may be needed: it sets its data aside as soon as it
+    /// hears that it is none any more.
+    fn finds_needed(&self, now: &Layout, layout: &Layout) -> Option<NodeId> {
+        let goes = |node: &NodeId| {
+            now.member(*node).is_some_and(|member| !member.is_lost) && layout.member(*node).is_none()
+        };
+        let mut reached = self.peers.connected().map(|(peer, _)| peer).chain([self.me]);
+        let is_needed = || {
+            self.unaware(now).next().is_some() || !self.short_of_trust(now, now.partitions.all()).is_empty()
+        };
+        reached.find(goes).filter(|_| is_needed() && !is_on(Mutant::KeepersAreDismissed))
     }
 
     fn say_to_voters(&mut self) {

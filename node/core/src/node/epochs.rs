@@ -423,7 +423,9 @@ impl Node {
                 node.replica.doubt_partition(partition, context);
             }
             let doubts = &node.replica.doubts;
-            doubts.covered(0).for_each(|(partition, _)| node.transfer.forget(partition, context));
+            if !is_on(Mutant::DoubtsAreMergedAtOnce) {
+                doubts.covered(0).for_each(|(partition, _)| node.transfer.forget(partition, context));
+            }
             doubts.healing().for_each(|partition| node.transfer.heal(partition));
         });
     }

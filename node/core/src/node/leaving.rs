@@ -106,7 +106,7 @@ impl Node {
     }
 
     /// Members that have not acknowledged any layout of these rings: what comes after the first one changes nothing of them.
-    fn unaware(&self, layout: &Layout) -> impl Iterator<Item = NodeId> {
+    pub(super) fn unaware(&self, layout: &Layout) -> impl Iterator<Item = NodeId> {
         let fences = self.fences();
         let members = layout.members.iter().filter(|member| !member.is_lost).map(|member| member.node);
         members.filter(move |node| fences.get(node).is_none_or(|fence| *fence < layout.phase_since))
@@ -115,19 +115,31 @@ impl Node {
     /// What was left of these may be the last copy that can be read: too few of their replicas are there and in no doubt.
     fn perhaps_the_last(&self, layout: &Layout) -> BTreeSet<Partition> {
         let Some(Leaving { clearing, .. }) = &self.leaving else { return BTreeSet::new() };
+        self.short_of_trust(layout, clearing.partitions())
+    }
+
+    /// Those of these partitions of which no quorum of replicas is left, and in no doubt.
+    pub(super) fn short_of_trust(
+        &self,
+        layout: &Layout,
+        of: impl Iterator<Item = Partition>,
+    ) -> BTreeSet<Partition> {
+        let ours = self.replica.doubts.partitions(layout.partitions);
         let says_nothing_of_doubts = self.evidence.values().all(|standing| standing.doubted.is_empty());
-        if says_nothing_of_doubts && layout.members.iter().all(|member| !member.is_lost) {
+        let is_nothing_lost = layout.members.iter().all(|member| !member.is_lost);
+        if says_nothing_of_doubts && ours.is_empty() && is_nothing_lost {
             return BTreeSet::new();
         }
         let is_trusted = |partition: Partition, node: &NodeId| {
-            let doubted = self.evidence.get(node).map(|standing| &standing.doubted);
+            let theirs = self.evidence.get(node).map(|standing| &standing.doubted);
+            let doubted = if *node == self.me { Some(&ours) } else { theirs };
             !layout.is_lost(*node) && doubted.is_none_or(|doubted| !doubted.contains(&partition))
         };
         let is_short = |partition: &Partition| {
             let sets = layout.replica_sets(*partition);
             !sets.satisfied(Consistency::Quorum, |node| is_trusted(*partition, node))
         };
-        clearing.partitions().filter(is_short).collect()
+        of.filter(is_short).collect()
     }
 
     /// True while what was left goes, and nobody who is away for long, and nothing that is damaged, is waited for: it will be

@@ -82,7 +82,10 @@ impl Machines<'_> {
     /// all that is left. What it merges it writes itself.
     fn refused_in_doubt(&self, from: NodeId, message: &Message, context: &Context<'_>) -> Option<Message> {
         let partition = match message {
-            Message::Write(write) if from == context.me && self.transfer.awaits(write.call.operation) => {
+            Message::Write(write)
+                if (from == context.me || is_on(Mutant::AnybodyWritesInDoubt))
+                    && self.transfer.awaits(write.call.operation) =>
+            {
                 return None;
             }
             Message::Salvage { .. } => return None,
@@ -134,7 +137,9 @@ impl Machines<'_> {
             Message::ReadAnswer { call, outcome, noted } => {
                 if let Some(sets) = self.replica.doubts.sets_of(call.operation) {
                     let heard = news_in(noted, sets, context);
-                    self.replica.heal(from, call, outcome, context);
+                    if heard.is_empty() || is_on(Mutant::HealsOverhearTheNews) {
+                        self.replica.heal(from, call, outcome, context);
+                    }
                     return heard;
                 }
                 return self.coordinator.read_answered(from, call, (outcome, noted), context);
@@ -142,7 +147,11 @@ impl Machines<'_> {
             Message::ScanAnswer { call, outcome, noted } if self.transfer.awaits(call.operation) => {
                 let sets = context.layout.replica_sets(self.transfer.partition_of(call.operation));
                 let heard = news_in(noted, &sets, context);
-                self.transfer.page(from, call, outcome, context);
+                if heard.is_empty() || is_on(Mutant::HealsOverhearTheNews) {
+                    self.transfer.page(from, call, outcome, context);
+                } else {
+                    self.transfer.ask_again(call, context.now.mono_ms);
+                }
                 return heard;
             }
             Message::ScanAnswer { call, outcome, noted } => {

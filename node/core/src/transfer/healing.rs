@@ -122,7 +122,7 @@ impl Transfer {
         let goes_on = match (&range.after, self.seen.get(&partition)) {
             (_, Some(None)) => false,
             (None, None) => true,
-            (Some(_), None) => false,
+            (Some(_), None) => is_on(Mutant::WhatIsSkippedCountsAsRead),
             (after, Some(Some(seen))) => {
                 let is_behind = |key: &RecordKey| key.place() > seen.place();
                 !after.as_ref().is_some_and(is_behind) && until.as_ref().is_none_or(is_behind)

@@ -14,7 +14,7 @@ use keystore_core::record::{Body, Record};
 use keystore_core::succession::{Change, Standing};
 use keystore_core::transfer::Merges;
 
-use crate::bench::effects::refusals;
+use crate::bench::effects::{load_in, refusals};
 use crate::bench::{
     ME, NOTHING_HELD, PEER, WALL_MS, first_layout, key, key_of, layout_of, now, record, start,
 };
@@ -119,9 +119,19 @@ const DIFFERENT: Pages = (large, || ScanOutcome::Page(large()));
 const SAME: Pages = (many, || ScanOutcome::Lacking(Lacking::default()));
 
 /// How many pages of its own the node reads within a second, woken all the time.
-fn pages_in_a_second((mut linked, mut effects): Working, (page, theirs): Pages) -> usize {
+fn pages_in_a_second(working: Working, pages: Pages) -> usize {
+    pages_in_a_second_beside(working, pages, |_, _| {})
+}
+
+/// The same, and each time before it is woken, something happens to it.
+fn pages_in_a_second_beside(
+    (mut linked, mut effects): Working,
+    (page, theirs): Pages,
+    mut beside: impl FnMut(&mut Linked, u64),
+) -> usize {
     let mut pages = 0;
     for at_ms in (1..1_000).step_by(10) {
+        beside(&mut linked, at_ms);
         linked.node.step(now(at_ms), Event::Tick, &mut effects);
         while let Some(effect) = effects.pop() {
             let event = match effect {
@@ -213,6 +223,27 @@ pub(crate) fn all_work_of_the_background_keeps_to_its_budget_and_yields_to_clien
     }
 }
 
+/// It is woken each time just when all that was under way is answered.
+#[test]
+fn what_clients_wanted_since_the_node_was_woken_last_counts() {
+    let settings = Settings { background_bytes_per_s: 8 * VALUE_BYTES as u64, ..Settings::default() };
+    let read = |linked: &mut Linked, at_ms: u64| {
+        let mut begun = Vec::new();
+        for operation in 0..100 {
+            let read = Message::Read { call: Call { operation, attempt: 0 }, key: key(), want: Want::Full };
+            let (link, header) = (Linked::link(PEER), Linked::header(PEER, 1));
+            let frame = Event::Frame { link, header, messages: vec![read] };
+            linked.node.step(now(at_ms.saturating_sub(9)), frame, &mut begun);
+        }
+        for effect in begun {
+            let Effect::Load { load, .. } = effect else { panic!("{effect:?}") };
+            linked.node.step(now(at_ms), Event::Loaded { load, record: Ok(None) }, &mut Vec::new());
+        }
+    };
+    let pages = pages_in_a_second_beside(gives(settings), DIFFERENT, read);
+    assert!((1..=5).contains(&pages), "{pages}");
+}
+
 /// What each costs is known only once it is read.
 #[test]
 fn a_source_reads_only_so_many_pages_at_a_time() {
@@ -229,4 +260,30 @@ fn a_source_keeps_only_so_many_waiting() {
     let mut linked = stable(start(true, Settings::default()), layout_of(3));
     let effects = asked_for(&mut linked, 600, &NOTHING_HELD);
     assert_eq!(refusals(&effects), vec![Refusal::Overloaded; 600 - 512]);
+}
+
+/// Whoever has asked has given up, and asks once more.
+#[test]
+fn a_source_reads_nothing_that_nobody_waits_for_any_more() {
+    // What the first page costs takes five seconds.
+    let settings = Settings { background_bytes_per_s: VALUE_BYTES as u64 / 5, ..Settings::default() };
+    let mut linked = stable(start(true, settings), layout_of(3));
+    asked_for(&mut linked, 2, &NOTHING_HELD);
+    let load = load_in(&linked.tick(1));
+    linked.step(Event::Scanned { load, page: Ok(large()) });
+    assert_eq!(linked.tick(10_000), []);
+}
+
+#[test]
+fn a_node_takes_over_only_so_many_partitions_at_a_time() {
+    let (mut linked, _) = joiner_from(start(true, Settings::default()));
+    let mut asked = 0;
+    for at_ms in (1..5_000).step_by(10) {
+        for effect in linked.tick(at_ms) {
+            let Effect::Scan { load, .. } = effect else { continue };
+            let effects = linked.step(Event::Scanned { load, page: Ok(Page::default()) });
+            asked += effects.iter().filter(|effect| matches!(effect, Effect::Send { .. })).count();
+        }
+    }
+    assert_eq!(asked, 4, "nobody answers, and that is waited for");
 }

@@ -5,8 +5,8 @@ use std::panic::catch_unwind;
 use keystore_core::mutant::{Mutant, switch};
 
 use crate::{
-    background, deciding, epochs, leaving, membership, moving, recovered, reissued, salvaging, succession,
-    surviving, unreadable,
+    background, deciding, epochs, leaving, membership, moving, overtaken, recovered, reissued, salvaging,
+    succession, surviving, unreadable,
 };
 
 const LINES: &[(Mutant, fn())] = &[
@@ -14,11 +14,24 @@ const LINES: &[(Mutant, fn())] = &[
         Mutant::NewcomersHeal,
         moving::a_key_in_doubt_is_healed_by_the_new_ring_once_that_has_taken_over_what_the_old_one_held,
     ),
+    (Mutant::HealsOverhearTheNews, overtaken::a_key_does_not_heal_by_the_answer_that_says_who_was_a_copy),
+    (
+        Mutant::OvertakenSourcesCount,
+        overtaken::what_was_merged_of_a_source_that_others_have_met_since_counts_once_it_is_met,
+    ),
     (
         Mutant::DoubtfulPartitionsCount,
         unreadable::what_cannot_be_cleared_holds_up_no_layout_and_counts_for_nothing_until_it_is,
     ),
     (Mutant::MergesOutliveADoubt, moving::a_partition_that_comes_into_doubt_is_merged_anew),
+    (
+        Mutant::DoubtsAreMergedAtOnce,
+        moving::nobody_is_asked_for_what_is_in_doubt_before_that_is_noted_whatever_layout_comes,
+    ),
+    (
+        Mutant::AnybodyWritesInDoubt,
+        unreadable::what_others_write_under_the_number_of_a_pass_is_refused_in_doubt,
+    ),
     (Mutant::TheDepartedAreTaken, membership::whoever_was_given_up_or_has_departed_is_turned_away),
     (Mutant::TheLostGoOn, membership::whoever_learns_that_it_was_given_up_goes_on_no_more),
     (Mutant::TheDepartedGoOn, membership::whoever_learns_that_it_is_no_member_goes_on_no_more),
@@ -28,6 +41,7 @@ const LINES: &[(Mutant, fn())] = &[
     (Mutant::TheDepartedAreForgotten, succession::a_layout_that_cannot_follow_is_refused),
     (Mutant::AnySinceIsLegal, succession::a_layout_that_cannot_follow_is_refused),
     (Mutant::ClearedIsNotSynced, epochs::what_is_cleared_stays_empty_until_the_layout_is_in_force),
+    (Mutant::VotesPromiseNothing, deciding::whoever_votes_under_a_ballot_has_promised_it),
     (Mutant::AcceptorsDoNotJudge, deciding::an_acceptor_judges_what_it_votes_for),
     (Mutant::TheBehindVote, deciding::only_a_voter_that_holds_the_layout_before_votes),
     (Mutant::StrangersVote, deciding::only_a_voter_that_holds_the_layout_before_votes),
@@ -42,6 +56,7 @@ const LINES: &[(Mutant, fn())] = &[
         Mutant::ReachableMembersAreNotAwaited,
         deciding::a_change_of_rings_waits_for_each_member_that_can_be_reached,
     ),
+    (Mutant::EarlierEpochsAreAwaited, deciding::a_change_of_rings_waits_for_the_very_layout_in_force),
     (
         Mutant::EarlierFencesCount,
         succession::the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own,
@@ -57,6 +72,7 @@ const LINES: &[(Mutant, fn())] = &[
     (Mutant::OneFenceFewer, succession::the_new_ring_waits_for_fences_of_the_old_and_for_merges_of_its_own),
     (Mutant::TakenUpInMidWrite, epochs::nothing_is_cleared_while_writes_of_it_are_under_way),
     (Mutant::LaterEpochsAreNotAwaited, epochs::what_is_said_under_a_later_layout_waits_for_that),
+    (Mutant::ReadsOutliveTheirEpoch, reissued::what_a_replica_reads_for_others_ends_with_the_layout),
     (Mutant::ReissuedAreStampedAnew, reissued::answers_of_different_epochs_never_add_up),
     (Mutant::ReissuedLastLonger, reissued::answers_of_different_epochs_never_add_up),
     (
@@ -72,6 +88,7 @@ const LINES: &[(Mutant, fn())] = &[
     (Mutant::TheMisheardAreNotTold, deciding::whoever_is_waited_for_says_how_far_it_is),
     (Mutant::GreetingsAreNotTold, leaving::whoever_hears_of_it_as_its_link_comes_up_hears_that_it_is_over),
     (Mutant::TheDoubtfulAreWhole, moving::a_replica_in_doubt_is_not_whole),
+    (Mutant::WhatIsSkippedCountsAsRead, unreadable::what_was_skipped_is_read_before_a_partition_is_whole),
     (Mutant::EarlierGenerationsAreEvidence, moving::what_a_member_said_before_it_started_anew_is_no_evidence),
     (
         Mutant::EvidenceOutlivesItsPhase,
@@ -84,6 +101,7 @@ const LINES: &[(Mutant, fn())] = &[
     (Mutant::TheLostAreSources, moving::whoever_was_given_up_is_not_asked),
     (Mutant::TheLostAreGivenData, succession::nobody_who_is_lost_is_given_data),
     (Mutant::HoldersAreDismissed, succession::a_layout_that_cannot_follow_is_refused),
+    (Mutant::KeepersAreDismissed, deciding::whoever_answers_and_may_have_the_last_copy_stays_a_member),
     (Mutant::TheDoubtfulIsHeld, moving::what_is_in_doubt_is_not_said_to_be_held),
     (
         Mutant::AnotherSourcesCursorCounts,

@@ -7,7 +7,8 @@ use keystore_core::id::{Epoch, Generation};
 use keystore_core::layout::{KeyspaceMode, Layout};
 use keystore_core::message::Message;
 use keystore_core::node::{Node, Settings, Start};
-use keystore_core::paxos::{Ballot, Next, Proposer, Say, Vote};
+use keystore_core::partition::Partition;
+use keystore_core::paxos::{Ballot, Next, Proposer, Say, Verdict, Vote, Votes};
 use keystore_core::succession::{Change, Evidence, Standing};
 
 use crate::bench::effects::answer_in;
@@ -52,6 +53,21 @@ pub(crate) fn an_acceptor_judges_what_it_votes_for() {
     let layout = now.next(&Change::Dismiss([node(4)].into())).unwrap();
     let effects = say(&mut linked, &now, 4, Say::Accept { layout, evidence: Evidence::new() });
     assert!(matches!(saves(&effects)[..], [(_, SavedState::Votes(_))]), "{effects:?}");
+}
+
+/// Or a late message of an earlier ballot, and a third one that finds that, could choose something else once this is chosen.
+#[test]
+pub(crate) fn whoever_votes_under_a_ballot_has_promised_it() {
+    let now = narrow();
+    let layout = now.next(&keyspace("carts", KeyspaceMode::Lww)).unwrap();
+    let accept = Say::Accept { layout, evidence: Evidence::new() };
+    let later = Ballot { round: 2, ..BALLOT };
+    let voted = Votes::default().judge(&now, later, &accept);
+    let Some(Verdict::SaveThenSay(votes, Say::Accepted)) = voted else { panic!("{voted:?}") };
+    for say in [Say::Prepare, accept] {
+        let outbid = Verdict::Say(Say::Outbid { promised: later });
+        assert_eq!(votes.judge(&now, BALLOT, &say), Some(outbid), "{say:?}");
+    }
 }
 
 #[test]
@@ -182,6 +198,57 @@ pub(crate) fn a_change_of_rings_waits_for_each_member_that_can_be_reached() {
     );
     linked.frame((node(3), 3), standing(3));
     assert!(said(&linked.propose(now.epoch, &next)).is_some());
+}
+
+/// Not only one of the same rings.
+#[test]
+pub(crate) fn a_change_of_rings_waits_for_the_very_layout_in_force() {
+    let now = narrow().next(&keyspace("carts", KeyspaceMode::Lww)).unwrap();
+    assert_eq!((now.phase_since, now.epoch), (Epoch(3), Epoch(4)));
+    let mut linked = Linked::new((now.clone(), true), &[(PEER, 4), (node(3), 3)]);
+    for (from, fence) in [(PEER, 4), (node(3), 3)] {
+        let standing = Standing { fence: Epoch(fence), ..Standing::default() };
+        linked.frame((from, fence), Message::Standing(standing));
+    }
+    let effects = linked.propose(now.epoch, &now.next(&to(&[2, 3, 4])).unwrap());
+    let late = ProposalError::Unacknowledged { node: node(3), epoch: now.epoch };
+    assert_eq!(answer_in(&effects), Some(&Answer::ProposalFailed(late)), "{effects:?}");
+}
+
+/// Whoever hears that it is no member any more sets its data aside at once.
+#[test]
+pub(crate) fn whoever_answers_and_may_have_the_last_copy_stays_a_member() {
+    let now = narrow();
+    let goes = now.next(&Change::Dismiss([node(4)].into())).unwrap();
+    let needed = ProposalError::StillNeeded { node: node(4) };
+    assert_eq!(
+        needed.to_string(),
+        format!(
+            "the layout cannot follow yet: what {} has left may still be asked for, or be the last copy that can be read",
+            node(4)
+        )
+    );
+    let failed = |error| Some(Answer::ProposalFailed(error));
+    let all = [PEER, node(3), node(4)];
+    let propose = |linked: &mut Linked| answer_in(&linked.propose(now.epoch, &goes)).cloned();
+    let say = |linked: &mut Linked, from, doubted: &[u16]| {
+        let doubted = doubted.iter().map(|partition| Partition(*partition)).collect();
+        let standing = Standing { fence: now.epoch, doubted, ..Standing::default() };
+        linked.frame((from, 3), Message::Standing(standing));
+    };
+    let mut linked = Linked::new((now.clone(), true), &all.map(|peer| (peer, 3)));
+    say(&mut linked, PEER, &[]);
+    say(&mut linked, node(4), &[]);
+    assert_eq!(propose(&mut linked), failed(needed.clone()), "node 3 may ask it still");
+    for from in [PEER, node(3)] {
+        say(&mut linked, from, &[5]);
+    }
+    assert_eq!(propose(&mut linked), failed(needed), "of one partition, one copy can be read");
+    say(&mut linked, PEER, &[]);
+    assert_eq!(propose(&mut linked), None, "two of three are a quorum");
+    // Of who does not answer, nobody can ask for anything.
+    let mut linked = Linked::new((now.clone(), true), &[(PEER, 3)]);
+    assert_eq!(propose(&mut linked), None);
 }
 
 /// Nor is anybody waited for where data is to go back, or where no ring changes: that is wanted just when somebody is slow.

@@ -10,7 +10,7 @@ use keystore_core::partition::{Partition, RecordKey};
 use keystore_core::quorum::Durability;
 use keystore_core::succession::Change;
 
-use crate::bench::effects::refusals;
+use crate::bench::effects::{commit_in, refusals};
 use crate::bench::{ME, PEER, first_layout, key, key_of, layout_of, mint, now, record, start};
 use crate::linked::{Linked, saves};
 
@@ -116,17 +116,25 @@ pub(crate) fn what_is_not_cleared_is_served_meanwhile() {
 /// A write of the layout before is on its way to the disk: what may be left of it has to be known first.
 #[test]
 pub(crate) fn nothing_is_cleared_while_writes_of_it_are_under_way() {
-    let (mut linked, back) = again();
-    let is_cleared = |partition| back.since(partition, ME).is_some_and(|since| since > Epoch(1));
-    let effects = linked.frame((node(3), 1), write_of(key_in(is_cleared, &back)));
-    let [Effect::Load { load, .. }] = effects[..] else { panic!("{effects:?}") };
-    let effects = linked.step(Event::Loaded { load, record: Ok(None) });
-    let [Effect::Commit(Commit { id: commit, .. })] = effects[..] else { panic!("{effects:?}") };
-    linked.learn((PEER, 4), &back);
-    assert!(scan(&linked.tick(1)).is_none(), "it is waited for");
-    linked.step(Event::Committed { commit, outcome: Ok(Durability::Synced) });
-    let effects = linked.tick(1);
-    assert!(scan(&effects).is_some(), "{effects:?}");
+    for is_loading in [false, true] {
+        let (mut linked, back) = again();
+        let is_cleared = |partition| back.since(partition, ME).is_some_and(|since| since > Epoch(1));
+        let effects = linked.frame((node(3), 1), write_of(key_in(is_cleared, &back)));
+        let [Effect::Load { load, .. }] = effects[..] else { panic!("{effects:?}") };
+        if is_loading {
+            linked.learn((PEER, 4), &back);
+            assert!(scan(&linked.tick(1)).is_none(), "what is stored is being read for it");
+        }
+        let effects = linked.step(Event::Loaded { load, record: Ok(None) });
+        let commit = commit_in(&effects).expect("it is written").id;
+        if !is_loading {
+            linked.learn((PEER, 4), &back);
+        }
+        assert!(scan(&linked.tick(1)).is_none(), "it is waited for");
+        linked.step(Event::Committed { commit, outcome: Ok(Durability::Synced) });
+        let effects = linked.tick(1);
+        assert!(scan(&effects).is_some(), "{effects:?}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod leaving;
 mod linked;
 mod membership;
 mod moving;
+mod overtaken;
 mod recovered;
 mod reissued;
 mod salvaging;

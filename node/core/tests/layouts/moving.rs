@@ -9,7 +9,7 @@ use keystore_core::held::{Digest, Digests, Held};
 use keystore_core::id::{Epoch, Generation, NodeId};
 use keystore_core::layout::{KeyspaceMode, Layout};
 use keystore_core::message::{
-    Call, Header, Message, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, Want,
+    Call, Header, Message, Noted, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, Want,
 };
 use keystore_core::node::{Settings, Start};
 use keystore_core::partition::Partition;
@@ -41,7 +41,7 @@ fn leaving_the_last(of: u8) -> (Layout, Layout) {
     (wide, joint)
 }
 
-fn joiner() -> (Linked, Layout) {
+pub(crate) fn joiner() -> (Linked, Layout) {
     joiner_from(start(true, Settings::default()))
 }
 
@@ -69,19 +69,28 @@ fn a_read_while_data_moves_asks_no_more_than_make_both_quorums() {
     assert!(effects.iter().all(|effect| !matches!(effect, Effect::Load { .. })), "{effects:?}");
 }
 
+/// What a source says, and which generations of the replicas it has noted.
+pub(crate) struct Said(pub(crate) ScanOutcome, pub(crate) Noted);
+
+impl From<ScanOutcome> for Said {
+    fn from(outcome: ScanOutcome) -> Self {
+        Self(outcome, Vec::new())
+    }
+}
+
 /// Until all is taken over: each source is asked for pages, and answers, refuses or is silent. Returns after how many
 /// milliseconds that was.
-fn take_over(
+pub(crate) fn take_over<S: Into<Said>>(
     linked: &mut Linked,
-    answer: impl FnMut(NodeId, &ScanRange) -> Option<ScanOutcome>,
+    answer: impl FnMut(NodeId, &ScanRange) -> Option<S>,
 ) -> Option<u64> {
     take_over_onto(linked, answer, |_| Ok(Durability::Synced), |_, _| {})
 }
 
 /// The same, and what is taken over is written as the disk will. Whatever is `saved` is told of with the time.
-fn take_over_onto(
+fn take_over_onto<S: Into<Said>>(
     linked: &mut Linked,
-    mut answer: impl FnMut(NodeId, &ScanRange) -> Option<ScanOutcome>,
+    mut answer: impl FnMut(NodeId, &ScanRange) -> Option<S>,
     mut disk: impl FnMut(&Commit) -> Result<Durability, NotCommitted>,
     mut saved: impl FnMut(u64, SavedState),
 ) -> Option<u64> {
@@ -101,8 +110,9 @@ fn take_over_onto(
                 Effect::Commit(commit) => Event::Committed { commit: commit.id, outcome: disk(&commit) },
                 Effect::Send { link, message: Message::Scan { call, range, .. }, .. } => {
                     let from = node(u8::try_from(link.0).unwrap());
-                    let Some(outcome) = answer(from, &range) else { continue };
-                    let messages = vec![Message::ScanAnswer { call, outcome, noted: Vec::new() }];
+                    let Some(said) = answer(from, &range) else { continue };
+                    let Said(outcome, noted) = said.into();
+                    let messages = vec![Message::ScanAnswer { call, outcome, noted }];
                     Event::Frame { link, header: Linked::header(from, epoch), messages }
                 }
                 _ => continue,
@@ -118,7 +128,7 @@ fn take_over_onto(
     None
 }
 
-fn empty() -> Option<ScanOutcome> {
+pub(crate) fn empty() -> Option<ScanOutcome> {
     Some(ScanOutcome::Page(Page::default()))
 }
 
@@ -487,7 +497,7 @@ pub(crate) fn a_source_gives_no_more_than_its_budget_however_many_ask() {
 }
 
 /// All is merged, and everybody has said so.
-fn joined() -> (Linked, Layout) {
+pub(crate) fn joined() -> (Linked, Layout) {
     let (mut linked, joint) = joiner();
     take_over(&mut linked, |_, _| empty()).unwrap();
     let epoch = joint.epoch;
@@ -523,23 +533,33 @@ pub(crate) fn a_replica_in_doubt_is_not_whole() {
     assert_eq!(held_up(&mut linked, &joint), None);
 }
 
+/// A stretch of a partition cannot be read; returns what follows.
+pub(crate) fn meet_what_cannot_be_read(linked: &mut Linked, layout: &Layout) -> Vec<Effect> {
+    let partition = key().partition(layout.partitions);
+    let range = ScanRange { partition, prefix: Default::default(), after: None, limit: 10 };
+    let scan = Message::Scan { call: Call { operation: 900, attempt: 0 }, range, held: None };
+    let effects = linked.frame((PEER, layout.epoch.0), scan);
+    let [Effect::Scan { load, .. }] = effects[..] else { panic!("{effects:?}") };
+    linked.step(Event::Scanned { load, page: Err(NoPage::Unreadable) })
+}
+
+/// The generation that follows is on disk, and everybody has noted it.
+pub(crate) fn note_the_doubt(linked: &mut Linked, layout: &Layout, effects: &[Effect]) {
+    for (save, _) in saves(effects) {
+        linked.step(Event::Saved { save });
+    }
+    for from in [PEER, node(3), node(4)] {
+        linked.greet(Linked::header(from, layout.epoch.0));
+    }
+}
+
 /// What it had merged before, it may have lost.
 #[test]
 pub(crate) fn a_partition_that_comes_into_doubt_is_merged_anew() {
     let (mut linked, joint) = joined();
-    let epoch = joint.epoch.0;
     let mine = key().partition(joint.partitions);
-    let range = ScanRange { partition: mine, prefix: Default::default(), after: None, limit: 10 };
-    let scan = Message::Scan { call: Call { operation: 900, attempt: 0 }, range, held: None };
-    let effects = linked.frame((PEER, epoch), scan);
-    let [Effect::Scan { load, .. }] = effects[..] else { panic!("{effects:?}") };
-    let effects = linked.step(Event::Scanned { load, page: Err(NoPage::Unreadable) });
-    for (save, _) in saves(&effects) {
-        linked.step(Event::Saved { save });
-    }
-    for from in [PEER, node(3), node(4)] {
-        linked.greet(Linked::header(from, epoch));
-    }
+    let effects = meet_what_cannot_be_read(&mut linked, &joint);
+    note_the_doubt(&mut linked, &joint, &effects);
     let mut asked = BTreeSet::new();
     let answer = |from, range: &ScanRange| {
         assert_eq!(range.partition, mine, "the others are in no doubt");
@@ -599,18 +619,18 @@ fn what_the_new_ring_said_before_a_move_turned_back_heals_nothing_when_it_begins
 }
 
 /// Three hold everything, and a fourth is there.
-fn three_and_one() -> Layout {
+pub(crate) fn three_and_one() -> Layout {
     first_layout(3, 3).next(&Change::Admit(first_layout(4, 3).members)).unwrap()
 }
 
 /// What the third holds moves to the fourth.
-fn replacing_the_third(before: &Layout) -> Layout {
+pub(crate) fn replacing_the_third(before: &Layout) -> Layout {
     let members = before.members.iter().filter(|member| member.node != node(3)).cloned().collect();
     before.next(&Change::Move { members, replication_factor: 3 }).unwrap()
 }
 
 /// A key comes into doubt, and all who can be reached note that; returns what follows.
-fn raise(linked: &mut Linked, layout: &Layout) -> Vec<Effect> {
+pub(crate) fn raise(linked: &mut Linked, layout: &Layout) -> Vec<Effect> {
     for (save, _) in saves(&damage(linked, layout.epoch.0)) {
         linked.step(Event::Saved { save });
     }
@@ -619,7 +639,7 @@ fn raise(linked: &mut Linked, layout: &Layout) -> Vec<Effect> {
 }
 
 /// Those of the new ring who can be reached say that they have all that the old one held.
-fn say_whole(linked: &mut Linked, layout: &Layout) {
+pub(crate) fn say_whole(linked: &mut Linked, layout: &Layout) {
     let Layout { epoch, phase_since: phase, partitions, .. } = *layout;
     for from in [PEER, node(4)] {
         let whole = partitions.all().collect();
@@ -629,11 +649,29 @@ fn say_whole(linked: &mut Linked, layout: &Layout) {
 }
 
 /// How others are asked for what they hold of a key.
-fn asked(effects: Vec<Effect>) -> Option<Call> {
+pub(crate) fn asked(effects: Vec<Effect>) -> Option<Call> {
     effects.into_iter().find_map(|effect| match effect {
         Effect::Send { message: Message::Read { call, .. }, .. } => Some(call),
         _ => None,
     })
+}
+
+/// Over links of before, they would say what a write that is acknowledged with this node may come behind.
+#[test]
+pub(crate) fn nobody_is_asked_for_what_is_in_doubt_before_that_is_noted_whatever_layout_comes() {
+    let (mut linked, joint) = joined();
+    let mine = key().partition(joint.partitions);
+    let raised = meet_what_cannot_be_read(&mut linked, &joint);
+    let next = joint.next(&keyspace("carts", KeyspaceMode::Lww)).unwrap();
+    let effects = linked.learn((PEER, next.epoch.0), &next);
+    let [(save, SavedState::Layout { .. })] = saves(&effects)[..] else { panic!("{effects:?}") };
+    linked.step(Event::Saved { save });
+    let is_read = |effects: &[Effect]| {
+        effects.iter().any(|effect| matches!(effect, Effect::Scan { range, .. } if range.partition == mine))
+    };
+    assert!((1..100).all(|n| !is_read(&linked.tick(n * 100))), "it is not on disk yet");
+    note_the_doubt(&mut linked, &next, &raised);
+    assert!((101..200).any(|n| is_read(&linked.tick(n * 100))), "and then it is merged");
 }
 
 /// The old ring has as many fences as it needs without node 4, which is to hold nothing.

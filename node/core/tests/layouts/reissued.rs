@@ -5,15 +5,16 @@ use keystore_core::effect::{Answer, Causal, Commit, Effect, Entry, Event, Hint, 
 use keystore_core::id::NodeId;
 use keystore_core::layout::KeyspaceMode;
 use keystore_core::message::{
-    Call, Message, Mint, MintOutcome, Page, ReadOutcome, ScanOutcome, ScanRange, Want, Write, WriteOutcome,
+    Call, Message, Mint, MintOutcome, Page, ReadOutcome, Refusal, ScanOutcome, ScanRange, Want, Write,
+    WriteOutcome,
 };
 use keystore_core::node::{Node, Settings, Start};
 use keystore_core::partition::RecordKey;
 use keystore_core::quorum::{Consistency, Durability};
 
-use crate::bench::effects::{answer_in, load_in};
-use crate::bench::{ME, PEER, WALL_MS, first_layout, now, put, record, request, start};
-use crate::epochs::{key_in, node};
+use crate::bench::effects::{answer_in, load_in, refusals};
+use crate::bench::{ME, PEER, WALL_MS, first_layout, mint, now, put, record, request, start};
+use crate::epochs::{key_in, node, write_of};
 use crate::linked::{Linked, saves};
 use crate::succession::keyspace;
 
@@ -189,4 +190,31 @@ pub(crate) fn what_was_handed_over_under_an_earlier_layout_is_handed_over_once_m
     let effects = linked.frame((PEER, 2), answered);
     let [Effect::Commit(Commit { entry, .. })] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(*entry, Entry::HintDone { target: PEER, key });
+}
+
+/// Whoever has asked begins anew under the later layout, and what was read for it is read once more.
+#[test]
+pub(crate) fn what_a_replica_reads_for_others_ends_with_the_layout() {
+    let layout = first_layout(4, 3);
+    let mine = |keyspace: &str| {
+        let mut keys = (0..).map(|n| RecordKey::new(keyspace, format!("k{n}").as_bytes()).unwrap());
+        keys.find(|key| layout.is_replica(key.partition(layout.partitions), ME)).unwrap()
+    };
+    let call = Call { operation: 7, attempt: 0 };
+    let asked = [
+        Message::Read { call, key: mine("default"), want: Want::Full },
+        write_of(mine("default")),
+        Message::Mint(mint(call, mine("causal"))),
+    ];
+    for message in asked {
+        let mut linked = Linked::new((layout.clone(), true), &[(PEER, 1), (node(3), 1)]);
+        let load = load_in(&linked.frame((node(3), 1), message.clone()));
+        let effects = put_in_force(&mut linked);
+        // A dot is waited for: whoever has asked hears that none was given.
+        let is_mint = matches!(message, Message::Mint(_));
+        assert_eq!(refusals(&effects).contains(&Refusal::StaleEpoch), is_mint, "{effects:?}");
+        assert_eq!(linked.step(Event::Loaded { load, record: Ok(None) }), [], "{message:?}");
+        let again = linked.frame((node(3), 2), message.clone());
+        assert!(matches!(again[..], [Effect::Load { .. }]), "{message:?}: {again:?}");
+    }
 }

@@ -290,6 +290,24 @@ fn what_is_salvaged_is_so_until_that_is_finished() {
 }
 
 #[test]
+fn each_member_holds_its_share_by_weight() {
+    let weighted = |weights: [u32; 4]| -> Vec<_> {
+        (1..).zip(weights).map(|(n, weight)| Member { weight, ..member(n) }).collect()
+    };
+    let owned = |layout: &Layout| [1, 2, 3, 4].map(|n| layout.ring().owned(node(n)));
+    let of = first(&[1], 1);
+    let (cluster, incarnation, partitions) = (of.cluster, of.incarnation, of.partitions);
+    let (replication_factor, keyspaces) = (1, BTreeMap::new());
+    let members = weighted([5, 1, 1, 1]);
+    let first = FirstLayout { cluster, incarnation, partitions, replication_factor, members, keyspaces };
+    let layout = Layout::first(first).unwrap();
+    assert_eq!(owned(&layout), [10, 2, 2, 2]);
+    let to = Change::Move { members: weighted([1, 1, 5, 1]), replication_factor };
+    let moved = layout.next(&to).and_then(|joint| joint.next(&Change::Finish)).unwrap();
+    assert_eq!(owned(&moved), [2, 2, 10, 2]);
+}
+
+#[test]
 fn the_voters_are_spread_over_zones() {
     for (zones, voters) in
         [("aaabbc", &[1, 2, 4, 5, 6][..]), ("aabc", &[1, 3, 4][..]), ("aaab", &[1, 2, 4][..])]

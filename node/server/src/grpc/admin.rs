@@ -157,6 +157,7 @@ impl Admin for AdminService {
                     ProposalError::Refused(_)
                     | ProposalError::Unacknowledged { .. }
                     | ProposalError::StillDrops { .. }
+                    | ProposalError::StillNeeded { .. }
                     | ProposalError::Voted(_) => (Code::FailedPrecondition, reason::LAYOUT_REFUSED),
                     ProposalError::Unknown => (Code::Unknown, reason::OUTCOME_UNKNOWN),
                 };
