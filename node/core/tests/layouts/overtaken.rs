@@ -1,6 +1,8 @@
 //! Sources of which others say that they are back as a later generation: what was taken for theirs may have been said by a
 //! copy of their disk, which has less.
 
+use std::collections::BTreeMap;
+
 use keystore_core::effect::{Effect, Event};
 use keystore_core::id::{Generation, NodeId};
 use keystore_core::layout::Layout;
@@ -16,9 +18,9 @@ use crate::moving::{
     say_whole, take_over, three_and_one,
 };
 
-/// What somebody has noted of the replicas of a partition who has met a later generation of the peer, or nobody.
-fn noted(layout: &Layout, partition: Partition, has_met: bool) -> Noted {
-    let of = |node| if node == PEER && has_met { 8 } else { 0 };
+/// What somebody has noted of the replicas of a partition who has met a later generation of one of them, or nobody.
+fn noted(layout: &Layout, partition: Partition, met: Option<NodeId>) -> Noted {
+    let of = |node| if Some(node) == met { 8 } else { 0 };
     layout.replica_sets(partition).nodes().map(|node| Generation(of(node))).collect()
 }
 
@@ -34,8 +36,8 @@ pub(crate) fn a_key_does_not_heal_by_the_answer_that_says_who_was_a_copy() {
         let call = asked(linked.tick(120_000)).expect("these two are enough");
         let partition = key().partition(joint.partitions);
         let mut effects = Vec::new();
-        for (from, has_met) in [(PEER, false), (node(4), has_met)] {
-            let noted = noted(&joint, partition, has_met);
+        for (from, met) in [(PEER, None), (node(4), has_met.then_some(PEER))] {
+            let noted = noted(&joint, partition, met);
             let answer = Message::ReadAnswer { call, outcome: ReadOutcome::Missing, noted };
             effects = linked.frame((from, epoch), answer);
         }
@@ -43,12 +45,17 @@ pub(crate) fn a_key_does_not_heal_by_the_answer_that_says_who_was_a_copy() {
     }
 }
 
-/// Of three sources, which say that they hold nothing, one is silent, and one may have met another since.
-fn two_of_three(layout: &Layout, has_met: bool) -> impl Fn(NodeId, &ScanRange) -> Option<Said> + use<> {
-    let layout = layout.clone();
+/// Of three sources, which say that they hold nothing, one is silent; of the others, whoever says so last may have met the
+/// other one since.
+fn two_of_three(layout: &Layout, has_met: bool) -> impl FnMut(NodeId, &ScanRange) -> Option<Said> + use<> {
+    let (layout, mut asked) = (layout.clone(), BTreeMap::new());
     move |from, range| {
-        let noted = noted(&layout, range.partition, has_met && from == node(3));
-        empty().filter(|_| from != node(4)).map(|outcome| Said(outcome, noted))
+        if from == node(4) {
+            return None;
+        }
+        let first = *asked.entry(range.partition).or_insert(from);
+        let met = Some(first).filter(|first| has_met && *first != from);
+        empty().map(|outcome| Said(outcome, noted(&layout, range.partition, met)))
     }
 }
 
@@ -70,7 +77,9 @@ pub(crate) fn what_was_merged_of_a_source_that_others_have_met_since_counts_once
     let (mut linked, joint) = joiner();
     assert_eq!(take_over(&mut linked, two_of_three(&joint, true)), None);
     assert_eq!(linked.node.status(now(1)).transfer.done, 0);
-    linked.greet(Header { generation: Generation(8), ..Linked::header(PEER, joint.epoch.0) });
+    for from in [PEER, node(3)] {
+        linked.greet(Header { generation: Generation(8), ..Linked::header(from, joint.epoch.0) });
+    }
     for at_ms in (700_000..710_000).step_by(100) {
         for effect in linked.tick(at_ms) {
             if let Effect::Scan { load, .. } = effect {
@@ -78,5 +87,5 @@ pub(crate) fn what_was_merged_of_a_source_that_others_have_met_since_counts_once
             }
         }
     }
-    assert!(linked.node.status(now(1)).transfer.done > 0, "it had only started anew");
+    assert!(linked.node.status(now(1)).transfer.done > 0, "they had only started anew");
 }
