@@ -8,6 +8,7 @@
 use k8s_openapi::jiff::Timestamp;
 use keystore_core::id::ClusterId;
 use keystore_core::layout::Layout;
+use keystore_core::succession::{Step, check_step};
 use keystore_crds::KeyStoreCluster;
 
 use crate::build::{build_config_map, build_pod_template, node_image};
@@ -148,10 +149,14 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, ChildError> {
 }
 
 impl Plan {
-    /// True if some of it cannot be undone: pods go, or a node is given up. It is looked at once more right before.
+    /// True if some of it cannot be undone: pods go, a node is given up, or a move turns back, for which nodes drop what they
+    /// have merged. It is looked at once more right before.
     pub fn is_destructive(&self, observed: &Observed) -> bool {
         let lost = |layout: &Layout| layout.members.iter().filter(|member| member.is_lost).count();
-        let gives_up = |next: &Layout| self.identity.layout().is_some_and(|now| lost(now) < lost(next));
+        let drops = |next: &Layout| {
+            let is_less = |now: &Layout| lost(now) < lost(next) || check_step(now, next) == Ok(Step::Abort);
+            self.identity.layout().is_some_and(is_less)
+        };
         let takes_away = |write: &Write| match write {
             Write::DeletePod { .. } => true,
             Write::Apply { kind, .. } => {
@@ -161,7 +166,7 @@ impl Plan {
             Write::DeleteConfigMap { .. } => false,
         };
         self.writes.iter().any(takes_away)
-            || matches!(&self.node_step, NodeStep::Propose(proposal) if gives_up(&proposal.layout))
+            || matches!(&self.node_step, NodeStep::Propose(proposal) if drops(&proposal.layout))
     }
 
     fn keep_back(&mut self) {

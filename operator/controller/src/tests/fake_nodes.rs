@@ -29,6 +29,8 @@ struct State {
     garbled: BTreeMap<String, NodeAnswer>,
     /// At this pod's address somebody else, who is empty, answers the next question, and nobody else any later one.
     stray: Option<(String, NodeId)>,
+    /// How many questions each pod still answers, where that is not all.
+    answers_left: BTreeMap<String, u32>,
     /// Pods whose next init fails before the node sees it.
     init_fails_at: Option<String>,
     init_refused_at: Option<String>,
@@ -59,6 +61,11 @@ impl FakeNodes {
 
     pub(super) fn stray_at(&self, pod: &str, uuid: u8) {
         self.0.lock().unwrap().stray = Some((pod.to_owned(), NodeId([uuid; 16])));
+    }
+
+    /// These answer in one look from now on, and in none after it.
+    pub(super) fn silence_after_one_look(&self, pods: &[&str]) {
+        self.0.lock().unwrap().answers_left = pods.iter().map(|pod| ((*pod).to_owned(), 1)).collect();
     }
 
     pub(super) fn fail_next_init_at(&self, pod: &str) {
@@ -154,6 +161,9 @@ fn silence(address: &NodeAddress) -> NodeError {
 impl NodeClient for FakeNodes {
     async fn get_status(&self, address: &NodeAddress) -> Result<NodeAnswer, NodeError> {
         let mut state = self.0.lock().unwrap();
+        if let Some(left) = state.answers_left.get_mut(&address.pod) {
+            *left = left.checked_sub(1).ok_or_else(|| silence(address))?;
+        }
         if let Some(answer) = state.garbled.get(&address.pod) {
             return Ok(answer.clone());
         }

@@ -126,6 +126,43 @@ async fn nobody_is_given_up_for_what_is_not_so_any_more_when_it_is_looked_at_onc
     assert!(is_converged(&world));
 }
 
+#[tokio::test]
+async fn nothing_shrinks_that_falls_silent_before_it_is_looked_at_once_more() {
+    let world = at_rest().await;
+    scale(&world, 5);
+    world.until("at rest with five", |world| is_converged(world) && pods(world).0 == 5).await;
+    scale(&world, 3);
+    let is_closed = |layout: &Layout| layout.members.iter().any(|member| member.weight == 0);
+    world.until("closed", |world| world.nodes.layouts_decided().last().is_some_and(is_closed)).await;
+    let mut seen_twice = 0;
+    for _ in 0..6 {
+        world.nodes.silence_after_one_look(&["demo-1"]);
+        world.reconcile().await.unwrap();
+        seen_twice += u32::from(world.status()["nodes"][1]["state"] != "serving");
+        assert_eq!(pods(&world), (5, vec![true; 5]));
+    }
+    assert!(seen_twice > 0, "pods were never about to go");
+    world.nodes.silence_after_one_look(&[]);
+    world.until("at rest with three", is_converged).await;
+    assert_eq!(pods(&world).0, 3);
+}
+
+#[tokio::test]
+async fn no_move_turns_back_to_nodes_that_fall_silent_before_they_are_looked_at_once_more() {
+    let world = at_rest().await;
+    scale(&world, 5);
+    world.until("moving", |world| world.status()["layoutPhase"] == "joint").await;
+    scale(&world, 3);
+    world.nodes.silence_after_one_look(&["demo-1", "demo-2"]);
+    world.reconcile().await.unwrap();
+    assert!(world.nodes.layouts_decided().last().unwrap().is_joint());
+    assert_eq!(operation(&world)["phase"], "Moving");
+    world.nodes.silence_after_one_look(&[]);
+    world.until("at rest with three", is_converged).await;
+    let phases: Vec<_> = world.nodes.layouts_decided().iter().map(Layout::is_joint).collect();
+    assert_eq!(phases, [false, true, false, false, false], "it turned back in the end");
+}
+
 const LONG_AGO: &str = "2001-01-01T00:00:00Z";
 
 fn set_ready(world: &World, pod: &str, is_ready: bool) {

@@ -231,6 +231,25 @@ fn only_what_builds_on_pods_that_are_not_asked_for_yet_waits_for_what_is_written
 }
 
 #[test]
+fn what_cannot_be_undone_is_known_as_such() {
+    let (three, admitted, (_, closed)) = (layout_of(3, 3), layout_of(3, 5), left_by_two());
+    let members = admitted.members.clone();
+    let moving = admitted.next(&Change::Move { members, replication_factor: 3 }).unwrap();
+    for (what, replicas, observed, expected) in [
+        ("nothing", 3, seen(&three, 3), false),
+        ("pods come", 5, seen(&three, 3), false),
+        ("nodes join", 5, seen(&three, 5), false),
+        ("data begins to move", 5, seen(&admitted, 5), false),
+        ("it has moved", 5, seen(&moving, 5), false),
+        ("nodes drop what has moved", 3, waiting(seen(&moving, 5)), true),
+        ("a node is given up", 5, wiped(waiting(seen(&moving, 5)), &[1]), true),
+        ("pods go", 3, seen(&closed, 5), true),
+    ] {
+        assert_eq!(plan_of(&wanting(replicas), &observed).is_destructive(&observed), expected, "{what}");
+    }
+}
+
+#[test]
 fn what_is_in_the_way_is_told_by_pods_and_with_what_helps() {
     let admitted = layout_of(3, 5);
     let gone = away(seen(&admitted, 5), 1);
