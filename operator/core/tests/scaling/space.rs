@@ -8,8 +8,8 @@ use keystore_operator_core::hold::HoldReason;
 use keystore_operator_core::observed::{Answer, Disk, Observed};
 use keystore_operator_core::plan::Plan;
 
-use crate::fixtures::{node, plan_of};
-use crate::looks::{layout_of, next, seen, wanting};
+use crate::fixtures::{node, plan_at, plan_of};
+use crate::looks::{away, layout_of, next, replacing, seen, wanting};
 
 #[test]
 fn data_that_does_not_fit_onto_fewer_nodes_stays_where_it_is() {
@@ -148,4 +148,16 @@ fn a_zone_with_few_nodes_holds_a_copy_of_everything_on_them() {
     let full =
         with_disks(&full, [Some((10, 10)), Some((10, 10)), Some((10, 10)), Some((10, 10)), Some((10, 0))]);
     assert_eq!(held(&plan_of(&wanting(5), &full)), None, "full nodes need not wait for what makes room");
+}
+
+/// It holds what the lost one held, and no more.
+#[test]
+fn who_takes_the_place_of_a_lost_node_need_not_have_room_to_spare() {
+    let lost = layout_of(3, 3).next(&Change::Lose([node(1)].into())).unwrap();
+    let successor = layout_of(3, 4).members.split_off(3);
+    let joined = lost.next(&Change::Admit(successor)).unwrap();
+    let full = Some((10, 10));
+    let observed = away(with_disks(&joined, [full, None, full, Some((10, 0))]), 1);
+    let resource = replacing(3, &observed, 0);
+    assert_eq!(next(&plan_at(&resource, &observed, 30)), "Moving, to epoch 4 of 4, 4 pods");
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use keystore_core::id::Epoch;
-use keystore_core::layout::{Layout, Member};
+use keystore_core::layout::{FirstLayout, Layout, Member};
+use keystore_core::partition::PartitionCount;
 use keystore_core::succession::Change;
 use keystore_crds::KeyStoreClusterStatus;
 use keystore_operator_core::events::plan_events;
@@ -250,6 +251,56 @@ fn what_cannot_be_undone_is_known_as_such() {
 }
 
 #[test]
+fn no_pod_goes_while_of_what_a_lost_node_held_too_little_is_trusted() {
+    let (_, closed) = left_by_two();
+    let lost = wiped(seen(&closed.next(&Change::Lose([node(1)].into())).unwrap(), 5), &[1]);
+    assert_eq!(plan_of(&wanting(3), &lost).replicas, 3);
+    assert_eq!(plan_of(&wanting(3), &doubting(lost, &[2])).replicas, 5);
+}
+
+#[test]
+fn who_joins_is_in_the_zone_of_its_machine() {
+    let mut observed = seen(&layout_of(3, 3), 5);
+    observed.zones = [(3, "zone-3".to_owned())].into();
+    let NodeStep::Propose(proposal) = plan_of(&wanting(5), &observed).node_step else {
+        panic!("nobody joins")
+    };
+    let zone = |ordinal: u32| proposal.layout.member(node(ordinal)).unwrap().zone.as_str();
+    assert_eq!([zone(2), zone(3), zone(4)], ["zone-2", "zone-3", ""], "the last one's has no label");
+}
+
+/// Of 20 nodes 16 can hold one of 16 copies.
+#[test]
+fn with_more_nodes_than_copies_all_moves_end() {
+    let all = fixtures::layout(fixtures::CLUSTER, 20);
+    let mut layout = Layout::first(FirstLayout {
+        cluster: all.cluster,
+        incarnation: all.incarnation,
+        partitions: PartitionCount::new(16).unwrap(),
+        replication_factor: 1,
+        members: all.members.into_iter().take(10).collect(),
+        keyspaces: all.keyspaces,
+    })
+    .unwrap();
+    let spec = json!({"replicas": 20, "replicationFactor": 1, "partitions": 16});
+    let resource = cluster(&spec, fixtures::remembers(fixtures::CLUSTER, Some(1)));
+    let mut said = Vec::new();
+    while said.len() < 5 {
+        let plan = plan_of(&resource, &seen(&layout, 20));
+        said.push(next(&plan));
+        let NodeStep::Propose(proposal) = plan.node_step else { break };
+        layout = proposal.layout;
+    }
+    let expected = [
+        "Joining, to epoch 2 of 20, 20 pods",
+        "Moving, to epoch 3 of 20, 20 pods",
+        "Finishing, to epoch 4 of 20, 20 pods",
+        "rest, 20 pods",
+    ];
+    assert_eq!(said, expected);
+}
+
+#[test]
 fn what_is_in_the_way_is_told_by_pods_and_with_what_helps() {
     let admitted = layout_of(3, 5);
     let gone = away(seen(&admitted, 5), 1);
@@ -352,16 +403,22 @@ fn a_move_to_a_volume_that_is_full_says_so() {
     let three = layout_of(3, 4);
     let members = three.members.clone();
     let joint = three.next(&Change::Move { members, replication_factor: 3 }).unwrap();
-    let with = |is_full: bool| {
+    let with = |ordinal: u32, partitions_done: u32, is_full: bool| {
         let mut observed = waiting(seen(&joint, 4));
-        let Some(Answer::Here(answer)) = observed.answers.get_mut(&3) else { panic!("it answers") };
-        answer.transfer.partitions = 9;
+        let Some(Answer::Here(answer)) = observed.answers.get_mut(&ordinal) else { panic!("it answers") };
+        (answer.transfer.partitions, answer.transfer.partitions_done) = (9, partitions_done);
         answer.disk =
             Some(Disk { total_bytes: 1 << 30, available_bytes: 1 << 20, set_aside_bytes: 0, is_full });
         plan_of(&wanting(4), &observed)
     };
-    assert_eq!(with(false).hold, None);
-    let plan = with(true);
+    for (what, ordinal, partitions_done, is_full) in [
+        ("there is room", 3, 0, false),
+        ("it has all that it is to have", 3, 9, true),
+        ("nothing that is new to it moves there", 0, 0, true),
+    ] {
+        assert_eq!(with(ordinal, partitions_done, is_full).hold, None, "{what}");
+    }
+    let plan = with(3, 0, true);
     assert_eq!(next(&plan), "Moving, held for InsufficientSpace, 4 pods");
     let message = "no more data moves to demo-3, for the volume is full: expand its claim, where the storage class can, or set spec.replicas back \
                    to 3";
