@@ -55,19 +55,22 @@ impl World {
             node_image: "keystore.dev/keystore-node:0.1.0".to_owned(),
             failures: Failures::default(),
         });
-        for machine in 0..3 {
-            let labels = json!({"topology.kubernetes.io/zone": format!("zone-{machine}")});
-            api.put(
-                &format!("/api/v1/nodes/node-{machine}"),
-                json!({
-                    "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
-                    "metadata": {"name": format!("node-{machine}"), "labels": labels},
-                }),
-            );
-        }
         let world = Self { api, nodes, context };
+        (0..3).for_each(|machine| world.add_machine(machine));
         world.create(spec);
         world
+    }
+
+    /// In a zone of its own.
+    fn add_machine(&self, machine: u32) {
+        let labels = json!({"topology.kubernetes.io/zone": format!("zone-{machine}")});
+        self.api.put(
+            &format!("/api/v1/nodes/node-{machine}"),
+            json!({
+                "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+                "metadata": {"name": format!("node-{machine}"), "labels": labels},
+            }),
+        );
     }
 
     fn create(&self, spec: &Value) {

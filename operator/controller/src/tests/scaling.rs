@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use keystore_operator_core::observed::{Layout, NodeId};
 
 use super::{CLUSTER, STATEFUL_SET, Value, World, json};
+use crate::nodes::{NodeAddress, NodeClient};
 
 /// Three nodes that serve, and two more that answer as soon as they have pods.
 async fn at_rest() -> World {
@@ -47,6 +48,7 @@ fn is_converged(world: &World) -> bool {
 #[tokio::test]
 async fn more_nodes_get_pods_then_members_then_data_and_fewer_give_them_up_in_the_other_order() {
     let world = at_rest().await;
+    world.add_machine(4);
     scale(&world, 5);
     world.until("scaling up", |world| world.is("Progressing").as_deref() == Some("ScalingUp")).await;
     assert_eq!(pods(&world).0, 5);
@@ -61,7 +63,8 @@ async fn more_nodes_get_pods_then_members_then_data_and_fewer_give_them_up_in_th
     let steps: Vec<_> =
         layouts.iter().map(|l| (l.epoch.0, l.members.len(), l.is_joint(), holders(l).len())).collect();
     assert_eq!(steps, [(2, 5, false, 3), (3, 5, true, 5), (4, 5, false, 5)]);
-    assert_eq!(layouts[0].members[3].zone, "", "the machine has no label");
+    let zones: Vec<_> = layouts[0].members.iter().skip(2).map(|member| member.zone.as_str()).collect();
+    assert_eq!(zones, ["zone-2", "", "zone-4"], "nothing is known of the fourth machine");
 
     scale(&world, 3);
     world.until("moving", |world| world.status()["layoutPhase"] == "joint").await;
@@ -235,6 +238,57 @@ async fn what_the_api_server_refuses_does_not_keep_a_move_from_its_end_nor_a_los
     assert_eq!(world.is("Stalled").as_deref(), Some("Rejected"));
     world.api.refuse_writes_to("nowhere", json!({"code": 500}));
     world.until("at rest with five", is_converged).await;
+}
+
+#[tokio::test]
+async fn nobody_joins_in_pods_that_are_taken_away_and_cannot_be_called_back() {
+    let world = at_rest().await;
+    scale(&world, 5);
+    world.until("pods are there", |world| pods(world).0 == 5).await;
+    let path = |ordinal: u32| format!("/api/v1/namespaces/shop/pods/demo-{ordinal}");
+    let ending = [3, 4].map(|ordinal| {
+        let mut pod = world.api.get(&path(ordinal)).unwrap();
+        pod["metadata"]["deletionTimestamp"] = json!(LONG_AGO);
+        (ordinal, pod)
+    });
+    world.api.edit(STATEFUL_SET, |set| set["spec"]["replicas"] = json!(3));
+    ending.into_iter().for_each(|(ordinal, pod)| world.api.put(&path(ordinal), pod));
+    let refusal = json!({"kind": "Status", "status": "Failure", "code": 422, "reason": "Invalid", "message": "no good"});
+    world.api.refuse_writes_to("/statefulsets/", refusal);
+    for _ in 0..3 {
+        assert!(world.reconcile().await.is_err());
+    }
+    assert_eq!(world.nodes.layouts_decided(), Vec::new());
+}
+
+#[tokio::test]
+async fn a_node_that_is_behind_does_not_hide_what_is_in_force() {
+    let world = at_rest().await;
+    let address = NodeAddress { pod: "demo-0".to_owned(), ip: String::new() };
+    let of_first = world.nodes.get_status(&address).await.unwrap();
+    world.nodes.garble("demo-0", Some(of_first));
+    scale(&world, 5);
+    world.until("joined", |world| world.status()["epoch"] == 2).await;
+    world.reconcile().await.unwrap();
+    let message = operation(&world)["message"].clone();
+    assert_eq!(message, "waiting for demo-0 to take up epoch 2 and serve");
+    world.nodes.garble("demo-0", None);
+    world.until("at rest with five", is_converged).await;
+}
+
+#[tokio::test]
+async fn a_spec_that_is_refused_moves_nothing_and_takes_no_pod() {
+    let world = at_rest().await;
+    scale(&world, 5);
+    world.until("at rest with five", |world| is_converged(world) && pods(world).0 == 5).await;
+    let before = world.nodes.layouts_decided();
+    world.api.edit(CLUSTER, |cluster| {
+        cluster["spec"]["replicas"] = json!(3);
+        cluster["spec"]["config"] = json!({"node": {"name": "x"}});
+    });
+    world.settle().await;
+    assert_eq!(world.is("Stalled").as_deref(), Some("InvalidSpec"));
+    assert_eq!((world.nodes.layouts_decided(), pods(&world)), (before, (5, vec![true; 5])));
 }
 
 #[tokio::test]
