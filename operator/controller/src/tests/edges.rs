@@ -51,6 +51,32 @@ async fn a_child_that_is_exchanged_between_look_and_write_is_not_overwritten() {
 }
 
 #[tokio::test]
+async fn a_pod_that_is_exchanged_between_look_and_deletion_stays() {
+    const POD: &str = "/api/v1/namespaces/shop/pods/demo-3";
+    let world = at_rest().await;
+    world.api.edit(CLUSTER, |cluster| cluster["spec"]["replicas"] = json!(4));
+    world.reconcile().await.unwrap();
+    // It never got ready, and what it runs has been corrected.
+    let set = world.api.get(STATEFUL_SET).unwrap()["metadata"]["uid"].clone();
+    world.api.edit(POD, |pod| {
+        pod["metadata"]["labels"]["controller-revision-hash"] = json!("r0");
+        pod["metadata"]["ownerReferences"] =
+            json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "demo", "uid": set, "controller": true}]);
+        pod["status"]["conditions"] = json!([]);
+    });
+    world.api.take_writes();
+    world.api.before_the_next_write_to(POD, |state| {
+        state.edit(POD, |pod| {
+            pod["metadata"]["uid"] = json!("another");
+            pod["metadata"]["labels"]["controller-revision-hash"] = json!("r1");
+        });
+    });
+    world.reconcile().await.unwrap();
+    assert!(world.api.take_writes().contains(&format!("DELETE {POD}")));
+    assert_eq!(world.api.get(POD).unwrap()["metadata"]["uid"], "another");
+}
+
+#[tokio::test]
 async fn a_child_that_is_edited_between_look_and_write_is_put_back_by_the_next_look() {
     let world = at_rest().await;
     world.api.remove(SERVICE_ACCOUNT);

@@ -234,10 +234,7 @@ impl State {
             Method::POST if resource.plural == "events" => (StatusCode::CREATED, body),
             Method::POST => self.create(path, body),
             Method::PUT => self.replace(path, body),
-            Method::DELETE => match self.remove(path) {
-                Some(object) => (StatusCode::OK, object),
-                None => not_found(),
-            },
+            Method::DELETE => self.delete(path, &body["preconditions"]["uid"]),
             _ => (StatusCode::METHOD_NOT_ALLOWED, Value::Null),
         }
     }
@@ -301,6 +298,15 @@ impl State {
             }
             Some(_) => (StatusCode::OK, self.store(path, body)),
         }
+    }
+
+    /// Whoever deletes may say which object it means, by its UID.
+    fn delete(&mut self, path: &str, uid: &Value) -> (StatusCode, Value) {
+        let is_meant = |live: &Value| uid.is_null() || live["metadata"]["uid"] == *uid;
+        if self.objects.get(path).is_some_and(|live| !is_meant(live)) {
+            return conflict();
+        }
+        self.remove(path).map_or_else(not_found, |object| (StatusCode::OK, object))
     }
 
     pub(super) fn store(&mut self, path: &str, mut object: Value) -> Value {
