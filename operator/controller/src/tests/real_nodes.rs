@@ -1,5 +1,10 @@
-//! The real client of nodes against listeners that are no nodes: whatever answers, or does not, it ends in time.
+//! The real client of nodes against listeners that are no nodes, or not the one that is asked for: whatever answers, or
+//! does not, it ends in time.
 
+use std::net::SocketAddr;
+
+use keystore_client::fake::FakeCluster;
+use keystore_operator_core::observed::NodeMode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -72,4 +77,16 @@ async fn nobody_at_all_is_an_error_in_time() {
         let address = NodeAddress { pod: "demo-0".into(), ip: ip.into() };
         assert!(nodes.get_status(&address).await.is_err(), "{ip}");
     }
+}
+
+#[tokio::test]
+async fn who_has_the_address_of_another_pod_is_a_stranger() {
+    let cluster = FakeCluster::serving(1).unwrap();
+    let at: SocketAddr = cluster.nodes[0].admin_endpoint().parse().unwrap();
+    let nodes = GrpcNodes { port: at.port() };
+    let ask =
+        async |pod: &str| nodes.get_status(&NodeAddress { pod: pod.into(), ip: at.ip().to_string() }).await;
+    assert_eq!(ask("fake-0").await.unwrap().mode, NodeMode::Serving);
+    let error = ask("demo-0").await.unwrap_err();
+    assert!(matches!(error, NodeError::Stranger { .. }), "{error:?}");
 }
