@@ -237,7 +237,95 @@ fn reports(inbox: &Arc<Inbox<Input>>) -> Reports {
 
 #[cfg(test)]
 mod tests {
+    use keystore_core::effect::Hint;
+    use keystore_core::history::History;
+    use keystore_core::id::{Epoch, Generation, Nonce};
+    use keystore_core::partition::RecordKey;
+    use keystore_core::paxos::Votes;
+    use keystore_core::quorum::{Consistency, Durability};
+    use keystore_core::stamp::Stamp;
+    use keystore_core::transfer::Merges;
+
     use super::*;
+    use crate::config::{Level, Levels, Limits};
+
+    #[test]
+    fn a_node_starts_with_all_that_it_found_and_was_told() {
+        let mut config = Config {
+            limits: Limits {
+                requests: 21,
+                writes: 22,
+                hint_bytes: 23,
+                hint_age_ms: 24,
+                background_bytes_per_s: 65_536,
+                ..Config::default().limits
+            },
+            consistency: Levels { read: Level::One, write: Level::All },
+            ..Config::default()
+        };
+        (config.clock.skew_ms_max, config.storage.durability) = (25, config::Durability::Periodic);
+        let found = Found {
+            identity: Identity { node: NodeId([1; 16]), actor: Actor(2), cluster_name: "demo".to_owned() },
+            generation: Generation(4),
+            trusted_since: Generation(3),
+            lineage: [Nonce(5)].into_iter().collect(),
+            stamp_ceiling_ms: 6,
+            membership: None,
+            peers: [(NodeId([7; 16]), (Generation(8), Nonce(9)))].into(),
+            votes: Votes { epoch: Epoch(10), ..Votes::default() },
+            merges: Merges { phase: Epoch(11), ..Merges::default() },
+            history: History::default(),
+            hints: vec![Hint {
+                target: NodeId([12; 16]),
+                key: RecordKey::new("default", b"key").unwrap(),
+                since_ms: 13,
+            }],
+            highest: Some(Stamp::LOWEST),
+        };
+        let Start {
+            node,
+            actor,
+            generation,
+            lineage,
+            stamp_ceiling_ms,
+            membership,
+            peers,
+            votes,
+            merges,
+            trusted_since,
+            hints,
+            highest,
+            settings,
+        } = start_of(&found, &config);
+        let heard = Found {
+            identity: Identity { node, actor, ..found.identity.clone() },
+            generation,
+            trusted_since,
+            lineage,
+            stamp_ceiling_ms,
+            membership,
+            peers,
+            votes,
+            merges,
+            history: found.history.clone(),
+            hints,
+            highest,
+        };
+        assert_eq!(heard, found);
+        let told = Settings {
+            skew_ms_max: 25,
+            requests_max: 21,
+            writes_max: 22,
+            hint_bytes_max: 23,
+            hint_age_ms_max: 24,
+            background_bytes_per_s: 65_536,
+            read: Consistency::One,
+            write: Consistency::All,
+            durability: Durability::Periodic,
+            ..Settings::default()
+        };
+        assert_eq!(settings, told);
+    }
 
     #[test]
     fn what_comes_behind_the_stop_is_answered_and_what_comes_later_is_turned_away() {
