@@ -286,6 +286,13 @@ impl Doubts {
         }
     }
 
+    /// Nothing is concluded from an answer: all are asked once more.
+    pub(crate) fn ask_again(&mut self, call: Call, context: &Context<'_>) {
+        if let Some(key) = self.asking.get(&call.operation).cloned() {
+            self.give_up(&key, context);
+        }
+    }
+
     /// The replicas of the key that an operation asks about, if it is one of ours.
     pub(crate) fn sets_of(&self, operation: u64) -> Option<&ReplicaSets> {
         match &self.keys.get(self.asking.get(&operation)?)?.stage {

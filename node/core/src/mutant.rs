@@ -149,7 +149,7 @@ mutants! {
       NotedVoidsNothing,
       /// What heals is concluded from an answer before the news that comes with it are taken in.
       HealsOverhearTheNews by case,
-      /// What was merged of a source counts, whoever that has turned out to be.
+      /// What was merged of a source counts, though others have met it as a later generation.
       OvertakenSourcesCount by case,
       /// A hello of a later generation voids nothing before that is on disk, and what others say of it is no news.
       HellosVoidNothingUntilSaved,

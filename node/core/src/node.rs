@@ -41,7 +41,7 @@ use crate::peers::{PeerIdentities, Peers};
 use crate::replica::Replica;
 use crate::stamp::{CEILING_STEP_MS, HybridClock, Stamp};
 use crate::succession::{Evidence, Standing};
-use crate::transfer::{About, Merges, Transfer};
+use crate::transfer::{Merges, Transfer};
 use deciding::Proposing;
 use epochs::{Ahead, Changing};
 use leaving::Leaving;
@@ -292,8 +292,11 @@ impl Node {
         let changing = self.changing.as_ref().and_then(Changing::next_wakeup_ms);
         let is_moving = |layout: &&Layout| layout.is_moving() || self.transfer.is_healing();
         let moving = self.membership.serving().filter(is_moving).and_then(|layout| {
-            let about = About { layout, me: self.me, peers: &self.peers };
-            self.transfer.next_wakeup_ms(self.budget.ready_at_ms(), self.replica.is_disk_full(), about)
+            self.transfer.next_wakeup_ms(
+                self.budget.ready_at_ms(),
+                self.replica.is_disk_full(),
+                (layout, self.me),
+            )
         });
         let has_room = self.replica.pages_given() < READ_AT_ONCE_MAX;
         let giving = self.membership.serving().filter(|_| has_room);

@@ -176,19 +176,10 @@ impl Peers {
         }
     }
 
-    /// True for a peer that others have met as a later generation than we have: what it said to us may have been said by a
-    /// copy of it.
-    pub fn is_overtaken(&self, peer: NodeId) -> bool {
-        self.heard(peer) > self.met(peer)
-    }
-
     /// The highest generation of a peer that we know of.
     fn newest(&self, peer: NodeId) -> Generation {
-        self.heard(peer).max(self.met(peer))
-    }
-
-    fn met(&self, peer: NodeId) -> Generation {
-        self.identities.get(&peer).map_or(Generation(0), |(generation, _)| *generation)
+        let met = self.identities.get(&peer).map_or(Generation(0), |(generation, _)| *generation);
+        self.heard(peer).max(met)
     }
 
     fn heard(&self, peer: NodeId) -> Generation {

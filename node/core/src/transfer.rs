@@ -34,7 +34,6 @@ use crate::layout::Layout;
 use crate::message::{Call, Message, Origin, ScanOutcome, ScanRange, Write, WriteOutcome};
 use crate::mutant::{Mutant, is_on};
 use crate::partition::{Partition, RecordKey};
-use crate::peers::Peers;
 use crate::quorum::Durability;
 use crate::record::Record;
 use crate::succession::others_of_a_quorum;
@@ -88,20 +87,6 @@ pub struct Merge {
     pub sources: BTreeSet<NodeId>,
     /// The pass that is under way: up to which key the records of this source are merged.
     pub pass: Option<(NodeId, Option<RecordKey>)>,
-}
-
-/// What says whether a partition is merged.
-#[derive(Clone, Copy)]
-pub(crate) struct About<'a> {
-    pub(crate) layout: &'a Layout,
-    pub(crate) me: NodeId,
-    pub(crate) peers: &'a Peers,
-}
-
-impl<'a> About<'a> {
-    fn of(context: &Context<'a>) -> Self {
-        Self { layout: context.layout, me: context.me, peers: context.peers }
-    }
 }
 
 /// How a move goes at one node, for people.
@@ -194,7 +179,7 @@ impl Transfer {
         let counts = |partition: &Partition| {
             !layout.salvaged.contains_key(partition) || self.merges.counted.contains(partition)
         };
-        let about = About::of(context);
+        let about = (layout, context.me);
         let is_over = |partition: &Partition| self.is_done(*partition, about) && counts(partition);
         self.open = all.into_iter().filter(|partition| !is_over(partition)).collect();
         self.begun = (context.now.mono_ms, self.open.len());
@@ -225,9 +210,7 @@ impl Transfer {
         !self.open.contains(&partition)
     }
 
-    /// What was merged of a source that others have met since, and we have not, counts once it has shown us that it is still the
-    /// same one: else that was a copy of it, which held less.
-    fn is_merged(&self, partition: Partition, About { layout, me, peers }: About<'_>) -> bool {
+    fn is_merged(&self, partition: Partition, (layout, me): (&Layout, NodeId)) -> bool {
         let is_salvaged = layout.salvaged.contains_key(&partition) && !is_on(Mutant::CountedIsMergedAgain);
         if is_salvaged && self.has_counted(partition) && !self.healing.contains(&partition) {
             // It does not move: where it counts, it does whichever ring is to stay, and whoever is away by now.
@@ -250,20 +233,18 @@ impl Transfer {
             }
             return sources.iter().all(is_enough);
         }
-        let counts =
-            |node| is_merged(node) && (!peers.is_overtaken(node) || is_on(Mutant::OvertakenSourcesCount));
-        let merged = old.iter().filter(|replica| counts(replica.node)).count();
+        let merged = old.iter().filter(|replica| is_merged(replica.node)).count();
         merged + usize::from(is_on(Mutant::OneFewerIsMerged)) >= others_of_a_quorum(old.len())
     }
 
-    fn is_done(&self, partition: Partition, about: About<'_>) -> bool {
+    fn is_done(&self, partition: Partition, about: (&Layout, NodeId)) -> bool {
         self.is_merged(partition, about) && self.seen.get(&partition) == Some(&None)
     }
 
     /// True for a partition that this node gains, and for which its disk has no room: what came of it would be refused, and
     /// come again. Of one that it has, little differs, and that it is whole may be what makes room.
-    fn finds_no_room(&self, partition: Partition, is_disk_full: bool, about: About<'_>) -> bool {
-        let About { layout, me, .. } = about;
+    fn finds_no_room(&self, partition: Partition, is_disk_full: bool, about: (&Layout, NodeId)) -> bool {
+        let (layout, me) = about;
         is_disk_full
             && !layout.source_ring().is_replica(partition, me)
             && !layout.salvaged.contains_key(&partition)
@@ -275,7 +256,7 @@ impl Transfer {
         &self,
         ready_at_ms: u64,
         is_disk_full: bool,
-        about: About<'_>,
+        about: (&Layout, NodeId),
     ) -> Option<u64> {
         let due = self.passes.values().map(|pass| pass.due_ms).min();
         let has_room = self.passes.len() < PASSES_MAX;
@@ -333,7 +314,7 @@ impl Transfer {
             if self.passes.len() >= PASSES_MAX || !is_affordable {
                 break;
             }
-            if self.finds_no_room(partition, is_disk_full, About::of(context)) {
+            if self.finds_no_room(partition, is_disk_full, (context.layout, context.me)) {
                 continue;
             }
             let is_paused = self.paused.get(&partition).is_some_and(|until_ms| *until_ms > now_ms);
@@ -354,7 +335,7 @@ impl Transfer {
     /// Asks a source for its next page: the one of the pass under way, or one that is not merged yet.
     fn ask(&mut self, partition: Partition, operation: u64, context: &mut Context<'_>) {
         self.paused.remove(&partition);
-        if self.is_merged(partition, About::of(context)) {
+        if self.is_merged(partition, (context.layout, context.me)) {
             return self.look(partition, operation, context);
         }
         let salvaged = self.salvage_sources(partition, context.layout);
@@ -567,7 +548,7 @@ impl Transfer {
     /// merged from it once more, for whoever has said it may have been a copy of that node.
     pub(crate) fn lose(&mut self, node: NodeId, restarted: bool, now_ms: u64) {
         if restarted {
-            self.merge_again(node, now_ms);
+            self.merge_again(node, self.healing.clone(), now_ms);
         }
         let lost = self.passes.iter().filter(|(_, pass)| pass.source == node && pass.is_asking());
         for partition in lost.map(|(partition, _)| *partition).collect::<Vec<_>>() {

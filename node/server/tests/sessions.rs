@@ -145,7 +145,6 @@ async fn a_draining_node_answers_what_is_in_flight_and_refuses_what_is_new() {
         node.signal(Signal::STOP);
     }
     session.send(0, 2_000, Operation::Put(put("", "k", "v")));
-    cluster.nodes[0].signal(Signal::TERM);
     // New items are done, or time out, until the drain begins, and are refused from then on.
     let mut id = 0;
     let refused = loop {
@@ -155,6 +154,10 @@ async fn a_draining_node_answers_what_is_in_flight_and_refuses_what_is_new() {
         assert_eq!(answered, id, "the first one is still in flight");
         if failure(&outcome).1 != "DEADLINE_EXCEEDED" {
             break outcome;
+        }
+        // By now, the first one has arrived.
+        if id == 1 {
+            cluster.nodes[0].signal(Signal::TERM);
         }
     };
     assert_eq!(failure(&refused), (Code::Unavailable, "DRAINING"));

@@ -321,7 +321,10 @@ fn plan_dismissal(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
         let is_heard = roster.answer_of(member.node).is_some();
         let is_followed = |ordinal: u32| roster.stranger(ordinal).is_some() || roster.live(ordinal).is_some();
         let is_over = if member.is_lost { ordinal.is_none_or(is_followed) } else { false };
+        // Where its machine is cut off from Kubernetes alone, it still answers the others, which do not let it go before.
+        let is_needed = !member.is_lost && roster.untrusted() > 0 && roster.is_linked(member.node);
         !roster.owns(member.node)
+            && !is_needed
             && (is_over || !is_heard && ordinal.is_some_and(|ordinal| is_pod_gone(member, ordinal)))
     };
     let gone: BTreeSet<_> = roster.layout.members.iter().filter(is_gone).map(|member| member.node).collect();

@@ -116,8 +116,12 @@ impl Node {
             now.member(*node).is_some_and(|member| !member.is_lost) && layout.member(*node).is_none()
         };
         let mut reached = self.peers.connected().map(|(peer, _)| peer).chain([self.me]);
+        // Who goes as well, and does not answer, asks for nothing.
+        let may_ask = |node: &NodeId| layout.member(*node).is_some() || self.peers.is_connected(*node);
         let is_needed = || {
-            self.unaware(now).next().is_some() || !self.short_of_trust(now, now.partitions.all()).is_empty()
+            let ours = self.replica.doubts.partitions(now.partitions);
+            self.unaware(now).any(|node| may_ask(&node))
+                || !self.short_of_trust(now, now.partitions.all(), &ours).is_empty()
         };
         reached.find(goes).filter(|_| is_needed() && !is_on(Mutant::KeepersAreDismissed))
     }

@@ -154,6 +154,11 @@ impl Node {
         let is_void = !is_on(Mutant::NotedVoidsNothing);
         let lost: Vec<_> = heard.iter().map(|(peer, _)| (*peer, is_void)).collect();
         self.lose(&lost, now, effects);
+        self.serve(now, effects, |node, context| {
+            for (peer, _) in heard {
+                node.transfer.overtaken(*peer, context.now.mono_ms);
+            }
+        });
     }
 
     /// Only a refusal of the generation that we have now says something about our disk: one of an earlier generation

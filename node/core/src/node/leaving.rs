@@ -115,16 +115,16 @@ impl Node {
     /// What was left of these may be the last copy that can be read: too few of their replicas are there and in no doubt.
     fn perhaps_the_last(&self, layout: &Layout) -> BTreeSet<Partition> {
         let Some(Leaving { clearing, .. }) = &self.leaving else { return BTreeSet::new() };
-        self.short_of_trust(layout, clearing.partitions())
+        self.short_of_trust(layout, clearing.partitions(), &BTreeSet::new())
     }
 
-    /// Those of these partitions of which no quorum of replicas is left, and in no doubt.
+    /// Those of these partitions of which no quorum of replicas is left, and in no doubt. This node is in doubt of `ours`.
     pub(super) fn short_of_trust(
         &self,
         layout: &Layout,
         of: impl Iterator<Item = Partition>,
+        ours: &BTreeSet<Partition>,
     ) -> BTreeSet<Partition> {
-        let ours = self.replica.doubts.partitions(layout.partitions);
         let says_nothing_of_doubts = self.evidence.values().all(|standing| standing.doubted.is_empty());
         let is_nothing_lost = layout.members.iter().all(|member| !member.is_lost);
         if says_nothing_of_doubts && ours.is_empty() && is_nothing_lost {
@@ -132,7 +132,7 @@ impl Node {
         }
         let is_trusted = |partition: Partition, node: &NodeId| {
             let theirs = self.evidence.get(node).map(|standing| &standing.doubted);
-            let doubted = if *node == self.me { Some(&ours) } else { theirs };
+            let doubted = if *node == self.me { Some(ours) } else { theirs };
             !layout.is_lost(*node) && doubted.is_none_or(|doubted| !doubted.contains(&partition))
         };
         let is_short = |partition: &Partition| {

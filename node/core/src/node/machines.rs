@@ -139,6 +139,8 @@ impl Machines<'_> {
                     let heard = news_in(noted, sets, context);
                     if heard.is_empty() || is_on(Mutant::HealsOverhearTheNews) {
                         self.replica.heal(from, call, outcome, context);
+                    } else {
+                        self.replica.doubts.ask_again(call, context);
                     }
                     return heard;
                 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{About, Merges, PAUSE_MS, Transfer};
+use super::{Merges, PAUSE_MS, Transfer};
 use crate::context::Context;
 use crate::id::NodeId;
 use crate::layout::Layout;
@@ -33,7 +33,7 @@ impl Transfer {
     }
 
     pub(super) fn close_if_done(&mut self, partition: Partition, context: &Context<'_>) {
-        if !self.is_done(partition, About::of(context)) {
+        if !self.is_done(partition, (context.layout, context.me)) {
             return;
         }
         if !context.layout.salvaged.contains_key(&partition) || self.has_counted(partition) {

@@ -84,12 +84,21 @@ impl Transfer {
         (self.merges.uncleared != before).then(|| self.merges.clone())
     }
 
-    /// A node is known as a later generation: whoever has said what heals a partition may have been a copy of it.
-    pub(super) fn merge_again(&mut self, node: NodeId, now_ms: u64) {
-        for partition in self.healing.clone() {
+    /// Others have met a node as a later generation than we have: whoever has said what is merged of it may have been a copy
+    /// of its disk. Of what is not whole yet, all that it holds is merged once more.
+    pub(crate) fn overtaken(&mut self, node: NodeId, now_ms: u64) {
+        if !is_on(Mutant::OvertakenSourcesCount) {
+            self.merge_again(node, self.open.clone(), now_ms);
+        }
+    }
+
+    /// What was merged of a node says nothing for these partitions.
+    pub(super) fn merge_again(&mut self, node: NodeId, partitions: BTreeSet<Partition>, now_ms: u64) {
+        for partition in partitions {
             if let Some(merge) = self.merges.partitions.get_mut(&partition) {
                 merge.sources.remove(&node);
                 merge.pass.take_if(|(source, _)| *source == node);
+                self.save_at_ms = Some(now_ms);
             }
             self.sources.forget(partition);
             if self.passes.get(&partition).is_some_and(|pass| pass.source == node) {

@@ -17,7 +17,7 @@ const LINES: &[(Mutant, fn())] = &[
     (Mutant::HealsOverhearTheNews, overtaken::a_key_does_not_heal_by_the_answer_that_says_who_was_a_copy),
     (
         Mutant::OvertakenSourcesCount,
-        overtaken::what_was_merged_of_a_source_that_others_have_met_since_counts_once_it_is_met,
+        overtaken::what_was_merged_of_a_source_that_others_have_met_since_counts_no_longer,
     ),
     (
         Mutant::DoubtfulPartitionsCount,

@@ -246,6 +246,22 @@ pub(crate) fn whoever_answers_and_may_have_the_last_copy_stays_a_member() {
     assert_eq!(propose(&mut linked), failed(needed), "of one partition, one copy can be read");
     say(&mut linked, PEER, &[]);
     assert_eq!(propose(&mut linked), None, "two of three are a quorum");
+    // Who goes as well and is away asks for nothing.
+    let both = narrow().next(&Change::Admit(vec![first_layout(5, 3).members[4].clone()])).unwrap();
+    let mut linked = Linked::new((both.clone(), true), &all.map(|peer| (peer, 4)));
+    for from in all {
+        let standing = Standing { fence: both.epoch, ..Standing::default() };
+        linked.frame((from, 4), Message::Standing(standing));
+    }
+    let go = both.next(&Change::Dismiss([node(4), node(5)].into())).unwrap();
+    assert_eq!(answer_in(&linked.propose(both.epoch, &go)), None);
+    let one = both.next(&Change::Dismiss([node(4)].into())).unwrap();
+    let mut linked = Linked::new((both.clone(), true), &all.map(|peer| (peer, 4)));
+    for from in all {
+        let standing = Standing { fence: both.epoch, ..Standing::default() };
+        linked.frame((from, 4), Message::Standing(standing));
+    }
+    assert!(answer_in(&linked.propose(both.epoch, &one)).is_some(), "the last one may ask it still");
     // Of who does not answer, nobody can ask for anything.
     let mut linked = Linked::new((now.clone(), true), &[(PEER, 3)]);
     assert_eq!(propose(&mut linked), None);

@@ -250,6 +250,27 @@ fn what_cannot_be_undone_is_known_as_such() {
     }
 }
 
+/// Its machine is cut off from Kubernetes alone, and of what it has left, too little is trusted elsewhere: who is missing joins
+/// first.
+#[test]
+fn nobody_is_dismissed_whom_the_others_would_not_let_go() {
+    let (_, closed) = left_by_two();
+    let lost = closed.next(&Change::Lose([node(1)].into())).unwrap();
+    let successor = |mut observed: Observed| {
+        observed.answers.insert(1, Answer::Here(fixtures::empty(41)));
+        observed
+    };
+    let look = || successor(seen(&lost, 3));
+    assert_eq!(next(&plan_of(&wanting(3), &look())), "Dismissing, to epoch 9 of 3, 3 pods");
+    assert_eq!(next(&plan_of(&wanting(3), &doubting(look(), &[2]))), "Joining, to epoch 9 of 6, 3 pods");
+    let mut gone = doubting(look(), &[2]);
+    for answer in gone.answers.values_mut() {
+        let Answer::Here(answer) = answer else { continue };
+        answer.connected.retain(|peer| ![node(3), node(4)].contains(peer));
+    }
+    assert_eq!(next(&plan_of(&wanting(3), &gone)), "Dismissing, to epoch 9 of 3, 3 pods");
+}
+
 #[test]
 fn no_pod_goes_while_of_what_a_lost_node_held_too_little_is_trusted() {
     let (_, closed) = left_by_two();
