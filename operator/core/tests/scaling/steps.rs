@@ -257,7 +257,7 @@ fn nobody_is_dismissed_whom_the_others_would_not_let_go() {
     let (_, closed) = left_by_two();
     let lost = closed.next(&Change::Lose([node(1)].into())).unwrap();
     let successor = |mut observed: Observed| {
-        observed.answers.insert(1, Answer::Here(fixtures::empty(41)));
+        observed.answers.insert(1, Answer::Here(empty(41)));
         observed
     };
     let look = || successor(seen(&lost, 3));
