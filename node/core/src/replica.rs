@@ -6,30 +6,29 @@
 //! as was asked. Of a key for which it is in doubt, it says nothing but that.
 
 mod answers;
+mod committing;
 mod highest;
 mod in_doubt;
 mod incoming;
+mod merging;
 mod pages;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use crate::causal::{Dot, DotActor, Siblings};
+use crate::causal::Dot;
 use crate::context::Context;
 use crate::doubt::Doubts;
-use crate::effect::{Alarm, Commit, CommitId, Damaged, Effect, Entry, LoadId, NotCommitted};
+use crate::effect::{CommitId, Damaged, Effect, LoadId};
 use crate::held::Held;
-use crate::id::{Epoch, NodeId};
-use crate::message::{
-    Call, Message, Mint, MintOutcome, Origin, ReadOutcome, Refusal, ScanRange, Want, Write, WriteOutcome,
-};
+use crate::id::NodeId;
+use crate::message::{Call, Message, Mint, ReadOutcome, Refusal, ScanRange, Want, Write};
 use crate::mutant::{Mutant, is_on};
 use crate::partition::RecordKey;
 use crate::quorum::Durability;
-use crate::record::{Body, Record};
+use crate::record::Record;
 use crate::stamp::Stamp;
 
-use answers::{answer_of, read_outcome, refuse_read};
+use answers::{read_outcome, refuse_read};
 use highest::Highest;
 use incoming::Incoming;
 
@@ -50,9 +49,6 @@ pub(crate) struct Replica {
     is_unsynced: bool,
     highest: Highest,
 }
-
-/// What an answer that waits takes up, beside a key and a value.
-const ANSWER_BYTES: usize = 128;
 
 /// The writes under way for one key.
 #[derive(Debug)]
@@ -265,66 +261,6 @@ impl Replica {
         }
     }
 
-    /// The log has taken a commit, or refused it; or it has taken it, and the engine has met damage. Commits of one
-    /// key end in their order, so whatever was merged onto a refused one is still under way.
-    pub(crate) fn committed(
-        &mut self,
-        commit: CommitId,
-        outcome: Result<Durability, NotCommitted>,
-        context: &mut Context<'_>,
-    ) {
-        if let Ok(durability) = outcome {
-            // Commits end in their order, and a sync covers all that was written before.
-            self.is_unsynced = durability < Durability::Synced;
-        }
-        if self.doubts.replaced(commit, outcome.is_ok(), context) {
-            return;
-        }
-        let outcome = match outcome {
-            Err(NotCommitted::Damaged) if is_on(Mutant::DamagedCommitsAreHeld) => Ok(Durability::Synced),
-            outcome => outcome,
-        };
-        if let (Err(NotCommitted::Damaged), Some(pending)) = (outcome, self.commits.get(&commit)) {
-            let key = pending.key.clone();
-            // Leaves nobody to be answered: it may come up after the next start.
-            self.doubt(&key, context);
-        }
-        let Some(PendingCommit { key, stamp, bytes, answers, durability: _ }) = self.commits.remove(&commit)
-        else {
-            return;
-        };
-        self.bytes -= bytes;
-        if let Some(KeyWrites::Merging { commits, newest, .. }) = self.keys.get_mut(&key) {
-            *commits -= 1;
-            if *commits == 0 {
-                self.keys.remove(&key);
-            } else if outcome.is_err() {
-                let are_siblings = matches!(newest.body, Body::Siblings(_));
-                let mut later = self.commits.range(commit..).filter(|(_, pending)| pending.key == key);
-                let next = match is_on(Mutant::RefusedSiblingsWaitForTheLast) {
-                    true => later.next_back(),
-                    false => later.next(),
-                };
-                // What was refused may be part of what is committed next, as a sibling is, or be committed once more,
-                // for somebody who wants it more durable: then it stands or falls with that.
-                let carries = |pending: &PendingCommit| match are_siblings {
-                    true => !is_on(Mutant::RefusedSiblingsAreAnsweredAtOnce),
-                    false => pending.stamp == stamp && !is_on(Mutant::RefusedValuesAreAnsweredAtOnce),
-                };
-                if let Some(next) = next.filter(|(_, pending)| carries(pending)).map(|(next, _)| *next) {
-                    for answer in answers {
-                        self.wait_for(next, answer);
-                    }
-                    return;
-                }
-            }
-        }
-        for (to, call, holding) in answers {
-            let noted = context.noted(context.partition(&key));
-            context.send(to, answer_of(call, holding, outcome, noted));
-        }
-    }
-
     /// What is refused before anything is read or written. Repairs are refused for want of space only by the log
     /// itself: they live on the reserve above the hard limit.
     fn check(&self, incoming: &Incoming, context: &Context<'_>) -> Result<(), Refusal> {
@@ -402,208 +338,5 @@ impl Replica {
             Incoming::Write(write) => self.merge(from, write, (newest, bytes), context),
             Incoming::Mint(mint) => self.give_dot(from, mint, (newest, bytes), context),
         }
-    }
-
-    /// Commits what comes of the stored record and the write's; or says what supersedes it, once that is durable.
-    fn merge(
-        &mut self,
-        from: NodeId,
-        write: Write,
-        (newest, bytes): (Option<Record>, usize),
-        context: &mut Context<'_>,
-    ) {
-        let Write { call, key, record, origin, durability } = write;
-        if let Some(newest) = &newest {
-            if newest.conflicts_with(&record) {
-                let alarm = Alarm::EqualStamps { key: key.clone(), stamp: record.stamp };
-                context.effects.push(Effect::Alarm(alarm));
-            }
-            if newest.supersedes(&record) {
-                if is_on(Mutant::SupersededIsCalledHeld) {
-                    self.bytes -= bytes;
-                    let (outcome, noted) =
-                        (WriteOutcome::Held(durability), context.noted(context.partition(&key)));
-                    return context.send(from, Message::WriteAnswer { call, outcome, noted });
-                }
-                // Whoever repairs goes by it that the record, or what supersedes it, is as durable as was asked.
-                if origin == Origin::Repair && self.durability_of(&key) < durability {
-                    let answers = vec![(from, call, Holding::Superseding(newest.stamp))];
-                    let pending = PendingCommit { key, stamp: newest.stamp, durability, bytes, answers };
-                    context.counters.synced_anew += 1;
-                    return self.commit(pending, newest.clone(), Some(newest), context);
-                }
-                self.bytes -= bytes;
-                return self.answer_superseded((from, call), &key, newest.stamp, context);
-            }
-        }
-        let merged = match newest.clone() {
-            Some(newest) if !is_on(Mutant::SiblingsAreNotMerged) => newest.merge(record),
-            Some(_) | None => record,
-        };
-        if !self.has_room_for(&merged, context.settings.write_bytes_max / 4 * 5) {
-            self.bytes -= bytes;
-            let noted = context.noted(context.partition(&key));
-            let outcome = WriteOutcome::Refused(Refusal::Overloaded);
-            return context.send(from, Message::WriteAnswer { call, outcome, noted });
-        }
-        let answers = vec![(from, call, Holding::Ours)];
-        let mut pending = PendingCommit { key, stamp: merged.stamp, durability, bytes, answers };
-        if is_on(Mutant::HeldBeforeItIsSynced) {
-            pending.answers.clear();
-            let (outcome, noted) =
-                (WriteOutcome::Held(durability), context.noted(context.partition(&pending.key)));
-            context.send(from, Message::WriteAnswer { call, outcome, noted });
-        }
-        self.commit(pending, merged, newest.as_ref(), context);
-    }
-
-    /// Adds the write to the siblings of its key, under a dot of ours. That is synced before anybody hears of it:
-    /// a dot that were forgotten would be given again.
-    fn give_dot(
-        &mut self,
-        from: NodeId,
-        mint: Mint,
-        (newest, bytes): (Option<Record>, usize),
-        context: &mut Context<'_>,
-    ) {
-        let Mint { call, key, change, .. } = mint;
-        let mut siblings = match newest.as_ref().map(|record| &record.body) {
-            Some(Body::Siblings(siblings)) => Siblings::clone(siblings),
-            _ => Siblings::default(),
-        };
-        let partition = context.partition(&key);
-        let since = context.layout.since(partition, context.me).unwrap_or(Epoch(0));
-        let actor = match is_on(Mutant::OneActorMintsForAll) {
-            true => DotActor(1),
-            false if is_on(Mutant::DotsAreGivenAgainAfterADoubt) => DotActor(context.actor.0),
-            false => DotActor(context.actor.minting(context.trusted_since, since)),
-        };
-        let stamp = newest.as_ref().map_or(change.stamp, |newest| newest.stamp.max(change.stamp));
-        let known = siblings.values().any(|(_, sibling)| sibling.operation == change.operation);
-        context.counters.operations_met_again += u64::from(known);
-        let Ok(dot) = siblings.mint(actor, change) else {
-            self.bytes -= bytes;
-            context.counters.sibling_caps += 1;
-            let (outcome, noted) = (MintOutcome::Refused(Refusal::TooManySiblings), context.noted(partition));
-            return context.send(from, Message::MintAnswer { call, outcome, noted });
-        };
-        let record = Record { stamp, body: Body::Siblings(Arc::new(siblings)) };
-        if !self.has_room_for(&record, context.settings.write_bytes_max) {
-            self.bytes -= bytes;
-            let (outcome, noted) = (MintOutcome::Refused(Refusal::Overloaded), context.noted(partition));
-            return context.send(from, Message::MintAnswer { call, outcome, noted });
-        }
-        context.counters.minted += 1;
-        let holding = Holding::Minted { record: record.clone(), dot };
-        let durability = Durability::Synced;
-        let answers = vec![(from, call, holding)];
-        let pending = PendingCommit { key, stamp, durability, bytes, answers };
-        self.commit(pending, record, newest.as_ref(), context);
-    }
-
-    fn commit(
-        &mut self,
-        mut pending: PendingCommit,
-        record: Record,
-        newest: Option<&Record>,
-        context: &mut Context<'_>,
-    ) {
-        let (key, durability) = (pending.key.clone(), pending.durability);
-        if newest == Some(&record) && self.join(&mut pending) {
-            self.bytes -= pending.bytes;
-            return;
-        }
-        if !is_on(Mutant::StoredIsNotRemembered) {
-            self.highest.raise(&key, record.stamp);
-        }
-        let extra = whole_bytes(&record);
-        pending.bytes += extra;
-        self.bytes += extra;
-        let id = context.next_commit();
-        self.commits.insert(id, pending);
-        match self.keys.get_mut(&key) {
-            Some(KeyWrites::Merging { newest, commits, last, durability: of_last }) => {
-                *newest = record.clone();
-                *commits += 1;
-                *last = id;
-                *of_last = durability;
-            }
-            Some(KeyWrites::Loading(_)) | None => {
-                let merging = KeyWrites::Merging { newest: record.clone(), commits: 1, last: id, durability };
-                self.keys.insert(key.clone(), merging);
-            }
-        }
-        let entry = Entry::Record { key, record };
-        context.effects.push(Effect::Commit(Commit { id, entry, durability }));
-    }
-
-    /// Siblings are written as a whole, however little was added to them; one such record always has room.
-    fn has_room_for(&self, record: &Record, bytes_max: usize) -> bool {
-        let whole = whole_bytes(record);
-        whole == 0 || self.commits.is_empty() || self.bytes + whole <= bytes_max
-    }
-
-    /// The very record is being committed already: its commit serves for this write too, unless it is to be less
-    /// durable.
-    fn join(&mut self, pending: &mut PendingCommit) -> bool {
-        let Some(KeyWrites::Merging { last, durability, .. }) = self.keys.get(&pending.key) else {
-            return false;
-        };
-        let last = *last;
-        if *durability < pending.durability && !is_on(Mutant::JoinsLessDurableCommits)
-            || !self.commits.contains_key(&last)
-        {
-            return false;
-        }
-        std::mem::take(&mut pending.answers).into_iter().all(|answer| self.wait_for(last, answer))
-    }
-
-    /// How durable what is held under a key surely is, or will be once its last commit has ended.
-    fn durability_of(&self, key: &RecordKey) -> Durability {
-        match self.keys.get(key) {
-            Some(KeyWrites::Merging { durability, .. }) => *durability,
-            Some(KeyWrites::Loading(_)) | None if self.is_unsynced => Durability::Periodic,
-            Some(KeyWrites::Loading(_)) | None => Durability::Synced,
-        }
-    }
-
-    /// True if the engine may show what no sync has followed yet.
-    pub(crate) fn shows_unsynced(&self) -> bool {
-        self.is_unsynced || self.commits.values().any(|commit| commit.durability < Durability::Synced)
-    }
-
-    /// Answers when a commit ends; false if it has ended.
-    fn wait_for(&mut self, commit: CommitId, answer: (NodeId, Call, Holding)) -> bool {
-        let Some(commit) = self.commits.get_mut(&commit) else { return false };
-        commit.answers.push(answer);
-        commit.bytes += ANSWER_BYTES;
-        self.bytes += ANSWER_BYTES;
-        true
-    }
-
-    fn answer_superseded(
-        &mut self,
-        (to, call): (NodeId, Call),
-        key: &RecordKey,
-        by: Stamp,
-        context: &mut Context<'_>,
-    ) {
-        if let Some(KeyWrites::Merging { last, .. }) = self.keys.get(key) {
-            let last = *last;
-            let is_early = is_on(Mutant::SupersededBeforeItIsSynced);
-            if !is_early && self.wait_for(last, (to, call, Holding::Superseding(by))) {
-                return;
-            }
-        }
-        let noted = context.noted(context.partition(key));
-        context.send(to, Message::WriteAnswer { call, outcome: WriteOutcome::Superseded(by), noted });
-    }
-}
-
-/// What a commit writes beside what was asked for.
-fn whole_bytes(record: &Record) -> usize {
-    match &record.body {
-        Body::Siblings(_) => record.value_len(),
-        Body::Value(_) | Body::Expiring { .. } | Body::Tombstone | Body::Expired => 0,
     }
 }

@@ -1,6 +1,6 @@
 //! What a replica is asked to apply: a record as it is, or a write that is to become a sibling.
 
-use super::ANSWER_BYTES;
+use super::committing::ANSWER_BYTES;
 use crate::causal::Change;
 use crate::context::Context;
 use crate::id::NodeId;

@@ -5,14 +5,14 @@ use std::panic::catch_unwind;
 use keystore_core::mutant::{Mutant, switch};
 
 use crate::{
-    background, deciding, epochs, leaving, membership, moving, overtaken, recovered, reissued, salvaging,
-    succession, surviving, unreadable,
+    background, deciding, doubting, epochs, leaving, membership, moving, overtaken, recovered, reissued,
+    salvaging, succession, surviving, unreadable,
 };
 
 const LINES: &[(Mutant, fn())] = &[
     (
         Mutant::NewcomersHeal,
-        moving::a_key_in_doubt_is_healed_by_the_new_ring_once_that_has_taken_over_what_the_old_one_held,
+        doubting::a_key_in_doubt_is_healed_by_the_new_ring_once_that_has_taken_over_what_the_old_one_held,
     ),
     (Mutant::HealsOverhearTheNews, overtaken::a_key_does_not_heal_by_the_answer_that_says_who_was_a_copy),
     (
@@ -23,10 +23,10 @@ const LINES: &[(Mutant, fn())] = &[
         Mutant::DoubtfulPartitionsCount,
         unreadable::what_cannot_be_cleared_holds_up_no_layout_and_counts_for_nothing_until_it_is,
     ),
-    (Mutant::MergesOutliveADoubt, moving::a_partition_that_comes_into_doubt_is_merged_anew),
+    (Mutant::MergesOutliveADoubt, doubting::a_partition_that_comes_into_doubt_is_merged_anew),
     (
         Mutant::DoubtsAreMergedAtOnce,
-        moving::nobody_is_asked_for_what_is_in_doubt_before_that_is_noted_whatever_layout_comes,
+        doubting::nobody_is_asked_for_what_is_in_doubt_before_that_is_noted_whatever_layout_comes,
     ),
     (
         Mutant::AnybodyWritesInDoubt,
@@ -87,7 +87,7 @@ const LINES: &[(Mutant, fn())] = &[
     (Mutant::LeaversAreNotAwaited, deciding::no_data_moves_while_somebody_drops_what_it_has_left),
     (Mutant::TheMisheardAreNotTold, deciding::whoever_is_waited_for_says_how_far_it_is),
     (Mutant::GreetingsAreNotTold, leaving::whoever_hears_of_it_as_its_link_comes_up_hears_that_it_is_over),
-    (Mutant::TheDoubtfulAreWhole, moving::a_replica_in_doubt_is_not_whole),
+    (Mutant::TheDoubtfulAreWhole, doubting::a_replica_in_doubt_is_not_whole),
     (Mutant::WhatIsSkippedCountsAsRead, unreadable::what_was_skipped_is_read_before_a_partition_is_whole),
     (Mutant::EarlierGenerationsAreEvidence, moving::what_a_member_said_before_it_started_anew_is_no_evidence),
     (
@@ -102,7 +102,7 @@ const LINES: &[(Mutant, fn())] = &[
     (Mutant::TheLostAreGivenData, succession::nobody_who_is_lost_is_given_data),
     (Mutant::HoldersAreDismissed, succession::a_layout_that_cannot_follow_is_refused),
     (Mutant::KeepersAreDismissed, deciding::whoever_answers_and_may_have_the_last_copy_stays_a_member),
-    (Mutant::TheDoubtfulIsHeld, moving::what_is_in_doubt_is_not_said_to_be_held),
+    (Mutant::TheDoubtfulIsHeld, doubting::what_is_in_doubt_is_not_said_to_be_held),
     (
         Mutant::AnotherSourcesCursorCounts,
         moving::a_pass_that_goes_on_with_another_source_begins_at_the_beginning,

@@ -7,6 +7,7 @@ mod background;
 mod bench;
 mod clauses;
 mod deciding;
+mod doubting;
 mod epochs;
 mod leaving;
 mod linked;

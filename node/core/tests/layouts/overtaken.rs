@@ -11,12 +11,12 @@ use keystore_core::partition::Partition;
 
 use crate::bench::effects::commit_in;
 use crate::bench::{PEER, key, now};
+use crate::doubting::{
+    asked, meet_what_cannot_be_read, note_the_doubt, raise, replacing_the_third, say_whole, three_and_one,
+};
 use crate::epochs::node;
 use crate::linked::Linked;
-use crate::moving::{
-    Said, asked, empty, joined, joiner, meet_what_cannot_be_read, note_the_doubt, raise, replacing_the_third,
-    say_whole, take_over, three_and_one,
-};
+use crate::moving::{Said, empty, joined, joiner, take_over};
 
 /// What somebody has noted of the replicas of a partition who has met a later generation of one of them, or nobody.
 fn noted(layout: &Layout, partition: Partition, met: Option<NodeId>) -> Noted {

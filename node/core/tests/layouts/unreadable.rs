@@ -16,9 +16,10 @@ use keystore_core::transfer::{Merge, Merges};
 
 use crate::bench::effects::refusals;
 use crate::bench::{ME, PEER, first_layout, key, key_of, now, record, start};
+use crate::doubting::{meet_what_cannot_be_read, note_the_doubt};
 use crate::epochs::{again, key_in, node};
 use crate::linked::Linked;
-use crate::moving::{joined, meet_what_cannot_be_read, note_the_doubt};
+use crate::moving::joined;
 
 /// A node of four takes over what the last one has.
 fn moving() -> Layout {
