@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use http::{Method, Request};
-use kube::client::Body;
+use kube::client::{Body, ClientBuilder};
+use kube::{Client, Config};
 use thiserror::Error;
 use tokio::time::Instant;
 use tower::{BoxError, Layer, Service};
@@ -22,6 +23,13 @@ pub(crate) struct NotLeading;
 pub(crate) struct Leadership(Arc<Mutex<Option<Instant>>>);
 
 impl Leadership {
+    /// A client behind the gate. It sends nothing twice: that would leave without asking here once more, maybe long after
+    /// another process leads. Whatever fails is looked at anew.
+    pub(crate) fn client(&self, mut config: Config) -> kube::Result<Client> {
+        config.default_retry = false;
+        Ok(ClientBuilder::try_from(config)?.with_layer(self).build())
+    }
+
     pub(crate) fn extend(&self, until: Instant) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }

@@ -13,7 +13,6 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use keystore_crds::KeyStoreCluster;
 use keystore_operator_core::names::{CLUSTER_LABEL, FIELD_MANAGER, PEER_PORT};
-use kube::client::ClientBuilder;
 use kube::core::PartialObjectMeta;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
@@ -45,8 +44,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", options.http_listen))?;
     let config = Config::infer().await.context("cannot find the API server")?;
     let leadership = Leadership::default();
-    let builder = ClientBuilder::try_from(config.clone()).context("cannot reach the API server")?;
-    let client = builder.with_layer(&leadership).build();
+    let client = leadership.client(config.clone()).context("cannot reach the API server")?;
     let metrics = Arc::new(Metrics::new());
     let health = Health { metrics: metrics.clone(), is_ready: Arc::new(AtomicBool::new(false)) };
     let ungated = Client::try_from(config).context("cannot reach the API server")?;

@@ -2,7 +2,8 @@
 //!
 //! A configured address is taken at its word. A configured name may not lead anywhere yet, or still to where this
 //! pod was before: only an address that this machine has is believed. Until it leads here, the address from which
-//! other nodes would be reached is as good.
+//! other nodes would be reached is as good. While no name leads anywhere, as where the name service starts together with
+//! all nodes, there is nothing to tell others: what they were told, they would dial until this process ends.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tracing::warn;
 
 use crate::config::Config;
 
-const LOOK_UP_MAX: Duration = Duration::from_secs(10);
+const WARN_EVERY: Duration = Duration::from_secs(10);
 const LOOK_UP_PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) async fn find(config: &Config) -> IpAddr {
@@ -25,15 +26,23 @@ pub(super) async fn find(config: &Config) -> IpAddr {
     if host.is_none() && !listened.is_unspecified() {
         return listened;
     }
-    let give_up_at = Instant::now() + LOOK_UP_MAX;
+    let seeds = &config.gossip.seeds;
+    if host.is_none() && seeds.is_empty() {
+        warn!("no address of this node is known that others could use, only this machine can reach it");
+        return Ipv4Addr::LOCALHOST.into();
+    }
+    let mut warn_at = Instant::now() + WARN_EVERY;
     loop {
-        if let Some(ip) = look_up(host, &config.gossip.seeds).await {
+        if let Some(ip) = look_up(host, seeds).await {
             return ip;
         }
-        let is_worth_waiting = host.is_some() || !config.gossip.seeds.is_empty();
-        if !is_worth_waiting || Instant::now() >= give_up_at {
-            warn!("no address of this node is known that others could use, only this machine can reach it");
-            return Ipv4Addr::LOCALHOST.into();
+        if Instant::now() >= warn_at {
+            warn!(
+                ?host,
+                ?seeds,
+                "none of these names leads anywhere: no other node hears of this one until one does"
+            );
+            warn_at += WARN_EVERY;
         }
         sleep(LOOK_UP_PAUSE).await;
     }
@@ -73,6 +82,8 @@ fn local_address_towards(address: SocketAddr) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
     #[tokio::test]
@@ -94,6 +105,22 @@ mod tests {
         let mut config = Config::default();
         config.node.advertise_host = Some("localhost".to_owned());
         assert!(find(&config).await.is_loopback());
+    }
+
+    /// It looks again for as long as there is none: others would dial this machine in vain until the process ends.
+    #[tokio::test(start_paused = true)]
+    async fn names_that_lead_nowhere_are_waited_for() {
+        let mut config = Config::default();
+        // No name service is asked for a label of that length.
+        let name = "x".repeat(64);
+        config.gossip.seeds = vec![format!("{name}:7402")];
+        config.node.advertise_host = Some(name);
+        assert!(timeout(Duration::from_secs(60), find(&config)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn without_any_name_it_is_reached_on_this_machine() {
+        assert!(find(&Config::default()).await.is_loopback());
     }
 
     #[test]

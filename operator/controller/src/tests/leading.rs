@@ -1,8 +1,13 @@
 //! Several operators over one Lease, on a clock that is paused.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use k8s_openapi::api::core::v1::Pod;
 use keystore_operator_core::lease::{LOOKED_AT_EVERY, RENEWED_EVERY, TERM, WRITES_WITHIN};
+use kube::api::DeleteParams;
+use kube::{Api, Config};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -192,4 +197,30 @@ async fn who_finds_another_name_in_its_lease_has_lost_it() {
     assert_eq!(one.end().await, Some(Lost::Taken { holder: "somebody".into() }));
     assert!(leadership.check().is_err());
     assert_eq!(holder(&api), json!("somebody"));
+}
+
+/// What the library sends again by itself would not have asked once more whether this process leads.
+#[tokio::test]
+async fn what_the_api_server_turns_away_is_not_sent_again_behind_the_gate() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = requests.clone();
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+            counted.fetch_add(1, Ordering::AcqRel);
+            let busy = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            stream.write_all(busy).await.unwrap();
+        }
+    });
+    let leadership = Leadership::default();
+    leadership.extend(Instant::now() + Duration::from_secs(600));
+    let pods: Api<Pod> = Api::namespaced(leadership.client(Config::new(url)).unwrap(), "shop");
+    let params = DeleteParams::default();
+    let deleted = timeout(Duration::from_secs(20), pods.delete("demo-0", &params)).await;
+    assert!(deleted.expect("it is not tried for long").is_err());
+    assert_eq!(requests.load(Ordering::Acquire), 1);
+    server.abort();
 }
