@@ -45,8 +45,6 @@ counters! {
     records_left as layout_records_left,
     /// Attempts to have a layout decided that began anew
     ballots_repeated as layout_ballots_repeated,
-    /// Votes for a layout that another proposer has left, brought to their end
-    left_votes_finished as layout_left_votes_finished,
     /// Stamps drawn again since a higher one stood in the way
     stamped_anew as write_restamps,
     /// Writes that waited until a stamp might be issued

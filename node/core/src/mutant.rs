@@ -246,9 +246,7 @@ mutants! {
       /// Who asks for votes on what was decided long ago does not hear of it.
       DecidedIsNotTold by case,
       /// A proposal may expect any epoch to be in force.
-      AnyEpochIsExpected by case,
-      /// A vote that its proposer has left stays until somebody proposes something else.
-      LeftVotesLie by case;
+      AnyEpochIsExpected by case;
     20 /// Operations need their quorum in the old ring alone while data moves.
       OneRingIsEnough,
       /// They need it in the new one alone.

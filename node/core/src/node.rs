@@ -131,8 +131,6 @@ pub struct Node {
     /// What others have sent under layouts that are not in force here yet.
     ahead: Ahead,
     votes: Votes,
-    /// When somebody has asked us for a vote last, at the earliest at our start.
-    asked_to_vote_ms: u64,
     proposing: Option<Proposing>,
     /// The round of the last ballot of this process.
     last_round: u64,
@@ -185,7 +183,6 @@ impl Node {
             clear_again_at_ms: now.mono_ms,
             ahead: Ahead::default(),
             votes,
-            asked_to_vote_ms: now.mono_ms,
             proposing: None,
             last_round: 0,
             evidence: Evidence::new(),
@@ -304,8 +301,7 @@ impl Node {
         let has_room = self.replica.pages_given() < READ_AT_ONCE_MAX;
         let giving = self.membership.serving().filter(|_| has_room);
         let giving = giving.and_then(|_| self.giving.next_wakeup_ms(self.budget.ready_at_ms()));
-        let proposing =
-            self.proposing.as_ref().map(Proposing::next_wakeup_ms).or_else(|| self.left_vote_due_ms());
+        let proposing = self.proposing.as_ref().map(Proposing::next_wakeup_ms);
         let raise = self.wants_generation().then_some(self.raise_from_ms);
         // Nothing is healed before this node serves.
         let heals = self.membership.serving().is_some() && !self.is_clearing();

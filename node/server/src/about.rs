@@ -1,7 +1,7 @@
 //! What every service may ask: who this node is, and what it knows of itself and of the others.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use keystore_core::history::History;
@@ -35,9 +35,25 @@ pub struct SelfAddresses {
 }
 
 impl SelfAddresses {
-    /// Before the node's own address is known.
-    pub fn of_listeners(listen: &Listen) -> Self {
-        Self { client: listen.client.to_string(), peer: listen.peer.to_string() }
+    /// Clients are told the configured name, if there is one, even while the node's own address is unknown. Other nodes dial an
+    /// address, not a name: a name may still lead to where this node was before.
+    pub fn of(config: &Config, ip: Option<IpAddr>) -> Self {
+        let Listen { client, peer, .. } = config.listen;
+        let host = config.node.advertise_host.clone().or_else(|| ip.map(|ip| ip.to_string()));
+        let client = match host {
+            Some(host) => format!("{}:{}", bracketed(&host), client.port()),
+            None => client.to_string(),
+        };
+        let peer = ip.map_or(peer, |ip| SocketAddr::new(ip, peer.port()));
+        Self { client, peer: peer.to_string() }
+    }
+}
+
+/// An IPv6 address needs brackets before a port.
+fn bracketed(host: &str) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
+        _ => host.to_owned(),
     }
 }
 
@@ -64,5 +80,24 @@ impl About {
         }
         let gossiped = self.gossiped.borrow();
         gossiped.get(&node).map(|known| known.client_address.clone()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_the_configured_name_before_an_address_is_found() {
+        let mut config = Config::default();
+        let told = |config: &Config, ip: Option<&str>| {
+            let SelfAddresses { client, peer } = SelfAddresses::of(config, ip.map(|ip| ip.parse().unwrap()));
+            [client, peer]
+        };
+        assert_eq!(told(&config, None), ["0.0.0.0:7400", "0.0.0.0:7401"]);
+        assert_eq!(told(&config, Some("2001:db8::7")), ["[2001:db8::7]:7400", "[2001:db8::7]:7401"]);
+        config.node.advertise_host = Some("node.example".to_owned());
+        assert_eq!(told(&config, None), ["node.example:7400", "0.0.0.0:7401"]);
+        assert_eq!(told(&config, Some("192.0.2.7")), ["node.example:7400", "192.0.2.7:7401"]);
     }
 }

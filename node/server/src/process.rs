@@ -114,7 +114,7 @@ fn start_core(config: Config, storage: NodeStorage) -> Result<Parts, ProcessErro
     let (view, view_seen) = watch::channel(Arc::new(View::starting()));
     let (stopping, stopping_seen) = watch::channel(false);
     let (gossiped, gossiped_seen) = watch::channel(Arc::default());
-    let (ours, ours_seen) = watch::channel(SelfAddresses::of_listeners(&config.listen));
+    let (ours, ours_seen) = watch::channel(SelfAddresses::of(&config, None));
     let (outboxes, outboxes_seen) = mpsc::channel(OUTBOXES_MAX);
     let (ending, ended) = oneshot::channel();
     let (engine, counters, history) = (storage.engine(), storage.counters(), storage.history());

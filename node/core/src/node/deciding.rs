@@ -17,10 +17,10 @@ const STAGGER_MS: u64 = 40;
 /// How long the decision may take before its outcome is called unknown.
 const DECIDE_MS: u64 = 10_000;
 
-/// A proposal under way; for nobody, if it brings a vote to its end that another proposer has left.
+/// A proposal under way.
 #[derive(Debug)]
 pub(super) struct Proposing {
-    request: Option<RequestId>,
+    request: RequestId,
     proposer: Proposer,
     again_ms: u64,
     until_ms: u64,
@@ -31,13 +31,8 @@ impl Proposing {
         self.again_ms.min(self.until_ms)
     }
 
-    fn new(request: Option<RequestId>, proposer: Proposer, now: Now) -> Self {
-        Self { request, proposer, again_ms: now.mono_ms + BALLOT_MS, until_ms: now.mono_ms + DECIDE_MS }
-    }
-
-    pub(super) fn failed(self, error: ProposalError) -> Option<Effect> {
-        let answer = Answer::ProposalFailed(error);
-        self.request.map(|request| Effect::Answer { request, answer })
+    pub(super) fn failed(self, error: ProposalError) -> Effect {
+        Effect::Answer { request: self.request, answer: Answer::ProposalFailed(error) }
     }
 }
 
@@ -60,7 +55,8 @@ impl Node {
     ) {
         match self.check_proposal(expected, layout) {
             Ok(proposer) => {
-                self.proposing = Some(Proposing::new(Some(request), proposer, now));
+                let (again_ms, until_ms) = (now.mono_ms + BALLOT_MS, now.mono_ms + DECIDE_MS);
+                self.proposing = Some(Proposing { request, proposer, again_ms, until_ms });
                 self.say_to_voters();
             }
             Err(error) => {
@@ -74,7 +70,7 @@ impl Node {
         if now.epoch != expected && !is_on(Mutant::AnyEpochIsExpected) {
             return Err(ProposalError::Epoch { now: now.epoch, expected });
         }
-        if self.proposing.as_ref().is_some_and(|proposing| proposing.request.is_some()) {
+        if self.proposing.is_some() {
             return Err(ProposalError::Busy);
         }
         let evidence = self.known_standings();
@@ -108,13 +104,9 @@ impl Node {
         if let Some(node) = self.finds_needed(now, layout) {
             return Err(ProposalError::StillNeeded { node });
         }
-        let now = now.clone();
-        Ok(Proposer::new(&now, layout.clone(), evidence, self.next_ballot()))
-    }
-
-    fn next_ballot(&mut self) -> Ballot {
         self.last_round += 1;
-        Ballot { round: self.last_round, proposer: self.me, generation: self.generation }
+        let ballot = Ballot { round: self.last_round, proposer: self.me, generation: self.generation };
+        Ok(Proposer::new(now, layout.clone(), evidence, ballot))
     }
 
     /// A member that is to go and still answers, though what it has left may be needed: it sets its data aside as soon as it
@@ -151,10 +143,7 @@ impl Node {
         effects: &mut Vec<Effect>,
     ) {
         match say {
-            Say::Prepare | Say::Accept { .. } => {
-                self.asked_to_vote_ms = now.mono_ms;
-                self.vote(from, (epoch, ballot), &say, effects);
-            }
+            Say::Prepare | Say::Accept { .. } => self.vote(from, (epoch, ballot), &say, effects),
             Say::Promise { .. } | Say::Accepted | Say::Outbid { .. } | Say::Refused { .. } => {
                 self.hear_vote(from, (epoch, ballot, say), now, effects);
             }
@@ -207,7 +196,6 @@ impl Node {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        let stagger_ms = self.stagger_ms();
         let Some(proposing) = self.proposing.as_mut().filter(|proposing| proposing.proposer.epoch() == epoch)
         else {
             return;
@@ -215,7 +203,8 @@ impl Node {
         match proposing.proposer.hear(from, ballot, say) {
             Next::Wait => {
                 if proposing.proposer.is_outbid() {
-                    proposing.again_ms = proposing.again_ms.min(now.mono_ms + stagger_ms);
+                    let wait_ms = STAGGER_MS * u64::from(self.me.0[15] % 8);
+                    proposing.again_ms = proposing.again_ms.min(now.mono_ms + wait_ms);
                 }
             }
             Next::Say(_) => {
@@ -224,7 +213,7 @@ impl Node {
             }
             Next::End(Outcome::Refused(why)) => {
                 if let Some(proposing) = self.proposing.take() {
-                    effects.extend(proposing.failed(ProposalError::Voted(why)));
+                    effects.push(proposing.failed(ProposalError::Voted(why)));
                 }
             }
             Next::End(Outcome::Decided(layout)) => {
@@ -247,51 +236,16 @@ impl Node {
             self.proposing.take_if(|proposing| proposing.proposer.epoch() <= layout.epoch)
         {
             let answer = Answer::Decided(Box::new(layout.clone()));
-            effects.extend(request.map(|request| Effect::Answer { request, answer }));
+            effects.push(Effect::Answer { request, answer });
         }
     }
 
-    /// When a vote of ours that nobody has brought to its end is; `None` if there is none, or too few voters are reached. Until
-    /// then it may be decided by whatever is proposed next, long after whoever proposed it had reason to.
-    pub(super) fn left_vote_due_ms(&self) -> Option<u64> {
-        let layout = self.membership.serving().filter(|_| !is_on(Mutant::LeftVotesLie))?;
-        let is_left = self.votes.accepted.is_some() && self.votes.epoch.0 == layout.epoch.0 + 1;
-        if !is_left || self.proposing.is_some() || self.changing.is_some() {
-            return None;
-        }
-        let is_reached = |voter: &&NodeId| **voter == self.me || self.peers.is_connected(**voter);
-        let reached = layout.voters.iter().filter(is_reached).count();
-        (reached > layout.voters.len() / 2).then(|| self.asked_to_vote_ms + DECIDE_MS + self.stagger_ms())
-    }
-
-    fn stagger_ms(&self) -> u64 {
-        STAGGER_MS * u64::from(self.me.0[15] % 8)
-    }
-
-    fn finish_left_vote(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if self.left_vote_due_ms().is_none_or(|due_ms| now.mono_ms < due_ms) {
-            return;
-        }
-        let (Some(layout), Some(vote)) = (self.membership.serving().cloned(), self.votes.accepted.clone())
-        else {
-            return;
-        };
-        self.last_round = self.last_round.max(self.votes.promised.round);
-        let proposer = Proposer::new(&layout, vote.layout, vote.evidence, self.next_ballot());
-        self.proposing = Some(Proposing::new(None, proposer, now));
-        self.counters.left_votes_finished += 1;
-        self.say_to_voters();
-        self.deliver(now, effects);
-    }
-
-    /// Asks the voters again, or gives up; and brings to its end what others have left.
+    /// Asks the voters again, or gives up.
     pub(super) fn go_on_proposing(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        self.finish_left_vote(now, effects);
         let Some(proposing) = &mut self.proposing else { return };
         if proposing.until_ms <= now.mono_ms {
             if let Some(proposing) = self.proposing.take() {
-                self.asked_to_vote_ms = now.mono_ms;
-                effects.extend(proposing.failed(ProposalError::Unknown));
+                effects.push(proposing.failed(ProposalError::Unknown));
             }
             return;
         }

@@ -193,7 +193,7 @@ impl Node {
     pub(super) fn set_aside(&mut self, alarm: Alarm, effects: &mut Vec<Effect>) {
         self.is_set_aside = true;
         if let Some(proposing) = self.proposing.take() {
-            effects.extend(proposing.failed(ProposalError::Unknown));
+            effects.push(proposing.failed(ProposalError::Unknown));
         }
         self.messages.clear();
         let ended = self.coordinator.abandon().into_iter();

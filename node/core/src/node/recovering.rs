@@ -64,7 +64,7 @@ impl Node {
         effects: &mut Vec<Effect>,
     ) {
         if let Some(proposing) = self.proposing.take() {
-            effects.extend(proposing.failed(ProposalError::Unknown));
+            effects.push(proposing.failed(ProposalError::Unknown));
         }
         let links = self.peers.disconnect_all();
         effects.extend(links.iter().map(|(_, link)| Effect::CloseLink { link: *link }));

@@ -50,7 +50,6 @@ const LINES: &[(Mutant, fn())] = &[
     (Mutant::TheAwayVoteOn, succession::whoever_is_away_votes_no_longer),
     (Mutant::DecidedIsNotTold, deciding::only_a_voter_that_holds_the_layout_before_votes),
     (Mutant::AnyEpochIsExpected, deciding::a_proposal_is_for_the_layout_that_it_expects),
-    (Mutant::LeftVotesLie, deciding::a_vote_that_its_proposer_has_left_is_brought_to_its_end),
     (Mutant::RingsFollowAtOnce, succession::a_layout_that_cannot_follow_is_refused),
     (Mutant::FactorsChangeAlone, succession::a_layout_that_cannot_follow_is_refused),
     (

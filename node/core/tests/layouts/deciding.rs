@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use keystore_core::effect::{Answer, Effect, Event, ProposalError, RequestId, SavedState};
-use keystore_core::id::{Epoch, Generation, NodeId};
+use keystore_core::id::{Epoch, Generation};
 use keystore_core::layout::{KeyspaceMode, Layout};
 use keystore_core::message::Message;
 use keystore_core::node::{Node, Settings, Start};
@@ -321,95 +321,6 @@ fn of_the_votes_that_are_found_the_highest_is_proposed_with_its_evidence() {
         let accept = Next::Say(Box::new(Say::Accept { layout, evidence }));
         assert_eq!(proposer.hear(ME, ballot, second), accept, "{found:?}");
     }
-}
-
-/// A node with a vote on its disk for this layout, and whom it is linked to.
-fn voted_for(next: &Layout, peers: &[NodeId]) -> Linked {
-    let vote = Vote { ballot: BALLOT, layout: next.clone(), evidence: Evidence::new() };
-    let votes = Votes { epoch: next.epoch, promised: BALLOT, accepted: Some(vote) };
-    let start = Start { membership: Some((narrow(), true)), votes, ..start(true, Settings::default()) };
-    Linked::started(start, &peers.iter().map(|peer| (*peer, narrow().epoch.0)).collect::<Vec<_>>())
-}
-
-/// Says yes to all that is asked of the other one for this epoch; returns which layouts others are told of.
-fn agreed(linked: &mut Linked, mut effects: Vec<Effect>) -> Vec<Layout> {
-    let mut told = Vec::new();
-    while let Some(effect) = effects.pop() {
-        let event = match effect {
-            Effect::Save { save, .. } => Event::Saved { save },
-            Effect::Send { header, message: Message::Paxos { epoch, ballot, say }, .. }
-                if header.to == PEER =>
-            {
-                let say = match *say {
-                    Say::Prepare => Say::Promise { accepted: None },
-                    Say::Accept { .. } => Say::Accepted,
-                    _ => continue,
-                };
-                let message = Message::Paxos { epoch, ballot, say: Box::new(say) };
-                effects.extend(linked.frame((PEER, narrow().epoch.0), message));
-                continue;
-            }
-            Effect::Send { message: Message::Layout { layout, .. }, .. } => {
-                told.push(*layout);
-                continue;
-            }
-            _ => continue,
-        };
-        effects.extend(linked.step(event));
-    }
-    told
-}
-
-/// Or a node would be given up by a vote of long ago, when what it has is needed again.
-#[test]
-pub(crate) fn a_vote_that_its_proposer_has_left_is_brought_to_its_end() {
-    let next = narrow().next(&Change::Lose([node(3)].into())).unwrap();
-    let mut linked = voted_for(&next, &[PEER]);
-    assert_eq!(said(&linked.tick(9_900)), None, "whoever has proposed it may still be at it");
-    let due_ms = linked.node.next_wakeup_ms().expect("there is something to do");
-    assert!((10_000..12_000).contains(&due_ms), "{due_ms}");
-    let effects = linked.tick(due_ms);
-    assert!(said(&effects).is_some(), "{effects:?}");
-    assert!(agreed(&mut linked, effects).contains(&next));
-}
-
-#[test]
-fn a_vote_that_somebody_asks_about_is_not_left() {
-    let next = narrow().next(&keyspace("carts", KeyspaceMode::Lww)).unwrap();
-    let mut linked = voted_for(&next, &[PEER]);
-    let message = || Message::Paxos {
-        epoch: next.epoch,
-        ballot: Ballot { round: 2, ..BALLOT },
-        say: Box::new(Say::Prepare),
-    };
-    let (header, link) = (Linked::header(PEER, narrow().epoch.0), Linked::link(PEER));
-    let mut effects = Vec::new();
-    linked.node.step(now(9_000), Event::Frame { link, header, messages: vec![message()] }, &mut effects);
-    assert_eq!(said(&linked.tick(18_900)), None);
-    assert!(said(&linked.tick(20_000)).is_some());
-}
-
-/// It has found the same vote, and brings that to its end.
-#[test]
-fn what_an_administrator_proposes_does_not_wait_for_a_vote_that_was_left() {
-    let next = narrow().next(&keyspace("carts", KeyspaceMode::Lww)).unwrap();
-    let other = narrow().next(&keyspace("other", KeyspaceMode::Lww)).unwrap();
-    let mut linked = voted_for(&next, &[PEER]);
-    linked.tick(12_000);
-    let effects = linked.propose(narrow().epoch, &other);
-    assert_eq!(answer_in(&effects), None, "it is not busy");
-    assert!(agreed(&mut linked, effects).contains(&next));
-}
-
-/// It would write a promise to its disk each second, for nothing.
-#[test]
-fn nobody_goes_on_with_a_vote_while_too_few_voters_are_reached() {
-    let next = narrow().next(&keyspace("carts", KeyspaceMode::Lww)).unwrap();
-    let mut linked = voted_for(&next, &[node(4)]);
-    assert_eq!(said(&linked.tick(20_000)), None);
-    assert!(linked.node.next_wakeup_ms().is_none_or(|at_ms| at_ms > 20_000), "nor is it woken for that");
-    linked.greet(Linked::header(PEER, narrow().epoch.0));
-    assert!(said(&linked.tick(20_100)).is_some());
 }
 
 /// A vote under it would count for whatever else was proposed under it.

@@ -36,6 +36,9 @@ pub(super) async fn find(config: &Config) -> IpAddr {
         if let Some(ip) = look_up(host, seeds).await {
             return ip;
         }
+        if !listened.is_unspecified() {
+            return listened;
+        }
         if Instant::now() >= warn_at {
             warn!(
                 ?host,
@@ -116,6 +119,14 @@ mod tests {
         config.gossip.seeds = vec![format!("{name}:7402")];
         config.node.advertise_host = Some(name);
         assert!(timeout(Duration::from_secs(60), find(&config)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn where_it_listens_it_is_reached_though_its_name_leads_nowhere() {
+        let mut config = Config::default();
+        config.node.advertise_host = Some("x".repeat(64));
+        config.listen.gossip = "192.0.2.7:7402".parse().unwrap();
+        assert_eq!(find(&config).await, IpAddr::from([192, 0, 2, 7]));
     }
 
     #[tokio::test]

@@ -26,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::about::{About, Gossiped, Known, SelfAddresses};
-use crate::config::Listen;
 
 const KEY_NAME: &str = "name";
 const KEY_CLIENT: &str = "client";
@@ -90,15 +89,10 @@ impl Gossip {
 
     /// Publishes the addresses of this node and returns what is told to others from the start.
     fn announce(&self, ip: IpAddr) -> Vec<(String, String)> {
-        let Listen { client, peer, .. } = self.about.config.listen;
-        let node = &self.about.config.node;
-        let client_host = node.advertise_host.clone().unwrap_or_else(|| ip.to_string());
-        let client = format!("{}:{}", bracketed(&client_host), client.port());
-        // Other nodes dial an address, not a name: a name may still lead to where this node was before.
-        let peer = SocketAddr::new(ip, peer.port()).to_string();
+        let SelfAddresses { client, peer } = SelfAddresses::of(&self.about.config, Some(ip));
         self.ours.send_replace(SelfAddresses { client: client.clone(), peer: peer.clone() });
         [
-            (KEY_NAME, node.name.clone()),
+            (KEY_NAME, self.about.config.node.name.clone()),
             (KEY_CLIENT, client),
             (KEY_PEER, peer),
             (KEY_VERSION, env!("CARGO_PKG_VERSION").to_owned()),
@@ -197,13 +191,5 @@ impl Gossip {
             }
         }
         gossiped
-    }
-}
-
-/// An IPv6 address needs brackets before a port.
-fn bracketed(host: &str) -> String {
-    match host.parse::<IpAddr>() {
-        Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
-        _ => host.to_owned(),
     }
 }

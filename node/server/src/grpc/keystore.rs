@@ -203,7 +203,7 @@ mod tests {
             generation: Generation(1),
             core: CoreHandle::new(Arc::clone(&inbox), view, stopping, Clock::new(0)),
             gossiped: watch::channel(Arc::default()).1,
-            ours: watch::channel(SelfAddresses::of_listeners(&config.listen)).1,
+            ours: watch::channel(SelfAddresses::of(&config, None)).1,
             disk: watch::channel(DiskUse::default()).1,
             history: watch::channel(Arc::default()).1,
             config: Arc::new(config),
