@@ -120,7 +120,7 @@ const SCENARIOS: [Scenario; 28] = [
     Scenario {
         number: Some(7),
         name: "down-then-up",
-        shows: "scaled down, and up again in the middle of moving: it ends as was said last",
+        shows: "scaled down, and up again in the middle of moving, and while pods end: it ends as was said last",
         is_core: false,
         deadline: Duration::from_secs(480),
         run: |sandbox| scaling::down_then_up(sandbox).boxed(),

@@ -31,6 +31,8 @@ const DELETED_KEYS: u64 = 100;
 /// What precedes the data.
 const JOINING: [&str; 2] = ["StartingPods", "Joining"];
 const JOINING_WITHIN: Duration = Duration::from_secs(60);
+/// Each partition has its quorum at every moment of a planned change. It takes seconds until a pod that ended is back.
+const GAP_MAX: Duration = Duration::from_secs(2);
 const SET_ASIDE_BYTES: &str = "keystore_storage_set_aside_bytes";
 
 /// 5: up. That it ends balanced within one partition, in each zone, is part of settling. Where every node holds
@@ -98,7 +100,7 @@ pub(super) async fn down(sandbox: &Sandbox) -> Result<Ending> {
     finish(load, 2).await
 }
 
-/// 7: down, and up again in the middle of moving.
+/// 7: down, and up again in the middle of moving; and once more when the pods already end.
 pub(super) async fn down_then_up(sandbox: &Sandbox) -> Result<Ending> {
     let mut manifest = manifest();
     manifest["spec"]["replicas"] = WIDE.into();
@@ -110,7 +112,20 @@ pub(super) async fn down_then_up(sandbox: &Sandbox) -> Result<Ending> {
     scale_until_data_moves(sandbox, &load, &connected.store, REPLICAS).await?;
     let after = identity(&scale_and_settle(sandbox, &load, WIDE).await?)?;
     expect_turned_back(sandbox, &before, &after).await?;
-    finish(load, 2).await
+    scale_until_a_pod_ends(sandbox, REPLICAS).await?;
+    scale_and_settle(sandbox, &load, WIDE).await?;
+    finish(load, 3).await
+}
+
+/// Scales down, and returns as soon as a pod was told to end, which still runs.
+async fn scale_until_a_pod_ends(sandbox: &Sandbox, replicas: i32) -> Result<()> {
+    sandbox.scale(replicas).await?;
+    until_promptly("a pod ends", MOVED_WITHIN, || async {
+        let pods = sandbox.store_pods().await?;
+        let ends = pods.iter().any(|pod| pod.metadata.deletion_timestamp.is_some());
+        Ok(if ends { Look::Done(()) } else { Look::NotYet(format!("{} pods stay", pods.len())) })
+    })
+    .await
 }
 
 /// 8: up, and down again while the new nodes join, and once more while data moves to them.
@@ -219,5 +234,6 @@ async fn finish(load: Load<ClientStore>, phases: usize) -> Result<Ending> {
     let report = load.stop().await;
     let summary =
         report.judge(Allowance::NoFailure, phases * WRITES_PER_PHASE).map_err(anyhow::Error::msg)?;
+    ensure!(summary.longest_gap <= GAP_MAX, "nothing was served for too long: {summary}");
     Ok(Ending::Passed(summary.to_string()))
 }

@@ -158,6 +158,15 @@ impl Observed {
         self.pods.get(&ordinal).is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())
     }
 
+    /// True if there is such a pod, and it is to stay: the StatefulSet asks for it, its controller knows that, and nobody has
+    /// told the pod to end. The StatefulSet is read before the pods, so one that its controller ended earlier is seen to end.
+    pub fn stays(&self, ordinal: u32) -> bool {
+        let is_known = self.children.stateful_set.as_ref().is_some_and(|set| {
+            set.status.as_ref().and_then(|status| status.observed_generation) >= set.metadata.generation
+        });
+        is_known && self.live_replicas().is_some_and(|live| ordinal < live) && !self.has_ended(ordinal)
+    }
+
     /// How many pods the live StatefulSet asks for.
     pub fn live_replicas(&self) -> Option<u32> {
         let spec = self.children.stateful_set.as_ref()?.spec.as_ref()?;

@@ -344,6 +344,10 @@ fn plan_admission(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
         return None;
     }
     let joins = |ordinal: u32| {
+        // One that was told to end still answers for a while.
+        if !roster.observed.stays(ordinal) {
+            return None;
+        }
         if let Some(member) = roster.live(ordinal) {
             // It was about to go.
             let is_there = roster.answer_at_home(member.node).is_some();
@@ -365,7 +369,7 @@ fn plan_admission(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
         return Some(Stage::change("Joining", message, Change::Admit(new)));
     }
     let waited_for = missing.into_iter().filter(|ordinal| joins(*ordinal).is_none());
-    let message = format!("waiting for {} to answer as a new node", roster.pods(waited_for));
+    let message = format!("waiting for {} to start and answer", roster.pods(waited_for));
     Some(Stage::waiting("StartingPods", message))
 }
 
@@ -420,6 +424,13 @@ fn plan_beginning(of: StageInput<'_>) -> Option<Stage> {
     if !late.is_empty() {
         let message =
             format!("waiting for {} to take up epoch {} and serve", roster.pods(late), layout.epoch);
+        return Some(Stage::waiting("Joining", message));
+    }
+    let ending =
+        roster.ordinals(nodes.iter().copied()).into_iter().filter(|ordinal| !roster.observed.stays(*ordinal));
+    let ending: BTreeSet<u32> = ending.collect();
+    if !ending.is_empty() {
+        let message = format!("waiting for {} to start again, having been told to end", roster.pods(ending));
         return Some(Stage::waiting("Joining", message));
     }
     let lacks = |node: &NodeId| {

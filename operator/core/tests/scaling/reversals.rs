@@ -7,8 +7,10 @@ use keystore_core::succession::Change;
 use keystore_crds::KeyStoreCluster;
 use keystore_operator_core::observed::{Answer, Observed};
 
-use crate::fixtures::{condition, node, plan_at, plan_of, status_of};
-use crate::looks::{away, doubting, layout_of, next, seen, waiting, wanting, wiped};
+use crate::fixtures::{condition, ending, node, plan_at, plan_of, status_of};
+use crate::looks::{
+    away, doubting, layout_of, left_by_two, next, seen, set_replicas, waiting, wanting, wiped,
+};
 
 #[test]
 fn a_move_goes_back_only_to_nodes_that_have_everything() {
@@ -93,5 +95,38 @@ fn a_move_goes_back_only_to_nodes_that_have_everything() {
     for resource in [&other_store, &wanting(2)] {
         let hold = plan_of(resource, &wiped(busy(&up), &[1, 2])).hold.unwrap();
         assert!(hold.message.contains("recover"), "a spec does not hide a loss: {}", hold.message);
+    }
+}
+
+/// It would be gone a moment later, with its part of each quorum.
+#[test]
+fn nobody_is_given_data_whose_pod_was_told_to_end() {
+    let (_, closed) = left_by_two();
+    let admitted = layout_of(3, 5);
+    let told = |mut observed: Observed| {
+        let pod = observed.pods.remove(&4).unwrap();
+        observed.pods.insert(4, ending(pod, 0));
+        observed
+    };
+    let known = |mut observed: Observed, generation: i64| {
+        let set = observed.children.stateful_set.as_mut().unwrap();
+        set.metadata.generation = Some(7);
+        set.status.get_or_insert_default().observed_generation = Some(generation);
+        observed
+    };
+    let asked_for = |mut observed: Observed, replicas: i32| {
+        set_replicas(&mut observed, Some(replicas));
+        observed
+    };
+    for (what, observed, expected) in [
+        ("they were about to go, and stay", seen(&closed, 5), "Joining, to epoch 8 of 5, 5 pods"),
+        ("one ends already", told(seen(&closed, 5)), "StartingPods, 5 pods"),
+        ("they are called back first", asked_for(seen(&closed, 5), 3), "StartingPods, 5 pods"),
+        ("who ends pods has not heard of it", known(seen(&closed, 5), 6), "StartingPods, 5 pods"),
+        ("it has", known(seen(&closed, 5), 7), "Joining, to epoch 8 of 5, 5 pods"),
+        ("new members", seen(&admitted, 5), "Moving, to epoch 3 of 5, 5 pods"),
+        ("one of them ends", told(seen(&admitted, 5)), "Joining, 5 pods"),
+    ] {
+        assert_eq!(next(&plan_of(&wanting(5), &observed)), expected, "{what}");
     }
 }

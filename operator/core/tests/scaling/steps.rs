@@ -220,8 +220,6 @@ fn only_what_builds_on_pods_that_are_not_asked_for_yet_waits_for_what_is_written
         ("a loss", 5, wiped(waiting(seen(&moving, 5)), &[1]), 4, false),
         ("a way back", 3, waiting(seen(&moving, 5)), 5, false),
         ("a beginning", 5, seen(&admitted, 5), 5, false),
-        ("in pods that are taken away", 5, seen(&admitted, 5), 4, true),
-        ("who joins", 5, seen(&layout_of(3, 3), 5), 3, true),
     ] {
         let mut observed = observed;
         set_replicas(&mut observed, Some(live));

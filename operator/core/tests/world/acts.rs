@@ -35,6 +35,7 @@ impl World {
         self.pass(1);
         let observed = self.observe();
         let (live, seen) = (self.live(), (self.layout.clone(), self.volumes.clone()));
+        let ending: BTreeSet<u32> = self.ending.keys().copied().collect();
         let plan = plan_at(&self.resource, &observed, self.seconds);
         self.judge_silence(&plan);
         let acts = if is_quiet { 3 } else { self.rng.below(4) };
@@ -47,6 +48,7 @@ impl World {
         if acts > 1
             && let NodeStep::Propose(proposal) = &plan.node_step
         {
+            self.judge_gains(&proposal.layout, &ending);
             self.propose(proposal, &live, is_quiet);
         }
         if acts > 2 {

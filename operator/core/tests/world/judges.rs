@@ -63,6 +63,23 @@ impl World {
         away > 0
     }
 
+    /// Nobody is given a weight or data whose pod was told to end at the time of the look: it would be gone in a moment.
+    pub(crate) fn judge_gains(&self, next: &Layout, ending: &BTreeSet<u32>) {
+        let begins = next.is_joint() && !self.layout.is_joint();
+        for member in &next.members {
+            let before = self.layout.member(member.node);
+            let is_raised = member.weight > 0 && before.is_none_or(|before| before.weight == 0);
+            let gains = is_raised || begins && next.owned(member.node) > self.layout.owned(member.node);
+            let ordinal = member.name["demo-".len()..].parse().unwrap();
+            assert!(
+                !gains || !ending.contains(&ordinal),
+                "{} ends, and is given data: {:#?}",
+                member.name,
+                self.trace
+            );
+        }
+    }
+
     /// A move is turned back only while those that it came from have all that was acknowledged.
     pub(crate) fn judge_way_back(&self, next: &Layout) {
         let is_back = self.layout.is_joint() && !next.is_joint() && next.ring() == self.layout.source_ring();

@@ -294,7 +294,8 @@ impl World {
         let ended = self.ending.keys().copied().find(|ordinal| !self.dead.contains(ordinal));
         let surplus = self.pods.iter().copied().rfind(|o| *o >= replicas && !is_ending(o));
         if let Some(ordinal) = ended.or(surplus) {
-            if self.dead.contains(&ordinal) {
+            // It is told to end, and answers for as long as it has not.
+            if ended.is_none() {
                 self.ending.insert(ordinal, self.seconds);
                 return;
             }
