@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::clock::Clock;
-use crate::inbox::{Full, Inbox};
+use crate::inbox::{Inbox, NotTaken};
 use crate::memory::Held;
 use crate::view::View;
 
@@ -139,7 +139,7 @@ impl CoreHandle {
     }
 
     /// Hands a request over, or refuses it at once. If the receiver yields an error, the request's fate is unknown.
-    pub fn request(&self, request: Request) -> Result<oneshot::Receiver<Told>, Full> {
+    pub fn request(&self, request: Request) -> Result<oneshot::Receiver<Told>, NotTaken> {
         let (answer, answered) = oneshot::channel();
         self.inbox.offer(Input::Request { request, answer })?;
         Ok(answered)

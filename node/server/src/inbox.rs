@@ -20,10 +20,14 @@ use tokio::sync::Notify;
 /// How much may wait before clients are turned away and links wait.
 pub const INBOX_MAX: usize = 16_384;
 
-/// The queue is full: nothing was put in.
+/// Why nothing was put in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("too much is waiting already")]
-pub struct Full;
+pub enum NotTaken {
+    #[error("too much is waiting already")]
+    Full,
+    #[error("this node is about to stop")]
+    Closed,
+}
 
 #[derive(Debug)]
 pub struct Inbox<T> {
@@ -64,8 +68,9 @@ impl<T> Inbox<T> {
     }
 
     /// For what may be turned away.
-    pub fn offer(&self, item: T) -> Result<(), Full> {
-        self.push_if_room(item).map_err(|_| Full)
+    pub fn offer(&self, item: T) -> Result<(), NotTaken> {
+        self.push_if_room(item)
+            .map_err(|_| if self.lock().is_closed { NotTaken::Closed } else { NotTaken::Full })
     }
 
     /// For what may wait. Nobody waits for a closed inbox.
@@ -176,7 +181,7 @@ mod tests {
         let inbox = Inbox::new(2);
         inbox.offer(1).unwrap();
         inbox.offer(2).unwrap();
-        assert_eq!(inbox.offer(3), Err(Full));
+        assert_eq!(inbox.offer(3), Err(NotTaken::Full));
         inbox.push(4);
         assert_eq!(take(&inbox, 0), [1, 2, 4]);
         assert!(take(&inbox, 1).is_empty());
@@ -231,7 +236,7 @@ mod tests {
         inbox.push(1);
         assert_eq!(inbox.close(), [1]);
         inbox.push(2);
-        assert_eq!(inbox.offer(3), Err(Full));
+        assert_eq!(inbox.offer(3), Err(NotTaken::Closed));
         assert!(take(&inbox, 0).is_empty());
     }
 

@@ -121,7 +121,7 @@ impl Asker {
         };
         let reserved = Reserved { memory, turn };
         let request = handle::Request { operation, consistency, durability, deadline, reserved };
-        let answered = self.about.core.request(request).map_err(|_full| Failed::full())?;
+        let answered = self.about.core.request(request).map_err(Failed::from)?;
         Ok((key, answered))
     }
 

@@ -16,6 +16,8 @@ use keystore_proto::v1;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::inbox::NotTaken;
+
 /// How long a client that was told that there is too much to do is held back. Refusing is work too: clients that ask
 /// again at once would take the time in which others are served.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(20);
@@ -115,6 +117,15 @@ impl Failed {
     fn full_message(&self) -> String {
         let Self { message, acks, needed, .. } = self;
         if *needed > 0 { format!("{message} ({acks} of {needed})") } else { message.clone().into_owned() }
+    }
+}
+
+impl From<NotTaken> for Failed {
+    fn from(why: NotTaken) -> Self {
+        match why {
+            NotTaken::Full => Self::full(),
+            NotTaken::Closed => Self::draining(),
+        }
     }
 }
 
@@ -241,6 +252,18 @@ mod tests {
         };
         assert_eq!((failure.code, failure.reason.as_str()), (i32::from(code), word));
         assert_eq!((failure.acks, failure.needed, failure.message.as_str()), (1, 2, status.message()));
+    }
+
+    #[test]
+    fn who_stops_is_not_called_overloaded() {
+        for (why, code, word) in [
+            (NotTaken::Full, Code::ResourceExhausted, "OVERLOADED"),
+            (NotTaken::Closed, Code::Unavailable, "DRAINING"),
+        ] {
+            let status = Status::from(Failed::from(why));
+            let info = status.get_details_error_info().unwrap();
+            assert_eq!((status.code(), info.reason.as_str()), (code, word));
+        }
     }
 
     #[test]

@@ -223,7 +223,7 @@ impl Scan {
             deadline,
             reserved: Reserved { memory: self.asker.reserve(GET_BYTES)?, turn: None },
         };
-        let answered = self.asker.about.core.request(request).map_err(|_full| Failed::full())?;
+        let answered = self.asker.about.core.request(request).map_err(Failed::from)?;
         Ok(AskedPage { partition, answered })
     }
 
