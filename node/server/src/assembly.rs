@@ -87,8 +87,9 @@ impl Parts {
         tasks.spawn("gossip", gossip.run(cancelled.clone()));
         tasks.spawn_sure("disk", disk_guard.run(about.core.clone(), cancelled.clone()));
         tasks.spawn_sure("health", follow_readiness(health, about.core, cancelled.clone()));
-        tasks.spawn("clients", sockets.client.serve(client_services, cancelled.clone()));
-        tasks.spawn("administrators", sockets.peer.serve(peer_services, cancelled.clone()));
+        tasks.spawn("clients", sockets.client.serve(client_services, tasks.leaving(), cancelled.clone()));
+        tasks
+            .spawn("administrators", sockets.peer.serve(peer_services, cancelled.clone(), cancelled.clone()));
         tasks.spawn("http", pages.serve(sockets.http, cancelled));
         Ok(tasks)
     }

@@ -29,6 +29,8 @@ use crate::storage::RunningStorage;
 
 /// How long servers and links may take to close; each has a limit of its own that is shorter.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Clients have heard by then that they are to go elsewhere; what was on its way here has come.
+const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 /// How soon the end of the last request is noticed.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -81,12 +83,19 @@ pub struct Tasks {
     core: CoreHandle,
     core_end: CoreEnd,
     set: JoinSet<Ended>,
+    leaving: CancellationToken,
     cancelled: CancellationToken,
 }
 
 impl Tasks {
     pub fn new(config: Arc<Config>, core: CoreHandle, core_end: CoreEnd) -> Self {
-        Self { config, core, core_end, set: JoinSet::new(), cancelled: CancellationToken::new() }
+        let cancelled = CancellationToken::new();
+        Self { config, core, core_end, set: JoinSet::new(), leaving: cancelled.child_token(), cancelled }
+    }
+
+    /// Clients are asked to go elsewhere, while they are still served.
+    pub fn leaving(&self) -> CancellationToken {
+        self.leaving.clone()
     }
 
     /// Ends every task, after the core thread.
@@ -150,6 +159,9 @@ impl Tasks {
         info!(grace_ms = drain.grace_ms, timeout_ms = drain.timeout_ms, "told to stop, draining");
         self.core_end.stopping.send_replace(true);
         self.watched(sleep(Duration::from_millis(drain.grace_ms))).await?;
+        // Nobody is sent here any more, but those that are here stay until they are asked to go.
+        self.leaving.cancel();
+        self.watched(sleep(LEAVE_WITHIN)).await?;
         self.core.tell(Event::Drain);
         let in_time = timeout(Duration::from_millis(drain.timeout_ms), idle(self.core.clone()));
         if self.watched(in_time).await?.is_err() {

@@ -71,15 +71,21 @@ impl Listener {
         Ok(Self { listener, name, connections_max: limits.connections, http2 })
     }
 
-    /// Serves until cancelled, then lets connections finish what is under way, for a while.
-    pub async fn serve<S>(self, service: S, cancelled: CancellationToken) -> Result<(), ServeError>
+    /// Serves until cancelled, then lets connections finish what is under way, for a while. Clients are asked to go elsewhere
+    /// from `leaving` on, and served for as long as they come all the same.
+    pub async fn serve<S>(
+        self,
+        service: S,
+        leaving: CancellationToken,
+        cancelled: CancellationToken,
+    ) -> Result<(), ServeError>
     where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
         let Self { listener, name, connections_max, http2 } = self;
         let connection =
-            |stream| Self::connection((http2.clone(), name), stream, service.clone(), cancelled.clone());
+            |stream| Self::connection((http2.clone(), name), stream, service.clone(), leaving.clone());
         serve_each((listener, name), connections_max, cancelled.clone(), connection).await
     }
 
@@ -87,7 +93,7 @@ impl Listener {
         (http2, name): (http2::Builder<TokioExecutor>, &'static str),
         stream: TcpStream,
         service: S,
-        cancelled: CancellationToken,
+        leaving: CancellationToken,
     ) where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
@@ -103,7 +109,7 @@ impl Listener {
         let mut serving = std::pin::pin!(serving);
         let ended = tokio::select! {
             ended = serving.as_mut() => ended,
-            () = cancelled.cancelled() => {
+            () = leaving.cancelled() => {
                 serving.as_mut().graceful_shutdown();
                 serving.await
             }
