@@ -21,6 +21,7 @@ use crate::store::{CAUSAL_KEYSPACE, Store};
 mod recorder;
 mod client;
 mod report;
+mod stock;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use client::LoadClient;
 use recorder::micros;
 pub use recorder::{Recorder, SCENARIO, known};
 pub use report::{Allowance, Report, Summary};
+pub use stock::StockClients;
 
 /// How many keys are read back at a time.
 const READERS: u32 = 16;

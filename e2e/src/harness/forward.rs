@@ -1,11 +1,12 @@
 //! Port-forwards: a listener on loopback for each pod, through the API server, as `kubectl port-forward` does it.
 //!
 //! A pod is named, not remembered: after it was replaced under the same name, new connections reach the new one. A
-//! pod that is away closes them at once, as a dead server would.
+//! pod that is away closes them at once, as a dead server would. A Service has one listener for all its pods.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +14,7 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use keystore_client::AdminClient;
 use keystore_history::{Key, ReadOutcome};
-use kube::Api;
+use kube::{Api, ResourceExt};
 use tokio::io::copy;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -21,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use super::ksc::{ADMIN_PORT, CLIENT_PORT, is_ready, pod_names, pod_names_of};
-use super::sandbox::Sandbox;
+use super::sandbox::{Sandbox, store_pods};
 use super::wait::{Look, until};
 use crate::store::ClientStore;
 
@@ -34,16 +35,48 @@ const CONNECTIONS_MAX: usize = 64;
 #[derive(Clone)]
 struct Target {
     pods: Api<Pod>,
-    pod: String,
+    choice: Choice,
     port: u16,
-    /// Not before the pod is ready, and no new ones once it is not.
-    is_ready_only: bool,
+    /// How many connections there were so far.
+    connections: Arc<AtomicUsize>,
+}
+
+#[derive(Clone)]
+enum Choice {
+    Pod(String),
+    /// Not before the pod is ready, and no new ones once it is not or was told to end.
+    PodIfReady(String),
+    /// As a Service does it: one after the other of those that are ready.
+    Service,
+}
+
+impl Target {
+    /// The pod of a connection.
+    async fn choose(&self) -> Result<String> {
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
+        match &self.choice {
+            Choice::Pod(pod) => Ok(pod.clone()),
+            Choice::PodIfReady(pod) => {
+                ensure!(is_ready(&self.pods.get(pod).await?), "{pod} is not ready");
+                Ok(pod.clone())
+            }
+            Choice::Service => {
+                let pods = self.pods.list(&store_pods()).await?.items;
+                let mut ready: Vec<_> =
+                    pods.iter().filter(|pod| is_ready(pod)).map(|pod| pod.name_any()).collect();
+                ready.sort();
+                ensure!(!ready.is_empty(), "no pod is ready");
+                Ok(ready.swap_remove(number % ready.len()))
+            }
+        }
+    }
 }
 
 /// Ends, with its connections, when it is dropped.
 pub struct Forward {
     /// host:port on loopback.
     pub address: String,
+    connections: Arc<AtomicUsize>,
     _listener: AbortOnDropHandle<()>,
 }
 
@@ -51,8 +84,14 @@ impl Forward {
     async fn open(target: Target) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?.to_string();
+        let connections = Arc::clone(&target.connections);
         let task = tokio::spawn(serve(listener, target));
-        Ok(Self { address, _listener: AbortOnDropHandle::new(task) })
+        Ok(Self { address, connections, _listener: AbortOnDropHandle::new(task) })
+    }
+
+    /// How many connections there were so far.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 }
 
@@ -67,7 +106,7 @@ async fn serve(listener: TcpListener, target: Target) {
         let target = target.clone();
         connections.spawn(async move {
             if let Err(error) = carry(connection, &target).await {
-                debug!(pod = target.pod, error = format!("{error:#}"), "forwarded connection ended");
+                debug!(error = format!("{error:#}"), "forwarded connection ended");
             }
         });
     }
@@ -75,11 +114,10 @@ async fn serve(listener: TcpListener, target: Target) {
 
 /// Until either side ends: half a connection is of no use to anybody here.
 async fn carry(mut local: TcpStream, target: &Target) -> Result<()> {
-    let Target { pods, pod, port, is_ready_only } = target;
+    let (pods, port) = (&target.pods, target.port);
     local.set_nodelay(true)?;
-    ensure!(!is_ready_only || is_ready(&pods.get(pod).await?), "the pod is not ready");
-    let mut forwarder = pods.portforward(pod, &[*port]).await?;
-    let remote = forwarder.take_stream(*port).context("no stream")?;
+    let mut forwarder = pods.portforward(&target.choose().await?, &[port]).await?;
+    let remote = forwarder.take_stream(port).context("no stream")?;
     let (mut remote_read, mut remote_write) = tokio::io::split(remote);
     let (mut local_read, mut local_write) = local.split();
     let ended = tokio::select! {
@@ -109,11 +147,11 @@ impl ForwardedStore {
 
 impl Sandbox {
     pub async fn forward(&self, pod: &str, port: u16) -> Result<Forward> {
-        self.open_forward(pod, port, false).await
+        self.open_forward(Choice::Pod(pod.to_owned()), port).await
     }
 
-    async fn open_forward(&self, pod: &str, port: u16, is_ready_only: bool) -> Result<Forward> {
-        Forward::open(Target { pods: self.api(), pod: pod.to_owned(), port, is_ready_only }).await
+    async fn open_forward(&self, choice: Choice, port: u16) -> Result<Forward> {
+        Forward::open(Target { pods: self.api(), choice, port, connections: Arc::default() }).await
     }
 
     pub async fn connect_store(&self) -> Result<ForwardedStore> {
@@ -134,9 +172,14 @@ impl Sandbox {
     pub async fn connect_service(&self, pods: i32) -> Result<ForwardedStore> {
         let mut forwards = Vec::new();
         for pod in pod_names_of(pods) {
-            forwards.push(self.open_forward(&pod, CLIENT_PORT, true).await?);
+            forwards.push(self.open_forward(Choice::PodIfReady(pod), CLIENT_PORT).await?);
         }
         ForwardedStore::connect(forwards).await
+    }
+
+    /// The Service as one address: each connection reaches the next pod that is ready.
+    pub async fn forward_service(&self) -> Result<Forward> {
+        self.open_forward(Choice::Service, CLIENT_PORT).await
     }
 
     /// Waits until every node of a store with a copy on each says the same of these keys when it is asked alone. Says

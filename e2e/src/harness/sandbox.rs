@@ -84,8 +84,7 @@ impl Sandbox {
 
     /// The pods of the store, by name.
     pub async fn store_pods(&self) -> Result<Vec<Pod>> {
-        let selector = ListParams::default().labels("keystore.dev/cluster,app.kubernetes.io/component=node");
-        let mut pods = self.api::<Pod>().list(&selector).await?.items;
+        let mut pods = self.api::<Pod>().list(&store_pods()).await?.items;
         pods.sort_by_key(ResourceExt::name_any);
         Ok(pods)
     }
@@ -153,6 +152,11 @@ impl Sandbox {
         })
         .await
     }
+}
+
+/// The pods of stores.
+pub fn store_pods() -> ListParams {
+    ListParams::default().labels("keystore.dev/cluster,app.kubernetes.io/component=node")
 }
 
 fn uid(pod: Pod) -> Result<String> {

@@ -10,10 +10,10 @@ use keystore_history::{Key, ReadOutcome};
 use kube::api::DeleteParams;
 
 use super::{Ending, GAP_MAX, wait_for_writes};
-use crate::harness::ksc::{expect_whole, identity, manifest, pod_names};
+use crate::harness::ksc::{REPLICAS, expect_whole, identity, manifest, pod_names};
 use crate::harness::sandbox::Sandbox;
 use crate::harness::wait::{Look, until};
-use crate::load::{Allowance, Load, SCENARIO, Settings};
+use crate::load::{Allowance, Load, SCENARIO, Settings, StockClients};
 use crate::store::{ClientStore, REQUEST_TIMEOUT, Request};
 
 const BACK_WITHIN: Duration = Duration::from_secs(120);
@@ -35,7 +35,9 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
     wait_for_writes(&load, WRITES_PER_PHASE).await?;
 
     // In order: the node drains, and no request may fail.
+    let stock = StockClients::start(sandbox.forward_service().await?, REPLICAS).await?;
     delete_pod(sandbox, &load, "demo-1", &DeleteParams::default()).await?;
+    let stock = stock.stop().await?;
     // At once, as if the process had been killed.
     load.note_fault();
     delete_pod(sandbox, &load, "demo-2", &DeleteParams::default().grace_period(0)).await?;
@@ -50,7 +52,7 @@ pub(super) async fn run(sandbox: &Sandbox) -> Result<Ending> {
         Allowance::AfterFaults { within: REQUEST_TIMEOUT, failures_max: clients * FAILURES_PER_CLIENT };
     let summary = load.stop().await.judge(allowance, 3 * WRITES_PER_PHASE).map_err(anyhow::Error::msg)?;
     ensure!(summary.longest_gap <= GAP_MAX, "nothing was served for too long: {summary}");
-    Ok(Ending::Passed(format!("{missed} keys handed over; {summary}")))
+    Ok(Ending::Passed(format!("{missed} keys handed over; {stock}; {summary}")))
 }
 
 /// Deletes a pod in order, writes while its machine does not take it back, and waits until every hint is handed over:

@@ -17,7 +17,7 @@ use crate::harness::ksc::{
 use crate::harness::layouts::{Moves, holdings, moved, moved_min};
 use crate::harness::sandbox::Sandbox;
 use crate::harness::wait::{Look, until_promptly};
-use crate::load::{Allowance, Load, SCENARIO, Settings};
+use crate::load::{Allowance, Load, SCENARIO, Settings, StockClients, Summary};
 use crate::store::{ClientStore, Request};
 
 const MOVED_WITHIN: Duration = Duration::from_secs(240);
@@ -87,6 +87,7 @@ pub(super) async fn down(sandbox: &Sandbox) -> Result<Ending> {
     let claims = sandbox.claim_uids().await?;
     let connected = sandbox.connect_service(WIDE).await?;
     let load = Load::start(connected.store.clone(), Settings::default());
+    let stock = StockClients::start(sandbox.forward_service().await?, WIDE).await?;
     wait_for_writes(&load, WRITES_PER_PHASE).await?;
     wait_served_by(sandbox, &pod_names_of(WIDE)).await?;
     // A pod that went too early would go while data moves: that takes a while.
@@ -97,7 +98,7 @@ pub(super) async fn down(sandbox: &Sandbox) -> Result<Ending> {
     };
     sandbox.expect_one_move(&before, &identity(&moved)?, 0).await?;
     ensure!(sandbox.claim_uids().await? == claims, "retained volumes are gone or others");
-    finish(load, 2).await
+    finish_both(load, stock, 2).await
 }
 
 /// 7: down, and up again in the middle of moving; and once more when the pods already end.
@@ -107,6 +108,7 @@ pub(super) async fn down_then_up(sandbox: &Sandbox) -> Result<Ending> {
     let before = identity(&sandbox.create_ready(&manifest).await?)?;
     let connected = sandbox.connect_service(WIDE).await?;
     let load = Load::start(connected.store.clone(), Settings::default());
+    let stock = StockClients::start(sandbox.forward_service().await?, WIDE).await?;
     wait_for_writes(&load, WRITES_PER_PHASE).await?;
     wait_served_by(sandbox, &pod_names_of(WIDE)).await?;
     scale_until_data_moves(sandbox, &load, &connected.store, REPLICAS).await?;
@@ -114,7 +116,7 @@ pub(super) async fn down_then_up(sandbox: &Sandbox) -> Result<Ending> {
     expect_turned_back(sandbox, &before, &after).await?;
     scale_until_a_pod_ends(sandbox, REPLICAS).await?;
     scale_and_settle(sandbox, &load, WIDE).await?;
-    finish(load, 3).await
+    finish_both(load, stock, 3).await
 }
 
 /// Scales down, and returns as soon as a pod was told to end, which still runs.
@@ -231,9 +233,19 @@ async fn scale_and_settle(
 }
 
 async fn finish(load: Load<ClientStore>, phases: usize) -> Result<Ending> {
+    Ok(Ending::Passed(judge(load, phases).await?.to_string()))
+}
+
+/// The same, where pods have gone that clients were connected to.
+async fn finish_both(load: Load<ClientStore>, stock: StockClients, phases: usize) -> Result<Ending> {
+    let stock = stock.stop().await?;
+    Ok(Ending::Passed(format!("{}; {stock}", judge(load, phases).await?)))
+}
+
+async fn judge(load: Load<ClientStore>, phases: usize) -> Result<Summary> {
     let report = load.stop().await;
     let summary =
         report.judge(Allowance::NoFailure, phases * WRITES_PER_PHASE).map_err(anyhow::Error::msg)?;
     ensure!(summary.longest_gap <= GAP_MAX, "nothing was served for too long: {summary}");
-    Ok(Ending::Passed(summary.to_string()))
+    Ok(summary)
 }

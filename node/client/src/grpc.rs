@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
+use keystore_proto::unseen::is_unseen;
 use keystore_proto::v1;
 use prost::Message;
 use thiserror::Error;
@@ -136,12 +137,8 @@ pub(crate) fn frame<Q: Message>(message: &Q, buffer: &mut BytesMut) -> Result<()
     Ok(())
 }
 
-/// A stream that was refused by the other side was surely not looked at, nor was one that is not among those that it
-/// still works on as it goes away (RFC 9113, 8.7 and 6.8); of any other failure nothing can be said.
 fn broken(error: &h2::Error) -> CallError {
-    let is_unseen = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)
-        || error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
-    if error.is_remote() && is_unseen {
+    if is_unseen(error) {
         CallError::NotSent(error.to_string())
     } else {
         CallError::Broken(error.to_string())
@@ -227,6 +224,7 @@ fn check_status(headers: &HeaderMap) -> Result<(), CallError> {
 
 #[cfg(test)]
 mod tests {
+    use h2::Reason;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;

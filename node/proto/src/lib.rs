@@ -28,3 +28,4 @@ mod message;
 pub mod peer;
 mod scan;
 pub mod succession;
+pub mod unseen;

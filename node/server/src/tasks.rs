@@ -1,8 +1,8 @@
 //! The tasks of the IO thread: watched, and ended in order.
 //!
-//! Told to stop, the node first says that it is not ready, so that others look elsewhere, and goes on serving; then
-//! it takes no new requests, waits for those under way and closes its servers. A task, or the core thread, that
-//! ends by itself ends the process.
+//! Told to stop, the node first says that it is not ready, so that others look elsewhere, and goes on serving; then it asks
+//! those clients to go that are connected to it, serves them until they have, takes no new requests, waits for those under
+//! way and closes its servers. A task, or the core thread, that ends by itself ends the process.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::storage::RunningStorage;
 
 /// How long servers and links may take to close; each has a limit of its own that is shorter.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Clients have heard by then that they are to go elsewhere; what was on its way here has come.
+/// The end of a node's grace, in which clients hear that they are to go, and what they have sent until then comes.
 const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 /// How soon the end of the last request is noticed.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -93,7 +93,7 @@ impl Tasks {
         Self { config, core, core_end, set: JoinSet::new(), leaving: cancelled.child_token(), cancelled }
     }
 
-    /// Clients are asked to go elsewhere, while they are still served.
+    /// Asks clients to go elsewhere, who are still served; at the latest when every task is ended.
     pub fn leaving(&self) -> CancellationToken {
         self.leaving.clone()
     }
@@ -158,10 +158,12 @@ impl Tasks {
         let drain = self.config.drain;
         info!(grace_ms = drain.grace_ms, timeout_ms = drain.timeout_ms, "told to stop, draining");
         self.core_end.stopping.send_replace(true);
-        self.watched(sleep(Duration::from_millis(drain.grace_ms))).await?;
+        let grace = Duration::from_millis(drain.grace_ms);
+        let leave_within = LEAVE_WITHIN.min(grace / 2);
+        self.watched(sleep(grace - leave_within)).await?;
         // Nobody is sent here any more, but those that are here stay until they are asked to go.
         self.leaving.cancel();
-        self.watched(sleep(LEAVE_WITHIN)).await?;
+        self.watched(sleep(leave_within)).await?;
         self.core.tell(Event::Drain);
         let in_time = timeout(Duration::from_millis(drain.timeout_ms), idle(self.core.clone()));
         if self.watched(in_time).await?.is_err() {

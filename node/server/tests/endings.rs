@@ -7,14 +7,25 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use keystore_proto::unseen::was_unseen;
 use keystore_proto::v1;
+use keystore_proto::v1::key_store_client::KeyStoreClient;
 use rustix::process::Signal;
 use support::load::{Load, judge_everywhere};
-use support::{Cluster, NodeProcess};
+use support::{Cluster, NodeProcess, ask};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tonic::Code;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
+use tower::service_fn;
 
 /// Every file below a directory with its content.
 fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -74,6 +85,64 @@ async fn no_outcome_is_unknown_because_a_node_was_told_to_stop() {
     let failures: BTreeSet<_> = clients.join_all().await.into_iter().flatten().collect();
     let refusals = BTreeSet::from(["DRAINING", "OVERLOADED"].map(str::to_owned));
     assert!(failures.contains("DRAINING") && failures.is_subset(&refusals), "{failures:?}");
+}
+
+/// A client that knows nothing of this store's ways: one address, behind which another node answers once the first is to
+/// be left, and no retries but those of every gRPC library but tonic.
+struct StockClient {
+    client: KeyStoreClient<Channel>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl StockClient {
+    fn new(first: &NodeProcess, then: &NodeProcess) -> Self {
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (count, addresses) =
+            (connections.clone(), [first, then].map(|node| node.setting("listen.client")));
+        let addresses = addresses.map(str::to_owned);
+        let connector = service_fn(move |_: Uri| {
+            let address = addresses[count.fetch_add(1, Ordering::SeqCst).min(1)].clone();
+            async move { TcpStream::connect(address).await.map(TokioIo::new) }
+        });
+        let channel = Endpoint::from_static("http://service").connect_with_connector_lazy(connector);
+        Self { client: KeyStoreClient::new(channel), connections }
+    }
+
+    async fn put(&mut self, key: &str) -> Result<(), Status> {
+        loop {
+            match self.client.put(ask::put("default", key, "v")).await {
+                Err(status) if was_unseen(&status) => {}
+                outcome => return outcome.map(drop),
+            }
+        }
+    }
+}
+
+/// Through the Service nobody is sent to a node that is not ready: those that are connected to it are what is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_told_to_stop_refuses_no_client_that_goes_when_asked_to() {
+    let mut cluster = Cluster::serving_with(3, &[("drain.grace_ms", "2000")]).await;
+    let stopped = CancellationToken::new();
+    let mut clients = JoinSet::new();
+    for id in 0..20 {
+        let mut client = StockClient::new(&cluster.nodes[0], &cluster.nodes[1]);
+        let stopped = stopped.clone();
+        clients.spawn(async move {
+            while !stopped.is_cancelled() {
+                client.put(&format!("k{id}")).await?;
+                // Some are idle when they are asked to go, as most clients are.
+                tokio::time::sleep(Duration::from_millis(id * 10)).await;
+            }
+            Ok::<_, Status>(client.connections.load(Ordering::SeqCst))
+        });
+    }
+    cluster.nodes[0].signal(Signal::TERM);
+    let ended = tokio::task::block_in_place(|| cluster.nodes[0].wait_for_end());
+    stopped.cancel();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    for outcome in clients.join_all().await {
+        assert_eq!(outcome.unwrap(), 2, "each has gone elsewhere, once");
+    }
 }
 
 #[tokio::test]

@@ -71,8 +71,8 @@ impl Listener {
         Ok(Self { listener, name, connections_max: limits.connections, http2 })
     }
 
-    /// Serves until cancelled, then lets connections finish what is under way, for a while. Clients are asked to go elsewhere
-    /// from `leaving` on, and served for as long as they come all the same.
+    /// Serves until cancelled, then lets connections finish what is under way, for a while. From `leaving` on, which is no
+    /// later, each is asked to go elsewhere with its next requests; what it sends before it hears of that is served.
     pub async fn serve<S>(
         self,
         service: S,
