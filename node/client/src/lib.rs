@@ -46,7 +46,7 @@ pub use batch::{BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX};
 pub use client::{Client, ClientBuilder};
 pub use error::{Detail, Error, Reason};
 pub use keystore_core::causal::OperationId;
-pub use keystore_core::history::{Difference, Entry as HistoryEntry, History};
+pub use keystore_core::history::{Changes, Difference, Entry as HistoryEntry, History};
 pub use keystore_core::id::{ClusterId, Epoch, Incarnation, NodeId};
 pub use keystore_core::layout::{KeyspaceMode, Layout, LayoutError, Member, Phase, is_keyspace_name};
 pub use keystore_core::node::NodeState;

@@ -126,6 +126,13 @@ impl Survey {
         })
     }
 
+    /// Every node that has the newest layout.
+    pub(crate) fn up_to_date(&self) -> impl Iterator<Item = &Answer> {
+        let of = |answer: &Answer| (answer.status.incarnation, answer.status.epoch);
+        let newest = self.newest().map(of);
+        self.answers.iter().filter(move |answer| Some(of(answer)) == newest)
+    }
+
     /// Members that the node with the newest layout does not reach, and that have given no answer.
     pub(crate) fn away(&self) -> BTreeSet<NodeId> {
         let peers = self.newest().map(|answer| &answer.status.peers);

@@ -430,7 +430,10 @@ fn plan_beginning(of: StageInput<'_>) -> Option<Stage> {
         roster.ordinals(nodes.iter().copied()).into_iter().filter(|ordinal| !roster.observed.stays(*ordinal));
     let ending: BTreeSet<u32> = ending.collect();
     if !ending.is_empty() {
-        let message = format!("waiting for {} to start again, having been told to end", roster.pods(ending));
+        let message = format!(
+            "waiting for {} to be pods that stay: told to end, or not yet looked after by the StatefulSet's controller",
+            roster.pods(ending)
+        );
         return Some(Stage::waiting("Joining", message));
     }
     let lacks = |node: &NodeId| {

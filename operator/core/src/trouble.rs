@@ -82,6 +82,9 @@ fn explain_container(container: &ContainerStatus, now: Timestamp) -> Option<Stri
     (ended.exit_code != 0).then(|| explain_end(ended))
 }
 
+/// 128 and SIGKILL.
+const KILLED: i32 = 137;
+
 fn explain_end(ended: &ContainerStateTerminated) -> String {
     let code = ended.exit_code;
     // As keystore-node documents them; above 128 it was a signal.
@@ -89,10 +92,12 @@ fn explain_end(ended: &ContainerStateTerminated) -> String {
         (_, Some("OOMKilled")) => ", it used more memory than its limit",
         (2, _) => ", its configuration is refused: change spec.config",
         (3, _) => ", its data directory cannot be used",
-        (137, _) => ", it was killed",
+        (KILLED, _) => ", it was killed",
         _ => "",
     };
-    let words = ended.message.as_deref().and_then(last_words).map(|words| format!(": {words}"));
+    // Who is killed says nothing of it: what it said last was about something else.
+    let said = ended.message.as_deref().filter(|_| code != KILLED);
+    let words = said.and_then(last_words).map(|words| format!(": {words}"));
     format!("the node ended with exit status {code}{meaning}{}", words.unwrap_or_default())
 }
 
@@ -151,7 +156,7 @@ mod tests {
             ),
             (&waits, ended(3, &both), "exit status 3, its data directory cannot be used: d/id is damaged"),
             (&runs, ended(1, ""), "exit status 1"),
-            (&runs, ended(137, ""), "exit status 137, it was killed"),
+            (&runs, ended(137, &both), "exit status 137, it was killed"),
         ] {
             let told = explain(&names(), &BTreeMap::from([(1, pod(state, &last))]), NOW).unwrap();
             assert_eq!(told, format!("demo-1: the node ended with {expected}"));

@@ -1,13 +1,14 @@
 //! `layout history`: the last layouts, as one node has taken them up.
 
+use futures::future::join_all;
 use k8s_openapi::jiff::Timestamp;
-use keystore_client::{Difference, HistoryEntry};
+use keystore_client::{Difference, History, HistoryEntry};
 use serde::Serialize;
 
 use crate::args::{Globals, Output};
 use crate::failure::{Exit, Failure};
 use crate::output::{print_json, print_line, table};
-use crate::survey;
+use crate::survey::{self, Answer};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -43,19 +44,28 @@ struct Change {
     count: Option<u32>,
 }
 
-/// Asks the node with the newest layout of those that were named.
+/// Asks the nodes with the newest layout of those that were named, and tells what that one says which has seen most: who
+/// has joined since knows less.
 pub(super) async fn history(globals: &Globals) -> Result<(), Failure> {
     let survey = survey::ask(globals).await?;
+    let members = survey.up_to_date().filter(|answer| answer.status.cluster.is_some());
+    let histories = members.map(async |Answer { admin, status }| {
+        Ok::<_, Failure>((status.name.clone(), admin.get_layout_history().await?))
+    });
     let uninitialized =
-        || Failure::new(Exit::Refused, "NOT_INITIALIZED", "the cluster has not been initialised");
-    let answer =
-        survey.newest().filter(|answer| answer.status.cluster.is_some()).ok_or_else(uninitialized)?;
-    let history = answer.admin.get_layout_history().await?;
-    let report = report(answer.status.name.clone(), history.entries());
+        Failure::new(Exit::Refused, "NOT_INITIALIZED", "the cluster has not been initialised");
+    let (node, history) = fullest(join_all(histories).await).unwrap_or(Err(uninitialized))?;
+    let report = report(node, history.entries());
     match globals.output {
         Output::Json => print_json(&report),
         Output::Table => print_line(&report.text()),
     }
+}
+
+/// That of the node which knows of most layouts what they changed; a failure if there is nothing else.
+fn fullest<E>(told: Vec<Result<(String, History), E>>) -> Option<Result<(String, History), E>> {
+    let known = |history: &History| history.entries().filter(|entry| entry.changes.is_some()).count();
+    told.into_iter().max_by_key(|told| told.as_ref().ok().map(|(_, history)| known(history)))
 }
 
 fn report<'a>(node: String, entries: impl Iterator<Item = &'a HistoryEntry>) -> HistoryReport {
@@ -150,7 +160,26 @@ fn unknown() -> String {
 mod tests {
     use super::*;
     use keystore_client::fake::{first_layout, member};
-    use keystore_client::{Epoch, Layout};
+    use keystore_client::{Changes, Epoch, Layout};
+
+    #[test]
+    fn who_has_just_joined_is_not_the_one_to_ask() {
+        let layout = |epoch| Layout { epoch: Epoch(epoch), ..first_layout((1..=3).map(member).collect(), 3) };
+        let history = |known: &[bool]| {
+            let mut history = History::default();
+            for (epoch, is_known) in (1..).zip(known) {
+                history.note(HistoryEntry::new(&layout(epoch), is_known.then(Changes::of_first), None));
+            }
+            history
+        };
+        let joined = || Ok(("joined".to_owned(), history(&[false, false, false, true])));
+        let old = || Ok(("old".to_owned(), history(&[true, true])));
+        for told in [vec![joined(), Err(()), old()], vec![old(), joined(), Err(())]] {
+            assert_eq!(fullest(told).unwrap().unwrap().0, "old");
+        }
+        assert_eq!(fullest(vec![Err(())]), Some(Err(())));
+        assert_eq!(fullest::<()>(Vec::new()), None);
+    }
 
     #[test]
     fn what_a_node_has_skipped_is_told_and_what_it_does_not_know_is_not_made_up() {
