@@ -37,6 +37,7 @@ struct Target {
     pods: Api<Pod>,
     choice: Choice,
     port: u16,
+    turn: Arc<AtomicUsize>,
     /// How many connections there were so far.
     connections: Arc<AtomicUsize>,
 }
@@ -53,7 +54,6 @@ enum Choice {
 impl Target {
     /// The pod of a connection.
     async fn choose(&self) -> Result<String> {
-        let number = self.connections.fetch_add(1, Ordering::Relaxed);
         match &self.choice {
             Choice::Pod(pod) => Ok(pod.clone()),
             Choice::PodIfReady(pod) => {
@@ -66,7 +66,8 @@ impl Target {
                     pods.iter().filter(|pod| is_ready(pod)).map(|pod| pod.name_any()).collect();
                 ready.sort();
                 ensure!(!ready.is_empty(), "no pod is ready");
-                Ok(ready.swap_remove(number % ready.len()))
+                let next = self.turn.fetch_add(1, Ordering::Relaxed) % ready.len();
+                Ok(ready.swap_remove(next))
             }
         }
     }
@@ -118,6 +119,7 @@ async fn carry(mut local: TcpStream, target: &Target) -> Result<()> {
     local.set_nodelay(true)?;
     let mut forwarder = pods.portforward(&target.choose().await?, &[port]).await?;
     let remote = forwarder.take_stream(port).context("no stream")?;
+    target.connections.fetch_add(1, Ordering::Relaxed);
     let (mut remote_read, mut remote_write) = tokio::io::split(remote);
     let (mut local_read, mut local_write) = local.split();
     let ended = tokio::select! {
@@ -151,7 +153,14 @@ impl Sandbox {
     }
 
     async fn open_forward(&self, choice: Choice, port: u16) -> Result<Forward> {
-        Forward::open(Target { pods: self.api(), choice, port, connections: Arc::default() }).await
+        Forward::open(Target {
+            pods: self.api(),
+            choice,
+            port,
+            turn: Arc::default(),
+            connections: Arc::default(),
+        })
+        .await
     }
 
     pub async fn connect_store(&self) -> Result<ForwardedStore> {

@@ -22,6 +22,8 @@ use crate::store::REQUEST_TIMEOUT;
 
 /// Between two requests of one client.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How often one request meets a connection that is closing.
+const UNSEEN_MAX: usize = 3;
 
 /// Clients under way; dropping them ends them.
 pub struct StockClients {
@@ -111,12 +113,13 @@ impl StockClient {
 async fn until_seen<T, F: Future<Output = Result<T, Status>>>(
     mut call: impl FnMut() -> F,
 ) -> Result<T, Status> {
-    loop {
+    for _ in 0..UNSEEN_MAX {
         match call().await {
             Err(status) if was_unseen(&status) => {}
             outcome => return outcome,
         }
     }
+    call().await
 }
 
 fn request<T>(message: T) -> tonic::Request<T> {

@@ -32,7 +32,7 @@ const DELETED_KEYS: u64 = 100;
 const JOINING: [&str; 2] = ["StartingPods", "Joining"];
 const JOINING_WITHIN: Duration = Duration::from_secs(60);
 /// Each partition has its quorum at every moment of a planned change. It takes seconds until a pod that ended is back.
-const GAP_MAX: Duration = Duration::from_secs(2);
+const PLANNED_GAP_MAX: Duration = Duration::from_secs(2);
 const SET_ASIDE_BYTES: &str = "keystore_storage_set_aside_bytes";
 
 /// 5: up. That it ends balanced within one partition, in each zone, is part of settling. Where every node holds
@@ -246,6 +246,6 @@ async fn judge(load: Load<ClientStore>, phases: usize) -> Result<Summary> {
     let report = load.stop().await;
     let summary =
         report.judge(Allowance::NoFailure, phases * WRITES_PER_PHASE).map_err(anyhow::Error::msg)?;
-    ensure!(summary.longest_gap <= GAP_MAX, "nothing was served for too long: {summary}");
+    ensure!(summary.longest_gap <= PLANNED_GAP_MAX, "nothing was served for too long: {summary}");
     Ok(summary)
 }

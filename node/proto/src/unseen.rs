@@ -1,4 +1,5 @@
-//! Whether a call that failed was surely not looked at by the node: such a one may be sent again, also if it writes.
+//! Whether a call that failed was surely not applied by the node, since none of it was looked at: such a one may be sent
+//! again, also if it writes.
 
 use std::error::Error;
 
@@ -26,4 +27,25 @@ pub fn was_unseen(status: &Status) -> bool {
         cause = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is unseen is shown where connections end: in the client's and the node's tests.
+    #[test]
+    fn of_other_failures_nothing_is_said() {
+        let io = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        for status in [
+            Status::unavailable("this node is about to stop"),
+            Status::cancelled("by whom?"),
+            Status::from_error(Box::new(io)),
+            // Of our own side.
+            Status::from_error(Box::new(h2::Error::from(Reason::REFUSED_STREAM))),
+            Status::from_error(Box::new(h2::Error::from(Reason::NO_ERROR))),
+        ] {
+            assert!(!was_unseen(&status), "{status:?}");
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! The tasks of the IO thread: watched, and ended in order.
 //!
 //! Told to stop, the node first says that it is not ready, so that others look elsewhere, and goes on serving; then it asks
-//! those clients to go that are connected to it, serves them until they have, takes no new requests, waits for those under
-//! way and closes its servers. A task, or the core thread, that ends by itself ends the process.
+//! those clients to go that are connected to it, and serves them for a moment more; then it takes no new requests, waits for
+//! those under way and closes its servers. A task, or the core thread, that ends by itself ends the process.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

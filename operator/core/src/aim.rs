@@ -49,8 +49,9 @@ pub(crate) fn plan_aim(valid: &ValidCluster, roster: &Roster<'_>, absences: &Abs
     let wanted = keep_in_place(roster, &now, &wanted);
     let hold = if is_other_store { None } else { plan_aim_hold(valid, roster, (&now, &wanted)) };
     let is_held = is_other_store || hold.is_some();
-    let in_the_end = if is_held { substitute(&now, &passed_over) } else { wanted };
-    let first = find_restoring(roster, &now, &in_the_end);
+    let kept = substitute(&now, &passed_over);
+    let in_the_end = if is_held { kept.clone() } else { wanted };
+    let first = find_restoring(roster, (&now, &kept), &in_the_end);
     Aim { ordinals: first.unwrap_or_else(|| in_the_end.clone()), in_the_end, is_held, hold }
 }
 
@@ -63,8 +64,14 @@ fn keep_in_place(roster: &Roster<'_>, now: &BTreeSet<u32>, wanted: &BTreeSet<u32
     wanted.iter().copied().filter(|ordinal| !vacant.contains(ordinal)).chain(others).collect()
 }
 
-/// While copies are missing and not all that are wanted are there: those that are to hold the data until none is missing.
-fn find_restoring(roster: &Roster<'_>, now: &BTreeSet<u32>, wanted: &BTreeSet<u32>) -> Option<BTreeSet<u32>> {
+/// While copies are missing and not all that are wanted are there: those that are to hold the data until none is missing. A
+/// move that restores them is not turned back for a spec that asks for fewer: where these cannot hold the data it would begin
+/// again. `kept` are those that take it where what the spec says is held.
+fn find_restoring(
+    roster: &Roster<'_>,
+    (now, kept): (&BTreeSet<u32>, &BTreeSet<u32>),
+    wanted: &BTreeSet<u32>,
+) -> Option<BTreeSet<u32>> {
     let layout = roster.layout;
     let is_short = |replicas: &[Replica]| {
         let left = replicas.iter().filter(|replica| !layout.is_lost(replica.node)).count();
@@ -78,8 +85,8 @@ fn find_restoring(roster: &Roster<'_>, now: &BTreeSet<u32>, wanted: &BTreeSet<u3
         let target = owners(layout.ring());
         let is_whole = !target.iter().any(|node| layout.is_lost(*node));
         let target = roster.ordinals(target);
-        let is_known = target.iter().all(|ordinal| wanted.contains(ordinal) || now.contains(ordinal));
-        return (is_whole && is_known && target.len() == count).then_some(target);
+        let is_known = target.iter().all(|ordinal| [wanted, now, kept].iter().any(|of| of.contains(ordinal)));
+        return (is_whole && is_known && target.len() >= count).then_some(target);
     }
     let is_all_there = wanted.iter().all(|ordinal| is_there(roster, *ordinal));
     (!is_all_there).then(|| choose_restoring(roster, (now, wanted), count))
@@ -105,10 +112,9 @@ fn choose_restoring(
     ranked.into_iter().take(count).map(|(_, ordinal)| ordinal).collect()
 }
 
-/// True if a member answers in its pod, or one that may become a member.
+/// True if a member answers in its pod, or one that may become a member, and the pod was not told to end.
 fn is_there(roster: &Roster<'_>, ordinal: u32) -> bool {
-    let answers = |member: &Member| roster.answer_at_home(member.node).is_some();
-    roster.stranger(ordinal).is_some() || roster.live(ordinal).is_some_and(answers)
+    roster.is_heard(ordinal) && !roster.observed.has_ended(ordinal)
 }
 
 /// The pods of lost members in which nobody answers. A move under way is not turned back for one that does meanwhile.

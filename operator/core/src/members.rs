@@ -115,6 +115,12 @@ impl<'a> Roster<'a> {
         (is_empty && !is_known).then_some(answer)
     }
 
+    /// True if a member answers in its pod, or one that may become a member.
+    pub(crate) fn is_heard(&self, ordinal: u32) -> bool {
+        let answers = |member: &Member| self.answer_at_home(member.node).is_some();
+        self.stranger(ordinal).is_some() || self.live(ordinal).is_some_and(answers)
+    }
+
     /// The members whose volume is certainly gone: another, empty node answers in their pod, and they answer nowhere.
     pub(crate) fn replaced(&self) -> BTreeSet<NodeId> {
         let is_replaced = |member: &&Member| {

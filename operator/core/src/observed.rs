@@ -139,18 +139,20 @@ impl Observed {
     /// True if the pod of this ordinal is reported ready, is to stay, and belongs to the StatefulSet that lives now
     /// (one of an earlier StatefulSet still has the name for a moment).
     pub fn is_ready(&self, ordinal: u32) -> bool {
-        let set = self.children.stateful_set.as_ref().and_then(|set| set.metadata.uid.as_ref());
-        let belongs = |pod: &Pod| {
-            let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
-            owners.iter().all(|owner| owner.controller != Some(true) || Some(&owner.uid) == set)
-        };
         let conditions =
             |pod: &Pod| pod.status.clone().and_then(|status| status.conditions).unwrap_or_default();
         self.pods.get(&ordinal).is_some_and(|pod| {
             pod.metadata.deletion_timestamp.is_none()
-                && belongs(pod)
+                && self.is_of_the_set(pod)
                 && conditions(pod).iter().any(|c| c.type_ == "Ready" && c.status == "True")
         })
+    }
+
+    /// False of a pod of an earlier StatefulSet.
+    fn is_of_the_set(&self, pod: &Pod) -> bool {
+        let set = self.children.stateful_set.as_ref().and_then(|set| set.metadata.uid.as_ref());
+        let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
+        owners.iter().all(|owner| owner.controller != Some(true) || Some(&owner.uid) == set)
     }
 
     /// True if there is no such pod, or it is about to be none.
@@ -164,7 +166,10 @@ impl Observed {
         let is_known = self.children.stateful_set.as_ref().is_some_and(|set| {
             set.status.as_ref().and_then(|status| status.observed_generation) >= set.metadata.generation
         });
-        is_known && self.live_replicas().is_some_and(|live| ordinal < live) && !self.has_ended(ordinal)
+        is_known
+            && self.live_replicas().is_some_and(|live| ordinal < live)
+            && !self.has_ended(ordinal)
+            && self.pods.get(&ordinal).is_some_and(|pod| self.is_of_the_set(pod))
     }
 
     /// How many pods the live StatefulSet asks for.

@@ -368,9 +368,21 @@ fn plan_admission(roster: &Roster<'_>, aim: &Aim) -> Option<Stage> {
         let message = format!("{} join, without data yet", roster.pods(missing));
         return Some(Stage::change("Joining", message, Change::Admit(new)));
     }
-    let waited_for = missing.into_iter().filter(|ordinal| joins(*ordinal).is_none());
-    let message = format!("waiting for {} to start and answer", roster.pods(waited_for));
+    let waited_for: Vec<u32> = missing.into_iter().filter(|ordinal| joins(*ordinal).is_none()).collect();
+    let ending: BTreeSet<u32> =
+        waited_for.iter().copied().filter(|ordinal| roster.is_heard(*ordinal)).collect();
+    let message = match ending.len() == waited_for.len() {
+        true => will_not_stay(roster, ending),
+        false => format!("waiting for {} to start and answer", roster.pods(waited_for)),
+    };
     Some(Stage::waiting("StartingPods", message))
+}
+
+fn will_not_stay(roster: &Roster<'_>, ordinals: BTreeSet<u32>) -> String {
+    format!(
+        "waiting for {}: told to end, or the StatefulSet's controller has not taken up the last change",
+        roster.pods(ordinals)
+    )
 }
 
 /// Data moves only between nodes that are well.
@@ -383,13 +395,13 @@ fn plan_beginning(of: StageInput<'_>) -> Option<Stage> {
         return None;
     }
     let change = plan_move(layout, members);
-    match layout.next(&change) {
+    let next = match layout.next(&change) {
         // Fewer partitions than nodes: some hold nothing.
         Ok(next) if !next.is_joint() => return None,
         Err(SuccessionError::Nothing) => return None,
         // What is wrong with it is said where it is proposed.
-        Ok(_) | Err(_) => {}
-    }
+        next => next.ok(),
+    };
     let is_up =
         |node: &NodeId| roster.answer_at_home(*node).is_some_and(|answer| answer.mode == NodeMode::Serving);
     let down: BTreeSet<_> = nodes.iter().copied().filter(|node| roster.owns(*node) && !is_up(node)).collect();
@@ -426,15 +438,18 @@ fn plan_beginning(of: StageInput<'_>) -> Option<Stage> {
             format!("waiting for {} to take up epoch {} and serve", roster.pods(late), layout.epoch);
         return Some(Stage::waiting("Joining", message));
     }
-    let ending =
-        roster.ordinals(nodes.iter().copied()).into_iter().filter(|ordinal| !roster.observed.stays(*ordinal));
-    let ending: BTreeSet<u32> = ending.collect();
+    // Who gains nothing may restart, or be told to by a machine that never hears of it.
+    let gains = |node: &NodeId| {
+        next.as_ref().is_none_or(|next| {
+            let is_gained = |p| next.ring().is_replica(p, *node) && !layout.ring().is_replica(p, *node);
+            next.partitions.all().any(is_gained)
+        })
+    };
+    let gaining = roster.ordinals(nodes.iter().copied().filter(gains));
+    let ending: BTreeSet<u32> =
+        gaining.into_iter().filter(|ordinal| !roster.observed.stays(*ordinal)).collect();
     if !ending.is_empty() {
-        let message = format!(
-            "waiting for {} to be pods that stay: told to end, or not yet looked after by the StatefulSet's controller",
-            roster.pods(ending)
-        );
-        return Some(Stage::waiting("Joining", message));
+        return Some(Stage::waiting("Joining", will_not_stay(roster, ending)));
     }
     let lacks = |node: &NodeId| {
         let linked = roster.answer_of(*node).map(|answer| &answer.connected);
@@ -448,7 +463,8 @@ fn plan_beginning(of: StageInput<'_>) -> Option<Stage> {
         );
         return Some(Stage::waiting("Joining", message));
     }
-    let grows = nodes.len() > owners(layout.ring()).len();
+    // Who takes the place of a lost node is not asked either.
+    let grows = nodes.len() > owners(layout.ring()).len() && !is_short;
     if let Some(hold) = find_lack_of_space(valid, roster, &aim.ordinals).filter(|_| grows) {
         return Some(Stage::held_by(hold, "Joining"));
     }

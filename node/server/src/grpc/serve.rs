@@ -84,8 +84,11 @@ impl Listener {
         S::Future: Send,
     {
         let Self { listener, name, connections_max, http2 } = self;
-        let connection =
-            |stream| Self::connection((http2.clone(), name), stream, service.clone(), leaving.clone());
+        let connection = |stream| {
+            // Who comes after the others were asked to go has nowhere else to go: asked as well, it would come again at once.
+            let until = if leaving.is_cancelled() { &cancelled } else { &leaving };
+            Self::connection((http2.clone(), name), stream, service.clone(), until.clone())
+        };
         serve_each((listener, name), connections_max, cancelled.clone(), connection).await
     }
 

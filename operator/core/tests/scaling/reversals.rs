@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use keystore_core::layout::Layout;
 use keystore_core::succession::Change;
 use keystore_crds::KeyStoreCluster;
@@ -103,9 +104,19 @@ fn a_move_goes_back_only_to_nodes_that_have_everything() {
 fn nobody_is_given_data_whose_pod_was_told_to_end() {
     let (_, closed) = left_by_two();
     let admitted = layout_of(3, 5);
-    let told = |mut observed: Observed| {
-        let pod = observed.pods.remove(&4).unwrap();
-        observed.pods.insert(4, ending(pod, 0));
+    let told_at = |ordinal: u32, mut observed: Observed| {
+        let pod = observed.pods.remove(&ordinal).unwrap();
+        observed.pods.insert(ordinal, ending(pod, 0));
+        observed
+    };
+    let told = |observed: Observed| told_at(4, observed);
+    let replaced = |mut observed: Observed| {
+        let owner = OwnerReference {
+            uid: "another one".to_owned(),
+            controller: Some(true),
+            ..OwnerReference::default()
+        };
+        observed.pods.get_mut(&4).unwrap().metadata.owner_references = Some(vec![owner]);
         observed
     };
     let known = |mut observed: Observed, generation: i64| {
@@ -126,6 +137,8 @@ fn nobody_is_given_data_whose_pod_was_told_to_end() {
         ("it has", known(seen(&closed, 5), 7), "Joining, to epoch 8 of 5, 5 pods"),
         ("new members", seen(&admitted, 5), "Moving, to epoch 3 of 5, 5 pods"),
         ("one of them ends", told(seen(&admitted, 5)), "Joining, 5 pods"),
+        ("one ends that gains nothing", told_at(1, seen(&admitted, 5)), "Moving, to epoch 3 of 5, 5 pods"),
+        ("one is of an earlier StatefulSet", replaced(seen(&admitted, 5)), "Joining, 5 pods"),
     ] {
         assert_eq!(next(&plan_of(&wanting(5), &observed)), expected, "{what}");
     }

@@ -48,7 +48,10 @@ impl World {
         if acts > 1
             && let NodeStep::Propose(proposal) = &plan.node_step
         {
-            self.judge_gains(&proposal.layout, &ending);
+            // What follows an earlier layout comes to nothing.
+            if proposal.expected == self.layout.epoch {
+                self.judge_gains(&proposal.layout, &ending);
+            }
             self.propose(proposal, &live, is_quiet);
         }
         if acts > 2 {

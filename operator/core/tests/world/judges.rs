@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use keystore_core::id::NodeId;
 use keystore_core::layout::{Layout, Member};
 use keystore_core::ring::Replica;
+use keystore_operator_core::hold::HoldReason;
 use keystore_operator_core::identity::Identity;
 use keystore_operator_core::plan::{NodeStep, Plan};
 use serde_json::json;
 
+use crate::fixtures::plan_at;
 use crate::world::{FACTOR, World, has_everything, owners};
 
 impl World {
@@ -88,6 +90,21 @@ impl World {
                 |node: NodeId| !next.is_lost(node) && self.volumes.values().any(|volume| volume.node == node);
             assert!(has_everything(next, is_there), "what has moved is given up: {:#?}", self.trace);
         }
+    }
+
+    /// Nothing moves and no copy is missing, whether the spec is reached or not, and nothing more is done.
+    pub(crate) fn expect_calm(&mut self) {
+        let is_lost = owners(self.layout.ring()).iter().any(|node| self.layout.is_lost(*node));
+        assert!(!self.layout.is_moving() && !is_lost, "{:#?}", self.trace);
+        let before = self.layout.epoch;
+        self.reconcile(true);
+        assert_eq!(self.layout.epoch, before, "{:#?}", self.trace);
+    }
+
+    /// Whether the spec asks for what there is no room for.
+    pub(crate) fn is_held(&self) -> bool {
+        let plan = plan_at(&self.resource, &self.observe(), self.seconds);
+        plan.hold.is_some_and(|hold| hold.reason == HoldReason::InsufficientSpace)
     }
 
     pub(crate) fn expect_rest(&mut self) {

@@ -14,7 +14,7 @@ mod fates;
 mod judges;
 mod world;
 
-use crate::world::World;
+use crate::world::{ROOMS, World};
 
 const SEEDS: u64 = 150;
 
@@ -37,6 +37,28 @@ fn whatever_happens_the_spec_is_reached_and_no_copy_is_lost_on_the_way() {
     assert!(proposals > 1_000, "the worlds hardly moved: {proposals} proposals");
     assert!(given_up > 30, "hardly anybody stayed away: {given_up} were given up");
     assert!(surfaced > 50, "hardly a vote came out later: {surfaced}");
+}
+
+/// Data fits onto so many nodes, and not onto fewer: the spec is reached once there is room.
+#[test]
+fn what_does_not_fit_stays_where_it_is_and_is_whole() {
+    let mut held = 0;
+    for seed in 1..=SEEDS {
+        let ended = std::panic::catch_unwind(|| {
+            let mut world = World::new(seed);
+            world.room = Some(ROOMS.start + seed % (ROOMS.end - ROOMS.start));
+            world.live_through();
+            world.come_to_rest();
+            world.expect_calm();
+            let is_held = world.is_held();
+            world.room = None;
+            world.come_to_rest();
+            world.expect_rest();
+            is_held
+        });
+        held += usize::from(ended.unwrap_or_else(|_| panic!("seed {seed}")));
+    }
+    assert!(held > 10, "hardly ever was there too little room: {held}");
 }
 
 #[test]

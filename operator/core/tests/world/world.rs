@@ -10,7 +10,7 @@ use keystore_core::ring::Ring;
 use keystore_core::succession::{Step, others_of_a_quorum};
 use keystore_crds::{KeyStoreCluster, KeyStoreClusterStatus};
 use keystore_operator_core::observed::{
-    Answer, Children, HeldLayout, NodeAnswer, NodeMode, Observed, Transfer,
+    Answer, Children, Disk, HeldLayout, NodeAnswer, NodeMode, Observed, Transfer,
 };
 use serde_json::json;
 
@@ -25,6 +25,9 @@ pub(crate) const QUIET_ROUNDS: usize = 150;
 pub(crate) const REPLACE_AFTER_SECONDS: i32 = 300;
 pub(crate) const ROUND_SECONDS: i64 = 40;
 pub(crate) const SILENCE_SECONDS: i64 = 200;
+/// How many of 48 copies fit onto one disk: some worlds need five nodes, some three.
+pub(crate) const ROOMS: std::ops::Range<u64> = 10..17;
+const COPY_BYTES: u64 = 32 << 20;
 /// How many machines may be dead for good.
 pub(crate) const DEAD_MAX: usize = 2;
 
@@ -84,6 +87,8 @@ pub(crate) struct World {
     pub(crate) undecided: Vec<Layout>,
     pub(crate) drawn: u32,
     pub(crate) seconds: i64,
+    /// How many copies of partitions there is room for on each disk; nobody says so where it is `None`.
+    pub(crate) room: Option<u64>,
     pub(crate) trace: Vec<String>,
     pub(crate) proposals: usize,
     /// How many partitions a recovery found without a quorum.
@@ -140,6 +145,7 @@ impl World {
             undecided: Vec::new(),
             drawn: 100,
             seconds: 0,
+            room: None,
             trace: Vec::new(),
             proposals: 0,
             salvaged: 0,
@@ -215,8 +221,23 @@ impl World {
             partitions_available: 16,
             connected: self.live().into_iter().filter(|peer| *peer != volume.node).collect(),
             transfer: Transfer { waits_for: waits, ..Transfer::default() },
-            disk: None,
+            disk: self.room.map(|room| self.disk(volume, room)),
         })
+    }
+
+    fn disk(&self, volume: &Volume, room: u64) -> Disk {
+        let held = volume.held.as_ref();
+        // While data moves, some of it is there twice.
+        let (old, new) = held
+            .map_or((0, 0), |held| (held.source_ring().owned(volume.node), held.ring().owned(volume.node)));
+        let used = if volume.whole == self.layout.phase_since { old.max(new) } else { old };
+        let total_bytes = room * COPY_BYTES * 10 / 9;
+        Disk {
+            total_bytes,
+            available_bytes: total_bytes.saturating_sub(used as u64 * COPY_BYTES),
+            set_aside_bytes: 0,
+            is_full: used as u64 >= room,
+        }
     }
 
     pub(crate) fn observe(&self) -> Observed {
